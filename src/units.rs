@@ -1,0 +1,234 @@
+//! Quantities whose unit is their type.
+//!
+//! A gateway that reports grams has to be certain that it never added joules to them. Every quantity below is finite and not
+//! negative by construction, so the arithmetic that follows needs no checks; only a *difference* of grams may be negative, and
+//! it has a type of its own.
+
+use std::ops::{Add, AddAssign, Mul, Sub};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Joules in one kilowatt-hour.
+const JOULES_PER_KWH: f64 = 3.6e6;
+
+macro_rules! quantity {
+    ($(#[$doc:meta])* $name:ident, $unit:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(f64);
+
+        impl $name {
+            /// Nothing of it.
+            pub const ZERO: Self = Self(0.0);
+
+            #[doc = concat!("A value in ", $unit, "; `None` unless it is finite and not negative.")]
+            pub const fn new(value: f64) -> Option<Self> {
+                if value.is_finite() && value >= 0.0 { Some(Self(value)) } else { None }
+            }
+
+            #[doc = concat!("A value in ", $unit, "; what is not finite or negative becomes the nearest value that is allowed.")]
+            pub const fn saturating(value: f64) -> Self {
+                if value.is_nan() || value <= 0.0 {
+                    Self(0.0)
+                } else if value > f64::MAX {
+                    Self(f64::MAX)
+                } else {
+                    Self(value)
+                }
+            }
+
+            #[doc = concat!("The value in ", $unit, ".")]
+            pub const fn get(self) -> f64 {
+                self.0
+            }
+        }
+
+        impl Add for $name {
+            type Output = Self;
+            fn add(self, other: Self) -> Self {
+                Self::saturating(self.0 + other.0)
+            }
+        }
+
+        impl AddAssign for $name {
+            fn add_assign(&mut self, other: Self) {
+                *self = *self + other;
+            }
+        }
+
+        impl Mul<f64> for $name {
+            type Output = Self;
+            fn mul(self, factor: f64) -> Self {
+                Self::saturating(self.0 * factor)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let value = f64::deserialize(deserializer)?;
+                Self::new(value).ok_or_else(|| {
+                    serde::de::Error::custom(concat!("expected a finite number of ", $unit, " that is not negative"))
+                })
+            }
+        }
+    };
+}
+
+quantity! {
+    /// Carbon intensity of electricity.
+    GramsPerKwh, "gCO2e/kWh"
+}
+quantity! {
+    /// Emissions.
+    Grams, "gCO2e"
+}
+quantity! {
+    /// Energy.
+    Joules, "J"
+}
+quantity! {
+    /// What one token costs, at the level of the machine: before the building's share ([`Pue`]).
+    JoulesPerToken, "J/token"
+}
+quantity! {
+    /// A span of time as the estimators and the log handle it.
+    Millis, "ms"
+}
+
+/// A difference of emissions: the one quantity that may be negative, because a saving may be a loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct GramsSaved(f64);
+
+impl GramsSaved {
+    /// The value in gCO2e; negative means that more was emitted than the baseline would have.
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl AddAssign for GramsSaved {
+    fn add_assign(&mut self, other: Self) {
+        self.0 += other.0;
+    }
+}
+
+impl Sub for Grams {
+    type Output = GramsSaved;
+    fn sub(self, other: Self) -> GramsSaved {
+        GramsSaved(self.0 - other.0)
+    }
+}
+
+impl Mul<GramsPerKwh> for Joules {
+    type Output = Grams;
+    fn mul(self, intensity: GramsPerKwh) -> Grams {
+        Grams::saturating(self.0 / JOULES_PER_KWH * intensity.0)
+    }
+}
+
+impl Mul<u64> for JoulesPerToken {
+    type Output = Joules;
+    /// That many tokens' energy.
+    fn mul(self, tokens: u64) -> Joules {
+        Joules::saturating(self.0 * tokens as f64)
+    }
+}
+
+/// Power usage effectiveness: how many joules a building draws for each joule that reaches its machines. At least 1 by its
+/// definition; above 3 it is a slip of the pen rather than a data centre.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct Pue(f64);
+
+impl Pue {
+    /// A building that adds nothing, for energy that was metered at its door.
+    pub const ONE: Self = Self(1.0);
+    /// The mean that operators reported for their largest site in the Uptime Institute's survey of 2024. It stands in where
+    /// nothing was published, and is above every figure in the shipped table on purpose: silence must not look efficient.
+    pub const UNPUBLISHED: Self = Self(1.56);
+    /// The largest value believed.
+    pub const MAX: Self = Self(3.0);
+
+    /// A value without unit; `None` unless it lies in 1 to 3.
+    pub const fn new(value: f64) -> Option<Self> {
+        if value >= Self::ONE.0 && value <= Self::MAX.0 { Some(Self(value)) } else { None }
+    }
+
+    /// The value, without unit.
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl Mul<Pue> for Joules {
+    type Output = Self;
+    /// What the building drew for this much at its machines.
+    fn mul(self, pue: Pue) -> Self {
+        self * pue.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Pue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = f64::deserialize(deserializer)?;
+        Self::new(value).ok_or_else(|| serde::de::Error::custom("expected a PUE between 1 and 3"))
+    }
+}
+
+impl From<Duration> for Millis {
+    fn from(duration: Duration) -> Self {
+        Self::saturating(duration.as_secs_f64() * 1e3)
+    }
+}
+
+impl Millis {
+    /// The same span as a `Duration`, at most about 584 million years.
+    pub fn to_duration(self) -> Duration {
+        Duration::try_from_secs_f64(self.0 / 1e3).unwrap_or(Duration::MAX)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::float_cmp, reason = "these numbers are exact")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_is_no_quantity() {
+        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.001] {
+            assert_eq!(Grams::new(bad), None, "{bad}");
+        }
+        assert_eq!(Grams::saturating(f64::NAN), Grams::ZERO);
+        assert_eq!(Grams::saturating(f64::INFINITY).get(), f64::MAX);
+    }
+
+    #[test]
+    fn a_kilowatt_hour_at_one_gram_is_one_gram() {
+        let grams = Joules::saturating(3.6e6) * GramsPerKwh::saturating(1.0);
+        assert_eq!(grams.get(), 1.0);
+    }
+
+    #[test]
+    fn a_pue_is_between_one_and_three() {
+        for bad in [f64::NAN, f64::INFINITY, 0.999, 3.001, -1.2] {
+            assert_eq!(Pue::new(bad), None, "{bad}");
+        }
+        let facility = Joules::saturating(100.0) * Pue::new(1.5).unwrap();
+        assert_eq!(facility, Joules::saturating(150.0));
+        assert!(serde_json::from_str::<Pue>("0.9").is_err());
+    }
+
+    #[test]
+    fn tokens_make_joules_of_a_rate() {
+        assert_eq!(JoulesPerToken::saturating(0.5) * 400, Joules::saturating(200.0));
+    }
+
+    #[test]
+    fn a_saving_may_be_a_loss() {
+        let saved = Grams::saturating(1.0) - Grams::saturating(3.0);
+        assert_eq!(saved.get(), -2.0);
+    }
+}
