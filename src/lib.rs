@@ -43,3 +43,11 @@
 
 pub mod clock;
 pub mod units;
+
+pub mod backend;
+pub mod dialect;
+pub mod grid;
+pub mod live;
+pub mod policy;
+pub mod route;
+pub mod tables;

@@ -1,0 +1,449 @@
+//! What is known about a backend from its own traffic: the few numbers that change with every request.
+//!
+//! They are relaxed atomics outside the snapshot, shared by all cores and kept across reloads by name. Two cores that learn at the
+//! same moment may lose one of the two updates; for averages over hundreds of requests that costs nothing, and a lock would cost
+//! every request. Counts that must balance (requests in flight) are only changed by read-modify-write and released by a guard, on
+//! every path, because a leak would be a permanent loss of capacity.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use crate::units::Millis;
+
+/// An `f64` behind an atomic word.
+#[derive(Debug)]
+struct AtomicF64(AtomicU64);
+
+impl AtomicF64 {
+    const fn new(value: f64) -> Self {
+        Self(AtomicU64::new(value.to_bits()))
+    }
+
+    fn get(&self) -> f64 {
+        f64::from_bits(self.0.load(Relaxed))
+    }
+
+    fn set(&self, value: f64) {
+        self.0.store(value.to_bits(), Relaxed);
+    }
+}
+
+/// A backend's counters and standing.
+#[derive(Debug)]
+pub struct Live {
+    origin: Instant,
+    counts: Arc<Counts>,
+    consecutive_failures: AtomicU32,
+    ejections: AtomicU32,
+    /// Milliseconds after `origin`; 0 means never.
+    shut_until_ms: AtomicU64,
+    /// The same, for a backend that said itself that it has no room.
+    full_until_ms: AtomicU64,
+    models: HashMap<Arc<str>, ModelLive>,
+}
+
+/// What a backend has before it and behind it, whatever models it serves: shared with what replaces it at a reload, because what is
+/// in flight then still takes its place.
+#[derive(Debug, Default)]
+struct Counts {
+    in_flight: AtomicU32,
+    pending_prompt_tokens: AtomicU64,
+    requests: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// Failures in a row after which a backend is left alone for a while (Envoy's and linkerd's default is 5; an inference request is
+/// dearer than most).
+const FAILURES_TO_EJECT: u32 = 3;
+/// The first time it is left alone; each further time in a row doubles it.
+const FIRST_EJECTION: Duration = Duration::from_secs(5);
+/// The longest: a backend that came back is tried within a minute or so.
+const LONGEST_EJECTION: Duration = Duration::from_secs(80);
+/// A supplier's `Retry-After` is believed up to here; an hour would take a region away on one bad header.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(2);
+
+impl Live {
+    /// A backend never used, serving `models`, each with what was declared about it.
+    pub fn new(origin: Instant, models: impl IntoIterator<Item = (Arc<str>, Prior)>) -> Self {
+        Self {
+            origin,
+            counts: Arc::default(),
+            consecutive_failures: AtomicU32::new(0),
+            ejections: AtomicU32::new(0),
+            shut_until_ms: AtomicU64::new(0),
+            full_until_ms: AtomicU64::new(0),
+            models: models.into_iter().map(|(name, prior)| (name, ModelLive::new(prior))).collect(),
+        }
+    }
+
+    /// This backend's statistics carried over to a plan in which it serves `models`: what was learned stays for the models that stay.
+    #[must_use]
+    pub fn carried_over(&self, models: impl IntoIterator<Item = (Arc<str>, Prior)>) -> Self {
+        let next = Self { counts: Arc::clone(&self.counts), ..Self::new(self.origin, models) };
+        for (name, model) in &next.models {
+            if let Some(old) = self.models.get(name) {
+                model.learn_from(old);
+            }
+        }
+        next.consecutive_failures.store(self.consecutive_failures.load(Relaxed), Relaxed);
+        next.ejections.store(self.ejections.load(Relaxed), Relaxed);
+        next.shut_until_ms.store(self.shut_until_ms.load(Relaxed), Relaxed);
+        next.full_until_ms.store(self.full_until_ms.load(Relaxed), Relaxed);
+        next
+    }
+
+    /// Whether it serves exactly these models, so that it can be kept as it is.
+    pub fn serves_exactly<'a>(&self, mut models: impl ExactSizeIterator<Item = &'a Arc<str>>) -> bool {
+        models.len() == self.models.len() && models.all(|name| self.models.contains_key(name))
+    }
+
+    /// What is known of one of its models.
+    pub fn model(&self, name: &str) -> Option<&ModelLive> {
+        self.models.get(name)
+    }
+
+    /// Requests sent and not yet finished.
+    pub fn in_flight(&self) -> u32 {
+        self.counts.in_flight.load(Relaxed)
+    }
+
+    /// Prompt tokens sent and not yet answered with a first byte.
+    pub fn pending_prompt_tokens(&self) -> u64 {
+        self.counts.pending_prompt_tokens.load(Relaxed)
+    }
+
+    /// Attempts since the start, and how many of them failed.
+    pub fn totals(&self) -> (u64, u64) {
+        (self.counts.requests.load(Relaxed), self.counts.failures.load(Relaxed))
+    }
+
+    /// How much longer it is left alone after failures; `None` when it may be used.
+    pub fn shut_for(&self, now: Instant) -> Option<Duration> {
+        self.left(&self.shut_until_ms, now)
+    }
+
+    /// How much longer it has, by its own word, no room; `None` when it may be used.
+    pub fn full_for(&self, now: Instant) -> Option<Duration> {
+        self.left(&self.full_until_ms, now)
+    }
+
+    fn left(&self, until_ms: &AtomicU64, now: Instant) -> Option<Duration> {
+        let left = until_ms.load(Relaxed).checked_sub(self.millis(now))?;
+        (left > 0).then(|| Duration::from_millis(left))
+    }
+
+    /// Counts one request in, until the permit is dropped.
+    pub fn admit(self: &Arc<Self>, prompt_tokens: u32) -> Permit {
+        self.counts.in_flight.fetch_add(1, Relaxed);
+        self.counts.pending_prompt_tokens.fetch_add(u64::from(prompt_tokens), Relaxed);
+        self.counts.requests.fetch_add(1, Relaxed);
+        Permit { live: Arc::clone(self), pending: prompt_tokens }
+    }
+
+    /// The backend answered as it should.
+    pub fn succeeded(&self) {
+        self.consecutive_failures.store(0, Relaxed);
+        self.ejections.store(0, Relaxed);
+    }
+
+    /// The backend failed. `alone` is true when it is the last one that could serve: that one is never ejected.
+    pub fn failed(&self, now: Instant, alone: bool) {
+        self.counts.failures.fetch_add(1, Relaxed);
+        let failures = self.consecutive_failures.fetch_add(1, Relaxed).saturating_add(1);
+        if failures >= FAILURES_TO_EJECT && !alone && self.shut_for(now).is_none() {
+            let times = self.ejections.fetch_add(1, Relaxed).min(8);
+            self.extend(&self.shut_until_ms, now, (FIRST_EJECTION * 2u32.pow(times)).min(LONGEST_EJECTION));
+            self.consecutive_failures.store(0, Relaxed);
+        }
+    }
+
+    /// The backend said that it has no room: it is left alone as long as it asked for, or one second.
+    pub fn refused(&self, now: Instant, retry_after: Option<Duration>) {
+        self.counts.failures.fetch_add(1, Relaxed);
+        self.extend(&self.full_until_ms, now, retry_after.unwrap_or(Duration::from_secs(1)).min(LONGEST_RETRY_AFTER));
+    }
+
+    fn extend(&self, until_ms: &AtomicU64, now: Instant, span: Duration) {
+        let until = self.millis(now).saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+        until_ms.fetch_max(until, Relaxed);
+    }
+
+    /// Milliseconds since the statistics began.
+    pub fn millis(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// One request counted in at a backend.
+#[derive(Debug)]
+pub struct Permit {
+    live: Arc<Live>,
+    pending: u32,
+}
+
+impl Permit {
+    /// The first byte of the response is there: the prompt has been read.
+    pub fn answered(&mut self) {
+        self.live.counts.pending_prompt_tokens.fetch_sub(u64::from(self.pending), Relaxed);
+        self.pending = 0;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.answered();
+        self.live.counts.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What is believed of a backend's model before it was ever used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prior {
+    /// Time to the first token of a short prompt.
+    pub first_token: Millis,
+    /// What each further prompt token adds.
+    pub per_prompt_token: Millis,
+    /// Output tokens per second of one stream.
+    pub tokens_per_second: f64,
+}
+
+impl Default for Prior {
+    /// Neither best nor never tried: a middling hosted model (0.6 s, 16,000 prompt tokens a second, 50 output tokens a second).
+    fn default() -> Self {
+        Self { first_token: Millis::saturating(600.0), per_prompt_token: Millis::saturating(1.0 / 16.0), tokens_per_second: 50.0 }
+    }
+}
+
+/// What was learned about one model at one backend.
+#[derive(Debug)]
+pub struct ModelLive {
+    prior: Prior,
+    /// Observed first-token time over the prior's, at the tracked quantile.
+    ratio: AtomicF64,
+    /// Milliseconds per output token, smoothed.
+    per_output_token_ms: AtomicF64,
+    /// Output tokens per response, smoothed.
+    output_tokens: AtomicF64,
+    /// Request bytes per prompt token, smoothed.
+    bytes_per_token: AtomicF64,
+    samples: AtomicU64,
+    /// When it was last looked at whether the belief still has reasons, in milliseconds after the start ..
+    looked_ms: AtomicU64,
+    /// .. and how many samples there were then.
+    samples_then: AtomicU64,
+}
+
+/// A belief that a backend is slow, and that no response confirms, is halved this often. Without it a backend that was crowded once
+/// would be over budget, and so untried, for ever; each try costs at most one late answer in this time.
+const DOUBT_EVERY_MS: u64 = 5_000;
+/// Step of the multiplicative quantile tracker: one miss at the 95th percentile moves the estimate by 5.9 %, one hit by 0.3 %.
+const QUANTILE_STEP: f64 = 0.0625;
+/// First samples move faster, so that a wrong prior is gone after a dozen requests instead of a hundred.
+const EARLY_SAMPLES: u64 = 16;
+/// The ratio stays within what a prior can be wrong by; beyond it a sample is an accident.
+const RATIO_RANGE: (f64, f64) = (0.01, 1000.0);
+/// Weight of a new sample in the smoothed means: a memory of about thirty requests.
+const SMOOTHING: f64 = 0.05;
+/// Bytes of request JSON per prompt token until usage reports teach better (English text is about 4, JSON around it adds some).
+const BYTES_PER_TOKEN: f64 = 4.5;
+/// Output tokens expected until responses teach better.
+const OUTPUT_TOKENS: f64 = 250.0;
+
+impl ModelLive {
+    fn new(prior: Prior) -> Self {
+        Self {
+            prior,
+            ratio: AtomicF64::new(1.0),
+            per_output_token_ms: AtomicF64::new(1e3 / prior.tokens_per_second.max(0.01)),
+            output_tokens: AtomicF64::new(OUTPUT_TOKENS),
+            bytes_per_token: AtomicF64::new(BYTES_PER_TOKEN),
+            samples: AtomicU64::new(0),
+            looked_ms: AtomicU64::new(0),
+            samples_then: AtomicU64::new(0),
+        }
+    }
+
+    fn learn_from(&self, old: &Self) {
+        let scale = self.base(0).get() / old.base(0).get().max(1e-6);
+        self.ratio.set((old.ratio.get() / scale.max(1e-6)).clamp(RATIO_RANGE.0, RATIO_RANGE.1));
+        self.per_output_token_ms.set(old.per_output_token_ms.get());
+        self.output_tokens.set(old.output_tokens.get());
+        self.bytes_per_token.set(old.bytes_per_token.get());
+        self.samples.store(old.samples.load(Relaxed), Relaxed);
+    }
+
+    fn base(&self, prompt_tokens: u32) -> Millis {
+        self.prior.first_token + self.prior.per_prompt_token * f64::from(prompt_tokens)
+    }
+
+    /// First-token time at the tracked quantile for a prompt of that length behind `pending` prompt tokens not yet answered.
+    pub fn first_token(&self, prompt_tokens: u32, pending: u64) -> Millis {
+        let queue = self.prior.per_prompt_token * (pending as f64);
+        (self.base(prompt_tokens) + queue) * self.ratio.get()
+    }
+
+    /// Lets a belief that it is slower than declared fade while no response confirms it. `now_ms` is [`Live::millis`].
+    pub fn doubt(&self, now_ms: u64) {
+        let looked = self.looked_ms.load(Relaxed);
+        if now_ms.saturating_sub(looked) < DOUBT_EVERY_MS
+            || self.looked_ms.compare_exchange(looked, now_ms, Relaxed, Relaxed).is_err()
+        {
+            return;
+        }
+        let samples = self.samples();
+        let ratio = self.ratio.get();
+        if self.samples_then.swap(samples, Relaxed) == samples && ratio > 1.0 {
+            self.ratio.set(ratio.sqrt());
+        }
+    }
+
+    /// Time per output token.
+    pub fn per_output_token(&self) -> Millis {
+        Millis::saturating(self.per_output_token_ms.get())
+    }
+
+    /// Output tokens to expect, at most `limit` where the client set one.
+    pub fn output_tokens(&self, limit: Option<u32>) -> u32 {
+        let expected = self.output_tokens.get().max(1.0) as u32;
+        limit.map_or(expected, |limit| expected.min(limit))
+    }
+
+    /// Prompt tokens to expect of a request body of that many bytes.
+    pub fn prompt_tokens(&self, body_bytes: usize) -> u32 {
+        (body_bytes as f64 / self.bytes_per_token.get().max(0.1)) as u32
+    }
+
+    /// Responses it has learned from.
+    pub fn samples(&self) -> u64 {
+        self.samples.load(Relaxed)
+    }
+
+    /// A response began after `took`; `expected` is what [`ModelLive::first_token`] said, and `quantile` the share that should not
+    /// be later.
+    pub fn saw_first_token(&self, took: Millis, expected: Millis, quantile: f64) {
+        let early = self.samples.fetch_add(1, Relaxed) < EARLY_SAMPLES;
+        let step = if early { QUANTILE_STEP * 4.0 } else { QUANTILE_STEP };
+        let factor = if took > expected { (step * quantile).exp() } else { (-step * (1.0 - quantile).max(0.002)).exp() };
+        // While nothing is known the prior may be far too slow, and waiting for 5 % steps down would keep a good backend unused.
+        let observed = took.get() / expected.get().max(1e-6);
+        let factor = if early && observed < 0.5 { 0.8 } else { factor };
+        self.ratio.set((self.ratio.get() * factor).clamp(RATIO_RANGE.0, RATIO_RANGE.1));
+    }
+
+    /// A response ended: `output_tokens` came in `streaming` after the first one.
+    pub fn saw_output(&self, output_tokens: u64, streaming: Option<Millis>) {
+        smooth(&self.output_tokens, output_tokens as f64);
+        if let Some(streaming) = streaming.filter(|_| output_tokens > 1) {
+            smooth(&self.per_output_token_ms, streaming.get() / (output_tokens - 1) as f64);
+        }
+    }
+
+    /// The backend reported how many prompt tokens a body of that many bytes was.
+    pub fn saw_prompt(&self, body_bytes: usize, prompt_tokens: u64) {
+        if prompt_tokens > 0 {
+            smooth(&self.bytes_per_token, body_bytes as f64 / prompt_tokens as f64);
+        }
+    }
+}
+
+fn smooth(mean: &AtomicF64, sample: f64) {
+    if sample.is_finite() {
+        mean.set(mean.get() + SMOOTHING * (sample - mean.get()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+
+    fn live() -> (Arc<Live>, Instant) {
+        let now = SystemClock.monotonic();
+        (Arc::new(Live::new(now, [(Arc::from("m"), Prior::default())])), now)
+    }
+
+    #[test]
+    fn permits_balance_on_every_path() {
+        let (live, _) = live();
+        let mut first = live.admit(100);
+        let second = live.admit(50);
+        assert_eq!((live.in_flight(), live.pending_prompt_tokens()), (2, 150));
+        first.answered();
+        assert_eq!((live.in_flight(), live.pending_prompt_tokens()), (2, 50));
+        drop(first);
+        drop(second);
+        assert_eq!((live.in_flight(), live.pending_prompt_tokens()), (0, 0));
+    }
+
+    #[test]
+    fn three_failures_in_a_row_shut_a_backend_and_longer_each_time() {
+        let (live, now) = live();
+        live.failed(now, false);
+        live.failed(now, false);
+        assert_eq!(live.shut_for(now), None);
+        live.failed(now, false);
+        assert_eq!(live.shut_for(now), Some(Duration::from_secs(5)));
+        let later = now + Duration::from_secs(6);
+        assert_eq!(live.shut_for(later), None);
+        (0..3).for_each(|_| live.failed(later, false));
+        assert_eq!(live.shut_for(later), Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn the_last_backend_is_never_ejected() {
+        let (live, now) = live();
+        (0..10).for_each(|_| live.failed(now, true));
+        assert_eq!(live.shut_for(now), None);
+    }
+
+    #[test]
+    fn a_refusal_is_respected_within_reason() {
+        let (live, now) = live();
+        live.refused(now, Some(Duration::from_secs(7)));
+        assert_eq!((live.full_for(now), live.shut_for(now)), (Some(Duration::from_secs(7)), None));
+        live.refused(now, Some(Duration::from_hours(24)));
+        assert_eq!(live.full_for(now), Some(LONGEST_RETRY_AFTER));
+    }
+
+    #[test]
+    fn the_quantile_is_tracked() {
+        let (live, _) = live();
+        let model = live.model("m").unwrap();
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut late = 0;
+        for round in 0..4000 {
+            let expected = model.first_token(0, 0);
+            let took = Millis::saturating(50.0 + 100.0 * random.f64());
+            model.saw_first_token(took, expected, 0.95);
+            late += u32::from(round >= 1000 && took > expected);
+        }
+        let share = f64::from(late) / 3000.0;
+        assert!((0.03..0.07).contains(&share), "{share} of the responses were later than predicted");
+    }
+
+    #[test]
+    fn a_belief_that_nothing_confirms_fades_and_a_confirmed_one_stays() {
+        let (live, _) = live();
+        let model = live.model("m").unwrap();
+        let (prior, slow) = (model.first_token(0, 0), Millis::saturating(60_000.0));
+        (0..40).for_each(|_| model.saw_first_token(slow, model.first_token(0, 0), 0.95));
+        let learned = model.first_token(0, 0);
+        assert!(learned.get() > prior.get() * 10.0);
+        model.doubt(DOUBT_EVERY_MS);
+        assert_eq!(model.first_token(0, 0), learned, "there were samples since the last look");
+        (2..9).for_each(|round| model.doubt(round * DOUBT_EVERY_MS));
+        assert!(model.first_token(0, 0).get() < prior.get() * 1.05);
+    }
+
+    #[test]
+    fn what_was_learned_survives_a_reload() {
+        let (live, _) = live();
+        live.model("m").unwrap().saw_first_token(Millis::saturating(6000.0), Millis::saturating(600.0), 0.95);
+        let before = live.model("m").unwrap().first_token(10, 0);
+        let next = live.carried_over([(Arc::from("m"), Prior { first_token: Millis::saturating(300.0), ..Prior::default() })]);
+        let after = next.model("m").unwrap().first_token(0, 0);
+        assert!((after.get() - before.get()).abs() < 5.0, "{before:?} became {after:?}");
+    }
+}

@@ -1,0 +1,129 @@
+//! What an operator may ask for: an objective, inside constraints that are never traded against it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::Millis;
+
+/// What is wanted among the candidates that meet every constraint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// The fewest grams.
+    #[default]
+    LeastCarbon,
+    /// The soonest first token (for a response that is not streamed: the soonest end).
+    LeastLatency,
+    /// The first of the route's list.
+    ListedOrder,
+    /// Each in turn.
+    RoundRobin,
+    /// In proportion to the weights of the route's list.
+    Weighted,
+}
+
+impl Objective {
+    /// Whether the choice depends on carbon, so that a baseline without it can differ.
+    pub const fn weighs_carbon(self) -> bool {
+        matches!(self, Self::LeastCarbon)
+    }
+
+    /// The word in YAML, log and header.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LeastCarbon => "least_carbon",
+            Self::LeastLatency => "least_latency",
+            Self::ListedOrder => "listed_order",
+            Self::RoundRobin => "round_robin",
+            Self::Weighted => "weighted",
+        }
+    }
+}
+
+/// How long a client may be kept waiting, and how surely.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LatencyBudget {
+    /// Until the first token, for a streamed response.
+    pub first_token: Millis,
+    /// Added for every prompt token, because a long prompt takes long to read anywhere.
+    pub per_prompt_token: Millis,
+    /// Until the end, for a response that is not streamed; none means that such requests have no budget.
+    pub total: Option<Millis>,
+    /// The share of requests that must meet it, in (0, 1).
+    pub quantile: f64,
+}
+
+impl LatencyBudget {
+    /// The budget of one request: to the first token when `streamed`, else to the end.
+    pub fn of(&self, streamed: bool, prompt_tokens: u32) -> Option<Millis> {
+        let allowance = self.per_prompt_token * f64::from(prompt_tokens);
+        if streamed { Some(self.first_token + allowance) } else { self.total.map(|total| total + allowance) }
+    }
+}
+
+/// What to do when no candidate meets the budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnNoCandidate {
+    /// Take the fastest, and say so in the record.
+    #[default]
+    Fastest,
+    /// Refuse with 503.
+    Reject,
+}
+
+/// When a request may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempts {
+    /// How many backends may see one request, the first included.
+    pub max: u8,
+    /// Also after a whole body was sent and the backend failed (500, 502, 504, lost connection, timeout): the work may then be
+    /// done, and paid for, twice.
+    pub retry_unsafe: bool,
+}
+
+/// A policy of the plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Its name in the file.
+    pub name: Arc<str>,
+    /// What is wanted.
+    pub objective: Objective,
+    /// The latency constraint, if there is one.
+    pub budget: Option<LatencyBudget>,
+    /// Grams that one second of predicted first-token time is worth: 0 makes any latency inside the budget free.
+    pub latency_price_grams_per_second: f64,
+    /// Places where a request may be served (`eu`, `aws/eu-*`, a grid zone): empty allows all.
+    pub residency: Vec<Arc<str>>,
+    /// What to do when nobody meets the budget.
+    pub on_no_candidate: OnNoCandidate,
+    /// When a request may be sent again.
+    pub attempts: Attempts,
+}
+
+impl Policy {
+    /// The policy that stands when a route names none: least carbon, two seconds to the first token for 95 of 100 requests.
+    pub fn standard(name: &str) -> Self {
+        Self {
+            name: Arc::from(name),
+            objective: Objective::LeastCarbon,
+            budget: Some(LatencyBudget {
+                first_token: Millis::from(Duration::from_secs(2)),
+                per_prompt_token: Millis::ZERO,
+                total: None,
+                quantile: 0.95,
+            }),
+            latency_price_grams_per_second: 0.0,
+            residency: Vec::new(),
+            on_no_candidate: OnNoCandidate::Fastest,
+            attempts: Attempts { max: 3, retry_unsafe: false },
+        }
+    }
+
+    /// The quantile at which latency is predicted.
+    pub fn quantile(&self) -> f64 {
+        self.budget.map_or(0.95, |budget| budget.quantile)
+    }
+}

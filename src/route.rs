@@ -1,0 +1,75 @@
+//! Which requests a route takes, and who may serve them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::backend::BackendId;
+use crate::policy::Policy;
+
+/// One model at one backend: what a candidate is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deployment {
+    /// Who serves it.
+    pub backend: BackendId,
+    /// The client's name for the model; the key of what was learned about it in [`crate::live::Live`]. `*` when the backend lists no
+    /// models and takes any name.
+    pub model: Arc<str>,
+    /// Its name there, as a JSON string with quotes, when it differs.
+    pub upstream_model_json: Option<bytes::Bytes>,
+    /// Energy coefficients, resolved from the table and the overrides in the file; `None` for `*`, looked up per request.
+    pub coefficients: Option<Arc<crate::tables::Coefficients>>,
+    /// Share under the objective `weighted`.
+    pub weight: u32,
+}
+
+/// A route of the plan.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Its name in the file.
+    pub name: Arc<str>,
+    /// Path prefix without a slash at its end (`/v1`); the rest of the path goes behind the backend's own base path.
+    pub prefix: Arc<str>,
+    /// Header fields that must be there, with that value if one is given.
+    pub headers: Vec<(http::HeaderName, Option<http::HeaderValue>)>,
+    /// Models it takes, by the client's names, each with its candidates in the file's order.
+    pub models: HashMap<Arc<str>, Arc<[Deployment]>>,
+    /// Candidates for any other model: backends that list none.
+    pub any_model: Arc<[Deployment]>,
+    /// Where calls go that name no model, list things, or name a thing whose backend is not known.
+    pub home: BackendId,
+    /// What is wanted.
+    pub policy: Arc<Policy>,
+}
+
+impl Route {
+    /// What is left of `path` below the prefix, if this route takes it.
+    pub fn below<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let rest = path.strip_prefix(&*self.prefix)?;
+        (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+    }
+
+    /// Whether the header fields that must be there are there.
+    pub fn headers_match(&self, headers: &http::HeaderMap) -> bool {
+        self.headers.iter().all(|(name, wanted)| match wanted {
+            Some(value) => headers.get_all(name).iter().any(|seen| seen == value),
+            None => headers.contains_key(name),
+        })
+    }
+
+    /// Who may serve a model.
+    pub fn candidates(&self, model: &str) -> &Arc<[Deployment]> {
+        self.models.get(model).unwrap_or(&self.any_model)
+    }
+}
+
+/// The route that takes a request: the one with the longest prefix, and among equals the first in the file whose header fields match.
+pub fn select<'r>(routes: &'r [Route], path: &str, headers: &http::HeaderMap) -> Option<&'r Route> {
+    let mut best: Option<&Route> = None;
+    for route in routes {
+        if route.below(path).is_some() && route.headers_match(headers) && best.is_none_or(|b| route.prefix.len() > b.prefix.len())
+        {
+            best = Some(route);
+        }
+    }
+    best
+}
