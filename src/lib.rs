@@ -45,7 +45,9 @@ pub mod clock;
 pub mod units;
 
 pub mod backend;
+pub mod decide;
 pub mod dialect;
+pub mod estimate;
 pub mod grid;
 pub mod live;
 pub mod policy;
