@@ -48,6 +48,7 @@ pub mod backend;
 pub mod decide;
 pub mod dialect;
 pub mod estimate;
+pub mod fleet;
 pub mod grid;
 pub mod ledger;
 pub mod live;
