@@ -56,3 +56,5 @@ pub mod policy;
 pub mod record;
 pub mod route;
 pub mod tables;
+
+pub mod wire;

@@ -1,0 +1,124 @@
+//! The few moves through JSON text that the scanners share: each goes forward over bytes and none builds anything.
+
+use memchr::{memchr2, memmem};
+use std::sync::LazyLock;
+
+/// JSON white space.
+pub(super) const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// The place of the first byte at or after `at` that is not white space; the length where there is none.
+pub(super) fn skip_space(text: &[u8], at: usize) -> usize {
+    text[at..].iter().position(|byte| !is_space(*byte)).map_or(text.len(), |skipped| at + skipped)
+}
+
+/// The place after `byte`, if that is what comes at or after `at` once white space is passed over.
+pub(super) fn after(text: &[u8], at: usize, byte: u8) -> Option<usize> {
+    let at = skip_space(text, at);
+    (text.get(at) == Some(&byte)).then_some(at + 1)
+}
+
+/// The place after the closing quote of a string whose inside begins (or goes on) at `at`; `None` where the text ends first.
+///
+/// `escaped` carries over the cut whether the byte before it was a backslash that escapes the next one.
+pub(super) fn string_end(text: &[u8], mut at: usize, escaped: &mut bool) -> Option<usize> {
+    if *escaped && at < text.len() {
+        *escaped = false;
+        at += 1;
+    }
+    while let Some(found) = memchr2(b'"', b'\\', &text[at..]) {
+        if text[at + found] == b'"' {
+            return Some(at + found + 1);
+        }
+        at += found + 2;
+        if at > text.len() {
+            *escaped = true;
+            return None;
+        }
+    }
+    None
+}
+
+/// The kinds of the open arrays and objects, one bit each, so that a closing bracket is held against its opening one without a stack
+/// on the heap.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Nest {
+    objects: u128,
+    depth: u32,
+    in_string: bool,
+    escaped: bool,
+}
+
+/// How a walk through a nested value ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Walk {
+    /// The value ended; the next byte is at this place.
+    Ended(usize),
+    /// The text ended within the value.
+    Cut,
+    /// A closing bracket of the wrong kind at this place.
+    Mismatch(usize),
+    /// The bracket at this place opens one level too many.
+    TooDeep(usize),
+}
+
+impl Nest {
+    /// serde_json and most other readers refuse deeper nesting too.
+    pub(super) const MAX_DEPTH: u32 = u128::BITS;
+
+    /// Goes on at `at`, to the end of the value or of the text. A new nest is to start on the opening bracket.
+    pub(super) fn walk(&mut self, text: &[u8], mut at: usize) -> Walk {
+        loop {
+            if self.in_string {
+                match string_end(text, at, &mut self.escaped) {
+                    Some(next) => at = next,
+                    None => return Walk::Cut,
+                }
+                self.in_string = false;
+            }
+            let Some(skipped) = text[at..].iter().position(|byte| STRUCTURAL[usize::from(*byte)]) else {
+                return Walk::Cut;
+            };
+            let place = at + skipped;
+            at = place + 1;
+            match text[place] {
+                b'"' => self.in_string = true,
+                bracket @ (b'{' | b'[') => {
+                    if self.depth == Self::MAX_DEPTH {
+                        return Walk::TooDeep(place);
+                    }
+                    self.objects = self.objects << 1 | u128::from(bracket == b'{');
+                    self.depth += 1;
+                }
+                bracket => {
+                    if (self.objects & 1 == 1) != (bracket == b'}') {
+                        return Walk::Mismatch(place);
+                    }
+                    self.objects >>= 1;
+                    self.depth -= 1;
+                    if self.depth == 0 {
+                        return Walk::Ended(at);
+                    }
+                }
+            }
+        }
+    }
+}
+
+static STRUCTURAL: [bool; 256] = {
+    let mut table = [false; 256];
+    table[b'"' as usize] = true;
+    table[b'{' as usize] = true;
+    table[b'}' as usize] = true;
+    table[b'[' as usize] = true;
+    table[b']' as usize] = true;
+    table
+};
+
+/// The member name that leads to token counts, as it is written. Within a JSON string the quotes would be escaped, and the second
+/// backslash would break the match: a completion cannot forge it.
+pub(super) const USAGE_KEY: &[u8] = b"\"usage\"";
+
+/// A prepared search for [`USAGE_KEY`].
+pub(super) static USAGE: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(USAGE_KEY));

@@ -1,0 +1,235 @@
+//! Takes out of a stream the one event that Windward itself asked for.
+//!
+//! Where `include_usage` was spliced into a request, the backend sends one more event, without choices, and some clients index the
+//! first choice of every event. A client that did not ask must not get it. Only here do bytes leave at event borders; every other
+//! stream is forwarded as it comes.
+
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+use smallvec::SmallVec;
+
+use super::json::{USAGE, USAGE_KEY, after};
+use super::sse::{EventBorders, data_lines};
+
+/// Most bytes of an unfinished event that are held back. The event to be taken out has less than a thousand; a larger one is some
+/// other, and passes as it comes.
+const HELD_BYTES: usize = 1 << 20;
+
+/// Strips the usage event from one stream of chat or text completions.
+#[derive(Debug, Default)]
+pub struct UsageStripper {
+    borders: EventBorders,
+    /// The beginning of an event that a cut divides; events within one chunk are never copied.
+    held: BytesMut,
+    /// The present event outgrew the bound and is being passed on.
+    passing: bool,
+    last_was_stripped: bool,
+    passed_unread: bool,
+}
+
+impl UsageStripper {
+    /// Before the first byte.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What of the chunk, and of what was held before it, may leave now.
+    pub fn feed(&mut self, chunk: &Bytes) -> SmallVec<[Bytes; 4]> {
+        let mut out = SmallVec::new();
+        let mut at = self.borders.resume(chunk);
+        let between_events = self.held.is_empty() && !self.passing;
+        let mut event = if between_events { at } else { 0 };
+        // The bytes from here up to `event` are to leave; a late LF goes the way of the event that it completes.
+        let mut keep = if between_events && self.last_was_stripped { at } else { 0 };
+        while let Some(end) = self.borders.next(chunk, at) {
+            let strip = if self.passing {
+                false
+            } else if self.held.is_empty() {
+                is_usage_event(&chunk[event..end])
+            } else {
+                self.held.extend_from_slice(&chunk[event..end]);
+                keep = end;
+                let whole = self.held.split().freeze();
+                let strip = is_usage_event(&whole);
+                if !strip {
+                    out.push(whole);
+                }
+                strip
+            };
+            if strip {
+                push(&mut out, chunk, keep..event);
+                keep = end;
+            }
+            self.passing = false;
+            self.last_was_stripped = strip;
+            (at, event) = (end, end);
+        }
+        self.hold(chunk, event, keep, &mut out);
+        out
+    }
+
+    /// What was still held when the stream ended: an event without its empty line.
+    pub fn finish(&mut self) -> Option<Bytes> {
+        let rest = self.held.split().freeze();
+        (!rest.is_empty() && !is_usage_event(&rest)).then_some(rest)
+    }
+
+    /// Whether an event was too large to be held and passed on unread.
+    pub const fn passed_unread(&self) -> bool {
+        self.passed_unread
+    }
+
+    /// Gives out the chunk from `keep` up to `event`, where an event begins (or goes on) that the chunk does not finish, and holds
+    /// the rest.
+    fn hold(&mut self, chunk: &Bytes, event: usize, keep: usize, out: &mut SmallVec<[Bytes; 4]>) {
+        if self.passing {
+            return push(out, chunk, keep..chunk.len());
+        }
+        if self.held.len() + (chunk.len() - event) > HELD_BYTES {
+            if !self.held.is_empty() {
+                out.push(self.held.split().freeze());
+            }
+            self.passing = true;
+            self.passed_unread = true;
+            return push(out, chunk, keep..chunk.len());
+        }
+        push(out, chunk, keep..event);
+        self.held.extend_from_slice(&chunk[event..]);
+    }
+}
+
+fn push(out: &mut SmallVec<[Bytes; 4]>, chunk: &Bytes, range: std::ops::Range<usize>) {
+    if !range.is_empty() {
+        out.push(chunk.slice(range));
+    }
+}
+
+/// Whether an event is a chunk that has usage and no choices. Backends write `"usage":null` into all others, so the gate looks at
+/// the value as well, and a parser only at what passes.
+fn is_usage_event(event: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Chunk<'a> {
+        choices: Vec<IgnoredAny>,
+        #[serde(borrow)]
+        usage: &'a RawValue,
+    }
+    let has_usage = USAGE
+        .find_iter(event)
+        .any(|found| after(event, found + USAGE_KEY.len(), b':').is_some_and(|value| after(event, value, b'{').is_some()));
+    if !has_usage {
+        return false;
+    }
+    let lines = data_lines(event);
+    let joined;
+    let data = match &lines[..] {
+        [line] => line,
+        lines => {
+            joined = lines.join(&b'\n');
+            &joined[..]
+        }
+    };
+    serde_json::from_slice::<Chunk<'_>>(data).is_ok_and(|chunk| chunk.choices.is_empty() && chunk.usage.get().starts_with('{'))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn strip(chunks: &[&[u8]]) -> Vec<u8> {
+        let mut stripper = UsageStripper::new();
+        let mut out: Vec<u8> = Vec::new();
+        for chunk in chunks {
+            for bytes in stripper.feed(&Bytes::copy_from_slice(chunk)) {
+                assert!(!bytes.is_empty());
+                out.extend_from_slice(&bytes);
+            }
+        }
+        out.extend(stripper.finish().unwrap_or_default());
+        out
+    }
+
+    const USAGE_EVENT: &str =
+        r#"data: {"id":"c","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}}"#;
+
+    #[test]
+    fn only_the_event_without_choices_goes() {
+        let kept = [
+            r#"data: {"choices":[{"delta":{"content":"\"choices\":[],\"usage\":{"}}],"usage":null}"#,
+            r#"data: {"choices":[],"prompt_filter_results":[]}"#,
+            r#"data: {"choices":[{"delta":{}}],"usage":{"prompt_tokens":3}}"#,
+            r#"data: {"choices":[],"usage":null}"#,
+            r#"data: {"usage":{"prompt_tokens":3}}"#,
+            r#"data: {"choices":[],"usage":{"prompt_tokens":3}"#,
+            "data: [DONE]",
+            ": note",
+        ];
+        for event in kept {
+            assert!(!is_usage_event(format!("{event}\n\n").as_bytes()), "{event}");
+        }
+        for event in [USAGE_EVENT, "id: 1\r\ndata: {\"usage\" : { \"x\":1},\r\ndata: \"choices\": [ ] }\r\n"] {
+            assert!(is_usage_event(event.as_bytes()), "{event}");
+        }
+    }
+
+    #[test]
+    fn whole_events_are_passed_without_a_copy() {
+        let mut stripper = UsageStripper::new();
+        let chunk = Bytes::from(format!("data: 1\n\ndata: 2\n\n{USAGE_EVENT}\n\ndata: [DONE]\n\n"));
+        let out = stripper.feed(&chunk);
+        assert_eq!(out.len(), 2);
+        assert_eq!(out[0].as_ptr(), chunk.as_ptr());
+        assert_eq!(&out[0][..], b"data: 1\n\ndata: 2\n\n");
+        assert_eq!(&out[1][..], b"data: [DONE]\n\n");
+        assert_eq!(stripper.finish(), None);
+    }
+
+    #[test]
+    fn an_unfinished_event_is_held_and_a_huge_one_is_not() {
+        let mut stripper = UsageStripper::new();
+        assert!(stripper.feed(&Bytes::from_static(b"data: ")).is_empty());
+        assert_eq!(stripper.feed(&Bytes::from_static(b"1\n\ndata")).concat(), b"data: 1\n\n");
+        assert!(!stripper.passed_unread());
+        let huge = Bytes::from(vec![b'x'; HELD_BYTES]);
+        assert_eq!(stripper.feed(&huge).iter().map(Bytes::len).sum::<usize>(), HELD_BYTES + 4);
+        assert!(stripper.passed_unread());
+        assert_eq!(stripper.feed(&Bytes::from_static(b"x")).concat(), b"x");
+        let next = Bytes::from(format!("\n\n{USAGE_EVENT}\n\ndata: 2\n\n"));
+        assert_eq!(stripper.feed(&next).concat(), b"\n\ndata: 2\n\n");
+    }
+
+    proptest! {
+        #[test]
+        fn the_rest_is_identical_wherever_it_is_cut(
+            before in prop::collection::vec("[a-z{}\" ]{0,20}", 0..4), after in prop::collection::vec("[a-z]{0,20}", 0..3),
+            line_end in prop::sample::select(&["\n", "\r\n", "\r"][..]), last_is_ended in any::<bool>(),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8), by_bytes in any::<bool>(),
+        ) {
+            let event = |text: &String| format!("event: x{line_end}data: {text}{line_end}{line_end}");
+            let before: String = before.iter().map(event).collect();
+            let mut after: String = after.iter().map(event).collect();
+            if !last_is_ended { after.push_str("data: cut"); }
+            let stream = format!("{before}{USAGE_EVENT}{line_end}{line_end}{after}");
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+            cuts.extend([0, stream.len()]);
+            if by_bytes { cuts.extend(0..stream.len()); }
+            cuts.sort_unstable();
+            let chunks: Vec<&[u8]> = cuts.windows(2).map(|cut| &stream.as_bytes()[cut[0]..cut[1]]).collect();
+            prop_assert_eq!(String::from_utf8(strip(&chunks)).expect("text"), format!("{before}{after}"));
+        }
+
+        #[test]
+        fn nothing_else_is_ever_lost(stream in r#"(\n|\r|data: |\{"choices":\[1\]|,"usage":|null|\}){0,30}"#,
+                                     cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8)) {
+            let stream = stream.as_bytes();
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+            cuts.extend([0, stream.len()]);
+            cuts.sort_unstable();
+            let chunks: Vec<&[u8]> = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect();
+            prop_assert_eq!(strip(&chunks), stream);
+        }
+    }
+}

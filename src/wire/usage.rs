@@ -1,0 +1,489 @@
+//! Token counts out of a response that is not held and not parsed.
+//!
+//! A chunk is looked at after it was forwarded. Parsing every event of a stream would cost as much as all the rest of the relay, so
+//! the bytes are searched for the member `"usage"`, and only the small object behind it is read; the last one wins, which is right
+//! both for backends that report once at the end and for those that report a running total. What a cut stream did not report is
+//! counted from its events, and the source says so.
+
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+use memchr::memrchr;
+use serde::{Deserialize, Serialize};
+
+use super::Operation;
+use super::json::{Nest, USAGE, USAGE_KEY, Walk, after, skip_space, string_end};
+use super::sse::EventBorders;
+
+/// Largest usage object that is read, in bytes; those in use have 100 to 600.
+const USAGE_BYTES: usize = 4096;
+
+/// How much of an event is looked at to see whether it carries output, in bytes. Deltas have some hundred.
+const EVENT_BYTES: usize = 4096;
+
+/// Tokens of one exchange; `None` is unknown, which is never the same as none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// All tokens of the input, those from a cache included.
+    pub input_tokens: Option<u64>,
+    /// The part of the input that came from the backend's prompt cache.
+    pub cached_tokens: Option<u64>,
+    /// All tokens of the output, reasoning included.
+    pub output_tokens: Option<u64>,
+    /// The part of the output that was reasoning.
+    pub reasoning_tokens: Option<u64>,
+}
+
+/// How the tokens came to be known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UsageSource {
+    /// The backend said so.
+    Reported,
+    /// Output events were counted, about one token each; backends that put several tokens in an event are counted too low.
+    Counted,
+    /// Nothing could be read.
+    #[default]
+    Unknown,
+}
+
+/// Watches one response body.
+#[derive(Debug)]
+pub struct Meter {
+    events: Option<Events>,
+    usage: Option<UsageSearch>,
+    any_byte: bool,
+}
+
+impl Meter {
+    /// For a body of type `text/event-stream`.
+    pub fn sse(operation: Operation) -> Self {
+        Self { events: Some(Events::new(operation)), usage: Some(UsageSearch::new(operation)), any_byte: false }
+    }
+
+    /// For a JSON body.
+    pub fn json(operation: Operation) -> Self {
+        Self { events: None, usage: Some(UsageSearch::new(operation)), any_byte: false }
+    }
+
+    /// For a body that cannot be read, because it is compressed or of another type.
+    pub const fn off() -> Self {
+        Self { events: None, usage: None, any_byte: false }
+    }
+
+    /// Looks at a chunk that was forwarded.
+    pub fn feed(&mut self, chunk: &[u8]) {
+        self.any_byte |= !chunk.is_empty();
+        if let Some(events) = &mut self.events {
+            events.feed(chunk);
+        }
+        if let Some(usage) = &mut self.usage {
+            usage.feed(chunk);
+        }
+    }
+
+    /// Whether the first body data has come: for an event stream a `data` line, because a comment that keeps the connection alive
+    /// is no answer; for other bodies any byte.
+    pub fn saw_first_data(&self) -> bool {
+        self.events.as_ref().map_or(self.any_byte, |events| events.saw_data)
+    }
+
+    /// What is known when the body has ended or was given up.
+    pub fn finish(&mut self) -> (Usage, UsageSource) {
+        if let Some(usage) = self.usage.as_ref().and_then(|search| search.last) {
+            return (usage, UsageSource::Reported);
+        }
+        match self.events.as_ref().map_or(0, |events| events.with_output) {
+            0 => (Usage::default(), UsageSource::Unknown),
+            counted => (Usage { output_tokens: Some(counted), ..Usage::default() }, UsageSource::Counted),
+        }
+    }
+}
+
+/// Finds `"usage": {..}` in chunks, wherever they are cut.
+#[derive(Debug)]
+struct UsageSearch {
+    operation: Operation,
+    state: Search,
+    nest: Nest,
+    /// The beginning of an object that a cut divides.
+    held: Vec<u8>,
+    /// Whether the object that is being walked through outgrew the bound.
+    too_long: bool,
+    last: Option<Usage>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Search {
+    /// For the key, so many bytes of which ended the last chunk.
+    Key(usize),
+    Colon,
+    Value,
+    Object,
+}
+
+impl UsageSearch {
+    fn new(operation: Operation) -> Self {
+        Self { operation, state: Search::Key(0), nest: Nest::default(), held: Vec::new(), too_long: false, last: None }
+    }
+
+    fn feed(&mut self, chunk: &[u8]) {
+        let mut at = 0;
+        while at < chunk.len() {
+            at = match self.state {
+                Search::Key(matched) => self.key(chunk, at, matched),
+                Search::Colon => self.punctuation(chunk, at, b':', Search::Value),
+                Search::Value => {
+                    (self.nest, self.too_long) = (Nest::default(), false);
+                    self.held.clear();
+                    // The walk wants to see the brace.
+                    self.punctuation(chunk, at, b'{', Search::Object)
+                }
+                Search::Object => self.object(chunk, at),
+            };
+        }
+    }
+
+    fn key(&mut self, chunk: &[u8], at: usize, matched: usize) -> usize {
+        if matched > 0 {
+            let rest = &USAGE_KEY[matched..];
+            let length = rest.len().min(chunk.len() - at);
+            if chunk[at..at + length] == rest[..length] {
+                self.state = if length == rest.len() { Search::Colon } else { Search::Key(matched + length) };
+                return at + length;
+            }
+            // Only its first byte is a quote, so no other match can have begun within the part that failed.
+        }
+        if let Some(found) = USAGE.find(&chunk[at..]) {
+            self.state = Search::Colon;
+            return at + found + USAGE_KEY.len();
+        }
+        let tail = &chunk[at.max(chunk.len().saturating_sub(USAGE_KEY.len() - 1))..];
+        let begun = memrchr(b'"', tail).map_or(&[][..], |quote| &tail[quote..]);
+        // Byte by byte: a call of memcmp for these few cost more than the search of the whole event.
+        let is_key = begun.iter().zip(USAGE_KEY).all(|(byte, wanted)| byte == wanted);
+        self.state = Search::Key(if is_key { begun.len() } else { 0 });
+        chunk.len()
+    }
+
+    fn punctuation(&mut self, chunk: &[u8], at: usize, wanted: u8, then: Search) -> usize {
+        let at = skip_space(chunk, at);
+        match chunk.get(at) {
+            None => at,
+            Some(byte) if *byte == wanted => {
+                self.state = then;
+                at + usize::from(wanted == b':')
+            }
+            Some(_) => {
+                self.state = Search::Key(0);
+                at
+            }
+        }
+    }
+
+    fn object(&mut self, chunk: &[u8], at: usize) -> usize {
+        let (next, ended) = match self.nest.walk(chunk, at) {
+            Walk::Ended(end) => (end, true),
+            Walk::Cut => (chunk.len(), false),
+            Walk::Mismatch(place) | Walk::TooDeep(place) => {
+                self.state = Search::Key(0);
+                return place + 1;
+            }
+        };
+        self.too_long |= self.held.len() + (next - at) > USAGE_BYTES;
+        if ended {
+            self.state = Search::Key(0);
+        }
+        if self.too_long {
+            return next;
+        }
+        let part = &chunk[at..next];
+        let found = if ended && self.held.is_empty() {
+            read(self.operation, part)
+        } else {
+            self.held.extend_from_slice(part);
+            if ended { read(self.operation, &self.held) } else { None }
+        };
+        self.last = found.or(self.last);
+        next
+    }
+}
+
+/// Reads a usage object of either API; `None` where it is another thing of that name (a tool's parameter, say).
+fn read(operation: Operation, object: &[u8]) -> Option<Usage> {
+    let reported: Reported = serde_json::from_slice(object).ok()?;
+    let input = reported.prompt_tokens.or(reported.input_tokens);
+    let mut output = reported.completion_tokens.or(reported.output_tokens);
+    if operation == Operation::Embeddings {
+        // They have no output, and say so only by their total.
+        let rest = reported.total_tokens.zip(input).and_then(|(total, input)| total.checked_sub(input));
+        output = output.or(rest);
+    }
+    if input.is_none() && output.is_none() {
+        return None;
+    }
+    let input_details = reported.prompt_tokens_details.or(reported.input_tokens_details).unwrap_or_default();
+    let output_details = reported.completion_tokens_details.or(reported.output_tokens_details).unwrap_or_default();
+    Some(Usage {
+        input_tokens: input,
+        cached_tokens: input_details.cached_tokens,
+        output_tokens: output,
+        reasoning_tokens: output_details.reasoning_tokens,
+    })
+}
+
+/// Chat and completions count `prompt` and `completion`, responses `input` and `output`.
+#[derive(Deserialize)]
+struct Reported {
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    input_tokens: Option<u64>,
+    output_tokens: Option<u64>,
+    total_tokens: Option<u64>,
+    prompt_tokens_details: Option<Details>,
+    completion_tokens_details: Option<Details>,
+    input_tokens_details: Option<Details>,
+    output_tokens_details: Option<Details>,
+}
+
+#[derive(Default, Deserialize)]
+struct Details {
+    cached_tokens: Option<u64>,
+    reasoning_tokens: Option<u64>,
+}
+
+/// Counts the events that carry output.
+#[derive(Debug)]
+struct Events {
+    operation: Operation,
+    borders: EventBorders,
+    /// The beginning of an event that a cut divides, up to [`EVENT_BYTES`].
+    held: Vec<u8>,
+    with_output: u64,
+    saw_data: bool,
+}
+
+impl Events {
+    const fn new(operation: Operation) -> Self {
+        Self { operation, borders: EventBorders::new(), held: Vec::new(), with_output: 0, saw_data: false }
+    }
+
+    fn feed(&mut self, chunk: &[u8]) {
+        let mut at = self.borders.resume(chunk);
+        if at > 0 && !self.held.is_empty() {
+            self.hold(&chunk[..at]);
+        }
+        while let Some(end) = self.borders.next(chunk, at) {
+            if self.held.is_empty() {
+                self.event(&chunk[at..end]);
+            } else {
+                self.hold(&chunk[at..end]);
+                let held = std::mem::take(&mut self.held);
+                self.event(&held);
+                self.held = held;
+                self.held.clear();
+            }
+            at = end;
+        }
+        if at < chunk.len() {
+            self.hold(&chunk[at..]);
+            self.saw_data = self.saw_data || has_data(&self.held);
+        }
+    }
+
+    fn hold(&mut self, part: &[u8]) {
+        let room = EVENT_BYTES - self.held.len();
+        self.held.extend_from_slice(&part[..part.len().min(room)]);
+    }
+
+    fn event(&mut self, event: &[u8]) {
+        let event = &event[..event.len().min(EVENT_BYTES)];
+        self.saw_data = self.saw_data || has_data(event);
+        self.with_output += u64::from(has_output(self.operation, event));
+    }
+}
+
+fn has_data(event: &[u8]) -> bool {
+    event.split(|byte| matches!(byte, b'\n' | b'\r')).any(|line| line.starts_with(b"data:"))
+}
+
+/// Whether an event carries a piece of output, be it text, reasoning or the arguments of a call.
+fn has_output(operation: Operation, event: &[u8]) -> bool {
+    static DELTA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"delta\""));
+    static TEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"text\""));
+    // The end of an event's type, `response.output_text.delta` and its like; in the text itself the quote would be escaped.
+    static DELTA_TYPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b".delta\""));
+    match operation {
+        Operation::Chat => DELTA.find(event).is_some_and(|found| delta_has_output(event, found + 7).unwrap_or(false)),
+        Operation::Completions => TEXT
+            .find(event)
+            .and_then(|found| after(event, found + 6, b':'))
+            .and_then(|at| after(event, at, b'"'))
+            .is_some_and(|at| event.get(at).is_some_and(|byte| *byte != b'"')),
+        Operation::Responses => DELTA_TYPE.find(event).is_some(),
+        Operation::Embeddings => false,
+    }
+}
+
+/// Whether a chat delta, whose key ended before `at`, has a member besides `role` that is not empty. `None` where the text ends.
+fn delta_has_output(event: &[u8], at: usize) -> Option<bool> {
+    // As most backends write nearly every event; the walk below costs as much as all the rest of the metering.
+    if let Some([byte, ..]) = event[at..].strip_prefix(br#":{"content":""#)
+        && *byte != b'"'
+    {
+        return Some(true);
+    }
+    let mut at = after(event, after(event, at, b':')?, b'{')?;
+    loop {
+        let key = after(event, at, b'"')?;
+        let key_end = string_end(event, key, &mut false)?;
+        let value = skip_space(event, after(event, key_end, b':')?);
+        let rest = match event.get(value)? {
+            b'"' => {
+                let end = string_end(event, value + 1, &mut false)?;
+                if end > value + 2 && &event[key..key_end - 1] != b"role" {
+                    return Some(true);
+                }
+                end
+            }
+            b'{' | b'[' => {
+                let inside = skip_space(event, value + 1);
+                if !matches!(event.get(inside)?, b'}' | b']') {
+                    return Some(true);
+                }
+                inside + 1
+            }
+            _ => value + event[value..].iter().position(|byte| matches!(byte, b',' | b'}'))?,
+        };
+        at = after(event, rest, b',')?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn meter(mut meter: Meter, chunks: &[&[u8]]) -> (Usage, UsageSource, bool) {
+        for chunk in chunks {
+            meter.feed(chunk);
+        }
+        let (usage, source) = meter.finish();
+        (usage, source, meter.saw_first_data())
+    }
+
+    /// What stands beside a recorded stream.
+    #[derive(Deserialize)]
+    struct Expected {
+        operation: Operation,
+        source: UsageSource,
+        usage: Usage,
+    }
+
+    macro_rules! cases {
+        ($($name:literal),* $(,)?) => {
+            [$((
+                $name,
+                include_bytes!(concat!("../../tests/cases/wire/", $name, ".sse")).as_slice(),
+                include_str!(concat!("../../tests/cases/wire/", $name, ".json")),
+            )),*]
+        };
+    }
+
+    fn cases() -> Vec<(&'static str, &'static [u8], Expected)> {
+        cases![
+            "chat-asked",
+            "chat-cut",
+            "chat-reasoning",
+            "chat-running-total-cut",
+            "chat-spaced-crlf",
+            "chat-tools-not-asked",
+            "completions",
+            "responses-completed",
+            "responses-cut",
+            "responses-failed",
+            "responses-incomplete",
+        ]
+        .into_iter()
+        .map(|(name, stream, expected)| (name, stream, serde_json::from_str(expected).expect(name)))
+        .collect()
+    }
+
+    #[test]
+    fn streams_are_metered_whole_and_byte_by_byte() {
+        for (name, stream, expected) in cases() {
+            let expected_all = (expected.usage, expected.source, true);
+            assert_eq!(meter(Meter::sse(expected.operation), &[stream]), expected_all, "{name}");
+            let bytes: Vec<&[u8]> = stream.chunks(1).collect();
+            assert_eq!(meter(Meter::sse(expected.operation), &bytes), expected_all, "{name} by bytes");
+        }
+    }
+
+    #[test]
+    fn json_bodies_are_read_to_the_last_usage() {
+        let body =
+            br#"{"tools":[{"usage":{"type":"object"}}],"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":9}"}}],
+            "usage" : {"prompt_tokens":12,"completion_tokens":3,"total_tokens":15,"prompt_tokens_details":{"cached_tokens":8}}}"#;
+        let expected = Usage { input_tokens: Some(12), cached_tokens: Some(8), output_tokens: Some(3), reasoning_tokens: None };
+        assert_eq!(meter(Meter::json(Operation::Chat), &[body]), (expected, UsageSource::Reported, true));
+        let embeddings = br#"{"data":[{"embedding":[0.1]}],"usage":{"prompt_tokens":5,"total_tokens":5}}"#;
+        let expected = Usage { input_tokens: Some(5), output_tokens: Some(0), ..Usage::default() };
+        assert_eq!(meter(Meter::json(Operation::Embeddings), &[embeddings]), (expected, UsageSource::Reported, true));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_unknown() {
+        let unknown = |first| (Usage::default(), UsageSource::Unknown, first);
+        let long = format!(r#"{{"usage":{{"prompt_tokens":1,"x":"{}"}}}}"#, "y".repeat(USAGE_BYTES));
+        for body in [r#"{"usage":null}"#, r#"{"usage":{"prompt_tokens":1"#, r#"{"usage":{"prompt_tokens":"1"}}"#, "<html>", &long]
+        {
+            assert_eq!(meter(Meter::json(Operation::Chat), &[body.as_bytes()]), unknown(true), "{body}");
+            let bytes: Vec<&[u8]> = body.as_bytes().chunks(1).collect();
+            assert_eq!(meter(Meter::json(Operation::Chat), &bytes), unknown(true), "{body} by bytes");
+        }
+        assert_eq!(meter(Meter::json(Operation::Chat), &[]), unknown(false));
+        assert_eq!(meter(Meter::off(), &[br#"{"usage":{"prompt_tokens":1}}"#]), unknown(true));
+        assert_eq!(meter(Meter::sse(Operation::Chat), &[b": keep-alive\n\n"]), unknown(false));
+    }
+
+    #[test]
+    fn output_is_told_from_the_rest() {
+        let table = [
+            (r#"data: {"choices":[{"delta":{"content":"a"}}]}"#, true),
+            (r#"data: {"choices":[{"delta": {"role" : "assistant", "content" : "a"}}]}"#, true),
+            (r#"data: {"choices":[{"delta":{"role":"assistant","content":"","refusal":null}}]}"#, false),
+            (r#"data: {"choices":[{"delta":{"content":null,"reasoning_content":"hm"}}]}"#, true),
+            (r#"data: {"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#, true),
+            (r#"data: {"choices":[{"delta":{"tool_calls":[ ],"content":"x"}}]}"#, true),
+            (r#"data: {"choices":[{"delta":{},"finish_reason":"stop"}]}"#, false),
+            (r#"data: {"choices":[]}"#, false),
+            ("data: [DONE]", false),
+        ];
+        for (event, expected) in table {
+            assert_eq!(has_output(Operation::Chat, event.as_bytes()), expected, "{event}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_make_no_difference(case in any::<prop::sample::Index>(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8)) {
+            let cases = cases();
+            let (_, stream, expected) = &cases[case.index(cases.len())];
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+            cuts.extend([0, stream.len()]);
+            cuts.sort_unstable();
+            let chunks: Vec<&[u8]> = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect();
+            prop_assert_eq!(meter(Meter::sse(expected.operation), &chunks), (expected.usage, expected.source, true));
+        }
+
+        #[test]
+        fn any_text_is_survived_and_cut_anywhere(text in r#"("usage"|:|\{|\}|"|\\|"prompt_tokens"|1|,|"delta"|data|\n|\r| ){0,40}"#) {
+            for operation in [Operation::Chat, Operation::Completions, Operation::Responses] {
+                let whole = meter(Meter::sse(operation), &[text.as_bytes()]);
+                let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+                prop_assert_eq!(meter(Meter::sse(operation), &bytes), whole);
+            }
+        }
+    }
+}
