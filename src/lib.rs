@@ -57,4 +57,5 @@ pub mod record;
 pub mod route;
 pub mod tables;
 
+pub mod carbon;
 pub mod wire;
