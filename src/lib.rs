@@ -58,4 +58,5 @@ pub mod route;
 pub mod tables;
 
 pub mod carbon;
+pub mod config;
 pub mod wire;

@@ -1,0 +1,314 @@
+//! Backends: where each one is, what it serves, what it is sent.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+use super::carbon::{Zones, is_zone};
+use super::{Check, url};
+use crate::backend::{Backend, BackendId, Credential, Origin, Placement, PlacementKind, Timeouts};
+use crate::config::choices::{Auth, Models, NameThere, OneOrMany};
+use crate::config::decode::{At, Filled, quoted};
+use crate::config::file::{BackendFile, ExpectFile, ModelFile, TimeoutsFile};
+use crate::config::node::Mark;
+use crate::dialect::Dialect;
+use crate::live::Prior;
+use crate::tables::{Coefficients, EnergyTable, Regions};
+use crate::units::{Millis, Pue};
+
+/// The most backends: each route looks at all of its own for every request.
+const MOST_BACKENDS: usize = 1024;
+/// The most grid zones of one backend.
+const MOST_ZONES: usize = 32;
+/// What a backend takes at once unless the file says otherwise: hosted services stop sooner by themselves, with 429.
+const MAX_IN_FLIGHT: u64 = 1024;
+/// Under uvicorn's and Node's 5 s, which stand behind most own servers.
+const KEEP_IDLE_HTTP: Duration = Duration::from_secs(4);
+/// Under the 60 s of the load balancers before hosted services.
+const KEEP_IDLE_HTTPS: Duration = Duration::from_secs(55);
+/// Dialects that this version speaks.
+const SPOKEN: [Dialect; 1] = [Dialect::Openai];
+
+/// A backend with what its routes need to know.
+pub(super) struct Meant {
+    pub(super) backend: Backend,
+    pub(super) mark: Mark,
+    /// `None` when it takes any model.
+    pub(super) models: Option<Vec<Model>>,
+    /// Where each of them is in that list.
+    pub(super) by_name: HashMap<Arc<str>, usize>,
+    /// Set for all its models.
+    pub(super) energy: Option<Arc<Coefficients>>,
+}
+
+/// A model that a backend serves.
+pub(super) struct Model {
+    pub(super) client: Arc<str>,
+    pub(super) upstream_json: Option<Bytes>,
+    pub(super) weight: Option<u32>,
+    pub(super) coefficients: Arc<Coefficients>,
+}
+
+impl Meant {
+    /// What is believed of each model, by the client's names.
+    pub(super) fn priors(&self) -> Vec<(Arc<str>, Prior)> {
+        match &self.models {
+            Some(models) => models.iter().map(|model| (Arc::clone(&model.client), self.backend.prior)).collect(),
+            None => vec![(Arc::from("*"), self.backend.prior)],
+        }
+    }
+}
+
+impl Check<'_> {
+    pub(super) fn backends(&mut self, written: At<Filled<BackendFile>>, table: &EnergyTable, zones: &mut Zones) -> Vec<Meant> {
+        if written.value.0.len() > MOST_BACKENDS {
+            self.problems.add(written.mark, format!("more than {MOST_BACKENDS} backends"));
+        }
+        let mut backends: Vec<Meant> = Vec::new();
+        for file in written.value.0.into_iter().take(MOST_BACKENDS) {
+            let before = backends.iter().map(|other| (&*other.backend.name, other.mark));
+            self.once("backend", &file.name, before);
+            let id = BackendId(backends.len() as u16);
+            backends.push(self.backend(id, file, table, zones));
+        }
+        backends
+    }
+
+    fn backend(&mut self, id: BackendId, file: BackendFile, table: &EnergyTable, zones: &mut Zones) -> Meant {
+        self.name(&file.name);
+        let mut origin = self.url(&file.url).unwrap_or_else(nowhere);
+        origin.ca = file.ca_file.as_ref().and_then(|path| self.certificates(path));
+        if let (Some(path), false) = (&file.ca_file, origin.tls) {
+            self.warnings.add(path.mark, "this backend is reached over http, so `ca_file` has no effect");
+        }
+        let (region, placement, pue) = self.place(&file, zones);
+        let energy = file.energy.map(|written| Arc::new(self.coefficients(&written)));
+        let models = file.models.map(|written| self.models(written, energy.as_ref(), table));
+        let credential = file.auth.as_ref().map_or(Credential::None, |auth| self.auth(auth, &file.url));
+        let keep_idle = if origin.tls { KEEP_IDLE_HTTPS } else { KEEP_IDLE_HTTP };
+        let backend = Backend {
+            id,
+            name_header: header(&file.name.value),
+            name: Arc::from(file.name.value.as_str()),
+            protocol: file.protocol.unwrap_or_default(),
+            dialect: self.dialect(file.dialect.as_ref()),
+            region_header: header(&region),
+            region,
+            placement,
+            pue,
+            credential,
+            max_in_flight: self.count(file.max_in_flight.as_ref(), MAX_IN_FLIGHT, 1..=u64::from(u32::MAX)) as u32,
+            prior: self.prior(file.expect),
+            timeouts: self.timeouts(file.timeouts),
+            usage: file.usage.unwrap_or_default(),
+            keep_idle: self.span(file.keep_idle, keep_idle),
+            simulated: file.simulated.unwrap_or(false),
+            origin,
+        };
+        let listed = models.iter().flatten().enumerate();
+        let by_name = listed.map(|(index, model)| (Arc::clone(&model.client), index)).collect();
+        Meant { backend, mark: file.name.mark, models, by_name, energy }
+    }
+
+    fn auth(&mut self, auth: &At<Auth>, to: &At<String>) -> Credential {
+        if url::sends_in_clear(&to.value) {
+            self.warnings.add(auth.mark, "this credential is sent over http, in clear").mend =
+                Some("use https, or keep the secret on this machine".to_owned());
+        }
+        self.credential(auth)
+    }
+
+    fn dialect(&mut self, written: Option<&At<Dialect>>) -> Dialect {
+        let Some(written) = written else { return Dialect::default() };
+        if !SPOKEN.contains(&written.value) {
+            self.problems.add(written.mark, "this dialect is not supported yet in this version").mend =
+                Some("many services also have endpoints that speak `openai`".to_owned());
+        }
+        written.value
+    }
+
+    /// Region, placement and PUE: what the file says, else what the shipped table says of the region.
+    fn place(&mut self, file: &BackendFile, zones: &mut Zones) -> (Arc<str>, Placement, Pue) {
+        let known = file.region.as_ref().and_then(|region| Regions::shipped().lookup(&region.value));
+        let asked = file.placement.as_ref().map(|placement| placement.value);
+        let nowhere = matches!(asked, Some(PlacementKind::Global | PlacementKind::Unknown));
+        if let Some(region) = &file.region {
+            if known.is_none() && file.grid_zone.is_none() && !nowhere {
+                let nearest = if self.problems.enough() { None } else { Regions::shipped().suggest(&region.value) };
+                let fault = self.problems.add(region.mark, format!("unknown region {}", region.shown()));
+                fault.mend = Some(match nearest {
+                    Some(nearest) => format!("did you mean `{nearest}`?"),
+                    None => "`windward zones` lists those known; a region of your own needs `grid_zone`".to_owned(),
+                });
+            }
+            if HeaderValue::from_str(&region.value).is_err() || !(1..=64).contains(&region.value.len()) {
+                self.problems.add(region.mark, "a region's name has up to 64 printable ASCII characters");
+            }
+        }
+        let names: Vec<String> = match &file.grid_zone {
+            Some(written) => self.grid_zones(written, zones),
+            None => known.iter().map(|region| region.grid_zone.as_str().to_owned()).collect(),
+        };
+        let placement = self.placement(file, &names, zones);
+        let pue = file.pue.as_ref().map_or(known.map_or(Pue::UNPUBLISHED, |region| region.pue), |written| {
+            Pue::new(written.value).unwrap_or_else(|| {
+                self.problems.add(written.mark, "a PUE lies between 1 and 3");
+                Pue::UNPUBLISHED
+            })
+        });
+        let region = match (&file.region, names.as_slice()) {
+            (Some(region), _) => &region.value,
+            (None, [only]) => only,
+            (None, _) => placement.kind.as_str(),
+        };
+        (Arc::from(region), placement, pue)
+    }
+
+    fn grid_zones(&mut self, written: &OneOrMany, zones: &Zones) -> Vec<String> {
+        if let Some(past) = written.0.get(MOST_ZONES) {
+            self.problems.add(past.mark, format!("more than {MOST_ZONES} grid zones"));
+        }
+        for zone in written.0.iter().take(MOST_ZONES) {
+            if !is_zone(&zone.value) {
+                self.problems.add(zone.mark, format!("{} is no grid zone", zone.shown()));
+            } else if !zones.known(&zone.value) && !self.warnings.enough() {
+                let message = format!("nothing is known of grid zone {} until a source reports it", zone.shown());
+                self.warnings.add(zone.mark, message).mend = Some(match Regions::shipped().suggest_zone(&zone.value) {
+                    Some(near) if near != zone.value => {
+                        format!("did you mean `{near}`? Until then this backend never wins as green")
+                    }
+                    _ => "give it a figure in `carbon.zones`; until then this backend never wins as green".to_owned(),
+                });
+            }
+        }
+        written.0.iter().take(MOST_ZONES).map(|zone| zone.value.clone()).collect()
+    }
+
+    fn placement(&mut self, file: &BackendFile, names: &[String], zones: &mut Zones) -> Placement {
+        let by_zones = match names {
+            [] => PlacementKind::Unknown,
+            [_] => PlacementKind::Pinned,
+            _ => PlacementKind::Geo,
+        };
+        let kind = file.placement.as_ref().map_or(by_zones, |written| written.value);
+        if let Some(written) = &file.placement {
+            let wrong = match kind {
+                PlacementKind::Pinned if names.is_empty() => Some("`pinned` needs a region or a grid zone"),
+                PlacementKind::Pinned if names.len() > 1 => Some("`pinned` means one grid zone, and here are several"),
+                PlacementKind::Geo if file.grid_zone.is_none() => Some("`geo` needs the list of grid zones it may be"),
+                _ => None,
+            };
+            if let Some(wrong) = wrong {
+                self.problems.add(written.mark, wrong).mend = Some("write `grid_zone: [SE-SE3, DE, ..]`".to_owned());
+            }
+        } else if names.is_empty() && file.region.is_none() {
+            self.warnings.add(file.name.mark, "nobody says where this backend runs, so it never wins as green").mend =
+                Some("give it a `region` or a `grid_zone`".to_owned());
+        }
+        let nowhere = matches!(kind, PlacementKind::Global | PlacementKind::Unknown);
+        let ids = names.iter().filter(|_| !nowhere).map(|name| zones.id(name)).collect();
+        Placement { kind, zones: ids }
+    }
+
+    fn models(&mut self, written: Models, energy: Option<&Arc<Coefficients>>, table: &EnergyTable) -> Vec<Model> {
+        let written_models: Vec<(At<String>, NameThere)> = match written {
+            Models::Listed(names) => names.0.into_iter().map(|name| (name, NameThere::Same)).collect(),
+            Models::Named(table) => table.0,
+        };
+        let mut seen = HashSet::new();
+        let mut models = Vec::with_capacity(written_models.len());
+        for (client, there) in written_models {
+            self.model_name(&client);
+            if !seen.insert(client.value.clone()) {
+                self.problems.add(client.mark, format!("the model {} is here twice", client.shown()));
+            }
+            models.push(self.model(&client, there, energy, table));
+        }
+        models
+    }
+
+    fn model(&mut self, client: &At<String>, there: NameThere, energy: Option<&Arc<Coefficients>>, table: &EnergyTable) -> Model {
+        let (name, weight, own) = match there {
+            NameThere::Same => (None, None, None),
+            NameThere::Name(name) => (Some(name), None, None),
+            NameThere::Whole(model) => {
+                let ModelFile { name, weight, energy } = *model;
+                (name, weight, energy)
+            }
+        };
+        if let Some(name) = &name {
+            self.model_name(name);
+        }
+        let upstream = name.as_ref().map_or(&client.value, |name| &name.value);
+        let coefficients = match (own, energy) {
+            (Some(own), _) => Arc::new(self.coefficients(&own)),
+            (None, Some(energy)) => Arc::clone(energy),
+            (None, None) => Arc::new(of_either(table, &client.value, upstream).clone()),
+        };
+        Model {
+            client: Arc::from(client.value.as_str()),
+            upstream_json: (*upstream != client.value)
+                .then(|| Bytes::from(serde_json::Value::from(upstream.as_str()).to_string())),
+            weight: weight.map(|written| self.count(Some(&written), 1, 0..=1_000_000) as u32),
+            coefficients,
+        }
+    }
+
+    pub(super) fn model_name(&mut self, written: &At<String>) {
+        let name = &written.value;
+        if name.trim().is_empty() || name.len() > 256 || name.chars().any(char::is_control) {
+            self.problems.add(written.mark, format!("{} is no model's name", written.shown()));
+        } else if name == "*" {
+            self.problems.add(written.mark, format!("{} is no model's name", quoted(name))).mend =
+                Some("leave `models` out to take any model".to_owned());
+        }
+    }
+
+    fn prior(&mut self, written: Option<ExpectFile>) -> Prior {
+        let default = Prior::default();
+        let Some(file) = written else { return default };
+        let speed = file.tokens_per_second.map_or(default.tokens_per_second, |written| {
+            if written.value <= 0.0 {
+                self.problems.add(written.mark, "a speed is above 0");
+            }
+            written.value
+        });
+        Prior {
+            first_token: Millis::from(self.span(file.first_token, default.first_token.to_duration())),
+            per_prompt_token: file.per_prompt_token.map_or(default.per_prompt_token, |written| Millis::from(written.value.0)),
+            tokens_per_second: speed,
+        }
+    }
+
+    fn timeouts(&mut self, written: Option<TimeoutsFile>) -> Timeouts {
+        let default = Timeouts::default();
+        let Some(file) = written else { return default };
+        Timeouts {
+            connect: self.span(file.connect, default.connect),
+            first_byte: self.span(file.first_byte, default.first_byte),
+            idle: self.span(file.idle, default.idle),
+            total: self.span(file.total, default.total),
+        }
+    }
+}
+
+/// The coefficients of a model by the client's name, or by its name there when the client's says nothing.
+fn of_either<'t>(table: &'t EnergyTable, client: &str, upstream: &str) -> &'t Coefficients {
+    let found = table.find(client);
+    let unknown = table.iter().last();
+    if unknown == Some(found) { table.find(upstream) } else { found }
+}
+
+/// A value that was found fit for a header, or nothing when a problem was noted of it.
+fn header(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// What stands for a URL that is none, until the plan is thrown away.
+fn nowhere() -> Origin {
+    let authority = HeaderValue::from_static("invalid");
+    Origin { tls: true, host: Arc::from("invalid"), port: 443, authority, base_path: Arc::from(""), ca: None }
+}

@@ -1,0 +1,150 @@
+//! Sockets, threads, log and limits.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::Check;
+use crate::config::decode::{At, Filled};
+use crate::config::file::{AdminFile, LimitsFile, ListenerFile, LogFile, TlsFile};
+use crate::config::node::Mark;
+use crate::config::plan::{Boot, Limits, Listener, ListenerTls, LogTarget};
+
+/// Where clients connect when the file says nothing: this machine only, since a proxy with credentials must not be open by accident.
+const DEFAULT_LISTENER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+/// Kubernetes takes a few seconds to take an endpoint out of its services.
+const DRAIN_DELAY: Duration = Duration::from_secs(5);
+/// Kubernetes kills after 30 s unless told otherwise; the delay comes before.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
+/// The most listeners.
+const MOST_LISTENERS: usize = 64;
+/// Far above any machine's cores.
+const MOST_WORKERS: u64 = 1024;
+
+impl Check<'_> {
+    pub(super) fn boot(
+        &mut self,
+        listeners: Option<Filled<ListenerFile>>,
+        admin: Option<AdminFile>,
+        workers: Option<At<u64>>,
+        log: Option<LogFile>,
+        limits: Option<At<LimitsFile>>,
+    ) -> (Boot, Limits) {
+        let (listeners, marks) = self.listeners(listeners);
+        let admin = admin.and_then(|admin| self.admin(&admin.address, &listeners, &marks));
+        let workers = workers.map(|written| self.count(Some(&written), 1, 1..=MOST_WORKERS) as u16);
+        let access_log = self.access_log(log);
+        let (limits, drain_delay, drain_deadline) = self.limits(limits);
+        (Boot { listeners, admin, workers, access_log, drain_delay, drain_deadline }, limits)
+    }
+
+    fn listeners(&mut self, written: Option<Filled<ListenerFile>>) -> (Vec<Listener>, Vec<Mark>) {
+        let Some(written) = written else {
+            return (vec![Listener { address: DEFAULT_LISTENER, tls: None }], vec![Mark::default()]);
+        };
+        let (mut listeners, mut marks) = (Vec::<Listener>::new(), Vec::<Mark>::new());
+        if let Some(past) = written.0.get(MOST_LISTENERS) {
+            self.problems.add(past.address.mark, format!("more than {MOST_LISTENERS} listeners"));
+        }
+        for ListenerFile { address: at, tls } in written.0.into_iter().take(MOST_LISTENERS) {
+            let tls = tls.map(|tls| self.tls(&tls));
+            let Some(address) = self.address(&at) else { continue };
+            if let Some(index) = listeners.iter().position(|other| collide(other.address, address)) {
+                let line = marks.get(index).map_or(0, |mark| mark.line);
+                self.problems.add(at.mark, format!("{} is already listened on", at.shown())).mend =
+                    Some(format!("the first one is in line {line}"));
+            }
+            listeners.push(Listener { address, tls });
+            marks.push(at.mark);
+        }
+        (listeners, marks)
+    }
+
+    fn admin(&mut self, written: &At<String>, listeners: &[Listener], marks: &[Mark]) -> Option<SocketAddr> {
+        let address = self.address(written)?;
+        if let Some(index) = listeners.iter().position(|listener| collide(listener.address, address)) {
+            let line = marks.get(index).map_or(0, |mark| mark.line);
+            let place = if line == 0 { "the default listener".to_owned() } else { format!("the listener in line {line}") };
+            self.problems.add(written.mark, format!("{} is the address of {place} too", written.shown())).mend =
+                Some("give the admin address a port of its own".to_owned());
+        }
+        Some(address)
+    }
+
+    fn address(&mut self, written: &At<String>) -> Option<SocketAddr> {
+        if let Ok(address) = written.value.parse() {
+            return Some(address);
+        }
+        let port = written.value.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        self.problems.add(written.mark, format!("{} is no IP address with a port", written.shown())).mend = Some(match port {
+            Some(port) => {
+                format!("write `127.0.0.1:{port}` for this machine only, or `0.0.0.0:{port}` for all that can reach it")
+            }
+            None => "write it as `127.0.0.1:8080` or `[::1]:8080`".to_owned(),
+        });
+        None
+    }
+
+    fn tls(&mut self, written: &TlsFile) -> ListenerTls {
+        if let Some(pem) = self.read(&written.certificate)
+            && CertificateDer::pem_slice_iter(&pem).next().is_none_or(|first| first.is_err())
+        {
+            self.problems.add(written.certificate.mark, "this file has no certificate in PEM");
+        }
+        if let Some(pem) = self.read(&written.key)
+            && PrivateKeyDer::from_pem_slice(&pem).is_err()
+        {
+            self.problems.add(written.key.mark, "this file has no private key in PEM");
+        }
+        ListenerTls { certificate: self.path(&written.certificate.value), key: self.path(&written.key.value) }
+    }
+
+    fn access_log(&mut self, written: Option<LogFile>) -> LogTarget {
+        let Some(access) = written.and_then(|log| log.access) else { return LogTarget::Stdout };
+        match &*access.value {
+            "" => {
+                self.problems.add(access.mark, "the access log needs a path").mend =
+                    Some("write a path, `-` for standard output, or `off`".to_owned());
+                LogTarget::Off
+            }
+            "-" => LogTarget::Stdout,
+            "off" => LogTarget::Off,
+            path => LogTarget::File(self.path(path)),
+        }
+    }
+
+    fn limits(&mut self, written: Option<At<LimitsFile>>) -> (Limits, Duration, Duration) {
+        let default = Limits::default();
+        let Some(At { value: file, mark, .. }) = written else { return (default, DRAIN_DELAY, DRAIN_DEADLINE) };
+        let buffered_mark = file.buffered.as_ref().or(file.body.as_ref()).map_or(mark, |size| size.mark);
+        let many = 1..=u64::from(u32::MAX);
+        let limits = Limits {
+            head: self.size(file.head, default.head),
+            body: self.size(file.body, default.body),
+            buffered: self.size(file.buffered, default.buffered),
+            connections: self.count(file.connections.as_ref(), default.connections as u64, many.clone()) as usize,
+            in_flight: self.count(file.in_flight.as_ref(), default.in_flight as u64, many.clone()) as usize,
+            streams: self.count(file.streams.as_ref(), default.streams.into(), many) as u32,
+            header_read: self.span(file.header_read, default.header_read),
+            idle: self.span(file.idle, default.idle),
+            body_progress: self.span(file.body_progress, default.body_progress),
+        };
+        if limits.buffered < limits.body {
+            self.problems
+                .add(buffered_mark, "`buffered` is less than `body`, so the largest body could never be collected")
+                .mend = Some("`buffered` is for all bodies of one moment together".to_owned());
+        }
+        // No delay is a fair wish where nothing balances load.
+        let delay = file.drain_delay.map_or(DRAIN_DELAY, |written| written.value.0);
+        (limits, delay, self.span(file.drain_deadline, DRAIN_DEADLINE))
+    }
+}
+
+/// Whether two sockets cannot be bound at once: the same port at the same address, or at all addresses of the family. Port 0 is
+/// another one each time.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let all = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || all && a.is_ipv4() == b.is_ipv4())
+}

@@ -1,0 +1,85 @@
+//! What a backend is sent as credential.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, header};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use super::Check;
+use crate::backend::{Credential, Secret};
+use crate::config::choices::{Auth, SecretFile};
+use crate::config::decode::At;
+
+/// Header fields that frame the message or belong to one connection; a credential there would break the request.
+const NOT_FOR_CREDENTIALS: [HeaderName; 9] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::TE,
+    header::TRAILER,
+    header::UPGRADE,
+    header::EXPECT,
+];
+
+impl Check<'_> {
+    pub(super) fn credential(&mut self, written: &At<Auth>) -> Credential {
+        let (name, secret, prefix) = match &written.value {
+            Auth::PassThrough => return Credential::PassThrough,
+            Auth::Bearer(secret) => (header::AUTHORIZATION, secret, "Bearer "),
+            Auth::Header(file) => {
+                let Ok(name) = HeaderName::try_from(file.name.value.as_str()) else {
+                    self.problems.add(file.name.mark, format!("{} is no header name", file.name.shown()));
+                    return Credential::None;
+                };
+                if NOT_FOR_CREDENTIALS.contains(&name) {
+                    self.problems.add(file.name.mark, format!("{} carries no credential", file.name.shown()));
+                }
+                (name, &file.value, "")
+            }
+        };
+        let Some(text) = self.secret(secret) else { return Credential::None };
+        let Ok(mut value) = HeaderValue::from_str(&format!("{prefix}{}", text.expose())) else {
+            self.problems.add(secret.mark, "the secret holds characters that no header can carry");
+            return Credential::None;
+        };
+        value.set_sensitive(true);
+        Credential::Header(name, value)
+    }
+
+    /// The text of a secret without the line's end that editors leave behind it; reports one that is not there.
+    pub(super) fn secret(&mut self, written: &At<SecretFile>) -> Option<Secret> {
+        let secret = match &written.value {
+            SecretFile::Here(secret) => secret.clone(),
+            SecretFile::In(path) => {
+                let content = self.read(path)?;
+                let Ok(text) = std::str::from_utf8(&content) else {
+                    self.problems.add(path.mark, "the secret in this file is no text");
+                    return None;
+                };
+                Secret::new(text.trim_end_matches(['\r', '\n']))
+            }
+        };
+        if secret.expose().trim().is_empty() {
+            self.problems.add(written.mark, "the secret is empty").mend =
+                Some("leave `auth` out if nothing is to be sent".to_owned());
+            return None;
+        }
+        Some(secret)
+    }
+
+    /// The certificates of a file in PEM.
+    pub(super) fn certificates(&mut self, written: &At<String>) -> Option<Arc<[CertificateDer<'static>]>> {
+        let pem = self.read(written)?;
+        let certificates: Option<Vec<_>> = CertificateDer::pem_slice_iter(&pem).map(Result::ok).collect();
+        match certificates {
+            Some(certificates) if !certificates.is_empty() => Some(certificates.into()),
+            _ => {
+                self.problems.add(written.mark, "this file has no certificates in PEM");
+                None
+            }
+        }
+    }
+}

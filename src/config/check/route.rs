@@ -1,0 +1,294 @@
+//! Routes: which requests go to which backends.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+
+use super::{Check, backend, policy};
+use crate::backend::BackendId;
+use crate::config::choices::CandidateFile;
+use crate::config::decode::{At, Filled, similar};
+use crate::config::file::{MatchFile, RouteFile};
+use crate::config::node::Mark;
+use crate::policy::Policy;
+use crate::route::{Deployment, Route};
+
+/// What a route takes that says nothing: the paths of the OpenAI API and its kin.
+const PREFIX: &str = "/v1";
+/// The most routes: each is looked at for every request.
+const MOST_ROUTES: usize = 1024;
+/// The most pairs of model and candidate over all routes; a thousand models at fifty backends are a twentieth of it.
+const MOST_DEPLOYMENTS: usize = 1_000_000;
+/// The most candidates of a route: all are judged for every request.
+const MOST_CANDIDATES: usize = 64;
+
+/// A route and what was written of it.
+pub(super) struct Meant {
+    pub(super) route: Route,
+    pub(super) mark: Mark,
+    /// Backends with their shares, in the file's order.
+    pub(super) candidates: Vec<(BackendId, u32)>,
+    /// Where the candidates stand.
+    pub(super) candidates_mark: Mark,
+    /// The client's names, in the file's order.
+    model_names: Vec<Arc<str>>,
+}
+
+impl Meant {
+    /// The answer to `GET /v1/models`.
+    pub(super) fn model_list(&self) -> Bytes {
+        let models: Vec<serde_json::Value> = self.model_names.iter().map(|id| model(id)).collect();
+        Bytes::from(serde_json::json!({ "object": "list", "data": models }).to_string())
+    }
+}
+
+/// The answer to `GET /v1/models/{name}`.
+pub fn model_json(name: &str) -> Bytes {
+    Bytes::from(model(name).to_string())
+}
+
+/// One model as the OpenAI API lists it. `created` is 0 because nobody knows when a supplier made a model, and the clients of that
+/// list want a number there.
+fn model(id: &str) -> serde_json::Value {
+    serde_json::json!({ "id": id, "object": "model", "created": 0, "owned_by": "windward" })
+}
+
+impl Check<'_> {
+    pub(super) fn routes(
+        &mut self,
+        written: Option<Filled<RouteFile>>,
+        backends: &[backend::Meant],
+        policies: &[policy::Meant],
+    ) -> Vec<Meant> {
+        let Some(written) = written else {
+            let mut candidates: Vec<(BackendId, u32)> = backends.iter().map(|meant| (meant.backend.id, 1)).collect();
+            if candidates.len() > MOST_CANDIDATES {
+                let message = format!("more than {MOST_CANDIDATES} backends need routes");
+                self.problems.add(Mark::default(), message);
+            }
+            self.bound(&mut candidates, None, backends, Mark::default());
+            let policy = standard(policies);
+            return vec![assemble(Arc::from("default"), Arc::from(PREFIX), candidates, None, policy, backends)];
+        };
+        let mut routes: Vec<Meant> = Vec::with_capacity(written.0.len());
+        if let Some(past) = written.0.get(MOST_ROUTES) {
+            self.problems.add(past.name.mark, format!("more than {MOST_ROUTES} routes"));
+        }
+        for file in written.0.into_iter().take(MOST_ROUTES) {
+            self.name(&file.name);
+            self.once("route", &file.name, routes.iter().map(|other| (&*other.route.name, other.mark)));
+            let name = file.name.clone();
+            let meant = self.route(file, backends, policies);
+            if let Some(before) = routes.iter().find(|before| shadows(&before.route, &meant.route)) {
+                let message = format!("this route gets no request: `{}` before it takes them all", before.route.name);
+                self.problems.add(name.mark, message).mend =
+                    Some("routes with one path are told apart by `match.headers`, the narrower one first".to_owned());
+            }
+            routes.push(meant);
+        }
+        routes
+    }
+
+    fn route(&mut self, file: RouteFile, backends: &[backend::Meant], policies: &[policy::Meant]) -> Meant {
+        let (prefix, headers, models) = match file.r#match {
+            Some(MatchFile { path, headers, models }) => (
+                path.map_or(Arc::from(PREFIX), |path| self.prefix(&path)),
+                headers.map(|table| table.0).unwrap_or_default(),
+                models,
+            ),
+            None => (Arc::from(PREFIX), Vec::new(), None),
+        };
+        let headers = headers.iter().filter_map(|(name, value)| self.header(name, value)).collect();
+        let candidates_mark = file.backends.mark;
+        let mut candidates = self.candidates(file.backends, backends);
+        let policy = match &file.policy {
+            Some(written) => self.policy_named(written, policies).unwrap_or_else(|| standard(policies)),
+            None => standard(policies),
+        };
+        let home = file.home.and_then(|written| self.home(&written, &candidates, backends));
+        let only: Option<Vec<Arc<str>>> = models.map(|written| self.only_models(&written, &candidates, backends));
+        self.bound(&mut candidates, only.as_deref(), backends, file.name.mark);
+        let name = Arc::from(file.name.value.as_str());
+        let mut meant = assemble(name, prefix, candidates, only.as_deref(), policy, backends);
+        meant.route.headers = headers;
+        meant.route.home = home.unwrap_or(meant.route.home);
+        (meant.mark, meant.candidates_mark) = (file.name.mark, candidates_mark);
+        meant
+    }
+
+    /// Keeps the table of who serves what within bounds.
+    fn bound(
+        &mut self,
+        candidates: &mut Vec<(BackendId, u32)>,
+        only: Option<&[Arc<str>]>,
+        backends: &[backend::Meant],
+        at: Mark,
+    ) {
+        if self.deployments > MOST_DEPLOYMENTS {
+            // Reported once; the plan will not be.
+            return candidates.clear();
+        }
+        let models = only.map_or_else(|| served(candidates, backends).len(), <[Arc<str>]>::len);
+        self.deployments = self.deployments.saturating_add(models.saturating_mul(candidates.len()));
+        if self.deployments > MOST_DEPLOYMENTS {
+            self.problems.add(at, format!("more than {MOST_DEPLOYMENTS} pairs of model and backend over all routes"));
+            candidates.clear();
+        }
+    }
+
+    fn prefix(&mut self, written: &At<String>) -> Arc<str> {
+        let path = written.value.as_str();
+        let wrong = if path.starts_with('/') {
+            let odd = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '?' | '#' | '*' | '{' | '}');
+            (path.contains(odd) || path.contains("//")).then_some("is a plain prefix, without patterns, query or empty segments")
+        } else {
+            Some("begins with `/`")
+        };
+        if let Some(wrong) = wrong {
+            self.problems.add(written.mark, format!("a path {wrong}"));
+        }
+        Arc::from(path.trim_end_matches('/'))
+    }
+
+    fn header(&mut self, name: &At<String>, value: &At<String>) -> Option<(HeaderName, Option<HeaderValue>)> {
+        let Ok(parsed) = HeaderName::try_from(name.value.as_str()) else {
+            self.problems.add(name.mark, format!("{} is no header name", name.shown()));
+            return None;
+        };
+        if value.value == "*" {
+            return Some((parsed, None));
+        }
+        let Ok(wanted) = HeaderValue::from_str(&value.value) else {
+            self.problems.add(value.mark, "no header can have this value");
+            return None;
+        };
+        Some((parsed, Some(wanted)))
+    }
+
+    fn candidates(&mut self, written: At<Filled<CandidateFile>>, backends: &[backend::Meant]) -> Vec<(BackendId, u32)> {
+        if written.value.0.len() > MOST_CANDIDATES {
+            self.problems.add(written.mark, format!("more than {MOST_CANDIDATES} backends in one route"));
+        }
+        let mut candidates: Vec<(BackendId, u32)> = Vec::with_capacity(written.value.0.len());
+        for CandidateFile { name, weight } in written.value.0 {
+            let weight = self.count(weight.as_ref(), 1, 0..=1_000_000) as u32;
+            let Some(id) = self.backend_named(&name, backends) else { continue };
+            if candidates.iter().any(|(other, _)| *other == id) {
+                self.problems.add(name.mark, format!("{} is in this route twice", name.shown()));
+            }
+            candidates.push((id, weight));
+        }
+        candidates
+    }
+
+    fn backend_named(&mut self, written: &At<String>, backends: &[backend::Meant]) -> Option<BackendId> {
+        let found = backends.iter().find(|meant| *meant.backend.name == *written.value).map(|meant| meant.backend.id);
+        if found.is_none() && !self.backend_names.contains(&written.value) {
+            let known: Vec<&str> = self.backend_names.iter().map(String::as_str).collect();
+            self.problems.unknown(written.mark, "backend", &written.value, &written.shown(), &known);
+        }
+        found
+    }
+
+    fn policy_named(&mut self, written: &At<String>, policies: &[policy::Meant]) -> Option<Arc<Policy>> {
+        let found = policies.iter().find(|meant| *meant.policy.name == *written.value).map(|meant| Arc::clone(&meant.policy));
+        let fine = written.value == policy::STANDARD || self.policy_names.contains(&written.value);
+        if found.is_none() && !fine {
+            let known: Vec<&str> = self.policy_names.iter().map(String::as_str).chain([policy::STANDARD]).collect();
+            self.problems.unknown(written.mark, "policy", &written.value, &written.shown(), &known);
+        }
+        found
+    }
+
+    fn home(&mut self, written: &At<String>, candidates: &[(BackendId, u32)], backends: &[backend::Meant]) -> Option<BackendId> {
+        let id = self.backend_named(written, backends)?;
+        if !candidates.iter().any(|(candidate, _)| *candidate == id) {
+            self.problems.add(written.mark, format!("{} is not among this route's backends", written.shown()));
+        }
+        Some(id)
+    }
+
+    /// The models a route is narrowed to, each of which somebody has to serve.
+    fn only_models(
+        &mut self,
+        written: &Filled<At<String>>,
+        candidates: &[(BackendId, u32)],
+        backends: &[backend::Meant],
+    ) -> Vec<Arc<str>> {
+        let lists: Vec<Option<&[backend::Model]>> =
+            candidates.iter().filter_map(|(id, _)| backends.get(id.index())).map(|meant| meant.models.as_deref()).collect();
+        let any = lists.iter().any(Option::is_none);
+        let known: HashSet<&str> = lists.iter().flatten().flat_map(|models| models.iter()).map(|model| &*model.client).collect();
+        for model in &written.0 {
+            self.model_name(model);
+            if !any && !known.contains(&*model.value) && !candidates.is_empty() && !self.problems.enough() {
+                let nearest = similar(&model.value, known.iter().copied());
+                let message = format!("no backend of this route serves {}", model.shown());
+                self.problems.add(model.mark, message).mend = nearest.map(|nearest| format!("did you mean `{nearest}`?"));
+            }
+        }
+        written.0.iter().map(|model| Arc::from(model.value.as_str())).collect()
+    }
+}
+
+/// The models that the candidates list, by the client's names, in the file's order.
+fn served(candidates: &[(BackendId, u32)], backends: &[backend::Meant]) -> Vec<Arc<str>> {
+    let mut seen = HashSet::new();
+    let lists = candidates.iter().filter_map(|(id, _)| backends.get(id.index())?.models.as_ref());
+    lists.flatten().map(|model| &model.client).filter(|name| seen.insert(Arc::clone(name))).map(Arc::clone).collect()
+}
+
+/// The policy that stands for routes which name none.
+fn standard(policies: &[policy::Meant]) -> Arc<Policy> {
+    let own = policies.iter().find(|meant| &*meant.policy.name == policy::STANDARD);
+    own.map_or_else(|| Arc::new(Policy::standard(policy::STANDARD)), |meant| Arc::clone(&meant.policy))
+}
+
+/// Whether every request that `later` takes is taken by `before`, which stands first.
+fn shadows(before: &Route, later: &Route) -> bool {
+    let asked = |(name, value): &(HeaderName, Option<HeaderValue>)| {
+        later.headers.iter().any(|(other, wanted)| other == name && (value.is_none() || value == wanted))
+    };
+    before.prefix == later.prefix && before.headers.iter().all(asked)
+}
+
+/// A route of its candidates: who serves each model, in the file's order.
+fn assemble(
+    name: Arc<str>,
+    prefix: Arc<str>,
+    candidates: Vec<(BackendId, u32)>,
+    only: Option<&[Arc<str>]>,
+    policy: Arc<Policy>,
+    backends: &[backend::Meant],
+) -> Meant {
+    let meant = |id: BackendId| backends.get(id.index());
+    let model_names = only.map_or_else(|| served(&candidates, backends), <[Arc<str>]>::to_vec);
+    let deployments = |model: Option<&Arc<str>>| -> Arc<[Deployment]> {
+        candidates.iter().filter_map(|(id, weight)| deployment(meant(*id)?, model, *weight)).collect()
+    };
+    let models: HashMap<Arc<str>, Arc<[Deployment]>> =
+        model_names.iter().map(|name| (Arc::clone(name), deployments(Some(name)))).collect();
+    let any_model = if only.is_some() { Arc::from([]) } else { deployments(None) };
+    let home = candidates.first().map_or(BackendId(0), |(id, _)| *id);
+    let route = Route { name, prefix, headers: Vec::new(), models, any_model, home, policy };
+    Meant { route, mark: Mark::default(), candidates, candidates_mark: Mark::default(), model_names }
+}
+
+/// A backend as candidate for a model (`None`: for one that no backend lists), if it serves it.
+fn deployment(meant: &backend::Meant, model: Option<&Arc<str>>, weight: u32) -> Option<Deployment> {
+    let backend = meant.backend.id;
+    let Some(models) = &meant.models else {
+        let coefficients = meant.energy.clone();
+        return Some(Deployment { backend, model: Arc::from("*"), upstream_model_json: None, coefficients, weight });
+    };
+    let served = models.get(*meant.by_name.get(model?)?)?;
+    Some(Deployment {
+        backend,
+        model: Arc::clone(&served.client),
+        upstream_model_json: served.upstream_json.clone(),
+        coefficients: Some(Arc::clone(&served.coefficients)),
+        weight: served.weight.unwrap_or(weight),
+    })
+}

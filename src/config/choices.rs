@@ -1,0 +1,227 @@
+//! Values that may be written in more than one way: a word or a mapping, one thing or a list of them.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::decode::{At, Decode, Filled, Problems, Table, only_key};
+use super::file::{ElectricityMapsFile, GridFile, HeaderFile, LatencyFile, ModelFile, SecretPathFile, WeightedFile};
+use super::node::{Node, Value};
+use crate::backend::Secret;
+
+/// A secret, in the file itself (from a variable, one hopes) or in one of its own.
+pub(super) enum SecretFile {
+    Here(Secret),
+    In(At<String>),
+}
+
+impl Decode for SecretFile {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Text(text) | Value::Expanded(text) => Some(Self::Here(Secret::new(text))),
+            Value::Map(_) => SecretPathFile::decode(node, problems).map(|secret| Self::In(secret.file)),
+            _ => problems.expected(node, "text or `{ file: PATH }`"),
+        }
+    }
+}
+
+/// One carbon source.
+pub(super) enum SourceFile {
+    Builtin,
+    ElectricityMaps(ElectricityMapsFile),
+    File(GridFile),
+}
+
+impl Decode for SourceFile {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Text(text) if text == "builtin" => Some(Self::Builtin),
+            Value::Map(_) => match only_key(node, &["electricity_maps", "file"], problems)? {
+                ("file", value) => GridFile::decode(value, problems).map(Self::File),
+                (_, value) => ElectricityMapsFile::decode(value, problems).map(Self::ElectricityMaps),
+            },
+            Value::Text(_) => {
+                problems.add(node.mark, "unknown carbon source").mend =
+                    Some("known are `builtin`, `electricity_maps: { token: .. }` and `file: { path: .. }`".to_owned());
+                None
+            }
+            _ => problems.expected(node, "a carbon source"),
+        }
+    }
+}
+
+/// What a backend is sent as credential.
+pub(super) enum Auth {
+    PassThrough,
+    Bearer(At<SecretFile>),
+    Header(HeaderFile),
+}
+
+impl Decode for Auth {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Text(text) if text == "pass_through" => Some(Self::PassThrough),
+            Value::Map(_) => match only_key(node, &["bearer", "header"], problems)? {
+                ("bearer", value) => At::decode(value, problems).map(Self::Bearer),
+                (_, value) => HeaderFile::decode(value, problems).map(Self::Header),
+            },
+            // The text may be the secret itself, so it is not repeated.
+            _ => problems.expected(node, "`pass_through`, `{ bearer: .. }` or `{ header: { name: .., value: .. } }`"),
+        }
+    }
+}
+
+/// The models of a backend.
+pub(super) enum Models {
+    Listed(Filled<At<String>>),
+    Named(Table<NameThere>),
+}
+
+impl Decode for Models {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::List(_) => Filled::decode(node, problems).map(Self::Listed),
+            Value::Map(entries) if entries.is_empty() => {
+                problems.add(node.mark, "without a model this backend serves nothing").mend =
+                    Some("leave `models` out to take any model".to_owned());
+                None
+            }
+            Value::Map(_) => Table::decode(node, problems).map(Self::Named),
+            _ => problems.expected(node, "a list of models, or a mapping from the client's names to the names there"),
+        }
+    }
+}
+
+/// A model's name at a backend, alone or with more.
+pub(super) enum NameThere {
+    Same,
+    Name(At<String>),
+    Whole(Box<ModelFile>),
+}
+
+impl Decode for NameThere {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Null => Some(Self::Same),
+            Value::Map(_) => ModelFile::decode(node, problems).map(|model| Self::Whole(Box::new(model))),
+            _ => At::decode(node, problems).map(Self::Name),
+        }
+    }
+}
+
+/// A backend of a route.
+pub(super) struct CandidateFile {
+    pub(super) name: At<String>,
+    pub(super) weight: Option<At<u64>>,
+}
+
+impl Decode for CandidateFile {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Map(_) => {
+                let WeightedFile { name, weight } = WeightedFile::decode(node, problems)?;
+                Some(Self { name, weight })
+            }
+            _ => At::decode(node, problems).map(|name| Self { name, weight: None }),
+        }
+    }
+}
+
+/// A latency budget, or none on purpose.
+pub(super) enum BudgetFile {
+    None,
+    Some(LatencyFile),
+}
+
+impl Decode for BudgetFile {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Text(text) if text == "none" => Some(Self::None),
+            Value::Map(_) => LatencyFile::decode(node, problems).map(Self::Some),
+            _ => problems.expected(node, "`none` or a mapping such as `{ first_token: 800ms }`"),
+        }
+    }
+}
+
+/// One text or a list of them.
+pub(super) struct OneOrMany(pub(super) Vec<At<String>>);
+
+impl Decode for OneOrMany {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::List(_) => Filled::decode(node, problems).map(|many| Self(many.0)),
+            _ => At::decode(node, problems).map(|one| Self(vec![one])),
+        }
+    }
+}
+
+/// A figure with or without a band around it.
+pub(super) struct BandFile {
+    pub(super) low: At<f64>,
+    pub(super) mid: At<f64>,
+    pub(super) high: At<f64>,
+}
+
+super::decode::section! {
+    /// A best guess between two ends.
+    struct BandEnds {
+        /// The lower end.
+        low: At<f64>,
+        /// The best guess.
+        mid: At<f64>,
+        /// The upper end.
+        high: At<f64>,
+    }
+}
+
+impl Decode for BandFile {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        if let Value::Map(_) = &node.value {
+            let BandEnds { low, mid, high } = BandEnds::decode(node, problems)?;
+            return Some(Self { low, mid, high });
+        }
+        let value = At::<f64>::decode(node, problems)?;
+        Some(Self { low: value, mid: value, high: value })
+    }
+}
+
+macro_rules! either {
+    ($($ty:ty: |$generator:ident| $schema:expr;)*) => {$(
+        impl JsonSchema for $ty {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($ty).into()
+            }
+
+            fn json_schema($generator: &mut SchemaGenerator) -> Schema {
+                $schema
+            }
+        }
+    )*};
+}
+
+either! {
+    SecretFile: |g| json_schema!({ "anyOf": [{ "type": "string" }, g.subschema_for::<SecretPathFile>()] });
+    SourceFile: |g| json_schema!({ "oneOf": [
+        { "const": "builtin" },
+        only::<ElectricityMapsFile>(g, "electricity_maps"),
+        only::<GridFile>(g, "file"),
+    ] });
+    Auth: |g| json_schema!({ "oneOf": [
+        { "const": "pass_through" },
+        only::<SecretFile>(g, "bearer"),
+        only::<HeaderFile>(g, "header"),
+    ] });
+    Models: |g| json_schema!({ "anyOf": [{ "type": "array", "items": { "type": "string" } }, g.subschema_for::<Table<NameThere>>()] });
+    NameThere: |g| json_schema!({ "anyOf": [{ "type": ["string", "null"] }, g.subschema_for::<ModelFile>()] });
+    CandidateFile: |g| json_schema!({ "anyOf": [{ "type": "string" }, g.subschema_for::<WeightedFile>()] });
+    BudgetFile: |g| json_schema!({ "anyOf": [{ "const": "none" }, g.subschema_for::<LatencyFile>()] });
+    OneOrMany: |_g| json_schema!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] });
+    BandFile: |g| json_schema!({ "anyOf": [{ "type": "number", "minimum": 0 }, g.subschema_for::<BandEnds>()] });
+}
+
+fn only<T: JsonSchema>(generator: &mut SchemaGenerator, key: &str) -> Schema {
+    let value = generator.subschema_for::<T>();
+    json_schema!({ "type": "object", "properties": { key: value }, "required": [key], "additionalProperties": false })
+}

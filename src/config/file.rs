@@ -1,0 +1,404 @@
+//! The file as it is written: its keys, their shapes, and one line on each that editors show.
+//!
+//! Nothing is judged here beyond the shape, and every default is made in [`super::check`], where the reason for it stands.
+
+use super::choices::{Auth, BandFile, BudgetFile, CandidateFile, Models, OneOrMany, SecretFile, SourceFile};
+use super::decode::{At, Filled, Table, section, words};
+use super::values::{Size, Span};
+use crate::backend::{PlacementKind, Protocol, UsageMode};
+use crate::dialect::Dialect;
+use crate::grid::{Basis, Signal};
+use crate::policy::{Objective, OnNoCandidate};
+use crate::tables::EnergyQuality;
+
+section! {
+    /// Configuration of Windward.
+    struct File {
+        /// Sockets that clients connect to; 127.0.0.1:8080 when left out. Needs a restart.
+        listeners: Option<Filled<ListenerFile>>,
+        /// The operator's own address: health, metrics, status, reload. Needs a restart.
+        admin: Option<AdminFile>,
+        /// Worker threads; one per core when left out. Needs a restart.
+        workers: Option<At<u64>>,
+        /// Where records go. Needs a restart.
+        log: Option<LogFile>,
+        /// Limits of every connection and request; all have safe defaults.
+        limits: Option<At<LimitsFile>>,
+        /// Where carbon intensities come from.
+        carbon: Option<CarbonFile>,
+        /// Energy per token of your own models, before the shipped table.
+        energy: Option<Vec<EnergyFile>>,
+        /// Regional model endpoints.
+        backends: At<Filled<BackendFile>>,
+        /// Which requests go to which backends; everything to all of them when left out.
+        routes: Option<Filled<RouteFile>>,
+        /// What is wanted, by name.
+        policies: Option<Vec<PolicyFile>>,
+    }
+
+    /// A listening socket.
+    struct ListenerFile {
+        /// IP address and port.
+        address: At<String>,
+        /// Serve TLS.
+        tls: Option<TlsFile>,
+    }
+
+    /// Certificate and key of a listener.
+    struct TlsFile {
+        /// Certificate chain, PEM; relative to this file.
+        certificate: At<String>,
+        /// Private key, PEM; relative to this file.
+        key: At<String>,
+    }
+
+    /// The operator's own address.
+    struct AdminFile {
+        /// IP address and port. Keep it private.
+        address: At<String>,
+    }
+
+    /// Where records go.
+    struct LogFile {
+        /// A file (relative to this one), `-` for standard output, or `off`; `-` when left out.
+        access: Option<At<String>>,
+    }
+
+    /// Limits of every connection and request.
+    struct LimitsFile {
+        /// Largest request head.
+        head: Option<At<Size>>,
+        /// Largest request body that is collected.
+        body: Option<At<Size>>,
+        /// All request bodies collected at one moment.
+        buffered: Option<At<Size>>,
+        /// Connections open at once, over all listeners.
+        connections: Option<At<u64>>,
+        /// Requests in flight at once; more are refused with 503.
+        in_flight: Option<At<u64>>,
+        /// Streams at once on one HTTP/2 connection.
+        streams: Option<At<u64>>,
+        /// From the first byte of a request head to its last.
+        header_read: Option<At<Span>>,
+        /// Between two requests on a connection.
+        idle: Option<At<Span>>,
+        /// Between two chunks of a request body.
+        body_progress: Option<At<Span>>,
+        /// From SIGTERM until listeners close, so that load balancers see readiness go first. Needs a restart.
+        drain_delay: Option<At<Span>>,
+        /// From then until open streams are cut. Needs a restart.
+        drain_deadline: Option<At<Span>>,
+    }
+
+    /// Where carbon intensities come from.
+    struct CarbonFile {
+        /// Average or marginal: the one signal used for routing.
+        signal: Option<At<Signal>>,
+        /// What a gram counts.
+        basis: Option<At<Basis>>,
+        /// A reading older than this is not used.
+        max_age: Option<At<Span>>,
+        /// In order of preference; the shipped yearly figures alone when left out.
+        sources: Option<Filled<At<SourceFile>>>,
+        /// Your own yearly figures, by grid zone.
+        zones: Option<Table<ZoneFile>>,
+    }
+
+    /// The Electricity Maps API.
+    struct ElectricityMapsFile {
+        /// The `auth-token`.
+        token: At<SecretFile>,
+        /// Where the API is; its last segment is the version.
+        base_url: Option<At<String>>,
+        /// Between two questions for one zone.
+        interval: Option<At<Span>>,
+    }
+
+    /// Intensities from a file, read again when it changes.
+    struct GridFile {
+        /// Which; relative to this file.
+        path: At<String>,
+        /// Made up for a demonstration; excluded from claims.
+        simulated: Option<bool>,
+    }
+
+    /// What is known of a grid zone.
+    struct ZoneFile {
+        /// Mean intensity over a year, gCO2e/kWh, in the signal and basis above.
+        yearly: At<f64>,
+        /// Of which year; that of the shipped table when left out.
+        year: Option<At<u64>>,
+    }
+
+    /// Energy per token of the models of a pattern, at the machine, before PUE.
+    struct EnergyFile {
+        /// Models by the client's names; `*` and `?` are wild.
+        model: At<String>,
+        /// Their name in the log: a name, `@` and a revision. Made of the figures when left out.
+        id: Option<At<String>>,
+        /// Joules for a prompt token.
+        input_joules_per_token: BandFile,
+        /// Joules for a prompt token that came out of a cache; as any other when left out.
+        cached_joules_per_token: Option<BandFile>,
+        /// Joules for a generated token.
+        output_joules_per_token: BandFile,
+        /// Joules that every request costs.
+        joules_per_request: Option<At<f64>>,
+        /// How they came to be: metered, A, B or C (the default).
+        quality: Option<EnergyQuality>,
+        /// Where they come from, for whoever audits the log.
+        source: Option<At<String>>,
+    }
+
+    /// Energy per token at the machine, before PUE.
+    struct CoefficientsFile {
+        /// Their name in the log: a name, `@` and a revision. Made of the figures when left out.
+        id: Option<At<String>>,
+        /// Joules for a prompt token.
+        input_joules_per_token: BandFile,
+        /// Joules for a prompt token that came out of a cache; as any other when left out.
+        cached_joules_per_token: Option<BandFile>,
+        /// Joules for a generated token.
+        output_joules_per_token: BandFile,
+        /// Joules that every request costs.
+        joules_per_request: Option<At<f64>>,
+        /// How they came to be: metered, A, B or C (the default).
+        quality: Option<EnergyQuality>,
+        /// Where they come from, for whoever audits the log.
+        source: Option<At<String>>,
+    }
+
+    /// A regional model endpoint.
+    struct BackendFile {
+        /// Its name in routes, records and headers.
+        name: At<String>,
+        /// http or https, with the path below which its API lies.
+        url: At<String>,
+        /// Wire format.
+        dialect: Option<At<Dialect>>,
+        /// The cloud's region as in `windward zones`, or a name of your own with `grid_zone`.
+        region: Option<At<String>>,
+        /// The grid zone it draws from, or all it may draw from; follows from the region.
+        grid_zone: Option<OneOrMany>,
+        /// Power usage effectiveness, 1 to 3; follows from the region.
+        pue: Option<At<f64>>,
+        /// How sure it is where requests run.
+        placement: Option<At<PlacementKind>>,
+        /// HTTP version towards it.
+        protocol: Option<Protocol>,
+        /// What it is sent as credential; nothing when left out.
+        auth: Option<At<Auth>>,
+        /// The models it serves; any model, by its own name, when left out.
+        models: Option<Models>,
+        /// Requests it takes at once.
+        max_in_flight: Option<At<u64>>,
+        /// What to believe of its speed before it was used.
+        expect: Option<ExpectFile>,
+        /// How long each phase may take.
+        timeouts: Option<TimeoutsFile>,
+        /// Whether streams are made to report their usage.
+        usage: Option<UsageMode>,
+        /// How long an idle connection is kept; less than the server does.
+        keep_idle: Option<At<Span>>,
+        /// Certificates (PEM) to trust instead of the system's; relative to this file.
+        ca_file: Option<At<String>>,
+        /// Made up for a demonstration; its records are excluded from claims.
+        simulated: Option<bool>,
+        /// Energy per token of everything it serves, before `energy` above.
+        energy: Option<CoefficientsFile>,
+    }
+
+    /// A header with a secret value.
+    struct HeaderFile {
+        /// Its name, such as `api-key`.
+        name: At<String>,
+        /// Its value.
+        value: At<SecretFile>,
+    }
+
+    /// A secret in a file of its own.
+    struct SecretPathFile {
+        /// Which; relative to this file. A line's end behind the secret is ignored.
+        file: At<String>,
+    }
+
+    /// A model at a backend.
+    struct ModelFile {
+        /// Its name there; the client's name when left out.
+        name: Option<At<String>>,
+        /// Share under the objective `weighted`; that of the route when left out.
+        weight: Option<At<u64>>,
+        /// Energy per token of this model here.
+        energy: Option<CoefficientsFile>,
+    }
+
+    /// What to believe of a backend's speed before it was used.
+    struct ExpectFile {
+        /// To the first token of a short prompt.
+        first_token: Option<At<Span>>,
+        /// What each further prompt token adds.
+        per_prompt_token: Option<At<Span>>,
+        /// Output tokens per second of one stream.
+        tokens_per_second: Option<At<f64>>,
+    }
+
+    /// How long each phase of an exchange may take.
+    struct TimeoutsFile {
+        /// Until the connection stands.
+        connect: Option<At<Span>>,
+        /// From the request sent to the response head.
+        first_byte: Option<At<Span>>,
+        /// Between two chunks of the response.
+        idle: Option<At<Span>>,
+        /// The whole exchange.
+        total: Option<At<Span>>,
+    }
+
+    /// Which requests go to which backends.
+    struct RouteFile {
+        /// Its name in records.
+        name: At<String>,
+        /// Which requests; those below /v1 when left out.
+        r#match: Option<MatchFile>,
+        /// Candidates, by name.
+        backends: At<Filled<CandidateFile>>,
+        /// Where calls go that name no model; the first backend when left out.
+        home: Option<At<String>>,
+        /// By name; `standard` when left out.
+        policy: Option<At<String>>,
+    }
+
+    /// Which requests a route takes.
+    struct MatchFile {
+        /// Path prefix, by whole segments.
+        path: Option<At<String>>,
+        /// Header fields that must be there with that value; `*` for any.
+        headers: Option<Table<At<String>>>,
+        /// The only models it serves, by the client's names.
+        models: Option<Filled<At<String>>>,
+    }
+
+    /// A backend of a route, with its share.
+    struct WeightedFile {
+        /// The backend's name.
+        name: At<String>,
+        /// Share under the objective `weighted`; 1 when left out.
+        weight: Option<At<u64>>,
+    }
+
+    /// What is wanted.
+    struct PolicyFile {
+        /// Its name in routes; one named `standard` stands for routes that name none.
+        name: At<String>,
+        /// What is wanted among those that meet every constraint.
+        objective: Option<At<Objective>>,
+        /// How long a client may be kept waiting, or `none`.
+        latency_budget: Option<BudgetFile>,
+        /// Milligrams CO2e that one second of first-token time is worth.
+        latency_price_mg_per_s: Option<At<f64>>,
+        /// Where requests may be served: `eu`, `aws/eu-*`, a country, a grid zone.
+        residency: Option<Vec<At<String>>>,
+        /// What to do when nobody meets the budget.
+        on_no_candidate: Option<OnNoCandidate>,
+        /// When a request may be sent again.
+        attempts: Option<AttemptsFile>,
+    }
+
+    /// How long a client may be kept waiting.
+    struct LatencyFile {
+        /// To the first token of a stream.
+        first_token: Option<At<Span>>,
+        /// Added for each prompt token.
+        per_prompt_token: Option<At<Span>>,
+        /// To the end of a response that is not streamed; no budget when left out.
+        total: Option<At<Span>>,
+        /// Share of requests that must meet it, between 0 and 1.
+        quantile: Option<At<f64>>,
+    }
+
+    /// When a request may be sent again.
+    struct AttemptsFile {
+        /// How many backends may see one request, the first included.
+        max: Option<At<u64>>,
+        /// Also when the work may have been done already.
+        retry_unsafe: Option<bool>,
+    }
+}
+
+impl EnergyFile {
+    /// The pattern and the figures, which also stand at backends and models.
+    pub(super) fn split(self) -> (At<String>, CoefficientsFile) {
+        let figures = CoefficientsFile {
+            id: self.id,
+            input_joules_per_token: self.input_joules_per_token,
+            cached_joules_per_token: self.cached_joules_per_token,
+            output_joules_per_token: self.output_joules_per_token,
+            joules_per_request: self.joules_per_request,
+            quality: self.quality,
+            source: self.source,
+        };
+        (self.model, figures)
+    }
+}
+
+words! {
+    Signal: "signal" { "average" => Self::Average, "marginal" => Self::Marginal, }
+    Basis: "basis" { "lifecycle" => Self::Lifecycle, "direct" => Self::Direct, }
+    EnergyQuality: "quality" { "metered" => Self::Metered, "A" => Self::A, "B" => Self::B, "C" => Self::C, }
+    Dialect: "dialect" {
+        "openai" => Self::Openai,
+        "azure-openai" => Self::AzureOpenai,
+        "anthropic" => Self::Anthropic,
+        "bedrock" => Self::Bedrock,
+        "gemini" => Self::Gemini,
+    }
+    PlacementKind: "placement" {
+        "pinned" => Self::Pinned,
+        "geo" => Self::Geo,
+        "global" => Self::Global,
+        "unknown" => Self::Unknown,
+    }
+    Protocol: "protocol" { "http1" => Self::Http1, "http2" => Self::Http2, }
+    UsageMode: "usage mode" { "inject" => Self::Inject, "never" => Self::Never, }
+    Objective: "objective" {
+        "least_carbon" => Self::LeastCarbon,
+        "least_latency" => Self::LeastLatency,
+        "listed_order" => Self::ListedOrder,
+        "round_robin" => Self::RoundRobin,
+        "weighted" => Self::Weighted,
+    }
+    OnNoCandidate: "choice" { "fastest" => Self::Fastest, "reject" => Self::Reject, }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decode::{Decode, Problems};
+    use super::super::node::{Mark, Node, Value};
+    use super::*;
+
+    /// The words of the file are those of the log, which serde writes.
+    #[test]
+    fn words_are_spelled_as_serde_spells_them() {
+        fn check<T: Decode + serde::Serialize + schemars::JsonSchema>() {
+            let schema = schemars::SchemaGenerator::default().into_root_schema_for::<T>().to_value();
+            let variants = schema["oneOf"].as_array().into_iter().flatten().map(|variant| variant["const"].clone());
+            let words: Vec<serde_json::Value> =
+                schema["enum"].as_array().into_iter().flatten().cloned().chain(variants).collect();
+            assert!(words.len() >= 2, "{schema}");
+            for word in words {
+                let node = Node { mark: Mark::default(), value: Value::Text(word.as_str().unwrap().to_owned()) };
+                let read = T::decode(&node, &mut Problems::default());
+                assert_eq!(serde_json::to_value(read.unwrap()).unwrap(), word);
+            }
+        }
+        check::<Signal>();
+        check::<Basis>();
+        check::<EnergyQuality>();
+        check::<Dialect>();
+        check::<PlacementKind>();
+        check::<Protocol>();
+        check::<UsageMode>();
+        check::<Objective>();
+        check::<OnNoCandidate>();
+    }
+}
