@@ -60,3 +60,10 @@ pub mod tables;
 pub mod carbon;
 pub mod config;
 pub mod wire;
+
+pub mod state;
+pub mod telemetry;
+pub mod upstream;
+
+#[cfg(test)]
+mod testing;

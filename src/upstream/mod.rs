@@ -1,0 +1,261 @@
+//! Connections to backends: one exchange at a time, from a pool of the calling core.
+//!
+//! It is not hyper-util's client, because three things it does not tell decide how a proxy may go on: whether a byte of the request
+//! was sent, whether the connection was fresh, and when exactly an exchange is over. What hyper does well (framing, flow control,
+//! cancellation by drop) is left to hyper's `client::conn`.
+//!
+//! An exchange never waits for another one. The request path takes no lock of ours and, over HTTP/1.1, spawns no task, but for two
+//! rare cases that `h1` names. There are no timers here but the connect timeout: first byte, idle gap and total belong to whoever can
+//! tell a slow model from a dead one.
+
+mod body;
+mod connect;
+mod error;
+mod gate;
+mod h1;
+mod h2;
+mod pool;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::UPGRADE;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::upgrade::OnUpgrade;
+use rustls::RootCertStore;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+pub use body::{Chunks, SendBody, UpstreamBody};
+pub use connect::{BoxIo, Connector, Io, Target, system_roots, tcp};
+pub use error::{BoxError, ConnectError, SendError, SendErrorKind};
+
+use crate::backend::{Backend, Protocol};
+use crate::clock::Clock;
+
+/// All connections of one proxy instance, on all cores. Cheap to clone; what is idle belongs to the core that opened it, so an
+/// instance is used from runtimes that do not move a connection between reactors: one `current_thread` runtime per core, or one
+/// runtime of any kind.
+#[derive(Clone)]
+pub struct Upstreams {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    connector: Connector,
+    tls: connect::Tls,
+    tasks: TaskTracker,
+    clock: Arc<dyn Clock>,
+}
+
+/// The head of a response, and the way to the rest.
+#[derive(Debug)]
+pub struct UpstreamResponse {
+    /// Status and fields, hop-by-hop fields included; `Content-Length` stands once at most and never beside `Transfer-Encoding`.
+    pub head: http::response::Parts,
+    /// The rest.
+    pub body: UpstreamBody,
+    /// After 101, the byte stream to come. The request had asked for it.
+    pub upgrade: Option<OnUpgrade>,
+    /// Time it took to open the connection, TLS included; `None` for one that was open already.
+    pub connect: Option<Duration>,
+}
+
+impl UpstreamResponse {
+    /// Whether it came over a connection that was open before.
+    pub fn reused(&self) -> bool {
+        self.connect.is_none()
+    }
+}
+
+/// Idle connections that may turn out to be closed before a fresh one is opened. A backend that restarts closes all of them, and
+/// the sweep finds that sooner than a second round would.
+const MAX_STALE: usize = 8;
+
+impl Upstreams {
+    /// An instance that opens byte streams with `connector` (usually [`tcp`]), trusts `roots` (usually [`system_roots`]) unless a
+    /// backend has certificates of its own, and leaves no task that `tasks` does not know.
+    pub fn new(connector: Connector, roots: Arc<RootCertStore>, tasks: TaskTracker, clock: Arc<dyn Clock>) -> Self {
+        Self { shared: Arc::new(Shared { connector, tls: connect::Tls::new(roots), tasks, clock }) }
+    }
+
+    /// Whether a backend could be connected to as far as its certificates go; to be asked before a plan is published.
+    pub fn prepare(&self, backend: &Backend) -> Result<(), ConnectError> {
+        if backend.origin.tls { self.shared.tls.config(backend).map(drop) } else { Ok(()) }
+    }
+
+    /// One exchange: takes an idle connection or opens one, sends, and waits for the response head. The request is in origin form
+    /// with the backend's `Host`; version and framing fields are set here. An idle connection that turns out to be closed before the
+    /// request was taken up is replaced by another, which is no second attempt: nothing was sent. Dropping the future cancels the
+    /// exchange at the backend.
+    pub async fn send(&self, backend: &Arc<Backend>, request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {
+        match backend.protocol {
+            Protocol::Http1 => self.send_h1(backend, request).await,
+            Protocol::Http2 => self.send_h2(backend, request).await,
+        }
+    }
+
+    /// Closes what the calling thread has kept idle too long, and what backends have closed meanwhile. To be called every second or
+    /// so by every worker: an idle connection has no task of its own.
+    pub fn sweep(&self, now: Instant) {
+        pool::sweep(&self.shared, now);
+    }
+
+    async fn send_h1(&self, backend: &Arc<Backend>, mut request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {
+        h1::frame(&mut request);
+        let asked = Asked { upgrade: request.headers().contains_key(UPGRADE) };
+        for _ in 0..MAX_STALE {
+            let Some(mut slot) = pool::take(&self.shared, backend, self.now()) else { break };
+            match slot.exchange(request).await {
+                Ok(response) => return self.receive(backend, response, slot, asked, None).await,
+                Err(failed) => request = given_back(failed, slot.upload(), true)?.0,
+            }
+        }
+        let started = self.now();
+        // Boxed: it is rare, and a TLS handshake would make every exchange's future several times larger.
+        let mut slot = match Box::pin(self.open_h1(backend)).await {
+            Ok(slot) => slot,
+            Err(error) => return Err(error.with_request(request)),
+        };
+        let took = self.now().saturating_duration_since(started);
+        match slot.exchange(request).await {
+            Ok(response) => self.receive(backend, response, slot, asked, Some(took)).await,
+            Err(failed) => Err(not_taken(given_back(failed, slot.upload(), false)?)),
+        }
+    }
+
+    async fn open_h1(&self, backend: &Backend) -> Result<Box<h1::Slot>, ConnectError> {
+        let io = connect::establish(&self.shared.connector, &self.shared.tls, backend).await?;
+        h1::Slot::open(io).await.map_err(|error| ConnectError::new(SendErrorKind::Connect, error))
+    }
+
+    /// What to do with the connection once the head is here.
+    async fn receive(
+        &self,
+        backend: &Arc<Backend>,
+        mut response: Response<Incoming>,
+        slot: Box<h1::Slot>,
+        asked: Asked,
+        connect: Option<Duration>,
+    ) -> Result<UpstreamResponse, SendError> {
+        let invalid = |why: &'static str| Err(SendError::lost(SendErrorKind::InvalidHead, why));
+        if let Err(why) = h1::check_head(response.headers_mut()) {
+            return invalid(why);
+        }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            if !asked.upgrade || !slot.upload().is_over() {
+                return invalid("the backend switched protocols unasked, or before it had the whole request");
+            }
+            let upgrade = hyper::upgrade::on(&mut response);
+            // Usually the byte stream has been handed over by now; if not, the task does it.
+            slot.spawn(&self.shared.tasks);
+            let (head, incoming) = response.into_parts();
+            return Ok(UpstreamResponse { head, body: UpstreamBody::detached(incoming), upgrade: Some(upgrade), connect });
+        }
+        let (head, incoming) = response.into_parts();
+        let body = if slot.upload().is_over() {
+            let keep = h1::keep(backend.keep_idle, &head.headers);
+            let home = body::Home { shared: Arc::clone(&self.shared), backend: Arc::clone(backend), keep };
+            UpstreamBody::inline(incoming, slot, home).await
+        } else {
+            match slot.spawn(&self.shared.tasks) {
+                Some(task) => UpstreamBody::spawned(incoming, task),
+                None => UpstreamBody::detached(incoming),
+            }
+        };
+        Ok(UpstreamResponse { head, body, upgrade: None, connect })
+    }
+
+    async fn send_h2(&self, backend: &Arc<Backend>, mut request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {
+        let mut stale = 0;
+        loop {
+            let started = self.now();
+            let (mut lease, fresh) = match pool::lease(&self.shared, backend, started) {
+                Some(lease) => (lease, false),
+                None => match Box::pin(self.open_h2(backend)).await {
+                    Ok(opened) => opened,
+                    Err(error) => return Err(error.with_request(request)),
+                },
+            };
+            let took = fresh.then(|| self.now().saturating_duration_since(started));
+            lease.frame(&mut request, backend.origin.tls);
+            match lease.exchange(request).await {
+                Ok((response, _)) if response.status().is_informational() => {
+                    return Err(SendError::lost(SendErrorKind::InvalidHead, "an informational response is no final one"));
+                }
+                Ok((response, cancel)) => {
+                    let (head, incoming) = response.into_parts();
+                    let body = UpstreamBody::stream(incoming, lease, cancel);
+                    return Ok(UpstreamResponse { head, body, upgrade: None, connect: took });
+                }
+                Err(failed) => {
+                    let (mut unsent, error) = given_back(failed, lease.upload(), !fresh)?;
+                    h2::unframe(&mut unsent, &backend.origin);
+                    stale += 1;
+                    if fresh || stale == MAX_STALE {
+                        return Err(not_taken((unsent, error)));
+                    }
+                    request = unsent;
+                }
+            }
+        }
+    }
+
+    /// A place on a connection that was opened just now, by this exchange (then `true`) or by one that it waited for.
+    async fn open_h2(&self, backend: &Arc<Backend>) -> Result<(h2::Lease, bool), ConnectError> {
+        let ended = || ConnectError::new(SendErrorKind::Connect, "the thread is ending");
+        let gate = pool::dialing(&self.shared, backend).ok_or_else(ended)?;
+        let opening = async {
+            let _permit = gate.acquire().await.map_err(|closed| ConnectError::new(SendErrorKind::Connect, closed))?;
+            if let Some(lease) = pool::lease(&self.shared, backend, self.now()) {
+                return Ok((lease, false));
+            }
+            let io = connect::establish(&self.shared.connector, &self.shared.tls, backend).await?;
+            let opened = h2::Handle::open(io, &backend.origin, &self.shared.tasks, self.now()).await;
+            let mut handle = opened.map_err(|error| ConnectError::new(SendErrorKind::Connect, error))?;
+            let lease = handle.lease(self.now());
+            pool::share(&self.shared, backend, handle);
+            Ok((lease, true))
+        };
+        // Waiting for another's handshake counts as connecting; else a dead backend would hold its whole queue, one timeout each.
+        timeout(backend.timeouts.connect, opening)
+            .await
+            .unwrap_or_else(|elapsed| Err(ConnectError::new(SendErrorKind::ConnectTimeout, elapsed)))
+    }
+
+    fn now(&self) -> Instant {
+        self.shared.clock.monotonic()
+    }
+}
+
+impl std::fmt::Debug for Upstreams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upstreams").finish_non_exhaustive()
+    }
+}
+
+/// What the request asked for that its response has to fit.
+#[derive(Clone, Copy)]
+struct Asked {
+    upgrade: bool,
+}
+
+/// The request that hyper did not take up, and why; an error when it may have been sent.
+fn given_back(
+    mut failed: TrySendError<Request<body::Tracked>>,
+    upload: &body::Upload,
+    reused: bool,
+) -> Result<(Request<SendBody>, hyper::Error), SendError> {
+    match failed.take_message() {
+        Some(request) => Ok((request.map(body::Tracked::into_body), failed.into_error())),
+        None => Err(SendError { reused, ..SendError::from_hyper(failed.into_error(), upload.has_failed()) }),
+    }
+}
+
+fn not_taken((request, error): (Request<SendBody>, hyper::Error)) -> SendError {
+    SendError { kind: SendErrorKind::SentNothing, request: Some(Box::new(request)), reused: false, source: error.into() }
+}
