@@ -65,5 +65,7 @@ pub mod state;
 pub mod telemetry;
 pub mod upstream;
 
+pub mod control;
+
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,259 @@
+//! The one task that publishes snapshots.
+//!
+//! A new plan and a new reading change the same thing, and each is made from the snapshot before it. So one task does both, in the
+//! order in which they come, and nothing else ever publishes: no lock, no lost update. Requests only load.
+
+pub mod carbon;
+pub mod reload;
+
+mod publisher;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use self::carbon::{SourceStatus, Sources};
+use self::publisher::Publisher;
+use self::reload::{Debounce, Outcome, Reloader, watch};
+use crate::clock::Clock;
+use crate::grid::{GridZone, Reading};
+use crate::state::State;
+use crate::telemetry::metrics::Metrics;
+
+/// Messages that wait: readings of a few sources, and reloads that people ask for.
+const MESSAGES: usize = 256;
+/// The guarantee behind the watch, which misses network file systems and links that lead elsewhere.
+const POLL_EVERY: Duration = Duration::from_secs(5);
+/// How often the chain of sources is looked at although no reading came: one that fell silent has to be passed over some time.
+const RESOLVE_EVERY: Duration = Duration::from_mins(1);
+
+/// What the task is sent.
+#[derive(Debug)]
+pub enum Message {
+    /// Read the file again, even if its text is the same: secrets and environment may have changed.
+    Reload(Option<oneshot::Sender<ReloadReport>>),
+    /// What a carbon source said.
+    Readings {
+        /// The set of sources it belongs to; a source of an earlier plan is not heard.
+        epoch: u64,
+        /// Its place in the chain.
+        source: usize,
+        /// By zone.
+        readings: Vec<(GridZone, Reading)>,
+    },
+}
+
+/// What came of a reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReloadReport {
+    /// Published as this generation. The keys named only change with a restart.
+    Published {
+        /// Its number.
+        generation: u64,
+        /// Keys that were changed in vain.
+        restart: Vec<&'static str>,
+    },
+    /// The file is as the plan in force.
+    Unchanged,
+    /// Refused; the plan before stays.
+    Failed(String),
+}
+
+/// Makes a plan of a file's text, and prepares what it needs (certificates, clients); both may fail. The error is what a person
+/// reads: every problem with line and column.
+pub type Loader = Box<dyn Fn(&str) -> Result<crate::config::Plan, String> + Send>;
+
+/// The configuration file that the plan in force was made of.
+pub struct ConfigFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its text as loaded.
+    pub text: String,
+    /// How a plan is made of it.
+    pub loader: Loader,
+}
+
+/// The last attempt to load the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LastReload {
+    /// When.
+    pub at: Timestamp,
+    /// Whether the file as it is now is in force.
+    pub ok: bool,
+    /// What is wrong with it, until it is mended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Keys whose change needs a restart.
+    pub restart_needed: Vec<&'static str>,
+}
+
+/// What `/status` shows of the task.
+#[derive(Debug)]
+pub struct Status {
+    /// The file, if the plan came from one.
+    pub config: Option<PathBuf>,
+    last: Mutex<Option<LastReload>>,
+    sources: Mutex<Vec<SourceStatus>>,
+}
+
+impl Status {
+    /// The last attempt to load the file; `None` before the first.
+    pub fn last_reload(&self) -> Option<LastReload> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The carbon sources in the order of the chain.
+    pub fn sources(&self) -> Vec<SourceStatus> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn update_source(&self, index: usize, update: impl FnOnce(&mut SourceStatus)) {
+        if let Some(source) = self.sources.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
+            update(source);
+        }
+    }
+}
+
+/// Sends to the task.
+#[derive(Clone, Debug)]
+pub struct ControlHandle {
+    messages: mpsc::Sender<Message>,
+    status: Arc<Status>,
+}
+
+impl ControlHandle {
+    /// Reads the file again and says what came of it; `None` when the task has ended.
+    pub async fn reload(&self) -> Option<ReloadReport> {
+        let (reply, report) = oneshot::channel();
+        self.messages.send(Message::Reload(Some(reply))).await.ok()?;
+        report.await.ok()
+    }
+
+    /// The task's status.
+    pub const fn status(&self) -> &Arc<Status> {
+        &self.status
+    }
+}
+
+/// The task, not yet running.
+pub struct Control {
+    publisher: Publisher,
+    reloader: Option<Reloader>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    status: Arc<Status>,
+    sender: mpsc::Sender<Message>,
+    messages: mpsc::Receiver<Message>,
+}
+
+impl Control {
+    /// For a state that nobody else publishes to. Without a file there is nothing to reload.
+    pub fn new(
+        state: Arc<State>,
+        config: Option<ConfigFile>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> (Self, ControlHandle) {
+        let (sender, messages) = mpsc::channel(MESSAGES);
+        let status = Arc::new(Status {
+            config: config.as_ref().map(|config| config.path.clone()),
+            last: Mutex::new(None),
+            sources: Mutex::new(Vec::new()),
+        });
+        let handle = ControlHandle { messages: sender.clone(), status: Arc::clone(&status) };
+        let reloader = config.map(|config| Reloader::new(config, state.load().plan.boot.clone()));
+        metrics.last_reload.set(clock.wall().as_second());
+        let publisher = Publisher::new(state, Arc::clone(&clock));
+        (Self { publisher, reloader, clock, metrics, status, sender, messages }, handle)
+    }
+
+    /// Publishes until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut sources = self.start_sources();
+        let (_watch, mut changes) = watch(self.status.config.as_deref());
+        let (mut poll, mut resolve) = (interval(POLL_EVERY), interval(RESOLVE_EVERY));
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        resolve.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut debounce = Debounce::default();
+        loop {
+            let quiet = debounce.until();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(message) = self.messages.recv() => match message {
+                    Message::Reload(reply) => {
+                        let report = self.reload(true, &mut sources);
+                        // Whoever asked may have gone.
+                        reply.map(|reply| reply.send(report));
+                    }
+                    Message::Readings { epoch, source, readings } => self.publisher.take(epoch, source, readings),
+                },
+                Some(()) = changes.recv() => debounce.event(Instant::now()),
+                () = sleep_until(quiet.unwrap_or_else(Instant::now)), if quiet.is_some() => {
+                    debounce = Debounce::default();
+                    self.reload(false, &mut sources);
+                }
+                _ = poll.tick() => { self.reload(false, &mut sources); }
+                _ = resolve.tick() => self.publisher.resolve(),
+            }
+        }
+    }
+
+    fn reload(&mut self, forced: bool, sources: &mut Sources) -> ReloadReport {
+        let Some(reloader) = &mut self.reloader else {
+            return ReloadReport::Failed("the configuration did not come from a file".to_owned());
+        };
+        let (report, error, restart) = match reloader.poll(forced) {
+            Outcome::Unchanged => return ReloadReport::Unchanged,
+            Outcome::Mended => {
+                tracing::info!("the configuration file is again as the plan in force");
+                (ReloadReport::Unchanged, None, Vec::new())
+            }
+            Outcome::Failed(error) => {
+                tracing::error!("the configuration file is refused and the plan before stays in force:\n{error}");
+                self.metrics.reloads_failed.add_one();
+                (ReloadReport::Failed(error.clone()), Some(error), Vec::new())
+            }
+            Outcome::Loaded { plan, restart } => {
+                if !restart.is_empty() {
+                    tracing::warn!(keys = restart.join(", "), "these keys of the configuration change only with a restart");
+                }
+                let again = self.publisher.plan(*plan);
+                if again {
+                    *sources = self.start_sources();
+                }
+                let generation = self.publisher.generation();
+                tracing::info!(generation, "a new configuration is in force");
+                self.metrics.reloads_ok.add_one();
+                self.metrics.last_reload.set(self.clock.wall().as_second());
+                (ReloadReport::Published { generation, restart: restart.clone() }, None, restart)
+            }
+        };
+        self.metrics.config_good.set(i64::from(error.is_none()));
+        let last = LastReload { at: self.clock.wall(), ok: error.is_none(), error, restart_needed: restart };
+        *self.status.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
+        report
+    }
+
+    /// Starts the sources of the plan in force; the ones before end when their set is dropped.
+    fn start_sources(&self) -> Sources {
+        let snapshot = self.publisher.snapshot();
+        let kept = snapshot.plan.carbon.sources.iter().map(SourceStatus::of).collect();
+        *self.status.sources.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        Sources::start(&snapshot.plan, self.publisher.epoch(), &self.reporter())
+    }
+
+    fn reporter(&self) -> carbon::Reporter {
+        carbon::Reporter {
+            messages: self.sender.clone(),
+            status: Arc::clone(&self.status),
+            metrics: Arc::clone(&self.metrics),
+            clock: Arc::clone(&self.clock),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What is published: the snapshot after a plan, the snapshot after a reading.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::carbon::chain::{Link, resolve};
+use crate::clock::Clock;
+use crate::config::Plan;
+use crate::grid::{Grid, GridZone, Reading, ZoneId};
+use crate::state::{Snapshot, State};
+
+/// How old a source's reading may be before the next source of the chain is heard: grids publish hourly, some of them late.
+const LINK_MAX_AGE: Duration = Duration::from_hours(2);
+
+/// Makes each snapshot from the one before.
+pub(super) struct Publisher {
+    state: Arc<State>,
+    clock: Arc<dyn Clock>,
+    /// By source and zone, the last reading.
+    said: Vec<Vec<Option<Reading>>>,
+    epoch: u64,
+}
+
+impl Publisher {
+    pub(super) fn new(state: Arc<State>, clock: Arc<dyn Clock>) -> Self {
+        let mut publisher = Self { state, clock, said: Vec::new(), epoch: 0 };
+        publisher.forget();
+        publisher
+    }
+
+    /// The set of sources whose readings are taken.
+    pub(super) const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.state.load()
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.state.load().generation
+    }
+
+    /// Publishes a plan. Returns whether it has other carbon sources or zones, so that the sources must be started again.
+    pub(super) fn plan(&mut self, plan: Plan) -> bool {
+        let before = self.state.load();
+        let again = before.plan.carbon != plan.carbon || before.plan.zones != plan.zones;
+        self.state.publish(before.with_plan(Arc::new(plan), self.clock.monotonic()));
+        if again {
+            self.forget();
+        }
+        again
+    }
+
+    /// Takes what a source said, and publishes it if it changes what counts.
+    pub(super) fn take(&mut self, epoch: u64, source: usize, readings: Vec<(GridZone, Reading)>) {
+        if epoch != self.epoch {
+            return;
+        }
+        let snapshot = self.state.load();
+        let Some(said) = self.said.get_mut(source) else { return };
+        for (zone, reading) in readings {
+            let index = snapshot.plan.zones.iter().position(|known| *known == zone);
+            if let Some(slot) = index.and_then(|index| said.get_mut(index)) {
+                *slot = Some(reading);
+            }
+        }
+        self.resolve();
+    }
+
+    /// Asks the chain anew for every zone. A zone of which no source has spoken keeps what it had under an earlier plan.
+    pub(super) fn resolve(&mut self) {
+        let snapshot = self.state.load();
+        let (carbon, now) = (&snapshot.plan.carbon, self.clock.wall());
+        let mut grid = Grid::new(carbon.yearly.clone(), carbon.max_age);
+        let mut changed = false;
+        for index in 0..snapshot.plan.zones.len() {
+            let zone = ZoneId(index as u16);
+            let links: Vec<Link<'_>> = self
+                .said
+                .iter()
+                .map(|said| Link { last: said.get(index).and_then(Option::as_ref), max_age: LINK_MAX_AGE.min(carbon.max_age) })
+                .collect();
+            let before = snapshot.grid.latest(zone);
+            let chosen = resolve(&links, carbon.signal, carbon.basis, now).map(|chosen| chosen.reading);
+            changed |= chosen.is_some() && chosen != before;
+            if let Some(reading) = chosen.or(before) {
+                grid = grid.with(zone, reading.clone());
+            }
+        }
+        if changed {
+            self.state.publish(snapshot.with_grid(Arc::new(grid)));
+        }
+    }
+
+    fn forget(&mut self) {
+        let plan = &self.state.load().plan;
+        self.said = vec![vec![None; plan.zones.len()]; plan.carbon.sources.len()];
+        self.epoch += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::clock::SimulatedClock;
+    use crate::config::SourcePlan;
+    use crate::grid::{Basis, Quality, Signal};
+    use crate::testing::plan;
+    use crate::units::GramsPerKwh;
+
+    const NOW: i64 = 1_000_000;
+
+    fn publisher() -> (Publisher, Arc<State>, Arc<SimulatedClock>) {
+        let clock = Arc::new(SimulatedClock::new(Timestamp::from_second(NOW).unwrap()));
+        let mut plan = plan();
+        plan.carbon.sources = vec![SourcePlan::Builtin, SourcePlan::Builtin];
+        let state = Arc::new(State::new(Snapshot::first(Arc::new(plan), clock.monotonic())));
+        (Publisher::new(Arc::clone(&state), Arc::<SimulatedClock>::clone(&clock)), state, clock)
+    }
+
+    fn reading(grams: f64, measured_at: i64) -> Vec<(GridZone, Reading)> {
+        let measured_at = Timestamp::from_second(measured_at).unwrap();
+        let reading = Reading {
+            intensity: GramsPerKwh::saturating(grams),
+            signal: Signal::Average,
+            basis: Basis::Lifecycle,
+            quality: Quality::Measured,
+            measured_at,
+            valid_until: measured_at,
+            source: Arc::from("test"),
+        };
+        vec![(GridZone::new("SE-SE1"), reading.clone()), (GridZone::new("XX"), reading)]
+    }
+
+    fn grams(state: &State) -> Option<f64> {
+        state.load().grid.latest(ZoneId(0)).map(|reading| reading.intensity.get())
+    }
+
+    #[test]
+    fn the_first_source_counts_until_it_is_too_old() {
+        let (mut publisher, state, clock) = publisher();
+        let epoch = publisher.epoch();
+        publisher.take(epoch, 1, reading(90.0, NOW));
+        assert_eq!(grams(&state), Some(90.0));
+        publisher.take(epoch, 0, reading(20.0, NOW - 600));
+        assert_eq!(grams(&state), Some(20.0), "an earlier source is heard although its value is older");
+        clock.advance(Duration::from_mins(115));
+        publisher.resolve();
+        assert_eq!(grams(&state), Some(90.0), "it fell silent");
+    }
+
+    #[test]
+    fn a_plan_counts_up_and_keeps_readings_and_statistics() {
+        let (mut publisher, state, _) = publisher();
+        publisher.take(publisher.epoch(), 0, reading(20.0, NOW));
+        let (before, epoch) = (state.load(), publisher.epoch());
+        let mut next = (*before.plan).clone();
+        next.limits.streams = 7;
+        assert!(!publisher.plan(next.clone()));
+        assert_eq!((publisher.generation(), grams(&state)), (2, Some(20.0)));
+        assert!(Arc::ptr_eq(&before.live[0], &state.load().live[0]));
+        next.carbon.sources.pop();
+        assert!(publisher.plan(next));
+        publisher.take(epoch, 0, reading(55.0, NOW));
+        assert_eq!(grams(&state), Some(20.0), "a source of an earlier plan is not heard");
+    }
+
+    #[test]
+    fn what_changes_nothing_is_not_published() {
+        let (mut publisher, state, _) = publisher();
+        publisher.take(publisher.epoch(), 0, reading(20.0, NOW));
+        let before = state.load();
+        publisher.take(publisher.epoch(), 0, reading(20.0, NOW));
+        publisher.resolve();
+        assert!(Arc::ptr_eq(&before, &state.load()));
+    }
+}
