@@ -66,6 +66,7 @@ pub mod telemetry;
 pub mod upstream;
 
 pub mod control;
+pub mod proxy;
 
 #[cfg(test)]
 mod testing;

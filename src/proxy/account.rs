@@ -1,0 +1,446 @@
+//! The end of an exchange: what it taught, what it emitted, and its line in the log.
+//!
+//! Called once, when the exchange is dropped. Nothing here waits or locks; the line is written into the worker's own buffer.
+
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use smallvec::SmallVec;
+
+use super::exchange::{Attempt, AttemptOutcome, Exchange};
+use crate::backend::Backend;
+use crate::decide::{Candidate, Verdict, exclusion};
+use crate::grid::{self, Intensity, Quality};
+use crate::ledger::{Account, Attempted, Baseline, Place, account};
+use crate::record::{
+    AccessRecord, AttemptUsed, CandidateUsed, Carbon, CarbonUsed, DecisionUsed, Emissions, Ended, EnergyUsed, Text, UsageSource,
+};
+use crate::tables::{Coefficients, EnergyBand, TokenCounts};
+use crate::units::Millis;
+use crate::wire::{self, usage::Usage};
+
+/// Closes the books of an exchange that found its route.
+pub(super) fn close(x: &mut Exchange) {
+    let now = x.shared.clock.monotonic();
+    if x.ended == Ended::ClientGone
+        && let Some(attempt) = x.attempts.last_mut()
+    {
+        attempt.ended = now;
+        if attempt.outcome == AttemptOutcome::Answered {
+            attempt.outcome = AttemptOutcome::Abandoned;
+        }
+    }
+    judge(x, now);
+    learn(x, now);
+    let tokens = Tokens::of(x);
+    let ledger = Ledger::of(x, &tokens);
+    let record = record(x, now, &tokens, &ledger);
+    observe(x, &ledger);
+    let identity = x.shared.log.identity();
+    x.shared.log.append(|line, seq| {
+        let record = AccessRecord { instance: Text::from(&*identity.instance), run: Text::from(&*identity.run), seq, ..record };
+        // A record is made of what the writer knows; a test writes every field.
+        let _ = crate::telemetry::json::append(line, &record);
+    });
+}
+
+/// Adds the exchange to the counters.
+fn observe(x: &Exchange, ledger: &Ledger<'_>) {
+    let metrics = &x.shared.metrics;
+    if let Some(account) = &ledger.account {
+        metrics.emitted(account.mid.grams, account.mid.waste, account.mid.saved);
+    }
+    if let Some(at) = x.first_token.filter(|_| x.streamed) {
+        metrics.first_token(at - x.begun);
+    }
+    if !x.attempts.is_empty() {
+        metrics.overhead(Duration::from_micros(x.overhead_us));
+    }
+}
+
+/// Whether the client got the answer it asked for.
+fn answered(x: &Exchange) -> bool {
+    x.ended == Ended::Complete && x.status.is_success()
+}
+
+/// Counts how the serving backend did towards its health: at the end of the body and not at its head, because a backend that dies
+/// after every first event is as dead as one that never answers.
+fn judge(x: &Exchange, now: Instant) {
+    let Some((backend, _)) = &x.serving else { return };
+    let live = x.snapshot.live(backend.id);
+    let alone = x.decision.as_ref().is_none_or(|decision| decision.order.len() == 1);
+    match x.ended {
+        Ended::UpstreamBroke | Ended::TimedOut => live.failed(now, alone),
+        Ended::Complete if !x.status.is_server_error() && x.status != StatusCode::TOO_MANY_REQUESTS => live.succeeded(),
+        Ended::Complete | Ended::ClientGone | Ended::Rejected => {}
+    }
+}
+
+/// Teaches the serving backend's statistics what this exchange showed.
+fn learn(x: &Exchange, now: Instant) {
+    let (Some((backend, Some(index))), Some(attempt), Some(demand)) = (&x.serving, x.attempts.last(), x.demand) else { return };
+    let (Some(candidate), Some(deployments), Some(route)) = (x.candidates.get(*index), &x.deployments, x.route()) else { return };
+    let Some(deployment) = deployments.get(*index) else { return };
+    let Some(model) = x.snapshot.live(backend.id).model(&deployment.model) else { return };
+    if !x.status.is_success() {
+        return;
+    }
+    // Only a stream, or an answer without output tokens, shows when the prompt was read; any other comes whole at its end.
+    let first = x.first_token.filter(|_| demand.streamed || demand.embeddings).map(|at| Millis::from(at - attempt.begun));
+    if let Some(took) = first {
+        model.saw_first_token(took, candidate.estimate.first_token, route.policy.quantile());
+    }
+    if answered(x) {
+        let (usage, _) = x.usage;
+        if let Some(output) = usage.output_tokens.filter(|_| !demand.embeddings) {
+            let whole = Millis::from(now - attempt.begun);
+            let before = first.unwrap_or(candidate.estimate.first_token);
+            // An answer that came whole before its first token was expected says nothing of the tokens after it.
+            let streaming = Millis::new(whole.get() - before.get()).filter(|left| *left > Millis::ZERO);
+            model.saw_output(output, streaming);
+        }
+        if let Some(input) = usage.input_tokens {
+            model.saw_prompt(demand.body_bytes, input);
+        }
+    }
+}
+
+/// The tokens as the record states them.
+struct Tokens {
+    input: Option<u64>,
+    cached: Option<u64>,
+    output: Option<u64>,
+    reasoning: Option<u64>,
+    source: UsageSource,
+    /// Where `input` comes from, when that is not `source`.
+    input_source: Option<UsageSource>,
+}
+
+impl Tokens {
+    /// Reported where the backend said so. Of a stream that broke, the output events were counted; what was not reported of the
+    /// prompt is estimated from its bytes, and so is all of it when the prompt was sent and nothing came back.
+    fn of(x: &Exchange) -> Self {
+        let (usage, source) = x.usage;
+        let last = x.attempts.last();
+        let estimated = last.and_then(|last| x.candidates.iter().find(|candidate| candidate.backend == last.backend));
+        let estimated = estimated.map(|candidate| u64::from(candidate.estimate.prompt_tokens));
+        let burned = last.is_some_and(|last| !burned_nothing(last));
+        let (input, source, input_source) = match source {
+            wire::usage::UsageSource::Reported => (usage.input_tokens, UsageSource::Reported, None),
+            wire::usage::UsageSource::Counted => {
+                (usage.input_tokens.or(estimated), UsageSource::Counted, estimated.map(|_| UsageSource::Estimated))
+            }
+            wire::usage::UsageSource::Unknown if burned && !answered(x) && estimated.is_some() => {
+                (estimated, UsageSource::Estimated, None)
+            }
+            wire::usage::UsageSource::Unknown => (None, UsageSource::Unknown, None),
+        };
+        let Usage { cached_tokens: cached, output_tokens: output, reasoning_tokens: reasoning, .. } = usage;
+        Self { input, cached, output, reasoning, source, input_source }
+    }
+
+    fn counts(&self, x: &Exchange) -> Option<TokenCounts> {
+        let embeddings = x.demand.is_some_and(|demand| demand.embeddings);
+        let output = match self.output {
+            Some(output) => output,
+            None if embeddings || self.source == UsageSource::Estimated => 0,
+            None => return None,
+        };
+        Some(TokenCounts { input: self.input?, cached: self.cached.unwrap_or(0), output })
+    }
+}
+
+/// Grams of the exchange, where they can be known.
+struct Ledger<'x> {
+    /// One for each attempt.
+    charged: SmallVec<[Charged<'x>; 2]>,
+    account: Option<Account>,
+    chosen: Option<At<'x>>,
+    baseline: Option<At<'x>>,
+}
+
+/// A backend, and what was known of its grid at the decision.
+type At<'x> = (&'x Backend, Option<Intensity<'x>>);
+
+/// An attempt with what its grams are made of.
+struct Charged<'x> {
+    at: At<'x>,
+    coefficients: Option<&'x Coefficients>,
+    /// What it is charged with: nothing, or so many tokens; `None` when nobody knows.
+    burned: Option<Burned>,
+    booked: Option<Attempted>,
+}
+
+#[derive(Clone, Copy)]
+enum Burned {
+    Nothing,
+    Tokens(TokenCounts),
+}
+
+impl<'x> Ledger<'x> {
+    fn of(x: &'x Exchange, tokens: &Tokens) -> Self {
+        let at = |backend: &'x Backend| (backend, x.snapshot.intensity(backend, x.wall));
+        let charged: SmallVec<[Charged<'x>; 2]> = x
+            .attempts
+            .iter()
+            .enumerate()
+            .map(|(nth, attempt)| {
+                let at = at(x.snapshot.plan.backend(attempt.backend));
+                Charged::of(x, tokens, attempt, at, nth + 1 == x.attempts.len())
+            })
+            .collect();
+        // The one that answered, else the one tried last, which is the same: after an answer nobody else is asked.
+        let chosen = charged.last().map(|last| last.at);
+        let baseline_index = x.decision.as_ref().map(|decision| usize::from(decision.baseline));
+        let baseline = match baseline_index {
+            Some(index) => x.candidates.get(index).map(|c| at(x.snapshot.plan.backend(c.backend))),
+            None => chosen,
+        };
+        let booked: Option<SmallVec<[Attempted; 2]>> = charged.iter().map(|charged| charged.booked).collect();
+        let shadow = baseline.map(|(backend, intensity)| Baseline {
+            place: place(backend, intensity),
+            energy: baseline_index
+                .and_then(|index| coefficients(x, index))
+                .zip(charged.last().and_then(Charged::tokens))
+                .map(|(table, tokens)| table.energy(tokens)),
+        });
+        let account = booked.zip(shadow).and_then(|(booked, shadow)| account(&booked, shadow));
+        Self { charged, account, chosen, baseline }
+    }
+}
+
+impl<'x> Charged<'x> {
+    fn of(x: &'x Exchange, tokens: &Tokens, attempt: &Attempt, at: At<'x>, last: bool) -> Self {
+        let index = x.candidates.iter().position(|candidate| candidate.backend == attempt.backend);
+        let coefficients = index.and_then(|index| coefficients(x, index));
+        let estimated = || index.and_then(|index| Some(u64::from(x.candidates.get(index)?.estimate.prompt_tokens)));
+        let is_answer = last && answered(x);
+        let burned = if burned_nothing(attempt) {
+            Some(Burned::Nothing)
+        } else if is_answer || (last && tokens.output.is_some()) {
+            tokens.counts(x).map(Burned::Tokens)
+        } else {
+            let prompt = tokens.input.or_else(estimated);
+            prompt.map(|input| Burned::Tokens(TokenCounts { input, cached: 0, output: 0 }))
+        };
+        let place = place(at.0, at.1);
+        let booked = coefficients.map(|table| match burned {
+            Some(Burned::Nothing) => Attempted::refused(place),
+            burned => {
+                let tokens = burned.and_then(Burned::tokens);
+                if is_answer { Attempted::answered(place, table, tokens) } else { Attempted::abandoned(place, table, tokens) }
+            }
+        });
+        Self { at, coefficients, burned, booked }
+    }
+
+    fn tokens(&self) -> Option<TokenCounts> {
+        self.burned.and_then(Burned::tokens)
+    }
+
+    fn energy(&self) -> Option<EnergyBand> {
+        self.booked.and_then(|booked| booked.energy)
+    }
+}
+
+impl Burned {
+    const fn tokens(self) -> Option<TokenCounts> {
+        match self {
+            Self::Nothing => None,
+            Self::Tokens(tokens) => Some(tokens),
+        }
+    }
+}
+
+fn place(backend: &Backend, intensity: Option<Intensity<'_>>) -> Place {
+    Place { pue: backend.pue, intensity: intensity.map(|intensity| intensity.reading.intensity) }
+}
+
+/// Whether the model did not run: nothing arrived, the backend refused the work, or it found fault with the request.
+fn burned_nothing(attempt: &Attempt) -> bool {
+    !attempt.outcome.burned_prompt() || attempt.status.is_some_and(|status| status.is_client_error())
+}
+
+/// The coefficients of a candidate, as the estimate had them; none for a call that names no model.
+fn coefficients(x: &Exchange, candidate: usize) -> Option<&Coefficients> {
+    let model = x.model.as_deref()?;
+    let deployment = x.deployments.as_ref()?.get(candidate)?;
+    Some(deployment.coefficients.as_deref().unwrap_or_else(|| x.snapshot.plan.energy.find(model)))
+}
+
+/// Whether anything that its figures rest on was made up. What was sent nowhere is judged by where it might have gone.
+fn simulated(x: &Exchange, ledger: &Ledger<'_>) -> bool {
+    let made_up = |(backend, intensity): &At<'_>| {
+        backend.simulated || intensity.is_some_and(|intensity| intensity.reading.quality == Quality::Simulated)
+    };
+    let might = |candidate: &Candidate| x.snapshot.plan.backend(candidate.backend).simulated;
+    ledger.charged.iter().any(|charged| made_up(&charged.at))
+        || ledger.baseline.as_ref().is_some_and(made_up)
+        || (ledger.charged.is_empty() && x.candidates.iter().any(might))
+}
+
+fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x>) -> AccessRecord<'x> {
+    let route = x.route();
+    let budget = route.zip(x.demand).and_then(|(route, demand)| {
+        let index = x.serving.as_ref().and_then(|(_, index)| *index)?;
+        let prompt_tokens = x.candidates.get(index)?.estimate.prompt_tokens;
+        route.policy.budget?.of(demand.streamed, prompt_tokens)
+    });
+    let last = ledger.charged.last();
+    let total = Millis::from(now - x.begun);
+    let first_token = x.first_token.map(|at| Millis::from(at - x.begun));
+    let waited = if x.streamed { first_token } else { answered(x).then_some(total) };
+    AccessRecord {
+        time: x.wall,
+        instance: Text::default(),
+        run: Text::default(),
+        seq: 0,
+        generation: x.snapshot.generation,
+        id: text(&x.id),
+        client_request_id: x.client_request_id.as_ref().map(text),
+        provider_request_id: x.provider_request_id.as_ref().map(text),
+        route: route.map(|route| Text::from(&*route.name)),
+        policy: route.map(|route| Text::from(&*route.policy.name)),
+        key: None,
+        method: Text::from(x.method.as_str()),
+        path: Text::from(x.path.path()),
+        status: x.has_answered().then_some(x.status.as_u16()),
+        request_bytes: (x.operation.is_some() || x.request_bytes > 0).then_some(x.request_bytes),
+        response_bytes: Some(x.response_bytes),
+        operation: x.operation.map(|operation| Text::from(operation.name())),
+        model: x.model.as_deref().map(Text::from),
+        response_model: None,
+        stream: x.streamed,
+        backend: ledger.chosen.map(|(backend, _)| Text::from(&*backend.name)),
+        region: ledger.chosen.map(|(backend, _)| Text::from(&*backend.region)),
+        grid_zone: ledger.chosen.and_then(|at| zone(x, at)),
+        placement: ledger.chosen.map(|(backend, _)| backend.placement.kind),
+        decision: decision_used(x),
+        carbon: ledger
+            .chosen
+            .zip(ledger.baseline)
+            .map(|(chosen, baseline)| Carbon { chosen: carbon_used(x, chosen), baseline: carbon_used(x, baseline) }),
+        input_tokens: tokens.input,
+        output_tokens: tokens.output,
+        cached_input_tokens: tokens.cached,
+        reasoning_tokens: tokens.reasoning,
+        usage_source: tokens.source,
+        input_tokens_source: tokens.input_source,
+        energy: last.and_then(|last| last.energy().zip(last.coefficients)).map(|(energy, table)| EnergyUsed {
+            coefficient: Text::from(&*table.id),
+            quality: table.quality,
+            joules: energy.mid(),
+            joules_low: energy.low(),
+            joules_high: energy.high(),
+        }),
+        emissions: ledger.account.as_ref().map(Emissions::from),
+        attempts: attempts_used(x, ledger),
+        first_token_ms: first_token,
+        total_ms: total,
+        budget_ms: budget,
+        within_budget: budget.zip(waited).map(|(budget, waited)| waited <= budget),
+        overhead_us: Some(x.overhead_us),
+        ended: x.ended,
+        error: x.error.map(Text::from),
+        simulated: simulated(x, ledger),
+    }
+}
+
+fn attempts_used<'x>(x: &'x Exchange, ledger: &Ledger<'x>) -> Vec<AttemptUsed<'x>> {
+    x.attempts
+        .iter()
+        .zip(&ledger.charged)
+        .map(|(attempt, charged)| AttemptUsed {
+            backend: Text::from(&*x.snapshot.plan.backend(attempt.backend).name),
+            outcome: Text::from(attempt.outcome.as_str()),
+            status: attempt.status.map(|status| status.as_u16()),
+            ms: Millis::from(attempt.ended - attempt.begun),
+            input_tokens: charged.tokens().map(|tokens| tokens.input),
+            cached_input_tokens: charged.tokens().map(|tokens| tokens.cached).filter(|cached| *cached > 0),
+            output_tokens: charged.tokens().map(|tokens| tokens.output),
+            coefficient: charged.coefficients.map(|table| Text::from(&*table.id)),
+            joules: charged.energy().map(|energy| energy.mid()),
+            pue: Some(charged.at.0.pue),
+            intensity_g_per_kwh: charged.at.1.map(|intensity| intensity.reading.intensity),
+            grams: charged.booked.and_then(|booked| booked.grams()).map(|[_, mid, _]| mid),
+        })
+        .collect()
+}
+
+fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
+    let route = x.route().filter(|_| !x.candidates.is_empty())?;
+    let decision = x.decision.as_ref();
+    let name = |index: usize| x.candidates.get(index).map(|c| Text::from(&*x.snapshot.plan.backend(c.backend).name));
+    let candidates = x.candidates.iter().enumerate().map(|(index, candidate)| {
+        // Without a decision every candidate is excluded, and by what is found again the way `decide` found it.
+        let verdict = match decision {
+            Some(decision) => decision.verdicts.get(index).copied(),
+            None => exclusion(&route.policy, x.streamed, candidate),
+        };
+        let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
+        let backend = x.snapshot.plan.backend(candidate.backend);
+        let estimate = &candidate.estimate;
+        CandidateUsed {
+            backend: Text::from(&*backend.name),
+            region: None,
+            grid_zone: zone(x, (backend, x.snapshot.intensity(backend, x.wall))),
+            verdict: Text::from(verdict.as_str()),
+            by: by(verdict),
+            first_token_ms: Some(estimate.first_token),
+            total_ms: Some(estimate.total),
+            input_tokens: Some(estimate.prompt_tokens),
+            output_tokens: Some(estimate.output_tokens),
+            coefficient: coefficients(x, index).map(|table| Text::from(&*table.id)),
+            pue: Some(backend.pue),
+            intensity_g_per_kwh: estimate.intensity,
+            grams: estimate.emissions,
+            in_flight: estimate.in_flight,
+            limit: Some(estimate.limit),
+        }
+    });
+    Some(DecisionUsed {
+        reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
+        baseline: decision.and_then(|decision| name(usize::from(decision.baseline))),
+        turn: x.turn.map(u64::from),
+        candidates: candidates.collect(),
+    })
+}
+
+/// The size of a verdict, in the unit that goes with its word: grams or milliseconds.
+fn by(verdict: Verdict) -> Option<f64> {
+    match verdict {
+        Verdict::Dirtier { by } | Verdict::Scarcer { by } => Some(by.get()),
+        Verdict::Slower { by } | Verdict::OverBudget { by } => Some(by.get()),
+        _ => None,
+    }
+}
+
+fn carbon_used<'x>(x: &'x Exchange, at: At<'x>) -> CarbonUsed<'x> {
+    let (backend, intensity) = at;
+    let reading = intensity.map(|intensity| intensity.reading);
+    CarbonUsed {
+        grid_zone: zone(x, at),
+        intensity_g_per_kwh: reading.map(|reading| reading.intensity),
+        signal: reading.map(|reading| reading.signal),
+        basis: reading.map(|reading| reading.basis),
+        quality: reading.map(|reading| reading.quality),
+        freshness: intensity.map(|intensity| intensity.freshness),
+        source: reading.map(|reading| Text::from(&*reading.source)),
+        measured_at: reading.map(|reading| reading.measured_at),
+        age_s: reading.map(|reading| grid::age(reading, x.wall).as_secs()),
+        pue: Some(backend.pue),
+    }
+}
+
+/// The grid zone that a backend is judged by: of those it may run in, the one whose intensity counts.
+fn zone<'x>(x: &'x Exchange, (backend, intensity): At<'x>) -> Option<Text<'x>> {
+    let id = intensity.map(|intensity| intensity.zone).or_else(|| match &backend.placement.zones[..] {
+        [only] => Some(*only),
+        _ => None,
+    })?;
+    x.snapshot.plan.zones.get(usize::from(id.0)).map(|zone| Text::from(zone.as_str()))
+}
+
+fn text(value: &http::HeaderValue) -> Text<'_> {
+    Text::from(value.to_str().unwrap_or("(not text)"))
+}

@@ -1,0 +1,253 @@
+//! What is known so far about one request: the context that its phases fill in, typed, instead of a map of extensions.
+//!
+//! It is boxed once and travels with the exchange, at the end inside the response body; dropping it is what writes the record, so
+//! no path can forget to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode};
+use jiff::Timestamp;
+use smallvec::SmallVec;
+
+use super::Shared;
+use super::{account, headers};
+use crate::backend::{Backend, BackendId};
+use crate::decide::{Candidate, Decision};
+use crate::dialect::Dialect;
+use crate::estimate::Demand;
+use crate::live::Permit;
+use crate::record::Ended;
+use crate::route::{Deployment, Route};
+use crate::state::Snapshot;
+use crate::wire::Operation;
+use crate::wire::usage::{Usage, UsageSource};
+
+/// How one attempt at one backend went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptOutcome {
+    /// Its response was passed on.
+    Answered,
+    /// No connection came about; nothing was sent.
+    Unreachable,
+    /// It said 429 or 503: nothing was done.
+    Refused,
+    /// The request was sent and no valid answer came.
+    Broken,
+    /// The request was sent and no answer came in time.
+    TimedOut,
+    /// The client left while it was being worked on.
+    Abandoned,
+}
+
+impl AttemptOutcome {
+    /// The word in the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Unreachable => "unreachable",
+            Self::Refused => "refused",
+            Self::Broken => "broken",
+            Self::TimedOut => "timed_out",
+            Self::Abandoned => "abandoned",
+        }
+    }
+
+    /// Whether the backend may have read the prompt, which costs energy.
+    pub const fn burned_prompt(self) -> bool {
+        matches!(self, Self::Answered | Self::Broken | Self::TimedOut | Self::Abandoned)
+    }
+}
+
+/// Bytes of an id that somebody else made; the usual ones have 36.
+pub(super) const MAX_ID: usize = 128;
+
+/// One attempt at one backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// Which.
+    pub backend: BackendId,
+    /// How it went.
+    pub outcome: AttemptOutcome,
+    /// What it answered, if it did.
+    pub status: Option<StatusCode>,
+    /// When it began.
+    pub begun: Instant,
+    /// When it was known how it went (for the one that answered: when the head was there).
+    pub ended: Instant,
+}
+
+/// The body bytes that are being held for decision and retry, counted against one budget for the whole process.
+#[derive(Debug)]
+pub(super) struct Buffered {
+    pool: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Buffered {
+    /// Nothing yet.
+    pub(super) fn none(pool: &Arc<AtomicUsize>) -> Self {
+        Self { pool: Arc::clone(pool), bytes: 0 }
+    }
+
+    /// Counts `more` bytes in; false when that is beyond `budget`.
+    pub(super) fn grow(&mut self, more: usize, budget: usize) -> bool {
+        self.bytes += more;
+        self.pool.fetch_add(more, Relaxed) + more <= budget
+    }
+}
+
+impl Drop for Buffered {
+    fn drop(&mut self) {
+        self.pool.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// One request and its response, as far as they have come.
+pub struct Exchange {
+    pub(super) shared: Arc<Shared>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) begun: Instant,
+    pub(super) wall: Timestamp,
+    pub(super) id: HeaderValue,
+    pub(super) client_request_id: Option<HeaderValue>,
+    pub(super) provider_request_id: Option<HeaderValue>,
+    pub(super) method: Method,
+    pub(super) path: http::uri::PathAndQuery,
+    pub(super) http1: bool,
+    pub(super) route: Option<usize>,
+    pub(super) operation: Option<Operation>,
+    pub(super) model: Option<Box<str>>,
+    pub(super) streamed: bool,
+    pub(super) demand: Option<Demand>,
+    pub(super) deployments: Option<Arc<[Deployment]>>,
+    pub(super) candidates: SmallVec<[Candidate; 4]>,
+    pub(super) decision: Option<Decision>,
+    /// The rotation's state that it was decided with.
+    pub(super) turn: Option<u32>,
+    /// The backend whose response is passed on, and what predicted its first token.
+    pub(super) serving: Option<(Arc<Backend>, Option<usize>)>,
+    pub(super) permit: Option<Permit>,
+    pub(super) buffered: Option<Buffered>,
+    pub(super) attempts: SmallVec<[Attempt; 2]>,
+    /// When the request had left for the backend that answered: what came before is Windward's own doing.
+    pub(super) overhead_us: u64,
+    pub(super) status: StatusCode,
+    pub(super) error: Option<&'static str>,
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+    pub(super) first_token: Option<Instant>,
+    pub(super) usage: (Usage, UsageSource),
+    pub(super) ended: Ended,
+}
+
+impl Exchange {
+    /// Begins with the head of a request; the clock is read here once.
+    pub(super) fn begin<B>(shared: &Arc<Shared>, request: &http::Request<B>) -> Box<Self> {
+        shared.metrics.in_flight.add(1);
+        let client_request_id = request.headers().get(&headers::REQUEST_ID).filter(|id| id.len() <= MAX_ID).cloned();
+        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+        Box::new(Self {
+            snapshot: shared.state.load(),
+            begun: shared.clock.monotonic(),
+            wall: shared.clock.wall(),
+            id: shared.next_id(),
+            client_request_id,
+            provider_request_id: None,
+            method: request.method().clone(),
+            path,
+            http1: request.version() < http::Version::HTTP_2,
+            route: None,
+            operation: None,
+            model: None,
+            streamed: false,
+            demand: None,
+            deployments: None,
+            candidates: SmallVec::new(),
+            decision: None,
+            turn: None,
+            serving: None,
+            permit: None,
+            buffered: None,
+            attempts: SmallVec::new(),
+            overhead_us: 0,
+            status: StatusCode::OK,
+            error: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            first_token: None,
+            usage: (Usage::default(), UsageSource::Unknown),
+            // Until something better is known: hyper drops the whole future when the client leaves.
+            ended: Ended::ClientGone,
+            shared: Arc::clone(shared),
+        })
+    }
+
+    /// The route, once there is one.
+    pub(super) fn route(&self) -> Option<&Route> {
+        self.snapshot.plan.routes.get(self.route?)
+    }
+
+    /// The dialect in which the client is answered: that of its route's home.
+    pub(super) fn dialect(&self) -> Dialect {
+        self.route().map_or(Dialect::Openai, |route| self.snapshot.plan.backend(route.home).dialect)
+    }
+
+    /// The id that goes to the backend and back to the client: the client's own where it gave one.
+    pub(super) fn request_id(&self) -> &HeaderValue {
+        self.client_request_id.as_ref().unwrap_or(&self.id)
+    }
+
+    /// How long an attempt that begins now may wait for its first byte: what the backend is given, and not beyond the whole.
+    pub(super) fn first_byte_within(&self, backend: &Backend, now: Instant) -> Duration {
+        let left = (self.begun + backend.timeouts.total).saturating_duration_since(now);
+        backend.timeouts.first_byte.min(left)
+    }
+
+    /// Whether a status went to the client, as far as can be known: not when it left before a byte of the answer.
+    pub(super) fn has_answered(&self) -> bool {
+        self.ended != Ended::ClientGone || self.response_bytes > 0
+    }
+
+    /// The body is no longer needed for another attempt.
+    pub(super) fn release_body(&mut self) {
+        self.buffered = None;
+    }
+
+    /// The first body data of the response is here.
+    pub(super) fn saw_first_data(&mut self) {
+        if self.first_token.is_none() {
+            self.first_token = Some(self.shared.clock.monotonic());
+            if let Some(permit) = &mut self.permit {
+                permit.answered();
+            }
+        }
+    }
+
+    /// Bytes of the response body, for the log.
+    pub(super) fn passed_on(&mut self, chunk: &Bytes) {
+        self.response_bytes += chunk.len() as u64;
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.permit = None;
+        if self.route.is_some() {
+            account::close(self);
+        }
+        // Here and not with the books: an answer to a request that found no route is an answer too.
+        if self.has_answered() {
+            self.shared.metrics.answered(self.status);
+        }
+        self.shared.metrics.in_flight.add(-1);
+    }
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exchange").field("id", &self.id).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,200 @@
+//! Sends a request to the candidates of its decision, in their order, until one answers.
+//!
+//! The rule for sending again is short: to the next candidate when nothing was sent, or when the backend refused the work (429,
+//! 503); never after a whole body was sent and not refused, unless the policy says so, because the work may then be done and paid
+//! for twice; never to the same backend twice; never once a byte of a response was passed on. Every attempt is in the record.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
+use smallvec::SmallVec;
+
+use super::exchange::{Attempt, AttemptOutcome, Exchange};
+use super::headers;
+use super::reject::Error;
+use crate::backend::{Backend, Credential};
+use crate::live::Live;
+use crate::upstream::{SendBody, SendErrorKind, UpstreamResponse};
+use crate::wire::splice;
+
+/// A request as it is kept for as many attempts as it may take.
+pub(super) struct Outgoing {
+    /// The client's fields that every backend may see.
+    pub(super) headers: HeaderMap,
+    /// The client's credential, for a backend that passes it through.
+    pub(super) credential: Option<HeaderValue>,
+    /// The path below the route's prefix, with the query.
+    pub(super) below: Box<str>,
+    /// What is collected of the body.
+    pub(super) intake: super::intake::Intake,
+}
+
+/// Whether the usage event that was asked for has to be taken out of the stream again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UsageEvent {
+    /// It was spliced in for a client that did not ask.
+    Strip,
+    /// The client gets what comes.
+    Keep,
+}
+
+/// Tries the candidates in their order. The response that is returned is the one to pass on, whatever its status.
+pub(super) async fn attempts(outgoing: Outgoing, x: &mut Exchange) -> Result<(UpstreamResponse, UsageEvent), Error> {
+    let Some(policy) = x.route().map(|route| Arc::clone(&route.policy)) else { return Err(Error::NoRoute) };
+    let order: SmallVec<[u16; 16]> = x.decision.as_ref().map(|decision| decision.order.clone()).unwrap_or_default();
+    let mut fault = Error::Unreachable;
+    let mut refusal = None;
+    let limit = usize::from(policy.attempts.max.max(1));
+    for (nth, &index) in order.iter().take(limit).enumerate() {
+        let last = nth + 1 >= limit.min(order.len());
+        let Some(deployment) = x.deployments.as_ref().and_then(|all| all.get(usize::from(index))).cloned() else { continue };
+        let backend = Arc::clone(x.snapshot.plan.backend(deployment.backend));
+        let live = Arc::clone(x.snapshot.live(backend.id));
+        in_time(x, &backend)?;
+        occupy(x, &backend, &live, usize::from(index));
+        let (request, usage_event) = addressed(&outgoing, x, &backend, deployment.upstream_model_json.as_ref())?;
+        let begun = x.shared.clock.monotonic();
+        if nth == 0 {
+            x.overhead_us = u64::try_from((begun - x.begun).as_micros()).unwrap_or(u64::MAX);
+        }
+        // Until it is known better, so that a client that leaves now leaves an attempt behind.
+        x.attempts.push(Attempt { backend: backend.id, outcome: AttemptOutcome::Abandoned, status: None, begun, ended: begun });
+        let sent = tokio::time::timeout(x.first_byte_within(&backend, begun), x.shared.upstreams.send(&backend, request)).await;
+        let now = x.shared.clock.monotonic();
+        let alone = order.len() == 1;
+        match sent {
+            Ok(Ok(response)) if refuses(response.head.status) => {
+                note_refusal(&live, &backend, &response.head, now);
+                close(x, AttemptOutcome::Refused, Some(response.head.status), now);
+                refusal = Some((response, x.serving.clone()));
+            }
+            Ok(Ok(response)) if failed(response.head.status) => {
+                live.failed(now, alone);
+                close(x, AttemptOutcome::Answered, Some(response.head.status), now);
+                if last || !policy.attempts.retry_unsafe {
+                    return Ok((response, UsageEvent::Keep));
+                }
+            }
+            Ok(Ok(response)) => {
+                close(x, AttemptOutcome::Answered, Some(response.head.status), now);
+                return Ok((response, usage_event));
+            }
+            Ok(Err(error)) => {
+                if is_its_fault(error.kind) {
+                    live.failed(now, alone);
+                }
+                tracing::warn!(backend = &*backend.name, id = ?x.id, kind = %error, cause = %error.source, "attempt failed");
+                let nothing_sent = error.kind.nothing_done();
+                close(x, if nothing_sent { AttemptOutcome::Unreachable } else { AttemptOutcome::Broken }, None, now);
+                fault = if nothing_sent { Error::Unreachable } else { Error::BadGateway };
+                if !nothing_sent && !policy.attempts.retry_unsafe {
+                    return Err(fault);
+                }
+            }
+            Err(_) => {
+                live.failed(now, alone);
+                close(x, AttemptOutcome::TimedOut, None, now);
+                fault = Error::UpstreamTimeout;
+                if !policy.attempts.retry_unsafe {
+                    return Err(fault);
+                }
+            }
+        }
+        x.permit = None;
+    }
+    // A client that is told to come back later knows more than one that is told that somebody could not be reached.
+    let Some((response, serving)) = refusal else {
+        x.serving = None;
+        return Err(fault);
+    };
+    x.serving = serving;
+    Ok((response, UsageEvent::Keep))
+}
+
+/// Takes a place at the backend that is tried next.
+fn occupy(x: &mut Exchange, backend: &Arc<Backend>, live: &Arc<Live>, index: usize) {
+    let prompt_tokens = x.candidates.get(index).map_or(0, |candidate| candidate.estimate.prompt_tokens);
+    x.permit = Some(live.admit(prompt_tokens));
+    x.serving = Some((Arc::clone(backend), Some(index)));
+}
+
+/// The request as this backend is to get it: only the bytes that must differ do.
+fn addressed(
+    outgoing: &Outgoing,
+    x: &Exchange,
+    backend: &Backend,
+    upstream_model_json: Option<&Bytes>,
+) -> Result<(Request<SendBody>, UsageEvent), Error> {
+    use crate::backend::UsageMode;
+    use crate::wire::stream_options::StreamOptions;
+
+    let fields = &outgoing.intake.fields;
+    let inject = x.streamed
+        && backend.usage == UsageMode::Inject
+        && x.operation.is_some_and(crate::wire::Operation::usage_needs_asking)
+        && matches!(fields.stream_options, StreamOptions::Absent | StreamOptions::NotAsked { .. });
+    let edits = splice::edits(fields, upstream_model_json, inject);
+    let body = SendBody::chunks(splice::apply(&outgoing.intake.chunks, &edits));
+    let mut request = Request::new(body);
+    *request.method_mut() = x.method.clone();
+    *request.uri_mut() = target(backend, &outgoing.below)?;
+    let mut fields = outgoing.headers.clone();
+    headers::addressed(&mut fields, backend, outgoing.credential.as_ref());
+    fields.insert(headers::REQUEST_ID, x.request_id().clone());
+    *request.headers_mut() = fields;
+    Ok((request, if inject { UsageEvent::Strip } else { UsageEvent::Keep }))
+}
+
+/// The target in origin form: the backend's base path where the route's prefix was.
+pub(super) fn target(backend: &Backend, below: &str) -> Result<Uri, Error> {
+    let mut path = String::with_capacity(backend.origin.base_path.len() + below.len() + 1);
+    path.push_str(&backend.origin.base_path);
+    path.push_str(below);
+    if !path.starts_with('/') {
+        path.insert(0, '/');
+    }
+    Uri::try_from(path).map_err(|_| Error::BadTarget("the path cannot be forwarded"))
+}
+
+fn close(x: &mut Exchange, outcome: AttemptOutcome, status: Option<StatusCode>, now: Instant) {
+    if let Some(attempt) = x.attempts.last_mut() {
+        attempt.outcome = outcome;
+        attempt.status = status;
+        attempt.ended = now;
+    }
+}
+
+/// The backend says that it did not do the work.
+fn refuses(status: StatusCode) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE
+}
+
+/// No attempt begins once the exchange has had its time.
+fn in_time(x: &Exchange, backend: &Backend) -> Result<(), Error> {
+    let left = x.first_byte_within(backend, x.shared.clock.monotonic());
+    if left.is_zero() { Err(Error::UpstreamTimeout) } else { Ok(()) }
+}
+
+/// A refusal counts for everybody, but for one: a client's own key may be spent without the backend being full for the others.
+fn note_refusal(live: &Live, backend: &Backend, head: &http::response::Parts, now: Instant) {
+    if head.status != StatusCode::TOO_MANY_REQUESTS || backend.credential != Credential::PassThrough {
+        live.refused(now, retry_after(&head.headers));
+    }
+}
+
+/// Of a machine without descriptors or ports every backend looks dead, and none of them is.
+fn is_its_fault(kind: SendErrorKind) -> bool {
+    kind != SendErrorKind::Exhausted
+}
+
+/// The backend, not the request, is at fault.
+fn failed(status: StatusCode) -> bool {
+    status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
+}
+
+/// `Retry-After` in seconds; a date is as good as none, because it would need the backend's clock to be ours.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}

@@ -1,0 +1,171 @@
+//! Reads just enough of a request to decide.
+//!
+//! The body of a call that names a model is collected as the chunks it came in, scanned once as they come, and kept for another
+//! attempt; nothing is copied and no tree is built. Everything is bounded: one body by `limits.body`, all of them together by
+//! `limits.buffered`, the wait for each chunk by `limits.body_progress`, and the wait for the whole by a least rate.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, header};
+use http_body::Body;
+use http_body_util::BodyExt;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::exchange::{Buffered, Exchange};
+use super::reject::Error;
+use crate::estimate::Demand;
+use crate::wire::Operation;
+use crate::wire::request::{RequestFields, RequestScan};
+
+/// A body that was read whole, and what it says.
+pub(super) struct Intake {
+    pub(super) chunks: SmallVec<[Bytes; 8]>,
+    pub(super) fields: RequestFields,
+}
+
+/// Bytes a second that a client has to send on the average, `limits.body_progress` granted beforehand: a byte now and then would
+/// hold its place for ever. Apache's `RequestReadTimeout` asks for half as much by default.
+const LEAST_RATE: u64 = 1 << 10;
+/// So many chunks are kept as they came. It takes a large body, or a sender of crumbs, to need more.
+const KEPT_AS_THEY_CAME: usize = 8;
+/// Of the others those below this are put together: a chunk of one byte keeps a whole read buffer of 8 KiB in memory, which no
+/// limit on the body's own bytes would see.
+const CRUMB: usize = 4 << 10;
+/// Crumbs are put together up to about this size.
+const LOAF: usize = 64 << 10;
+
+/// Collects and scans the body of an inference call.
+pub(super) async fn read<B>(headers: &HeaderMap, body: B, operation: Operation, x: &mut Exchange) -> Result<Intake, Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let encoded = headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
+    if encoded {
+        return Err(Error::Encoded);
+    }
+    let (chunks, scan) = collect(body, x).await?;
+    let fields = scan.finish().map_err(Error::Malformed)?;
+    x.request_bytes = fields.length as u64;
+    x.model = Some(fields.model.as_str().into());
+    x.streamed = fields.stream && operation != Operation::Embeddings;
+    x.operation = Some(operation);
+    x.demand = Some(Demand {
+        body_bytes: fields.length,
+        max_output_tokens: fields.max_output_tokens,
+        streamed: x.streamed,
+        embeddings: operation == Operation::Embeddings,
+    });
+    Ok(Intake { chunks, fields })
+}
+
+async fn collect<B>(mut body: B, x: &mut Exchange) -> Result<(SmallVec<[Bytes; 8]>, RequestScan), Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let limits = x.snapshot.plan.limits;
+    let too_large = || Error::TooLarge { limit: limits.body };
+    if body.size_hint().lower() > limits.body as u64 {
+        return Err(too_large());
+    }
+    let mut scan = RequestScan::new();
+    let mut chunks = Collected::default();
+    let mut length = 0usize;
+    let buffered = x.buffered.insert(Buffered::none(&x.shared.buffered));
+    let begun = Instant::now();
+    loop {
+        let due = due(begun, Instant::now(), length, limits.body_progress);
+        let Some(frame) = tokio::time::timeout_at(due, body.frame()).await.map_err(|_| Error::BodyStalled)? else { break };
+        let Ok(chunk) = frame.map_err(|_| Error::BodyBroken)?.into_data() else {
+            continue; // Trailers of a request mean nothing to the APIs and are not passed on.
+        };
+        length += chunk.len();
+        if length > limits.body {
+            return Err(too_large());
+        }
+        if !buffered.grow(chunk.len(), limits.buffered) {
+            return Err(Error::Busy);
+        }
+        scan.feed(&chunk);
+        chunks.push(chunk);
+    }
+    Ok((chunks.finish(), scan))
+}
+
+/// When the next chunk has to be here, `length` bytes being there `now`.
+fn due(begun: Instant, now: Instant, length: usize, progress: Duration) -> Instant {
+    (now + progress).min(begun + progress + Duration::from_secs(length as u64 / LEAST_RATE))
+}
+
+/// The chunks of a body, in no more memory than a small multiple of their bytes.
+#[derive(Default)]
+struct Collected {
+    chunks: SmallVec<[Bytes; 8]>,
+    crumbs: BytesMut,
+}
+
+impl Collected {
+    fn push(&mut self, chunk: Bytes) {
+        if self.chunks.len() < KEPT_AS_THEY_CAME || chunk.len() >= CRUMB {
+            self.gather();
+            self.chunks.push(chunk);
+            return;
+        }
+        self.crumbs.extend_from_slice(&chunk);
+        if self.crumbs.len() >= LOAF {
+            self.gather();
+        }
+    }
+
+    fn gather(&mut self) {
+        if !self.crumbs.is_empty() {
+            self.chunks.push(self.crumbs.split().freeze());
+        }
+    }
+
+    fn finish(mut self) -> SmallVec<[Bytes; 8]> {
+        self.gather();
+        self.chunks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_collected_is_what_came(sizes in prop::collection::vec(0_usize..6000, 0..40)) {
+            let mut collected = Collected::default();
+            let mut whole = Vec::new();
+            for (nth, size) in sizes.into_iter().enumerate() {
+                let chunk = vec![nth as u8; size];
+                whole.extend_from_slice(&chunk);
+                collected.push(chunk.into());
+            }
+            prop_assert_eq!(collected.finish().concat(), whole);
+        }
+    }
+
+    #[test]
+    fn a_sender_of_crumbs_takes_no_more_memory_than_others() {
+        let mut collected = Collected::default();
+        (0..1_000_000).for_each(|_| collected.push(Bytes::from_static(b"x")));
+        let chunks = collected.finish();
+        assert_eq!(chunks.iter().map(Bytes::len).sum::<usize>(), 1_000_000);
+        assert!(chunks.len() < 30, "{} chunks", chunks.len());
+    }
+
+    #[test]
+    fn a_body_has_to_go_on_and_at_a_least_rate() {
+        let (begun, progress) = (Instant::now(), Duration::from_secs(30));
+        let at = |seconds: u64| begun + Duration::from_secs(seconds);
+        assert_eq!(due(begun, at(0), 0, progress), at(30));
+        assert_eq!(due(begun, at(10), 1 << 20, progress), at(40), "who is quick enough has the time for a chunk");
+        assert_eq!(due(begun, at(29), 1, progress), at(30), "a byte now and then earns nothing");
+        assert_eq!(due(begun, at(50), 40 << 10, progress), at(70));
+    }
+}

@@ -1,0 +1,340 @@
+//! The life of one request, told once, top to bottom, in [`Proxy::handle`].
+//!
+//! These are plain async functions over a typed [`Exchange`], not a stack of layers: context that has to travel through a type map
+//! is context that can be missing at run time. What a layer is good for is the edge, and there [`Proxy`] is a `tower::Service` that
+//! anybody can wrap or embed.
+
+mod account;
+mod exchange;
+mod forward;
+mod headers;
+mod intake;
+mod reject;
+mod relay;
+mod through;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::decide::{Candidate, Decision, Standing, decide, resident};
+use crate::estimate::estimate;
+use crate::record::Ended;
+use crate::state::State;
+use crate::telemetry::log::AccessLog;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::{UpstreamResponse, Upstreams};
+use crate::wire::{Call, call};
+
+use exchange::MAX_ID;
+pub use exchange::{Attempt, AttemptOutcome, Exchange};
+pub use reject::Error;
+pub use relay::{Body, Cut};
+
+/// What all workers of one proxy share.
+pub struct Shared {
+    /// The snapshot in force.
+    pub state: Arc<State>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Connections to backends.
+    pub upstreams: Upstreams,
+    /// Tasks that outlive their request: tunnels.
+    pub tasks: TaskTracker,
+    /// Where records go.
+    pub log: AccessLog,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Bytes of request bodies being held.
+    pub buffered: Arc<AtomicUsize>,
+    /// Tells this run's ids from another's.
+    pub run: u32,
+    counter: AtomicU32,
+    turns: [AtomicU32; TURNS],
+}
+
+/// Rotations kept apart. Two questions that share one by accident only take turns less evenly.
+const TURNS: usize = 64;
+
+/// What a proxy is made of.
+pub struct Parts {
+    /// The snapshot in force.
+    pub state: Arc<State>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Connections to backends.
+    pub upstreams: Upstreams,
+    /// Who waits at the end for what outlives its request.
+    pub tasks: TaskTracker,
+    /// Where records go.
+    pub log: AccessLog,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Random; tells this run's ids from those of an earlier one.
+    pub run: u32,
+}
+
+impl Shared {
+    fn next_id(&self) -> HeaderValue {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let number = u64::from(self.run) << 32 | u64::from(self.counter.fetch_add(1, Relaxed));
+        let mut text = [b'0'; 16];
+        for (place, digit) in text.iter_mut().enumerate() {
+            *digit = DIGITS.get((number >> (60 - 4 * place) & 15) as usize).copied().unwrap_or(b'0');
+        }
+        HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    }
+
+    /// How many decisions there were about this model on this route: it rotates ties and turns. One count for everything would
+    /// stand still for a client whose calls alternate between two models, and each of them would always get the same backend.
+    fn turn(&self, route: Option<usize>, model: &str) -> u32 {
+        let seed = route.unwrap_or_default() as u64;
+        let hash = model.bytes().fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let slot = (hash ^ hash >> 32) as usize % TURNS;
+        self.turns.get(slot).map_or(0, |turn| turn.fetch_add(1, Relaxed))
+    }
+}
+
+/// The proxy, as a service of one request and one response.
+#[derive(Clone)]
+pub struct Proxy(Arc<Shared>);
+
+impl Proxy {
+    /// A proxy over these parts.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { state, clock, upstreams, tasks, log, metrics, run } = parts;
+        let (buffered, counter) = (Arc::default(), AtomicU32::new(0));
+        let turns = std::array::from_fn(|_| AtomicU32::new(0));
+        Self(Arc::new(Shared { state, clock, upstreams, tasks, log, metrics, buffered, run, counter, turns }))
+    }
+
+    /// What its workers share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
+    /// Answers one request. The record is written when the response body ends, or now if there is none.
+    pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        let mut x = Exchange::begin(&self.0, &request);
+        match answer(request, &mut x).await {
+            Ok(Answer::Own(response)) => {
+                x.status = response.status();
+                x.ended = Ended::Complete;
+                response.map(|bytes| Body::Fixed(Full::new(bytes)))
+            }
+            Ok(Answer::Backend(response, usage_event)) => passed_on(response, usage_event, x),
+            Ok(Answer::Tunnel(response, tunnel)) => {
+                tunnel.run(x);
+                response.map(|()| Body::Fixed(Full::default()))
+            }
+            Err(error) => {
+                x.status = error.status();
+                x.error = Some(error.code());
+                x.ended = Ended::Rejected;
+                let mut response = error.response(x.dialect(), x.http1).map(|bytes| Body::Fixed(Full::new(bytes)));
+                response.headers_mut().insert(headers::REQUEST_ID, x.request_id().clone());
+                response
+            }
+        }
+    }
+}
+
+/// Who answers.
+enum Answer {
+    /// Windward, from its plan.
+    Own(Response<Bytes>),
+    /// A backend.
+    Backend(UpstreamResponse, forward::UsageEvent),
+    /// Nobody any more: the connection was switched to another protocol, and a task of its own has the exchange.
+    Tunnel(Response<()>, through::Tunnel),
+}
+
+async fn answer(request: Request<Incoming>, x: &mut Exchange) -> Result<Answer, Error> {
+    let snapshot = Arc::clone(&x.snapshot);
+    let plan = &snapshot.plan;
+    if x.shared.metrics.in_flight.get() > i64::try_from(plan.limits.in_flight).unwrap_or(i64::MAX) {
+        x.shared.metrics.shed.add_one();
+        return Err(Error::Busy);
+    }
+    let path = request.uri().path();
+    if has_dot_segment(path) {
+        return Err(Error::BadTarget("the path has dot segments"));
+    }
+    let route = crate::route::select(&plan.routes, path, request.headers()).ok_or(Error::NoRoute)?;
+    x.route = plan.routes.iter().position(|r| std::ptr::eq(r, route));
+    // The one makes a server repeat what it was sent, our credential included; the other asks for a tunnel past every rule.
+    if matches!(*request.method(), Method::TRACE | Method::CONNECT) {
+        return Err(Error::MethodNotAllowed { allow: "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT" });
+    }
+    let below = route.below(path).unwrap_or_default();
+    let operation = match call(request.method(), below) {
+        Call::Models => return Ok(Answer::Own(model_list(x, None)?)),
+        Call::Model(name) => return Ok(Answer::Own(model_list(x, Some(&name))?)),
+        Call::MethodNotAllowed { allow } => return Err(Error::MethodNotAllowed { allow }),
+        Call::Home | Call::Stream => return through::stream(request, route.home, x).await,
+        Call::Inference(operation) => operation,
+    };
+
+    let below: Box<str> = match request.uri().query() {
+        Some(query) => format!("{below}?{query}").into(),
+        None => below.into(),
+    };
+    let (head, body) = request.into_parts();
+    let intake = intake::read(&head.headers, body, operation, x).await?;
+    decide_candidates(x, intake.fields.names_stored())?;
+    let credential = head.headers.get(headers::credential_field(x.dialect())).cloned();
+    let mut fields = headers::cleaned(head.headers);
+    headers::ask_for_identity(&mut fields);
+    let outgoing = forward::Outgoing { headers: fields, credential, below, intake };
+    let (response, usage_event) = forward::attempts(outgoing, x).await?;
+    x.release_body();
+    Ok(Answer::Backend(response, usage_event))
+}
+
+/// Estimates every candidate of the route for the model and decides among them.
+fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> {
+    let snapshot = Arc::clone(&x.snapshot);
+    let (Some(route), Some(model), Some(demand)) = (x.route(), x.model.as_deref(), x.demand) else { return Err(Error::NoRoute) };
+    let (policy, home) = (Arc::clone(&route.policy), route.home);
+    let mut deployments = Arc::clone(route.candidates(model));
+    if at_home_only {
+        deployments = deployments.iter().filter(|deployment| deployment.backend == home).cloned().collect();
+    }
+    let now = x.shared.clock.monotonic();
+    let mut candidates: SmallVec<[Candidate; 4]> = SmallVec::with_capacity(deployments.len());
+    for deployment in deployments.iter() {
+        let backend = snapshot.plan.backend(deployment.backend);
+        let live = snapshot.live(deployment.backend);
+        let learned = live.model(&deployment.model).ok_or(Error::UnknownModel)?;
+        learned.doubt(live.millis(now));
+        let table = deployment.coefficients.as_deref().unwrap_or_else(|| snapshot.plan.energy.find(model));
+        let intensity = snapshot.intensity(backend, x.wall).map(|intensity| intensity.reading.intensity);
+        let estimate = estimate(&demand, backend, learned, live, table, intensity);
+        let inside = policy.residency.is_empty() || resident(&policy.residency, backend, &snapshot.plan.zones);
+        let in_flight = if live.full_for(now).is_some() { u32::MAX } else { estimate.in_flight };
+        let standing = Standing::of(inside, live.shut_for(now).is_some(), in_flight, estimate.limit);
+        candidates.push(Candidate { backend: deployment.backend, estimate, standing, weight: deployment.weight });
+    }
+    if candidates.is_empty() {
+        return Err(Error::UnknownModel);
+    }
+    let decision = if at_home_only {
+        Ok(Decision::pinned())
+    } else {
+        let turn = x.shared.turn(x.route, model);
+        x.turn = Some(turn);
+        decide(&policy, demand.streamed, &candidates, turn)
+    };
+    x.deployments = Some(deployments);
+    x.candidates = candidates;
+    x.decision = Some(decision.map_err(Error::NoCandidate)?);
+    Ok(())
+}
+
+/// The backend's response with Windward's fields, its body metered.
+fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x: Box<Exchange>) -> Response<Body> {
+    let UpstreamResponse { mut head, body, .. } = response;
+    headers::strip_hop_by_hop(&mut head.headers);
+    x.status = head.status;
+    x.provider_request_id = head.headers.get(&headers::REQUEST_ID).filter(|id| id.len() <= MAX_ID).cloned();
+    decorate(&mut head.headers, &x);
+    let metered = relay::Metered::new(body, &head.headers, usage_event, x);
+    if metered.changes_length() {
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
+    let mut response = Response::new(Body::Relay(Box::new(metered)));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    response
+}
+
+/// The fields that tell the client what was decided. Names and regions were rendered when the plan was made.
+fn decorate(headers: &mut http::HeaderMap, x: &Exchange) {
+    headers.insert(headers::REQUEST_ID, x.request_id().clone());
+    if let Some((backend, index)) = &x.serving {
+        headers.insert(headers::BACKEND, backend.name_header.clone());
+        headers.insert(headers::REGION, backend.region_header.clone());
+        let reason = x.decision.as_ref().map_or("pinned", |decision| decision.reason.as_str());
+        headers.insert(headers::DECISION, HeaderValue::from_static(reason));
+        let intensity = index.and_then(|index| x.candidates.get(index)).and_then(|candidate| candidate.estimate.intensity);
+        if let Some(intensity) = intensity {
+            headers.insert(headers::INTENSITY, HeaderValue::from(intensity.get().round() as u64));
+        }
+    }
+    headers.insert(headers::OVERHEAD, HeaderValue::from(x.overhead_us));
+}
+
+/// `GET /models` and `GET /models/{name}`, from the plan.
+fn model_list(x: &Exchange, only: Option<&str>) -> Result<Response<Bytes>, Error> {
+    let (Some(index), Some(route)) = (x.route, x.route()) else { return Err(Error::NoRoute) };
+    let body = match only {
+        None => x.snapshot.plan.model_lists.get(index).cloned().unwrap_or_default(),
+        Some(name) if route.models.contains_key(name) => crate::config::model_json(name),
+        Some(_) => return Err(Error::UnknownModel),
+    };
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(headers::REQUEST_ID, x.request_id().clone());
+    Ok(response)
+}
+
+/// Whether the path, as a server might read it, climbs.
+fn has_dot_segment(path: &str) -> bool {
+    // Most paths have neither a dot after a slash nor an escape, and one look is enough.
+    if !path.contains("/.") && !path.contains(['%', '\\']) {
+        return false;
+    }
+    let plain = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "\\");
+    plain.split(['/', '\\']).any(|segment| segment == "." || segment == "..")
+}
+
+impl tower::Service<Request<Incoming>> for Proxy {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let proxy = self.clone();
+        Box::pin(async move { Ok(proxy.handle(request).await) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_climbs_is_seen() {
+        for bad in [
+            "/v1/../admin",
+            "/v1/%2e%2e/x",
+            "/v1/.",
+            "/..",
+            "/v1/.%2E/x",
+            "/v1\\..\\x",
+            "/v1/..%2fadmin",
+            "/v1/x%2F..%2Fadmin",
+            "/v1/%2E%2e%5Cadmin",
+        ] {
+            assert!(has_dot_segment(bad), "{bad}");
+        }
+        for good in ["/v1/chat/completions", "/v1/files/a..b", "/v1/models/gpt-4.1", "/v1/models/a%3Ab", "/v1/.well-known"] {
+            assert!(!has_dot_segment(good), "{good}");
+        }
+    }
+}

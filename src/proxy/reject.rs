@@ -1,0 +1,152 @@
+//! Every fault becomes a response here, in the client's dialect, and nowhere else.
+//!
+//! An error answers four questions: whose fault it is, whether it is worth another try, what the client sees, and what the log
+//! says. The client sees a stable code and a sentence without inner names; the log has the code and, on the attempt, the cause.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::dialect::Dialect;
+use crate::wire::error::error_body;
+
+/// Why a request got no answer from a backend.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No route takes the path.
+    #[error("no route takes this path")]
+    NoRoute,
+    /// The path is known with another method.
+    #[error("this path does not take that method")]
+    MethodNotAllowed {
+        /// What it takes.
+        allow: &'static str,
+    },
+    /// The target cannot be forwarded as it is.
+    #[error("{0}")]
+    BadTarget(&'static str),
+    /// The body is no request.
+    #[error("{0}")]
+    Malformed(crate::wire::request::Malformed),
+    /// The body's encoding cannot be read, so the model cannot be known.
+    #[error("a request body with a content-encoding cannot be routed; send it as it is")]
+    Encoded,
+    /// The body is over the limit.
+    #[error("the request body is over the limit of {limit} bytes")]
+    TooLarge {
+        /// `limits.body`.
+        limit: usize,
+    },
+    /// The client stopped sending its body.
+    #[error("the request body made no progress")]
+    BodyStalled,
+    /// The client's body broke.
+    #[error("the request body ended early or was not well formed")]
+    BodyBroken,
+    /// Nobody on the route serves the model.
+    #[error("no backend of this route serves the model")]
+    UnknownModel,
+    /// Too many requests, or too many bytes of them, are being worked on.
+    #[error("the gateway is working on as much as it may; try again")]
+    Busy,
+    /// Every candidate is excluded.
+    #[error("no backend can take the request: {0}")]
+    NoCandidate(crate::decide::NoCandidate),
+    /// No backend could be reached.
+    #[error("no backend could be reached")]
+    Unreachable,
+    /// A backend broke the exchange or spoke no HTTP.
+    #[error("the backend gave no valid answer")]
+    BadGateway,
+    /// A backend did not begin its answer in time.
+    #[error("the backend did not answer in time")]
+    UpstreamTimeout,
+}
+
+impl Error {
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NoRoute | Self::UnknownModel => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BadTarget(_) | Self::Malformed(_) | Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyStalled => StatusCode::REQUEST_TIMEOUT,
+            Self::Busy | Self::NoCandidate(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unreachable | Self::BadGateway => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The stable code, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoRoute => "route_not_found",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::BadTarget(_) => "bad_target",
+            Self::Malformed(crate::wire::request::Malformed::NoModel) => "model_missing",
+            Self::Malformed(_) => "malformed_body",
+            Self::Encoded => "encoded_body",
+            Self::TooLarge { .. } => "body_too_large",
+            Self::BodyStalled => "body_timeout",
+            Self::BodyBroken => "body_broken",
+            Self::UnknownModel => "model_not_found",
+            Self::Busy => "overloaded",
+            Self::NoCandidate(_) => "no_candidate",
+            Self::Unreachable => "backend_unreachable",
+            Self::BadGateway => "bad_gateway",
+            Self::UpstreamTimeout => "backend_timeout",
+        }
+    }
+
+    /// After how long another try makes sense, where it does.
+    fn retry_after(&self) -> Option<Duration> {
+        matches!(self, Self::Busy | Self::NoCandidate(_)).then_some(Duration::from_secs(1))
+    }
+
+    /// Whether the rest of the client's body is left unread, so that the connection cannot be used again.
+    fn closes(&self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::BodyStalled | Self::BodyBroken)
+    }
+
+    /// The response: JSON in the client's dialect.
+    pub fn response(&self, dialect: Dialect, http1: bool) -> Response<Bytes> {
+        let mut response = Response::new(error_body(dialect, self.status(), self.code(), &self.to_string()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Self::MethodNotAllowed { allow } = self {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if let Some(after) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
+        }
+        if self.closes() && http1 {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_speaks_the_clients_dialect_and_says_what_to_do() {
+        let response = Error::Busy.response(Dialect::Openai, true);
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "1");
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(body["error"]["code"], "overloaded");
+    }
+
+    #[test]
+    fn a_connection_with_an_unread_body_is_closed_and_only_under_http1() {
+        let error = Error::TooLarge { limit: 10 };
+        assert_eq!(error.response(Dialect::Openai, true).headers()["connection"], "close");
+        assert!(!error.response(Dialect::Openai, false).headers().contains_key("connection"));
+    }
+}

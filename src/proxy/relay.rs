@@ -1,0 +1,261 @@
+//! The metered body: passes a response on, looks at what it has passed on, and finishes exactly once.
+//!
+//! A chunk is handed to hyper first and looked at when the next one is asked for, so that no reading of ours delays a token. The
+//! exchange lives in here; when the body ends, fails or is dropped because the client left, so does the exchange, and its record is
+//! written then.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Sleep;
+
+use super::exchange::Exchange;
+use super::forward::UsageEvent;
+use crate::record::Ended;
+use crate::upstream::UpstreamBody;
+use crate::wire::strip::UsageStripper;
+use crate::wire::usage::Meter;
+
+/// A response body as the proxy sends it.
+#[derive(Debug)]
+pub enum Body {
+    /// Bytes of Windward's own.
+    Fixed(http_body_util::Full<Bytes>),
+    /// A backend's, metered.
+    Relay(Box<Metered>),
+}
+
+/// A backend's response body on its way to the client.
+#[derive(Debug)]
+pub struct Metered {
+    upstream: UpstreamBody,
+    exchange: Box<Exchange>,
+    meter: Meter,
+    strip: Option<UsageStripper>,
+    /// What the stripper let go and hyper did not take yet.
+    ready: VecDeque<Bytes>,
+    /// Trailers, until what came before them is gone.
+    trailers: Option<Frame<Bytes>>,
+    /// Handed over, not yet looked at.
+    unread: Option<Bytes>,
+    wait: Option<Pin<Box<Sleep>>>,
+    idle: Duration,
+    progress: Instant,
+    deadline: Instant,
+    upstream_done: bool,
+    /// The stream has said that it is over. Official SDKs hang up here, before the body itself ends.
+    said_done: bool,
+    /// How it ended, once it has. After a break the error is handed over at the next poll.
+    ended: Option<Ended>,
+}
+
+/// Why a body that was begun is cut.
+#[derive(Debug, thiserror::Error)]
+pub enum Cut {
+    /// The backend broke off.
+    #[error("the backend broke off its response")]
+    Upstream,
+    /// The backend sent nothing for too long, or the exchange took too long.
+    #[error("the backend's response made no progress in time")]
+    TimedOut,
+}
+
+impl Metered {
+    pub(super) fn new(upstream: UpstreamBody, headers: &HeaderMap, usage_event: UsageEvent, exchange: Box<Exchange>) -> Self {
+        let meter = meter_for(headers, &exchange);
+        let strip = (usage_event == UsageEvent::Strip && is_sse(headers)).then(UsageStripper::new);
+        let timeouts = exchange.serving.as_ref().map(|(backend, _)| backend.timeouts).unwrap_or_default();
+        let now = exchange.shared.clock.monotonic();
+        let mut metered = Self {
+            upstream_done: upstream.is_end_stream(),
+            deadline: exchange.begun + timeouts.total,
+            idle: timeouts.idle,
+            progress: now,
+            upstream,
+            exchange,
+            meter,
+            strip,
+            ready: VecDeque::new(),
+            trailers: None,
+            unread: None,
+            wait: None,
+            said_done: false,
+            ended: None,
+        };
+        if metered.upstream_done {
+            metered.finish(Ended::Complete);
+        }
+        metered
+    }
+
+    /// Whether the response is of another length than the backend's.
+    pub(super) fn changes_length(&self) -> bool {
+        self.strip.is_some()
+    }
+
+    fn look(&mut self) {
+        if let Some(chunk) = self.unread.take() {
+            self.said_done |= chunk.ends_with(b"data: [DONE]\n\n");
+            self.meter.feed(&chunk);
+            if self.meter.saw_first_data() {
+                self.exchange.saw_first_data();
+            }
+        }
+    }
+
+    fn finish(&mut self, ended: Ended) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.ended = Some(ended);
+        self.look();
+        self.exchange.usage = self.meter.finish();
+        self.exchange.ended = ended;
+    }
+
+    /// Hands a chunk over.
+    fn hand_over(&mut self, chunk: Bytes) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.exchange.passed_on(&chunk);
+        if self.upstream_done && self.ready.is_empty() && self.trailers.is_none() {
+            self.finish(Ended::Complete);
+        }
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if self.ended == Some(Ended::UpstreamBroke) {
+            return Poll::Ready(Some(Err(Cut::Upstream)));
+        }
+        loop {
+            self.look();
+            if let Some(chunk) = self.ready.pop_front() {
+                return self.hand_over(chunk);
+            }
+            if let Some(trailers) = self.trailers.take() {
+                // Nothing comes after them, and hyper drops the body without asking whether something does.
+                self.finish(Ended::Complete);
+                return Poll::Ready(Some(Ok(trailers)));
+            }
+            if self.ended.is_some() || self.upstream_done {
+                self.finish(Ended::Complete);
+                return Poll::Ready(None);
+            }
+            match Pin::new(&mut self.upstream).poll_frame(cx) {
+                Poll::Pending => return self.poll_wait(cx),
+                Poll::Ready(None) => {
+                    self.upstream_done = true;
+                    self.release_held();
+                }
+                Poll::Ready(Some(Err(_))) => {
+                    self.finish(Ended::UpstreamBroke);
+                    // What came before the break may still be in hyper's buffer, and an error now would throw it away.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.progress = self.exchange.shared.clock.monotonic();
+                    self.upstream_done = self.upstream.is_end_stream();
+                    let chunk = match frame.into_data() {
+                        Ok(chunk) => chunk,
+                        Err(trailers) => {
+                            // A chunked body from HTTP/1.1 does not say that it is over even now.
+                            self.upstream_done = true;
+                            self.release_held();
+                            self.trailers = Some(trailers);
+                            continue;
+                        }
+                    };
+                    self.unread = Some(chunk.clone());
+                    match &mut self.strip {
+                        None => return self.hand_over(chunk),
+                        Some(strip) => self.ready.extend(strip.feed(&chunk)),
+                    }
+                    if self.upstream_done {
+                        self.release_held();
+                    }
+                }
+            }
+        }
+    }
+
+    fn release_held(&mut self) {
+        if let Some(held) = self.strip.as_mut().and_then(UsageStripper::finish) {
+            self.ready.push_back(held);
+        }
+    }
+
+    /// One timer for the whole body, set anew only when it fires early: most responses end before it ever does.
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        loop {
+            let first = self.idle.min(self.deadline.saturating_duration_since(self.progress));
+            let wait = self.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep(first)));
+            if wait.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = self.exchange.shared.clock.monotonic();
+            let until = (self.progress + self.idle).min(self.deadline);
+            if now >= until {
+                self.finish(Ended::TimedOut);
+                return Poll::Ready(Some(Err(Cut::TimedOut)));
+            }
+            wait.as_mut().reset(tokio::time::Instant::now() + (until - now));
+        }
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        self.look();
+        self.finish(if self.said_done { Ended::Complete } else { Ended::ClientGone });
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match self.get_mut() {
+            Self::Fixed(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Relay(body) => body.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Fixed(body) => body.is_end_stream(),
+            Self::Relay(body) => body.ended.is_some_and(|ended| ended != Ended::UpstreamBroke) && body.ready.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Fixed(body) => body.size_hint(),
+            Self::Relay(body) if body.strip.is_some() => SizeHint::default(),
+            Self::Relay(body) => body.upstream.size_hint(),
+        }
+    }
+}
+
+fn is_sse(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// What can be read of this body.
+fn meter_for(headers: &HeaderMap, x: &Exchange) -> Meter {
+    let Some(operation) = x.operation else { return Meter::off() };
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        Meter::off()
+    } else if is_sse(headers) {
+        Meter::sse(operation)
+    } else if headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/json")) {
+        Meter::json(operation)
+    } else {
+        Meter::off()
+    }
+}

@@ -1,0 +1,185 @@
+//! Calls that are not decided: what lives in one backend, and what cannot be read. They stream to the route's `home`, byte for
+//! byte, and can be sent only once. An upgrade (WebSocket, for realtime) becomes a tunnel with a task of its own, which ends with
+//! the backend's side and then writes the record.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio_util::io::InspectReader;
+
+use super::exchange::{Attempt, AttemptOutcome, Exchange};
+use super::forward::{self, UsageEvent};
+use super::headers;
+use super::reject::Error;
+use super::{Answer, decorate};
+use crate::backend::{BackendId, Timeouts};
+use crate::record::Ended;
+use crate::upstream::{SendBody, SendErrorKind};
+
+/// Sends the request to `home` as it comes.
+pub(super) async fn stream(mut request: Request<Incoming>, home: BackendId, x: &mut Exchange) -> Result<Answer, Error> {
+    let snapshot = Arc::clone(&x.snapshot);
+    let backend = Arc::clone(snapshot.plan.backend(home));
+    let live = Arc::clone(snapshot.live(home));
+    let below = {
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let prefix = x.route().map_or(0, |route| route.prefix.len());
+        path.get(prefix..).unwrap_or_default().to_owned()
+    };
+    let asked = upgrade_asked(request.headers());
+    let client_side = asked.is_some().then(|| hyper::upgrade::on(&mut request));
+
+    let (head, body) = request.into_parts();
+    let credential = head.headers.get(headers::credential_field(x.dialect())).cloned();
+    let mut fields = headers::cleaned(head.headers);
+    headers::addressed(&mut fields, &backend, credential.as_ref());
+    fields.insert(headers::REQUEST_ID, x.request_id().clone());
+    if let Some(protocol) = asked {
+        fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.insert(header::UPGRADE, protocol);
+    }
+    let mut outgoing = Request::new(SendBody::stream(body));
+    *outgoing.method_mut() = head.method;
+    *outgoing.uri_mut() = forward::target(&backend, &below)?;
+    *outgoing.headers_mut() = fields;
+
+    x.permit = Some(live.admit(0));
+    x.serving = Some((Arc::clone(&backend), None));
+    let begun = x.shared.clock.monotonic();
+    x.overhead_us = u64::try_from((begun - x.begun).as_micros()).unwrap_or(u64::MAX);
+    x.attempts.push(Attempt { backend: home, outcome: AttemptOutcome::Abandoned, status: None, begun, ended: begun });
+    let sent = tokio::time::timeout(x.first_byte_within(&backend, begun), x.shared.upstreams.send(&backend, outgoing)).await;
+    let now = x.shared.clock.monotonic();
+    let (outcome, result) = match sent {
+        Ok(Ok(response)) => (AttemptOutcome::Answered, Ok(response)),
+        Ok(Err(error)) => {
+            tracing::warn!(backend = &*backend.name, id = ?x.id, kind = %error, cause = %error.source, "attempt failed");
+            match error.kind {
+                SendErrorKind::RequestBody => (AttemptOutcome::Abandoned, Err(Error::BodyBroken)),
+                kind if kind.nothing_sent() => (AttemptOutcome::Unreachable, Err(Error::Unreachable)),
+                _ => (AttemptOutcome::Broken, Err(Error::BadGateway)),
+            }
+        }
+        Err(_) => (AttemptOutcome::TimedOut, Err(Error::UpstreamTimeout)),
+    };
+    if matches!(outcome, AttemptOutcome::Unreachable | AttemptOutcome::Broken | AttemptOutcome::TimedOut) {
+        // Nobody else could serve this call, and health is also about those that others could.
+        live.failed(now, false);
+    }
+    if let Some(attempt) = x.attempts.last_mut() {
+        attempt.outcome = outcome;
+        attempt.ended = now;
+        attempt.status = result.as_ref().ok().map(|response| response.head.status);
+    }
+    let mut response = result?;
+    if response.head.status != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Answer::Backend(response, UsageEvent::Keep));
+    }
+    match (client_side, response.upgrade.take()) {
+        (Some(client), Some(upstream)) => Ok(Answer::Tunnel(switching(&response.head, x), Tunnel { client, upstream })),
+        _ => Err(Error::BadGateway),
+    }
+}
+
+/// The protocol that the client asks to switch to. Only `websocket` is one: through `h2c`, for one, requests would pass to the
+/// backend that nobody routes, strips of credentials or records.
+fn upgrade_asked(fields: &HeaderMap) -> Option<HeaderValue> {
+    let named = fields.get_all(header::CONNECTION).iter().any(|value| {
+        value.to_str().is_ok_and(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
+    });
+    fields.get(header::UPGRADE).filter(|protocol| named && protocol.as_bytes().eq_ignore_ascii_case(b"websocket")).cloned()
+}
+
+/// The 101 to send.
+fn switching(head: &http::response::Parts, x: &mut Exchange) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let protocol = head.headers.get(header::UPGRADE).cloned();
+    let mut fields = head.headers.clone();
+    headers::strip_hop_by_hop(&mut fields);
+    fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        fields.insert(header::UPGRADE, protocol);
+    }
+    decorate(&mut fields, x);
+    *response.headers_mut() = fields;
+    x.status = StatusCode::SWITCHING_PROTOCOLS;
+
+    response
+}
+
+/// Both sides of a connection that changed its protocol.
+pub(super) struct Tunnel {
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+}
+
+impl Tunnel {
+    /// Carries bytes both ways, in a task of its own, once the 101 is out.
+    pub(super) fn run(self, mut x: Box<Exchange>) {
+        let tasks = x.shared.tasks.clone();
+        tasks.spawn(async move {
+            let Ok((client, upstream)) = tokio::try_join!(self.client, self.upstream) else { return };
+            let (client_reads, client_writes) = tokio::io::split(TokioIo::new(client));
+            let (upstream_reads, upstream_writes) = tokio::io::split(TokioIo::new(upstream));
+            let idle = x.serving.as_ref().map_or(Timeouts::default().idle, |(backend, _)| backend.timeouts.idle);
+            let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
+            let upwards = carry(client_reads, upstream_writes, &up);
+            let downwards = carry(upstream_reads, client_writes, &down);
+            let carried = || up.load(Relaxed) + down.load(Relaxed);
+            x.ended = tokio::select! {
+                ended = until_upstream_ends(upwards, downwards) => match ended {
+                    Ok(()) => Ended::Complete,
+                    Err(_) => Ended::UpstreamBroke,
+                },
+                () = until_idle(idle, carried) => Ended::TimedOut,
+            };
+            x.request_bytes = up.load(Relaxed);
+            x.response_bytes = down.load(Relaxed);
+        });
+    }
+}
+
+/// Bytes from one side to the other until the first ends, counted as they go.
+async fn carry(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, count: &AtomicU64) -> io::Result<()> {
+    let mut from = InspectReader::new(from, |bytes: &[u8]| {
+        count.fetch_add(bytes.len() as u64, Relaxed);
+    });
+    tokio::io::copy(&mut from, &mut to).await?;
+    to.shutdown().await
+}
+
+/// A client that has said everything may still listen; once the backend has, there is nobody left to talk to.
+async fn until_upstream_ends(
+    upwards: impl Future<Output = io::Result<()>>,
+    downwards: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    let (mut upwards, mut downwards) = (pin!(upwards), pin!(downwards));
+    tokio::select! {
+        ended = &mut downwards => ended,
+        ended = &mut upwards => match ended {
+            Ok(()) => downwards.await,
+            Err(error) => Err(error),
+        },
+    }
+}
+
+/// Ends when nothing was carried either way for `idle`: a peer that vanished without a word would hold its backend for ever.
+async fn until_idle(idle: Duration, carried: impl Fn() -> u64) {
+    loop {
+        let before = carried();
+        tokio::time::sleep(idle).await;
+        if carried() == before {
+            return;
+        }
+    }
+}
