@@ -68,5 +68,7 @@ pub mod upstream;
 pub mod control;
 pub mod proxy;
 
+pub mod server;
+
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,214 @@
+//! One accepted connection from its first byte to its last.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tower::{Service, ServiceExt};
+
+use super::detect::{Prefix, Version, detect};
+use super::guard::{Guard, Held};
+use super::timers::{Expired, LazyTimer, Timers};
+use super::tracked::{ConnState, InProgress, TrackedBody};
+use crate::config::Limits;
+use crate::telemetry::metrics::Metrics;
+
+/// Bytes that hyper may buffer in each direction of an HTTP/1.1 connection, unless a head may be longer. Its own default of 400 KiB
+/// would let a slow reader of each of ten thousand streams hold that much.
+const H1_BUFFER: usize = 64 << 10;
+/// Bytes of one HTTP/2 stream's response that may wait for the peer's window.
+const H2_SEND_BUFFER: usize = 64 << 10;
+/// An HTTP/2 peer is asked for a sign of life this often while it has streams open ..
+const H2_PING_EVERY: Duration = Duration::from_secs(30);
+/// .. and is given this long for it.
+const H2_PONG_WITHIN: Duration = Duration::from_secs(20);
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Whether it came by TLS.
+    pub tls: bool,
+}
+
+/// A service that can answer requests of a connection: [`tower::Service`] over hyper's bodies, never failing.
+pub trait Answers:
+    Service<Request<Incoming>, Response = Response<Self::Body>, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+    /// The body of its responses.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+}
+
+impl<S, B> Answers for S
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
+    type Body = B;
+}
+
+/// What a connection needs besides its socket and its service.
+#[derive(Debug)]
+pub(super) struct Setting {
+    pub(super) limits: Limits,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) held: Held,
+}
+
+/// Serves a connection until it ends.
+pub(super) async fn serve<S: Answers>(socket: TcpStream, service: S, setting: Setting) {
+    // Small chunks of a stream must not wait for the peer's acknowledgement; a socket that refuses is as good as closed.
+    let _ = socket.set_nodelay(true);
+    let metrics = Arc::clone(&setting.metrics);
+    // Boxed each by itself: a plain connection need not take as much memory as one with TLS, and there are many for a long time.
+    let outcome = match setting.tls.clone() {
+        None => Box::pin(plain(socket, service, setting)).await,
+        Some(tls) => Box::pin(secure(socket, TlsAcceptor::from(tls), service, setting)).await,
+    };
+    match outcome {
+        Outcome::Fine => {}
+        Outcome::BadHead => metrics.bad_heads.add_one(),
+        Outcome::BadHandshake => metrics.handshake_errors.add_one(),
+    }
+}
+
+async fn plain<S: Answers>(mut socket: TcpStream, service: S, setting: Setting) -> Outcome {
+    let (mut prefix, begun) = (Prefix::default(), Instant::now());
+    match timeout_at(begun + setting.limits.header_read, detect(&mut socket, &mut prefix)).await {
+        Ok(Ok(Some(version))) => run(version, socket, prefix, service, setting, begun).await,
+        Err(_) if !prefix.is_empty() => Outcome::BadHead,
+        // It went, or it was opened in advance and never used.
+        Ok(Ok(None) | Err(_)) | Err(_) => Outcome::Fine,
+    }
+}
+
+async fn secure<S: Answers>(socket: TcpStream, acceptor: TlsAcceptor, service: S, setting: Setting) -> Outcome {
+    let begun = Instant::now();
+    let Ok(Ok(socket)) = timeout_at(begun + setting.limits.header_read, acceptor.accept(socket)).await else {
+        return Outcome::BadHandshake;
+    };
+    let h2 = socket.get_ref().1.alpn_protocol() == Some(b"h2");
+    let version = if h2 { Version::Http2 } else { Version::Http1 };
+    run(version, socket, Prefix::default(), service, setting, begun).await
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It ended, or broke off in a way that is the peer's business.
+    Fine,
+    /// It ended because of a head that was none, or that did not end.
+    BadHead,
+    /// It never spoke TLS, or not in time.
+    BadHandshake,
+}
+
+async fn run<S, IO>(version: Version, socket: IO, prefix: Prefix, service: S, setting: Setting, begun: Instant) -> Outcome
+where
+    S: Answers,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Setting { limits, held, .. } = setting;
+    let state = Arc::clone(&held.entry.state);
+    let timers = match version {
+        Version::Http1 => Timers::new(limits.header_read, limits.idle, false, begun),
+        // Its preface is there, so that it is idle from now on and not since it was accepted.
+        Version::Http2 => Timers::new(limits.header_read, limits.idle, true, Instant::now()),
+    };
+    let io = TokioIo::new(Guard::new(socket, prefix, held));
+    let own = Arc::clone(&state);
+    let service = service_fn(move |request| answer(service.clone(), request, InProgress::begin(&own)));
+    match version {
+        Version::Http1 => {
+            let mut connection = Box::pin(http1_builder(&limits).serve_connection(io, service).with_upgrades());
+            drive(connection.as_mut(), &state, timers, http1::UpgradeableConnection::graceful_shutdown).await
+        }
+        Version::Http2 => {
+            let mut connection = Box::pin(http2_builder(&limits).serve_connection(io, service));
+            drive(connection.as_mut(), &state, timers, http2::Connection::graceful_shutdown).await
+        }
+    }
+}
+
+fn http1_builder(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // The guard has the timers. `max_headers` stays as it is: set, it costs an allocation for each request.
+    builder.header_read_timeout(None).max_header_size(limits.head).max_buf_size(limits.head.max(H1_BUFFER));
+    builder
+}
+
+fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
+        .max_send_buf_size(H2_SEND_BUFFER)
+        .keep_alive_interval(H2_PING_EVERY)
+        .keep_alive_timeout(H2_PONG_WITHIN);
+    builder
+}
+
+/// Answers one request; the request is in progress until hyper has let go of the response's body.
+async fn answer<S: Answers>(
+    service: S,
+    request: Request<Incoming>,
+    progress: InProgress,
+) -> Result<Response<TrackedBody<S::Body>>, Infallible> {
+    let response = service.oneshot(request).await?;
+    Ok(response.map(|body| TrackedBody::new(body, progress)))
+}
+
+/// Runs a connection, tells it to finish once it is dismissed, and ends it when its time is over.
+///
+/// The timers are looked at here rather than when hyper reads: hyper does not read again when a response ends while it was waiting
+/// for bytes already.
+async fn drive<C>(mut connection: Pin<&mut C>, state: &ConnState, mut timers: Timers, dismiss: impl Fn(Pin<&mut C>)) -> Outcome
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let (mut timer, mut dismissed) = (LazyTimer::default(), false);
+    std::future::poll_fn(|cx| {
+        state.run_by(cx.waker());
+        loop {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                let bad = ended.is_err_and(|error| error.is_parse());
+                return Poll::Ready(if bad { Outcome::BadHead } else { Outcome::Fine });
+            }
+            if !dismissed && state.is_dismissed() {
+                dismissed = true;
+                dismiss(connection.as_mut());
+                continue;
+            }
+            let (begun, ended) = state.requests();
+            if begun == ended && state.take_received() {
+                timers.received(begun, ended);
+            }
+            let Some(deadline) = timers.waiting(begun, ended, Instant::now) else { return Poll::Pending };
+            ready!(timer.poll(deadline, cx));
+            match timers.expired(Instant::now()) {
+                Expired::Dismiss => state.dismiss(),
+                Expired::Close => return Poll::Ready(Outcome::Fine),
+                Expired::Abort => return Poll::Ready(Outcome::BadHead),
+            }
+        }
+    })
+    .await
+}

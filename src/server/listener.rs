@@ -1,0 +1,229 @@
+//! Listening sockets: bound once for all workers, accepted from by each.
+//!
+//! Every worker has its own socket for each address (`SO_REUSEPORT`), so that the kernel spreads connections and nothing has to be
+//! handed from thread to thread. The option has a price: a second process could bind the same address without an error and take
+//! half of the connections. So the address is first bound without it, once.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use super::tls::{self, TlsError};
+use crate::config::Listener;
+use crate::telemetry::metrics::Metrics;
+
+/// Connections that the kernel keeps until they are accepted: enough for every client of a restarted proxy to come back at once.
+const BACKLOG: i32 = 4096;
+/// How long accepting rests when there is no file descriptor left ..
+const FIRST_REST: Duration = Duration::from_millis(50);
+/// .. and how long at the most, since connections that end make room at any moment.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// Why a listener could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody listens there.
+    #[error("cannot listen on {address}: another process does already; stop it, or change the address of `{key}`")]
+    InUse {
+        /// Where.
+        address: SocketAddr,
+        /// The key of the configuration to change.
+        key: String,
+    },
+    /// Anything else that the system says.
+    #[error("cannot listen on {address} (`{key}`): {error}")]
+    Socket {
+        /// Where.
+        address: SocketAddr,
+        /// The key of the configuration to change.
+        key: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Its certificate or key.
+    #[error("listener {address}: {error}")]
+    Tls {
+        /// Where.
+        address: SocketAddr,
+        /// What is wrong.
+        error: Box<TlsError>,
+    },
+}
+
+/// One address, bound: a socket for each worker.
+#[derive(Debug)]
+pub(super) struct Bound {
+    pub(super) address: SocketAddr,
+    pub(super) sockets: Vec<StdListener>,
+    pub(super) tls: Option<Arc<ServerConfig>>,
+}
+
+/// Binds a listener for `workers` threads.
+pub(super) fn bind(listener: &Listener, index: usize, workers: usize) -> Result<Bound, BindError> {
+    let wanted = listener.address;
+    let tls = listener
+        .tls
+        .as_ref()
+        .map(tls::load)
+        .transpose()
+        .map_err(|error| BindError::Tls { address: wanted, error: Box::new(error) })?;
+    let key = || format!("listeners[{index}].address");
+    if wanted.port() != 0 {
+        drop(socket(wanted, false).map_err(|error| refused(wanted, key(), error))?);
+    }
+    let mut sockets = Vec::with_capacity(workers);
+    let mut address = wanted;
+    for _ in 0..workers.max(1) {
+        let bound = socket(address, true).and_then(|socket| {
+            socket.listen(BACKLOG)?;
+            let listener = StdListener::from(socket);
+            Ok((listener.local_addr()?, listener))
+        });
+        let (local, listener) = bound.map_err(|error| refused(address, key(), error))?;
+        // The first socket finds the port where none was asked for; the others share it.
+        address = local;
+        sockets.push(listener);
+    }
+    Ok(Bound { address, sockets, tls })
+}
+
+/// Binds an address for one thread alone.
+pub(super) fn bind_alone(address: SocketAddr, key: &str) -> Result<StdListener, BindError> {
+    let listen = |socket: Socket| socket.listen(BACKLOG).map(|()| StdListener::from(socket));
+    socket(address, false).and_then(listen).map_err(|error| refused(address, key.to_owned(), error))
+}
+
+fn refused(address: SocketAddr, key: String, error: io::Error) -> BindError {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse { address, key },
+        _ => BindError::Socket { address, key, error },
+    }
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of a run before that are still closing must not keep the address.
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// A place among the connections that may be open at once over all listeners, until dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    open: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
+}
+
+impl Place {
+    /// A place, unless `limit` are taken.
+    pub(super) fn take(open: &Arc<AtomicUsize>, limit: usize, metrics: &Arc<Metrics>) -> Option<Self> {
+        if open.fetch_add(1, Relaxed) >= limit {
+            open.fetch_sub(1, Relaxed);
+            return None;
+        }
+        metrics.connections.add(1);
+        Some(Self { open: Arc::clone(open), metrics: Arc::clone(metrics) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Relaxed);
+        self.metrics.connections.add(-1);
+    }
+}
+
+/// Accepts until `stop`, and then what the kernel had accepted already: closing a socket would reset those connections.
+pub(super) async fn accept(
+    listener: TcpListener,
+    stop: CancellationToken,
+    metrics: &Metrics,
+    mut take: impl FnMut(TcpStream, SocketAddr),
+) {
+    let mut rest = FIRST_REST;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                rest = FIRST_REST;
+                take(socket, peer);
+            }
+            Err(error) if is_of_the_connection(&error) => {}
+            Err(error) => {
+                metrics.accept_errors.add_one();
+                if rest == FIRST_REST {
+                    tracing::error!(%error, "cannot accept connections; trying again");
+                }
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = tokio::time::sleep(rest) => {}
+                }
+                rest = (rest * 2).min(LONGEST_REST);
+            }
+        }
+    }
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((socket, peer)) = listener.accept() {
+            if socket.set_nonblocking(true).is_ok()
+                && let Ok(socket) = TcpStream::from_std(socket)
+            {
+                take(socket, peer);
+            }
+        }
+    }
+}
+
+/// Whether only that one connection failed, before it was accepted.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::ANY_PORT;
+
+    #[test]
+    fn every_worker_has_a_socket_on_the_same_port() {
+        let bound = bind(&Listener { address: ANY_PORT, tls: None }, 0, 3).unwrap();
+        assert_ne!(bound.address.port(), 0);
+        assert_eq!(bound.sockets.len(), 3);
+        assert!(bound.sockets.iter().all(|socket| socket.local_addr().unwrap() == bound.address));
+    }
+
+    #[test]
+    fn a_port_in_use_is_an_error_that_names_it_even_if_it_is_shared() {
+        let first = bind(&Listener { address: ANY_PORT, tls: None }, 0, 2).unwrap();
+        let error = bind(&Listener { address: first.address, tls: None }, 1, 2).unwrap_err().to_string();
+        assert!(error.contains(&first.address.to_string()) && error.contains("listeners[1].address"), "{error}");
+        let error = bind_alone(first.address, "admin").unwrap_err();
+        assert!(matches!(error, BindError::InUse { .. }), "{error}");
+    }
+
+    #[test]
+    fn places_are_given_back() {
+        let (open, metrics) = (Arc::new(AtomicUsize::new(0)), Arc::new(Metrics::default()));
+        let first = Place::take(&open, 1, &metrics);
+        assert!(first.is_some() && Place::take(&open, 1, &metrics).is_none());
+        assert_eq!(metrics.connections.get(), 1);
+        drop(first);
+        assert!(Place::take(&open, 1, &metrics).is_some());
+    }
+}

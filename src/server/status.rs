@@ -1,0 +1,161 @@
+//! What `/status` shows: everything that decides where the next request goes.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::admin::Context;
+use crate::control::LastReload;
+use crate::control::carbon::SourceStatus;
+use crate::grid::{Basis, Freshness, GridZone, Quality, Signal, ZoneId, age};
+use crate::state::Snapshot;
+use crate::units::{GramsPerKwh, Millis};
+
+/// Prompt tokens of the request for which a model's first token is shown.
+const TYPICAL_PROMPT: u32 = 1000;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    version: &'static str,
+    instance: Arc<str>,
+    run: Arc<str>,
+    now: Timestamp,
+    ready: bool,
+    generation: u64,
+    config: Option<String>,
+    last_reload: Option<LastReload>,
+    in_flight: i64,
+    connections: i64,
+    backends: Vec<BackendStatus>,
+    grid: Vec<ZoneStatus>,
+    carbon_sources: Vec<SourceStatus>,
+    log: LogStatus,
+}
+
+#[derive(Debug, Serialize)]
+struct BackendStatus {
+    name: Arc<str>,
+    region: Arc<str>,
+    in_flight: u32,
+    max_in_flight: u32,
+    pending_prompt_tokens: u64,
+    /// How much longer it is left alone after failures; null when it is used.
+    shut_for_ms: Option<u64>,
+    requests: u64,
+    failures: u64,
+    models: Vec<ModelStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct ModelStatus {
+    model: Arc<str>,
+    /// For a prompt of 1000 tokens behind what is pending now, at the quantile of the policy that taught it.
+    first_token_ms: Millis,
+    per_output_token_ms: Millis,
+    output_tokens: u32,
+    samples: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ZoneStatus {
+    grid_zone: GridZone,
+    /// Null when nothing is known of it.
+    reading: Option<ReadingStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct ReadingStatus {
+    intensity_g_per_kwh: GramsPerKwh,
+    signal: Signal,
+    basis: Basis,
+    quality: Quality,
+    freshness: Freshness,
+    source: Arc<str>,
+    measured_at: Timestamp,
+    age_s: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct LogStatus {
+    lines: u64,
+    written: u64,
+    lost: u64,
+    write_errors: u64,
+}
+
+/// The status now.
+pub(super) fn status(context: &Context) -> Status {
+    let shared = &context.shared;
+    let (snapshot, now) = (shared.state.load(), shared.clock.wall());
+    let control = context.control.status();
+    let identity = shared.log.identity();
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        instance: Arc::clone(&identity.instance),
+        run: Arc::clone(&identity.run),
+        now,
+        ready: context.ready.load(std::sync::atomic::Ordering::SeqCst),
+        generation: snapshot.generation,
+        config: control.config.as_ref().map(|path| path.display().to_string()),
+        last_reload: control.last_reload(),
+        in_flight: shared.metrics.in_flight.get(),
+        connections: shared.metrics.connections.get(),
+        backends: backends(&snapshot, shared.clock.monotonic()),
+        grid: zones(&snapshot, now),
+        carbon_sources: control.sources(),
+        log: LogStatus {
+            lines: shared.log.numbered(),
+            written: shared.log.written(),
+            lost: shared.log.lost(),
+            write_errors: shared.log.write_errors(),
+        },
+    }
+}
+
+fn backends(snapshot: &Snapshot, now: std::time::Instant) -> Vec<BackendStatus> {
+    let one = |backend: &Arc<crate::backend::Backend>| {
+        let live = snapshot.live(backend.id);
+        let (requests, failures) = live.totals();
+        let models = snapshot.plan.priors(backend.id).filter_map(|(model, _)| {
+            let known = live.model(&model)?;
+            Some(ModelStatus {
+                first_token_ms: known.first_token(TYPICAL_PROMPT, live.pending_prompt_tokens()),
+                per_output_token_ms: known.per_output_token(),
+                output_tokens: known.output_tokens(None),
+                samples: known.samples(),
+                model,
+            })
+        });
+        BackendStatus {
+            name: Arc::clone(&backend.name),
+            region: Arc::clone(&backend.region),
+            in_flight: live.in_flight(),
+            max_in_flight: backend.max_in_flight,
+            pending_prompt_tokens: live.pending_prompt_tokens(),
+            shut_for_ms: live.shut_for(now).map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+            requests,
+            failures,
+            models: models.collect(),
+        }
+    };
+    snapshot.plan.backends.iter().map(one).collect()
+}
+
+fn zones(snapshot: &Snapshot, now: Timestamp) -> Vec<ZoneStatus> {
+    let one = |(index, zone): (usize, &GridZone)| {
+        let known = snapshot.grid.at(ZoneId(index as u16), now);
+        let reading = known.map(|known| ReadingStatus {
+            intensity_g_per_kwh: known.reading.intensity,
+            signal: known.reading.signal,
+            basis: known.reading.basis,
+            quality: known.reading.quality,
+            freshness: known.freshness,
+            source: Arc::clone(&known.reading.source),
+            measured_at: known.reading.measured_at,
+            age_s: age(known.reading, now).as_secs(),
+        });
+        ZoneStatus { grid_zone: zone.clone(), reading }
+    };
+    snapshot.plan.zones.iter().enumerate().map(one).collect()
+}

@@ -1,0 +1,153 @@
+//! What the parts of one connection tell each other: how many requests were begun and ended, and whether it is time to go.
+//!
+//! hyper does not say when a connection is idle, and a token to be cancelled would put a lock shared by all connections into every
+//! poll of each. So every connection has a few atomics of its own; whoever wants it to end sets a mark and wakes its task.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+/// One connection's state.
+#[derive(Debug, Default)]
+pub(super) struct ConnState {
+    begun: AtomicU32,
+    ended: AtomicU32,
+    received: AtomicBool,
+    dismissed: AtomicBool,
+    task: OnceLock<Waker>,
+}
+
+impl ConnState {
+    /// Requests begun and ended so far.
+    pub(super) fn requests(&self) -> (u32, u32) {
+        (self.begun.load(Relaxed), self.ended.load(Relaxed))
+    }
+
+    /// Asks the connection's task to finish what it has and to close.
+    pub(super) fn dismiss(&self) {
+        self.dismissed.store(true, SeqCst);
+        if let Some(task) = self.task.get() {
+            task.wake_by_ref();
+        }
+    }
+
+    pub(super) fn is_dismissed(&self) -> bool {
+        self.dismissed.load(SeqCst)
+    }
+
+    /// Bytes arrived.
+    pub(super) fn received(&self) {
+        self.received.store(true, Relaxed);
+    }
+
+    /// Whether bytes arrived since this was last asked, or since the last request ended: what came before belonged to it.
+    pub(super) fn take_received(&self) -> bool {
+        self.received.load(Relaxed) && self.received.swap(false, Relaxed)
+    }
+
+    /// Notes the task to wake; a task's waker stays the same for its life.
+    pub(super) fn run_by(&self, task: &Waker) {
+        if self.task.get().is_none() {
+            let _ = self.task.set(task.clone());
+        }
+    }
+}
+
+/// One request in progress, until dropped.
+#[derive(Debug)]
+pub(super) struct InProgress(Arc<ConnState>);
+
+impl InProgress {
+    pub(super) fn begin(state: &Arc<ConnState>) -> Self {
+        state.begun.fetch_add(1, Relaxed);
+        Self(Arc::clone(state))
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.0.received.store(false, Relaxed);
+        self.0.ended.fetch_add(1, Relaxed);
+    }
+}
+
+pin_project! {
+    /// A response body that counts as a request in progress until hyper has done with it.
+    #[derive(Debug)]
+    pub(super) struct TrackedBody<B> {
+        #[pin]
+        body: B,
+        request: InProgress,
+    }
+}
+
+impl<B> TrackedBody<B> {
+    pub(super) const fn new(body: B, request: InProgress) -> Self {
+        Self { body, request }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for TrackedBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The connections of one worker, so that all can be dismissed.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    next: AtomicU64,
+    closing: AtomicBool,
+    open: Mutex<HashMap<u64, Arc<ConnState>>>,
+}
+
+/// A connection's entry, until dropped.
+#[derive(Debug)]
+pub(super) struct Entry {
+    key: u64,
+    connections: Arc<Connections>,
+    pub(super) state: Arc<ConnState>,
+}
+
+impl Connections {
+    pub(super) fn enter(self: &Arc<Self>) -> Entry {
+        let (key, state) = (self.next.fetch_add(1, Relaxed), Arc::new(ConnState::default()));
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&state));
+        if self.closing.load(SeqCst) {
+            state.dismiss();
+        }
+        Entry { key, connections: Arc::clone(self), state }
+    }
+
+    /// Dismisses all, and those that come later at once.
+    pub(super) fn dismiss_all(&self) {
+        self.closing.store(true, SeqCst);
+        let open: Vec<_> = self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for state in open {
+            state.dismiss();
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.connections.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
