@@ -68,6 +68,8 @@ pub mod upstream;
 pub mod control;
 pub mod proxy;
 
+pub mod mock;
+pub mod report;
 pub mod server;
 
 #[cfg(test)]

@@ -1,0 +1,267 @@
+//! What is answered at which path of a simulated region.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+
+use super::call::{Call, Kind};
+use super::generate::{Stream, whole};
+use super::listen::{Door, Tasks};
+use super::openai::{Fault, Voice};
+use super::site::{Cut, Exchange, Refusal, Site};
+use crate::fleet::{Faults, Patch};
+
+/// The largest body taken in: a few images in base64.
+const MAX_BODY: usize = 32 << 20;
+/// The longest id taken over from a client.
+const MAX_ID: usize = 128;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const OUTPUT_TOKENS: HeaderName = HeaderName::from_static("x-mock-output-tokens");
+const REGION: HeaderName = HeaderName::from_static("x-mock-region");
+
+pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Cut>>;
+
+/// Answers one request; an error breaks the connection.
+pub(super) async fn answer(door: Door, request: Request<Incoming>) -> Result<Answer, Cut> {
+    let Door { site, fleet, tasks } = door;
+    let path = request.uri().path().to_owned();
+    if let Some(control) = path.strip_prefix("/_") {
+        let named = request.uri().query().and_then(|query| query.strip_prefix("region="));
+        let meant = named.map_or(Some(&site), |name| fleet.iter().find(|site| *site.name == *name));
+        return Ok(match meant {
+            Some(site) => operate(site, control, request).await,
+            None => refuse(Fault::NoSuchThing),
+        });
+    }
+    if !site.faults().up {
+        return Err(Cut);
+    }
+    if let (Some(kind), &Method::POST) = (Kind::of(&path), request.method()) {
+        return generate(site, kind, request).await;
+    }
+    let reply = if authorized(&site, request.headers()) {
+        serve_rest(&site, &tasks, &path, request).await
+    } else {
+        Err(Fault::Unauthorized)
+    };
+    let mut response = reply.unwrap_or_else(refuse);
+    mark(&site, &mut response);
+    Ok(response)
+}
+
+/// A call of a model: admitted, paced, recorded.
+async fn generate(site: Arc<Site>, kind: Kind, request: Request<Incoming>) -> Result<Answer, Cut> {
+    let (head, body) = request.into_parts();
+    let id = head.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| (1..=MAX_ID).contains(&id.len()));
+    let mut exchange = Exchange::open(Arc::clone(&site), head.uri.path(), id);
+    let call = match understand(&site, kind, &head.headers, body).await {
+        Ok(call) => call,
+        Err(fault) => return Ok(turn_away(&site, exchange, fault)),
+    };
+    match exchange.admit(call.prompt_tokens) {
+        Ok(answer_at) => {
+            let voice = voice(&site, call, &head.headers, exchange.id());
+            speak(&site, exchange, voice, answer_at).await
+        }
+        Err(Refusal::Down) => {
+            exchange.give_up();
+            Err(Cut)
+        }
+        Err(Refusal::Full { answer_at, retry_after }) => {
+            site.sleep_until(answer_at).await;
+            let mut response = turn_away(&site, exchange, Fault::Overloaded);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
+            Ok(response)
+        }
+        Err(Refusal::Broken { answer_at }) => {
+            site.sleep_until(answer_at).await;
+            Ok(turn_away(&site, exchange, Fault::Broken))
+        }
+    }
+}
+
+async fn understand(site: &Site, kind: Kind, headers: &HeaderMap, body: Incoming) -> Result<Call, Fault> {
+    if !authorized(site, headers) {
+        return Err(Fault::Unauthorized);
+    }
+    let call = Call::parse(kind, &collect(body).await?)?;
+    if !site.models.iter().any(|model| **model == *call.model) {
+        return Err(Fault::NoSuchModel);
+    }
+    Ok(call)
+}
+
+async fn speak(site: &Arc<Site>, mut exchange: Exchange, voice: Voice, answer_at: std::time::Duration) -> Result<Answer, Cut> {
+    let id = exchange.id().to_owned();
+    let mut response = if voice.call.streamed {
+        site.sleep_until(answer_at).await;
+        exchange.answered(StatusCode::OK);
+        let stream = Stream::new(exchange, voice, site.tokens_per_chunk);
+        let mut response = Response::new(UnsyncBoxBody::new(stream));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+        response
+    } else {
+        if let Err(cut) = whole(&mut exchange, &voice, site.tokens_per_chunk).await {
+            exchange.give_up();
+            return Err(cut);
+        }
+        exchange.answered(StatusCode::OK);
+        exchange.finish();
+        json_answer(StatusCode::OK, &voice.whole())
+    };
+    mark(site, &mut response);
+    name(&mut response, &id);
+    Ok(response)
+}
+
+fn voice(site: &Site, call: Call, headers: &HeaderMap, id: &str) -> Voice {
+    let ordered = headers.get(OUTPUT_TOKENS).and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok());
+    let (output_tokens, seed) = site.with_rng(|rng| (call.output_tokens(ordered, rng), rng.u64(..)));
+    let id = id.chars().filter(char::is_ascii_alphanumeric).collect();
+    Voice { call, id, created: site.clock.wall().as_second(), seed, output_tokens }
+}
+
+fn turn_away(site: &Site, mut exchange: Exchange, fault: Fault) -> Answer {
+    exchange.answered(fault.status());
+    exchange.give_up();
+    let mut response = refuse(fault);
+    mark(site, &mut response);
+    name(&mut response, exchange.id());
+    response
+}
+
+/// Everything that needs no slot.
+async fn serve_rest(site: &Arc<Site>, tasks: &Tasks, path: &str, request: Request<Incoming>) -> Result<Answer, Fault> {
+    let created = site.clock.wall().as_second();
+    let file = path
+        .strip_prefix("/v1/files/")
+        .and_then(|rest| rest.strip_suffix("/content").map(|id| (id, true)).or(Some((rest, false))));
+    let found = match (request.method(), path, file) {
+        (&Method::GET, "/v1/models", _) => models(site, created),
+        (&Method::GET, "/v1/realtime", _) => return echo(site, tasks, request),
+        (&Method::GET, "/v1/files", _) => site.with_files(|files| files.list()),
+        (&Method::POST, "/v1/files", _) => {
+            let content = collect(request.into_body()).await?;
+            site.with_files(|files| files.put(content, created))
+        }
+        (&Method::GET, _, Some((id, true))) => {
+            let content = site.with_files(|files| files.content(id)).ok_or(Fault::NoSuchThing)?;
+            return Ok(Response::new(full(content)));
+        }
+        (&Method::GET, _, Some((id, false))) => site.with_files(|files| files.describe(id)).ok_or(Fault::NoSuchThing)?,
+        (&Method::DELETE, _, Some((id, false))) => site.with_files(|files| files.remove(id)).ok_or(Fault::NoSuchThing)?,
+        _ => return Err(Fault::NoSuchThing),
+    };
+    Ok(json_answer(StatusCode::OK, &found))
+}
+
+/// The operator's side: faults and the ledger.
+async fn operate(site: &Site, path: &str, request: Request<Incoming>) -> Answer {
+    match (request.method(), path) {
+        (&Method::GET, "ctl") => {
+            let (resident, decoding, waiting) = site.load();
+            let load = json!({"resident": resident, "decoding": decoding, "waiting": waiting});
+            json_answer(StatusCode::OK, &json!({"region": *site.name, "faults": site.faults(), "load": load}))
+        }
+        (&Method::POST, "ctl") => match collect(request.into_body()).await.map(|body| serde_json::from_slice::<Patch>(&body)) {
+            Ok(Ok(patch)) => json_answer(StatusCode::OK, &json!({"faults": site.control(&patch)})),
+            // The text names the field and its range, and the body is the operator's own.
+            Ok(Err(error)) => json_answer(StatusCode::BAD_REQUEST, &json!({"error": error.to_string()})),
+            Err(fault) => refuse(fault),
+        },
+        (&Method::DELETE, "ctl") => {
+            site.set_faults(Faults::default());
+            json_answer(StatusCode::OK, &json!({"faults": site.faults()}))
+        }
+        (&Method::GET, "ledger") => {
+            let lines: String =
+                site.rows().iter().filter_map(|row| serde_json::to_string(row).ok()).map(|line| line + "\n").collect();
+            let mut response = Response::new(full(Bytes::from(lines)));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
+            response
+        }
+        (&Method::DELETE, "ledger") => {
+            site.clear_rows();
+            json_answer(StatusCode::OK, &json!({}))
+        }
+        _ => refuse(Fault::NoSuchThing),
+    }
+}
+
+/// Switches to whatever protocol was asked for, and gives back every byte: enough to see whether an upgrade passes a proxy.
+fn echo(site: &Arc<Site>, tasks: &Tasks, request: Request<Incoming>) -> Result<Answer, Fault> {
+    let protocol = request.headers().get(UPGRADE).cloned().ok_or(Fault::BadRequest("this path wants an upgrade"))?;
+    let upgrade = hyper::upgrade::on(request);
+    let site = Arc::clone(site);
+    tasks.spawn(async move {
+        if let Ok(upgraded) = upgrade.await {
+            let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
+            // It ends when the client closes; an error only means that it did so abruptly.
+            tokio::select! {
+                _ = tokio::io::copy(&mut from, &mut to) => {}
+                () = site.until_up(false) => {}
+            }
+        }
+    });
+    let mut response = Response::new(full(Bytes::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert(UPGRADE, protocol);
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    Ok(response)
+}
+
+fn models(site: &Site, created: i64) -> Value {
+    let models: Vec<Value> = site
+        .models
+        .iter()
+        .map(|model| json!({"id": **model, "object": "model", "created": created, "owned_by": "windward-mock"}))
+        .collect();
+    json!({"object": "list", "data": models})
+}
+
+fn authorized(site: &Site, headers: &HeaderMap) -> bool {
+    site.bearer.as_ref().is_none_or(|wanted| {
+        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        given.and_then(|value| value.strip_prefix("Bearer ")) == Some(wanted.expose())
+    })
+}
+
+async fn collect(body: Incoming) -> Result<Bytes, Fault> {
+    let collected = Limited::new(body, MAX_BODY).collect().await;
+    collected.map(http_body_util::Collected::to_bytes).map_err(|_| Fault::TooLarge)
+}
+
+fn refuse(fault: Fault) -> Answer {
+    json_answer(fault.status(), &fault.json())
+}
+
+fn json_answer(status: StatusCode, body: &Value) -> Answer {
+    let mut response = Response::new(full(Bytes::from(body.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn full(bytes: Bytes) -> UnsyncBoxBody<Bytes, Cut> {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn mark(site: &Site, response: &mut Answer) {
+    if let Ok(region) = HeaderValue::from_str(&site.name) {
+        response.headers_mut().insert(REGION, region);
+    }
+}
+
+fn name(response: &mut Answer, id: &str) {
+    if let Ok(id) = HeaderValue::from_str(id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+}
