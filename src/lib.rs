@@ -72,5 +72,7 @@ pub mod mock;
 pub mod report;
 pub mod server;
 
+pub mod cli;
+
 #[cfg(test)]
 mod testing;

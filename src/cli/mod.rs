@@ -1,0 +1,80 @@
+//! The command line: one file a command. Machine-readable output goes to standard output, everything else to standard error; exit
+//! codes are 0 for ok, 1 when the thing checked is wrong or the work failed, 2 for wrong usage.
+
+pub mod check;
+pub mod demo;
+pub mod mock;
+pub mod report;
+pub mod schema;
+pub mod serve;
+pub mod surroundings;
+pub mod zones;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A carbon-aware reverse proxy in front of AI model endpoints.
+#[derive(Debug, Parser)]
+#[command(
+    name = "windward",
+    version,
+    about,
+    after_help = "Examples:\n  windward demo                          everything at once, nothing to configure\n  windward serve -c config/windward.yaml\n  windward report access.jsonl\n\nhttps and keys are configured in the file; see config/windward.yaml."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the whole thing at work, with nothing prepared: a simulated fleet, a grid in fast motion, traffic, and the report
+    #[command(
+        after_help = "Examples:\n  windward demo --duration 20s\n  windward demo --no-traffic     then: curl http://127.0.0.1:8080/v1/chat/completions ..."
+    )]
+    Demo(demo::DemoArgs),
+    /// Run the proxy
+    #[command(
+        after_help = "Example:\n  windward serve -c config/windward.yaml\n\nSIGHUP or a change of the file reloads it; SIGUSR1 reopens the access log; SIGTERM drains."
+    )]
+    Serve(serve::ServeArgs),
+    /// Serve the simulated fleet alone, with faults that can be switched while it runs
+    #[command(
+        after_help = "Example:\n  windward mock -c config/fleet.yaml\n  curl -X POST 127.0.0.1:9101/_ctl -d '{\"slow\": 3}'"
+    )]
+    Mock(mock::MockArgs),
+    /// Print every problem of a configuration, with line and column
+    #[command(after_help = "Example:\n  windward check config/windward.yaml && echo fine")]
+    Check(check::CheckArgs),
+    /// Sum up access logs: emitted, baseline, saved, waste
+    #[command(
+        after_help = "Examples:\n  windward report access.jsonl\n  windward report --format csv --by day access.jsonl > saved.csv"
+    )]
+    Report(report::ReportArgs),
+    /// Print the JSON schema of the configuration, for editors
+    #[command(after_help = "Example:\n  windward schema > windward.schema.json")]
+    Schema(schema::SchemaArgs),
+    /// Look up the shipped table: cloud region, grid zone, yearly intensity, PUE, source
+    #[command(after_help = "Example:\n  windward zones stockholm")]
+    Zones(zones::ZonesArgs),
+}
+
+/// Parses the arguments and runs the command.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Mock(args) => mock::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::Zones(args) => zones::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "windward: {error:#}");
+        ExitCode::FAILURE
+    })
+}
