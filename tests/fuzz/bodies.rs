@@ -1,0 +1,152 @@
+//! What must hold for any bytes, one function for each reader of what others wrote. A violation is a panic.
+//!
+//! The first byte of the data is no part of the text: it says how the rest is cut into chunks, since for readers of streams the cuts
+//! are half of the input.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use windward::carbon::file::{FileOptions, parse};
+use windward::config::{self, Env, Files};
+use windward::grid::{Basis, GridZone, Signal};
+use windward::record::AccessRecord;
+use windward::report::{Summary, summarise};
+use windward::wire::Operation;
+use windward::wire::request::RequestScan;
+use windward::wire::splice::{apply, edits, length_change};
+use windward::wire::strip::UsageStripper;
+use windward::wire::usage::Meter;
+
+/// The data in two: how to cut, and what is cut.
+fn cuts(data: &[u8]) -> (u8, &[u8]) {
+    data.split_first().map_or((0, data), |(first, rest)| (*first, rest))
+}
+
+/// The bytes in pieces whose sizes follow from `how`: all of one byte when it is 0, else between 1 and `how`.
+fn pieces(bytes: &[u8], how: u8) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    let mut state = u32::from(how);
+    std::iter::from_fn(move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let size = 1 + (state >> 16) as usize % usize::from(how).max(1);
+        let (piece, after) = rest.split_at(size.min(rest.len()));
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// A response stream: what is counted, and what is left out, does not depend on where the network cut it.
+pub fn sse(data: &[u8]) {
+    let (how, stream) = cuts(data);
+    for operation in [Operation::Chat, Operation::Completions, Operation::Responses, Operation::Embeddings] {
+        for begin in [Meter::sse, Meter::json] {
+            let (mut whole, mut cut) = (begin(operation), begin(operation));
+            whole.feed(stream);
+            pieces(stream, how).for_each(|piece| cut.feed(piece));
+            assert_eq!(whole.saw_first_data(), cut.saw_first_data());
+            assert_eq!(whole.finish(), cut.finish());
+        }
+    }
+    let strip = |chunks: &mut dyn Iterator<Item = &[u8]>| {
+        let mut stripper = UsageStripper::new();
+        let mut out = Vec::new();
+        for chunk in chunks {
+            stripper.feed(&Bytes::copy_from_slice(chunk)).iter().for_each(|bytes| out.extend_from_slice(bytes));
+        }
+        stripper.finish().iter().for_each(|bytes| out.extend_from_slice(bytes));
+        out
+    };
+    let whole = strip(&mut std::iter::once(stream));
+    assert_eq!(whole, strip(&mut pieces(stream, how)), "stripping depends on the cuts");
+    assert!(whole.len() <= stream.len(), "stripping adds bytes");
+    let names_usage = stream.windows(5).any(|window| window == b"usage");
+    assert!(names_usage || whole == stream, "stripping takes out more than usage");
+}
+
+/// A request body: the same is read wherever it is cut, and an edit changes what it means to change and nothing else.
+pub fn request(data: &[u8]) {
+    let (how, body) = cuts(data);
+    let mut whole = RequestScan::new();
+    let mut cut = RequestScan::new();
+    whole.feed(body);
+    pieces(body, how).for_each(|piece| cut.feed(piece));
+    let (whole, cut) = (whole.finish(), cut.finish());
+    assert_eq!(whole, cut);
+    let Ok(fields) = whole else { return };
+
+    let chunks: Vec<Bytes> = pieces(body, how).map(Bytes::copy_from_slice).collect();
+    let name = Bytes::from_static(br#""another \"name\"""#);
+    let edits = edits(&fields, Some(&name), true);
+    let edited = apply(&chunks, &edits).concat();
+    assert_eq!(i64::try_from(edited.len()).unwrap() - i64::try_from(body.len()).unwrap(), length_change(&edits));
+    // The scan is no validator: what is wrong deeper inside is the backend's to refuse. What was right must stay so.
+    let Ok(Value::Object(before)) = serde_json::from_slice(body) else { return };
+    let after: Value = serde_json::from_slice(&edited).unwrap();
+    assert_eq!(after["model"], "another \"name\"");
+    for (key, value) in &before {
+        assert!(key == "model" || key == "stream_options" || after[key] == *value, "`{key}` changed");
+    }
+}
+
+/// A machine on which every file that a configuration names is there, and holds the same.
+struct AnyFile;
+
+impl Files for AnyFile {
+    fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
+        Ok(b"a-secret\n".to_vec())
+    }
+}
+
+/// Variables of the shipped configurations.
+const VARIABLES: [&str; 7] =
+    ["KEY", "BEDROCK_KEY", "OWN_KEY", "VLLM_KEY", "OPENAI_US_KEY", "OPENAI_EU_KEY", "AWS_BEARER_TOKEN_BEDROCK"];
+
+/// A configuration: a plan, or problems that say where they are.
+pub fn config(data: &[u8]) {
+    let text = String::from_utf8_lossy(cuts(data).1);
+    let env: Env = VARIABLES.map(|name| (name.to_owned(), "value".to_owned())).into_iter().collect();
+    match config::load("fuzz.yaml", &text, &env, &AnyFile) {
+        Ok(loaded) => assert!(!loaded.plan.backends.is_empty() && !loaded.plan.routes.is_empty()),
+        Err(errors) => assert!(!errors.problems.is_empty() && !errors.to_string().is_empty()),
+    }
+    let _ = config::fleet::FleetPlan::parse(&text);
+}
+
+/// A file of carbon intensities: whatever is taken from it is plausible, in order, and not from the future.
+pub fn carbon(data: &[u8]) {
+    let (how, file) = cuts(data);
+    let now = Timestamp::from_second(1_800_000_000).unwrap();
+    let options = FileOptions {
+        source: Arc::from("fuzz"),
+        signal: if how & 1 == 0 { Signal::Average } else { Signal::Marginal },
+        basis: Basis::Lifecycle,
+        zone: (how & 2 == 0).then(|| GridZone::new("SE-SE3")),
+        written_at: now,
+        valid_for: FileOptions::DEFAULT_VALID_FOR,
+    };
+    let Ok(found) = parse(file, now, &options) else { return };
+    let readings = found.readings();
+    assert!(readings.iter().all(|(_, reading)| (0.0..10_000.0).contains(&reading.intensity.get())));
+    assert!(readings.iter().all(|(_, reading)| reading.measured_at <= now + SignedDuration::from_hours(24 * 8)));
+    assert!(readings.is_sorted_by(|(zone, a), (next, b)| zone != next || a.measured_at < b.measured_at));
+    let at_once: Vec<_> = found.at(now).collect();
+    assert!(at_once.iter().all(|(_, reading)| reading.measured_at <= now));
+    assert!(at_once.is_sorted_by(|(zone, _), (next, _)| zone < next), "a zone twice");
+}
+
+/// A line of the access log: what is read can be written and read again without a difference, and no log stops a report.
+pub fn record(data: &[u8]) {
+    let log = cuts(data).1;
+    for line in log.split(|byte| *byte == b'\n') {
+        if let Ok(record) = serde_json::from_slice::<AccessRecord<'_>>(line) {
+            let written = serde_json::to_vec(&record).unwrap();
+            assert_eq!(serde_json::from_slice::<AccessRecord<'_>>(&written).unwrap(), record);
+        }
+    }
+    let mut summary = Summary::default();
+    summarise("fuzz", log, &mut summary).unwrap();
+}

@@ -1,0 +1,66 @@
+//! The admin address, and the way out.
+
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+
+use super::support::peer::{PATIENCE, Then, begin_events, chunk, end_chunks};
+use super::support::{Client, Harness, Peer};
+
+const OK: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+
+#[test]
+fn the_admin_address_tells_what_an_operator_asks() {
+    let peer = Peer::answering("200 OK", OK);
+    let proxy = Harness::start(&[("a", peer.address, "models: [m]")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", r#"{"model":"m"}"#);
+    client.answer();
+    proxy.record();
+    assert_eq!(proxy.ask_admin("/healthz").status, 200);
+    assert_eq!(proxy.ask_admin("/readyz").status, 200);
+    assert_eq!(proxy.ask_admin("/nothing").status, 404);
+    let status = proxy.ask_admin("/status").json();
+    assert_eq!((&status["generation"], &status["backends"][0]["requests"]), (&1.into(), &1.into()));
+    assert_eq!(status["backends"][0]["models"][0]["model"], "m");
+    assert!(status["grid"][0]["reading"]["intensity_g_per_kwh"].as_f64().is_some());
+    let metrics = proxy.ask_admin("/metrics").text();
+    for name in
+        ["windward_requests_total", "windward_backend_in_flight", "windward_config_generation", "windward_emissions_grams_total"]
+    {
+        assert!(metrics.contains(name), "{name} is missing in\n{metrics}");
+    }
+}
+
+#[test]
+fn the_admin_paths_are_not_on_the_data_port() {
+    let peer = Peer::answering("200 OK", OK);
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    for path in ["/healthz", "/status", "/metrics", "/reload"] {
+        let mut client = Client::connect(proxy.address);
+        client.get(path, "");
+        assert_eq!(client.answer().status, 404, "{path}");
+    }
+}
+
+#[test]
+fn a_drain_lets_streams_end_and_loses_no_line() {
+    let (go, wait) = channel();
+    let wait = Mutex::new(wait);
+    let peer = Peer::start(move |_, stream| {
+        begin_events(stream);
+        chunk(stream, b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n");
+        let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+        chunk(stream, b"data: [DONE]\n\n");
+        end_chunks(stream);
+        Then::Next
+    });
+    let proxy = Harness::with("limits: { drain_delay: 1ms, drain_deadline: 20s }", &[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", r#"{"model":"m","stream":true}"#);
+    client.read_until("\"a\"");
+    let stopping = std::thread::spawn(move || proxy.stop());
+    go.send(()).unwrap();
+    assert!(client.answer().text().ends_with("data: [DONE]\n\n"));
+    let ended = stopping.join().unwrap();
+    assert!(ended.drained && ended.log_complete && !ended.failed, "{ended:?}");
+}

@@ -1,0 +1,48 @@
+//! The decision allocates nothing for up to 16 candidates: counted, not argued.
+
+use std::sync::Arc;
+
+use windward::backend::BackendId;
+use windward::decide::{Candidate, Standing, decide};
+use windward::estimate::Estimate;
+use windward::policy::{Objective, Policy};
+use windward::tables::Band;
+use windward::units::{Grams, GramsPerKwh, Joules, Millis};
+
+fn candidate(id: u16) -> Candidate {
+    let estimate = Estimate {
+        prompt_tokens: 1000,
+        output_tokens: 200,
+        first_token: Millis::saturating(100.0 + f64::from(id)),
+        total: Millis::saturating(4000.0),
+        energy: Band::exact(Joules::saturating(100.0)),
+        intensity: Some(GramsPerKwh::saturating(f64::from(id) * 20.0)),
+        emissions: Some(Grams::saturating(f64::from(id))),
+        in_flight: u32::from(id % 3),
+        limit: 64,
+        price: Grams::ZERO,
+    };
+    Candidate { backend: BackendId(id), estimate, standing: Standing::Ready, weight: 1 }
+}
+
+#[test]
+fn a_decision_among_sixteen_allocates_nothing() {
+    let candidates: Vec<Candidate> = (0..17).map(candidate).collect();
+    for objective in
+        [Objective::LeastCarbon, Objective::LeastLatency, Objective::ListedOrder, Objective::RoundRobin, Objective::Weighted]
+    {
+        let policy = Policy { objective, ..Policy::standard("p") };
+        for count in [1, 3, 8, 16] {
+            let allocations = allocation_counter::measure(|| {
+                let _ = std::hint::black_box(decide(&policy, true, &candidates[..count], 7));
+            });
+            assert_eq!(allocations.count_total, 0, "{objective:?} among {count}");
+        }
+    }
+}
+
+#[test]
+fn the_count_can_fail() {
+    let allocations = allocation_counter::measure(|| drop(std::hint::black_box(Arc::new(1))));
+    assert_eq!(allocations.count_total, 1);
+}

@@ -1,0 +1,71 @@
+//! The choice follows the grid, and nothing that a grid's data may be can hurt a request.
+
+use super::support::{Client, Harness, Peer};
+
+const OK: &str = r#"{"choices":[],"usage":{"prompt_tokens":1000,"completion_tokens":100}}"#;
+const BODY: &str = r#"{"model":"m"}"#;
+
+/// Two backends on grid zones of their own, whose intensities come from a file.
+fn two_zones(rows: &str) -> (Harness, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("grid.csv");
+    std::fs::write(&file, rows).unwrap();
+    let carbon = format!("carbon: {{ sources: [ {{ file: {{ path: {} }} }}, builtin ] }}", file.display());
+    let peers = [Peer::answering("200 OK", OK), Peer::answering("200 OK", OK)];
+    let proxy =
+        Harness::with(&carbon, &[("clean", peers[0].address, "grid_zone: FR"), ("dirty", peers[1].address, "grid_zone: PL")], "");
+    (proxy, directory)
+}
+
+fn intensity_of(zone: &'static str, grams: f64) -> impl Fn(&serde_json::Value) -> bool {
+    move |status| {
+        let zones = status["grid"].as_array().unwrap();
+        zones.iter().any(|z| z["grid_zone"] == zone && z["reading"]["intensity_g_per_kwh"] == grams)
+    }
+}
+
+fn chosen(proxy: &Harness) -> (String, serde_json::Value) {
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", BODY);
+    let answer = client.answer();
+    assert_eq!(answer.status, 200);
+    (answer.field("x-windward-backend").unwrap().to_owned(), proxy.record())
+}
+
+#[test]
+fn the_yearly_figures_decide_when_nothing_else_is_known() {
+    let (proxy, _directory) = two_zones("grid_zone,datetime,carbon_intensity_g_per_kwh\n");
+    let (backend, record) = chosen(&proxy);
+    assert_eq!(backend, "clean");
+    assert_eq!(record["carbon"]["chosen"]["freshness"], "assumed");
+    assert_eq!(record["carbon"]["chosen"]["quality"], "yearly");
+    let emissions = &record["emissions"];
+    let grams = |name: &str| emissions[name].as_f64().unwrap();
+    assert!((grams("baseline_grams") - grams("grams") - grams("saved_grams")).abs() < 1e-12);
+}
+
+#[test]
+fn a_file_that_changes_turns_the_choice() {
+    let now = jiff::Timestamp::now();
+    let rows = |fr: u32, pl: u32| format!("grid_zone,datetime,carbon_intensity_g_per_kwh\nFR,{now},{fr}\nPL,{now},{pl}\n");
+    let (proxy, directory) = two_zones(&rows(50, 700));
+    proxy.wait_for_status("the first readings", intensity_of("PL", 700.0));
+    let (backend, record) = chosen(&proxy);
+    assert_eq!((backend.as_str(), &record["carbon"]["chosen"]["freshness"]), ("clean", &"fresh".into()));
+    std::fs::write(directory.path().join("grid.csv"), rows(601, 20)).unwrap();
+    proxy.wait_for_status("the new readings", intensity_of("FR", 601.0));
+    assert_eq!(chosen(&proxy).0, "dirty");
+}
+
+#[test]
+fn bad_rows_are_refused_and_the_rest_is_used() {
+    let now = jiff::Timestamp::now();
+    let rows = format!(
+        "grid_zone,datetime,carbon_intensity_g_per_kwh\nFR,{now},NaN\nFR,{now},-5\nFR,{now},many\nFR,2199-01-01T00:00:00Z,1\nPL,{now},13\n"
+    );
+    let (proxy, _directory) = two_zones(&rows);
+    proxy.wait_for_status("the good row", intensity_of("PL", 13.0));
+    let (backend, record) = chosen(&proxy);
+    assert_eq!(backend, "dirty", "13 g are less than the yearly figure of France");
+    assert_eq!(record["carbon"]["chosen"]["intensity_g_per_kwh"], 13.0);
+}

@@ -1,0 +1,25 @@
+//! All integration tests in one binary: one link instead of a dozen.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test stops where it fails, and waits by the machine's clock"
+)]
+
+mod admin;
+mod allocations;
+mod audit;
+mod bad_input;
+mod carbon;
+mod config;
+mod failover;
+mod fuzz_bodies;
+mod layering;
+mod model_server;
+mod process;
+mod reload;
+mod request;
+mod sdk;
+mod stream;
+mod support;

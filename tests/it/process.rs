@@ -1,0 +1,172 @@
+//! Programs as a person starts them: the binary itself, and Python with what `tests/setup.sh` installed.
+//!
+//! Most tests run the proxy within their own process, where time and peers are theirs. What is here is for the few that want the
+//! whole: arguments, a file on disk, sockets, signals, and a client that was written by others.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+/// An upper bound on the silence of a program that is waited for; nothing waits that long unless something is broken.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A running program, which ends with this value at the latest.
+pub(super) struct Program {
+    name: &'static str,
+    child: Child,
+    lines: Receiver<String>,
+    /// What it said so far, for the message of a failure.
+    said: Vec<String>,
+}
+
+impl Program {
+    /// Starts it. Its standard input is open until it is stopped.
+    pub(super) fn start(name: &'static str, command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        let (sender, lines) = channel();
+        pump(child.stdout.take().unwrap(), sender.clone());
+        pump(child.stderr.take().unwrap(), sender);
+        Self { name, child, lines, said: Vec::new() }
+    }
+
+    /// Waits for a line of its output in which `find` finds something.
+    pub(super) fn wait_for<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> T {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => {
+                    let found = find(&line);
+                    self.said.push(line);
+                    if let Some(found) = found {
+                        return found;
+                    }
+                }
+                Err(why) => panic!("{} did not say what was waited for ({why}):\n{}", self.name, self.said.join("\n")),
+            }
+        }
+    }
+
+    /// Waits for its end by itself: how it ended, and every line that it said.
+    pub(super) fn finish(mut self) -> (ExitStatus, Vec<String>) {
+        self.drain();
+        (self.child.wait().unwrap(), std::mem::take(&mut self.said))
+    }
+
+    /// Closes its standard input, asks it to end, and waits for that.
+    pub(super) fn stop(mut self) -> (ExitStatus, Vec<String>) {
+        drop(self.child.stdin.take());
+        // The standard library can only kill. A program that has ended already cannot be told to, which is as well.
+        let _ = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.child.id())).stderr(Stdio::null()).status();
+        self.finish()
+    }
+
+    /// Reads until all its output is closed.
+    fn drain(&mut self) {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => self.said.push(line),
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => panic!("{} does not end:\n{}", self.name, self.said.join("\n")),
+            }
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended; then both do nothing.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads a stream to its end in a thread of its own, so that the program never waits for somebody to read.
+fn pump(stream: impl Read + Send + 'static, lines: Sender<String>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines() {
+            if line.is_ok_and(|line| lines.send(line).is_err()) {
+                return;
+            }
+        }
+    });
+}
+
+/// `windward` with these arguments.
+pub(super) fn windward(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_windward"));
+    command.args(arguments);
+    command
+}
+
+/// Starts the proxy on that configuration, which has one listener on any port; gives its address.
+pub(super) fn serve(folder: &Path, configuration: &str) -> (Program, String) {
+    let file = folder.join("windward.yaml");
+    std::fs::write(&file, configuration).unwrap();
+    let arguments = [OsStr::new("serve"), OsStr::new("--json"), OsStr::new("-c"), file.as_os_str()];
+    let mut proxy = Program::start("windward serve", &mut windward(arguments));
+    let address = proxy.wait_for(|line| {
+        let said: serde_json::Value = serde_json::from_str(line).ok()?;
+        (said["message"] == "listening").then(|| said["address"].as_str().map(|address| format!("http://{address}"))).flatten()
+    });
+    (proxy, address)
+}
+
+/// The lines of the access log that the proxy left there.
+pub(super) fn access_log(folder: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(folder.join("access.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What `tests/setup.sh` installs.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Installed {
+    /// The official SDK.
+    Sdk,
+    /// The model server.
+    Server,
+}
+
+impl Installed {
+    /// The folder of the installation. When it is not there the test is passed over, and says so where it is seen; unless
+    /// `WINDWARD_REQUIRE` (`sdk`, `server`, or both with a comma) wants it, as in the project's own checks.
+    pub(super) fn folder(self) -> Option<PathBuf> {
+        let (word, option, package) = match self {
+            Self::Sdk => ("sdk", "", "openai"),
+            Self::Server => ("server", " --server", "xllamacpp"),
+        };
+        let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache/windward"));
+        let cache = std::env::var_os("WINDWARD_CACHE").map(PathBuf::from).or_else(home).unwrap_or_default();
+        let mut try_it = Command::new(python(&cache));
+        let there = try_it.arg("-c").arg(format!("import {package}")).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if there.is_ok_and(|status| status.success()) {
+            return Some(cache);
+        }
+        let required = std::env::var_os("WINDWARD_REQUIRE").unwrap_or_default();
+        let required = required.to_string_lossy().split(',').any(|required| required.trim() == word);
+        assert!(!required, "WINDWARD_REQUIRE wants `{word}`; run tests/setup.sh{option}");
+        // Written past the harness, which hides what a test that passes has printed.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: the tests with `{word}` did not run; tests/setup.sh{option} installs it");
+        None
+    }
+}
+
+/// The interpreter of an installation.
+pub(super) fn python(cache: &Path) -> PathBuf {
+    cache.join("venv/bin/python")
+}
+
+/// A script below `tests`, with that interpreter.
+pub(super) fn script(cache: &Path, path: &str) -> Command {
+    let mut command = Command::new(python(cache));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path));
+    // A proxy that the machine goes through must not stand between the test and its own loopback.
+    command
+        .env("NO_PROXY", "127.0.0.1")
+        .env("no_proxy", "127.0.0.1")
+        .env("PYTHONUNBUFFERED", "1")
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}

@@ -1,0 +1,125 @@
+//! What becomes of a request on its way: which bytes change, which fields cross, whose credential is sent.
+
+use super::support::peer::{Then, wait_for_close};
+use super::support::{Client, Harness, Peer};
+
+const ANSWER: &str =
+    r#"{"id":"c1","choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}}"#;
+
+#[test]
+fn only_the_bytes_that_must_change_do() {
+    let peer = Peer::answering("200 OK", ANSWER);
+    let proxy = Harness::start(&[("a", peer.address, "models: { small: vendor/small-1 }")], "");
+    let mut client = Client::connect(proxy.address);
+    let body = r#"{ "messages" : [ {"role":"user","content":"the \"model\": x"} ],  "unknown": {"deep":[1,2.50,null]}, "model":"small" , "temperature":1e-1}"#;
+    client.post("/v1/chat/completions?trace=1", "authorization: Bearer client-key\r\nopenai-organization: org\r\n", body);
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.text().as_str()), (200, ANSWER));
+    assert_eq!(answer.field("x-windward-backend"), Some("a"));
+    assert!(answer.field("x-request-id").is_some());
+
+    let seen = peer.next();
+    assert_eq!(seen.target(), "/base/chat/completions?trace=1");
+    assert_eq!(String::from_utf8(seen.body.clone()).unwrap(), body.replace(r#""model":"small""#, r#""model":"vendor/small-1""#));
+    assert_eq!(seen.field("authorization"), None, "the client's key stays here");
+    assert_eq!(seen.field("openai-organization"), Some("org"));
+    assert_eq!(seen.field("host"), Some(peer.address.to_string().as_str()));
+}
+
+#[test]
+fn a_backend_is_sent_its_own_credential_or_none() {
+    let own = Peer::answering("200 OK", ANSWER);
+    let passed = Peer::answering("200 OK", ANSWER);
+    let proxy = Harness::start(
+        &[
+            ("own", own.address, "models: [one]\n    auth: { bearer: backend-key }"),
+            ("passed", passed.address, "models: [two]\n    auth: pass_through"),
+        ],
+        "",
+    );
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "authorization: Bearer client-key\r\ncookie: s=1\r\n", r#"{"model":"one"}"#);
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(own.next().field("authorization"), Some("Bearer backend-key"));
+    client.post("/v1/chat/completions", "authorization: Bearer client-key\r\nx-api-key: k\r\n", r#"{"model":"two"}"#);
+    assert_eq!(client.answer().status, 200);
+    let seen = passed.next();
+    assert_eq!(seen.field("authorization"), Some("Bearer client-key"));
+    assert_eq!(seen.field("x-api-key"), None);
+}
+
+#[test]
+fn connections_to_a_backend_are_used_again() {
+    let peer = Peer::answering("200 OK", ANSWER);
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    for _ in 0..5 {
+        client.post("/v1/chat/completions", "", r#"{"model":"m"}"#);
+        assert_eq!(client.answer().status, 200);
+    }
+    assert_eq!(peer.connections(), 1);
+}
+
+#[test]
+fn the_list_of_models_comes_from_the_plan() {
+    let peer = Peer::answering("500 Internal Server Error", "{}");
+    let proxy = Harness::start(&[("a", peer.address, "models: [small, large]")], "");
+    let mut client = Client::connect(proxy.address);
+    client.get("/v1/models", "");
+    let names: Vec<String> =
+        client.answer().json()["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(names, ["small", "large"], "in the order of the file");
+    client.get("/v1/models/small", "");
+    assert_eq!(client.answer().json()["id"], "small");
+    client.get("/v1/models/none", "");
+    assert_eq!(client.answer().status, 404);
+    assert!(!peer.saw_more());
+}
+
+#[test]
+fn what_lives_in_one_backend_goes_home_byte_for_byte() {
+    let home = Peer::answering("200 OK", r#"{"id":"file-1"}"#);
+    let other = Peer::answering("200 OK", "{}");
+    let proxy = Harness::start(&[("other", other.address, "models: [m]"), ("home", home.address, "models: [m]")], "home: home");
+    let mut client = Client::connect(proxy.address);
+    client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ncontent-type: multipart/form-data; boundary=x\r\ntransfer-encoding: chunked\r\n\r\n5\r\n--x\r\n\r\n3\r\n\0\xff!\r\n0\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.field("x-windward-decision")), (200, Some("pinned")));
+    let seen = home.next();
+    assert_eq!((seen.target(), seen.body.as_slice()), ("/base/files", b"--x\r\n\0\xff!".as_slice()));
+    client.post("/v1/responses", "", r#"{"model":"m","previous_response_id":"resp_1"}"#);
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(home.next().target(), "/base/responses");
+    assert!(!other.saw_more());
+}
+
+#[test]
+fn a_method_that_makes_a_backend_repeat_what_it_was_sent_stays_here() {
+    let peer = Peer::answering("200 OK", "{}");
+    let proxy = Harness::start(&[("a", peer.address, "auth: { bearer: backend-key }")], "");
+    let mut client = Client::connect(proxy.address);
+    client.send(b"TRACE /v1/x HTTP/1.1\r\nhost: w\r\n\r\n");
+    assert_eq!(client.answer().status, 405);
+    assert!(!peer.saw_more());
+}
+
+#[test]
+fn a_request_that_was_left_counts_as_no_answer_and_one_without_a_route_does() {
+    let peer = Peer::start(|_, stream| {
+        wait_for_close(stream);
+        Then::Close
+    });
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", r#"{"model":"m"}"#);
+    peer.next();
+    drop(client);
+    assert_eq!(proxy.record()["ended"], "client_gone");
+    let mut client = Client::connect(proxy.address);
+    client.get("/elsewhere", "");
+    assert_eq!(client.answer().status, 404);
+    let metrics = proxy.ask_admin("/metrics").text();
+    let of = |class: &str| metrics.lines().find(|line| line.starts_with("windward_") && line.contains(class)).map(str::to_owned);
+    assert!(of("2xx").is_none_or(|line| line.ends_with(" 0")), "{metrics}");
+    assert!(of("4xx").is_some_and(|line| line.ends_with(" 1")), "{metrics}");
+}

@@ -1,0 +1,107 @@
+//! The official SDK as a client: both binaries as a person starts them, and `tests/sdk/against_mock.py` between them.
+
+use std::collections::HashMap;
+
+use crate::process::{Installed, Program, access_log, script, serve, windward};
+
+const FLEET: &str = r#"
+models: [gpt-oss-120b, text-embedding-3-small]
+regions:
+  - { region: aws/eu-north-1, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1, token_ms: 0.5, token_ms_per_request: 0 }
+  - { region: aws/us-east-1, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1, token_ms: 0.5, token_ms_per_request: 0 }
+  - { region: aws/us-west-2, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1, require_bearer: another-key }
+  - { region: aws/us-west-1, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1 }
+  - { region: aws/eu-west-3, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1 }
+"#;
+
+/// A backend for each thing that can happen, each under a model's name of its own, so that no test disturbs another.
+fn configuration(urls: &HashMap<String, String>) -> String {
+    let url = |region: &str| format!("{}/v1", urls[region]);
+    format!(
+        r#"
+listeners: [{{ address: "127.0.0.1:0" }}]
+log: {{ access: access.jsonl }}
+limits: {{ drain_delay: 1ms, drain_deadline: 5s }}
+backends:
+  - {{ name: clean, url: "{}", region: aws/eu-north-1, simulated: true, models: [gpt-oss-120b, text-embedding-3-small] }}
+  - {{ name: dirty, url: "{}", region: aws/us-east-1, simulated: true, models: [gpt-oss-120b, text-embedding-3-small] }}
+  - {{ name: keyed, url: "{}", region: aws/us-west-2, simulated: true, models: {{ locked: gpt-oss-120b }}, auth: {{ bearer: wrong }} }}
+  - {{ name: full, url: "{}", region: aws/us-west-1, simulated: true, models: {{ crowded: gpt-oss-120b }} }}
+  - {{ name: broken, url: "{}", region: aws/eu-west-3, simulated: true, models: {{ unlucky: gpt-oss-120b }} }}
+  - {{ name: gone, url: "http://{}/v1", region: aws/eu-west-3, simulated: true, models: {{ absent: gpt-oss-120b }} }}
+routes:
+  - {{ name: chat, backends: [clean, dirty, keyed, full, broken, gone], home: dirty }}
+  - {{ name: european, match: {{ path: /european }}, backends: [dirty], policy: european }}
+policies:
+  - {{ name: standard, latency_budget: none }}
+  - {{ name: european, latency_budget: none, residency: [eu], on_no_candidate: reject }}
+"#,
+        url("aws/eu-north-1"),
+        url("aws/us-east-1"),
+        url("aws/us-west-2"),
+        url("aws/us-west-1"),
+        url("aws/eu-west-3"),
+        nobody(),
+    )
+}
+
+/// An address at which nobody listens: one that was just given back.
+fn nobody() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Starts the fleet; its regions' URLs by name.
+fn fleet(folder: &std::path::Path) -> (Program, HashMap<String, String>) {
+    let file = folder.join("fleet.yaml");
+    std::fs::write(&file, FLEET).unwrap();
+    let mut fleet = Program::start("windward mock", &mut windward(["mock".as_ref(), "-c".as_ref(), file.as_os_str()]));
+    let regions = FLEET.matches("region:").count();
+    let row = |line: &str| {
+        let mut words = line.split_whitespace().map(str::to_owned);
+        Some((words.next()?, words.next().filter(|url| url.starts_with("http://"))?))
+    };
+    let urls = (0..regions).map(|_| fleet.wait_for(row)).collect();
+    (fleet, urls)
+}
+
+#[test]
+fn the_official_sdk_notices_nothing() {
+    let Some(cache) = Installed::Sdk.folder() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (fleet, urls) = fleet(folder.path());
+    let (proxy, address) = serve(folder.path(), &configuration(&urls));
+
+    let mut checks = script(&cache, "sdk/against_mock.py");
+    checks.env("WINDWARD", &address);
+    for (name, region) in [("CLEAN", "aws/eu-north-1"), ("FULL", "aws/us-west-1"), ("BROKEN", "aws/eu-west-3")] {
+        checks.env(name, &urls[region]);
+    }
+    let (status, said) = Program::start("against_mock.py", &mut checks).finish();
+    let (served, log) = proxy.stop();
+    fleet.stop();
+    assert!(status.success(), "{}\n\nthe proxy said:\n{}", said.join("\n"), log.join("\n"));
+    assert!(said.iter().any(|line| line == "OK"), "{}", said.join("\n"));
+    assert!(served.success(), "{served}: {}", log.join("\n"));
+    check_log(&access_log(folder.path()));
+}
+
+/// What the exchanges left behind: every number once, the early leaver among them, and no word of what was said.
+fn check_log(lines: &[serde_json::Value]) {
+    let mut numbers: Vec<u64> = lines.iter().map(|line| line["seq"].as_u64().unwrap()).collect();
+    numbers.sort_unstable();
+    let first = numbers[0];
+    assert!(numbers.iter().zip(first..).all(|(number, expected)| *number == expected), "a gap: {numbers:?}");
+    let complete = lines.iter().filter(|line| line["ended"] == "complete").count();
+    assert!(complete >= 25, "{complete}");
+    // The SDK hangs up at `[DONE]`, before the stream has quite ended, so how a stream ended may be said either way.
+    let (early, streams): (Vec<_>, Vec<_>) =
+        lines.iter().filter(|line| line["stream"] == true).partition(|line| line["client_request_id"] == "leaves-early");
+    let [early] = early[..] else { panic!("{} exchanges of one client", early.len()) };
+    assert_eq!((&early["ended"], &early["usage_source"]), (&"client_gone".into(), &"counted".into()), "{early}");
+    assert_eq!(streams.len(), 6);
+    for line in streams {
+        assert_eq!((&line["usage_source"], &line["gen_ai.usage.output_tokens"]), (&"reported".into(), &12.into()), "{line}");
+    }
+    let text = serde_json::to_string(lines).unwrap();
+    assert!(!text.contains("wind blow") && !text.contains("a-client-key") && !text.contains("wrong"), "a secret is in the log");
+}

@@ -1,0 +1,240 @@
+//! Streams: chunk by chunk, metered, with the usage event that was asked for taken out again, and cut where they break.
+
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+
+use super::support::peer::{PATIENCE, Then, begin_events, chunk, end_chunks, wait_for_close};
+use super::support::{Client, Harness, Peer};
+
+const FIRST: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"Hel\"}}],\"usage\":null}\n\n";
+const SECOND: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"lo\"}}],\"usage\":null}\n\n";
+const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":11,\"completion_tokens\":2,\"total_tokens\":13}}\n\n";
+const DONE: &str = "data: [DONE]\n\n";
+const STREAM: &str = r#"{"model":"m","stream":true}"#;
+
+/// A backend that sends its first event, then the rest when the test says so.
+fn in_two_parts() -> (Peer, std::sync::mpsc::Sender<()>) {
+    let (go, wait) = channel();
+    let wait = Mutex::new(wait);
+    let peer = Peer::start(move |_, stream| {
+        begin_events(stream);
+        chunk(stream, FIRST.as_bytes());
+        let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+        chunk(stream, SECOND.as_bytes());
+        chunk(stream, USAGE.as_bytes());
+        chunk(stream, DONE.as_bytes());
+        end_chunks(stream);
+        Then::Next
+    });
+    (peer, go)
+}
+
+#[test]
+fn an_event_is_passed_on_before_the_next_exists() {
+    let (peer, go) = in_two_parts();
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", STREAM);
+    assert!(!client.read_until("Hel").contains("lo\""));
+    go.send(()).unwrap();
+    let answer = client.answer();
+    assert_eq!(answer.text(), [FIRST, SECOND, DONE].concat(), "the usage event was not asked for");
+    assert_eq!(peer.next().json()["stream_options"]["include_usage"], true);
+    let record = proxy.record();
+    assert_eq!(record["gen_ai.usage.input_tokens"], 11);
+    assert_eq!(record["gen_ai.usage.output_tokens"], 2);
+    assert_eq!((&record["usage_source"], &record["ended"]), (&"reported".into(), &"complete".into()));
+    assert!(record["first_token_ms"].as_f64().unwrap() <= record["total_ms"].as_f64().unwrap());
+}
+
+#[test]
+fn a_client_that_asked_for_usage_gets_the_bytes_as_they_came() {
+    let (peer, go) = in_two_parts();
+    go.send(()).unwrap();
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    let body = r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#;
+    client.post("/v1/chat/completions", "", body);
+    assert_eq!(client.answer().text(), [FIRST, SECOND, USAGE, DONE].concat());
+    assert_eq!(peer.next().body, body.as_bytes());
+}
+
+#[test]
+fn usage_is_left_alone_where_the_file_says_so() {
+    let (peer, go) = in_two_parts();
+    go.send(()).unwrap();
+    let proxy = Harness::start(&[("a", peer.address, "usage: never")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", STREAM);
+    assert_eq!(client.answer().text(), [FIRST, SECOND, USAGE, DONE].concat());
+    assert_eq!(peer.next().body, STREAM.as_bytes());
+}
+
+#[test]
+fn a_stream_that_breaks_is_cut_and_booked() {
+    let peer = Peer::start(|_, stream| {
+        begin_events(stream);
+        chunk(stream, FIRST.as_bytes());
+        chunk(stream, SECOND.as_bytes());
+        Then::Close
+    });
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", STREAM);
+    let all = client.read_to_end();
+    assert!(all.contains("Hel") && !all.ends_with("0\r\n\r\n"), "no last chunk: {all}");
+    let record = proxy.record();
+    assert_eq!(record["ended"], "upstream_broke");
+    assert_eq!((&record["usage_source"], &record["gen_ai.usage.output_tokens"]), (&"counted".into(), &2.into()));
+    let emissions = &record["emissions"];
+    assert_eq!(emissions["waste_grams"], emissions["grams"]);
+    assert_eq!(emissions["baseline_grams"], 0.0);
+}
+
+#[test]
+fn a_client_that_leaves_cancels_the_backend_at_once() {
+    let (closed, was_closed) = channel();
+    let closed = Mutex::new(closed);
+    let peer = Peer::start(move |_, stream| {
+        begin_events(stream);
+        chunk(stream, FIRST.as_bytes());
+        wait_for_close(stream);
+        let _ = closed.lock().unwrap().send(());
+        Then::Close
+    });
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", STREAM);
+    client.read_until("Hel");
+    drop(client);
+    was_closed.recv_timeout(PATIENCE).expect("the backend's connection is closed");
+    let record = proxy.record();
+    assert_eq!((&record["ended"], &record["attempts"][0]["outcome"]), (&"client_gone".into(), &"abandoned".into()));
+    assert!(record["emissions"]["waste_grams"].as_f64().unwrap() > 0.0);
+    assert_eq!(proxy.in_flight("a"), 0);
+}
+
+#[test]
+fn a_client_that_leaves_when_the_stream_says_it_is_over_had_its_answer() {
+    let peer = Peer::start(|_, stream| {
+        begin_events(stream);
+        chunk(stream, [FIRST, USAGE, DONE].concat().as_bytes());
+        wait_for_close(stream);
+        Then::Close
+    });
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", STREAM);
+    client.read_until("[DONE]");
+    drop(client);
+    let record = proxy.record();
+    assert_eq!((&record["ended"], &record["attempts"][0]["outcome"]), (&"complete".into(), &"answered".into()));
+}
+
+#[test]
+fn a_client_that_leaves_before_the_answer_cancels_too() {
+    let (closed, was_closed) = channel();
+    let closed = Mutex::new(closed);
+    let peer = Peer::start(move |_, stream| {
+        wait_for_close(stream);
+        let _ = closed.lock().unwrap().send(());
+        Then::Close
+    });
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", r#"{"model":"m"}"#);
+    peer.next();
+    drop(client);
+    was_closed.recv_timeout(PATIENCE).expect("the backend's connection is closed");
+    let record = proxy.record();
+    assert_eq!((&record["ended"], &record["usage_source"]), (&"client_gone".into(), &"estimated".into()));
+}
+
+#[test]
+fn trailers_pass() {
+    let peer = Peer::start(|_, stream| {
+        use std::io::Write;
+        let _ = stream.write_all(
+            b"HTTP/1.1 200 OK\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-sum: 42\r\n\r\n",
+        );
+        Then::Next
+    });
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.get("/v1/files/f/content", "te: trailers\r\nconnection: te\r\n");
+    assert!(client.read_until("x-sum: 42\r\n").contains("ok"));
+    assert_eq!(peer.next().field("te"), Some("trailers"));
+    assert_eq!(proxy.record()["ended"], "complete");
+}
+
+#[test]
+fn only_a_websocket_becomes_a_tunnel() {
+    let peer = Peer::answering("200 OK", "{}");
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.get("/v1/realtime", "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n");
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(peer.next().field("upgrade"), None, "what runs in such a tunnel nobody decides and nobody records");
+}
+
+#[test]
+fn the_total_is_over_when_it_is_although_a_gap_may_last_longer() {
+    let peer = Peer::start(|_, stream| {
+        begin_events(stream);
+        chunk(stream, FIRST.as_bytes());
+        wait_for_close(stream);
+        Then::Close
+    });
+    let proxy = Harness::start(&[("a", peer.address, "timeouts: { total: 200ms, idle: 10m }")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", STREAM);
+    assert!(client.read_to_end().contains("Hel"));
+    assert_eq!(proxy.record()["ended"], "timed_out");
+}
+
+#[test]
+fn the_total_is_over_also_before_the_first_byte() {
+    let peer = Peer::start(|_, stream| {
+        wait_for_close(stream);
+        Then::Close
+    });
+    let proxy = Harness::start(&[("a", peer.address, "timeouts: { total: 200ms, first_byte: 10m }")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", STREAM);
+    assert_eq!(client.answer().status, 504);
+}
+
+#[test]
+fn a_websocket_becomes_a_tunnel() {
+    let peer = Peer::start(|seen, stream| {
+        use std::io::{Read, Write};
+        assert_eq!(seen.field("upgrade"), Some("websocket"));
+        let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+        let mut bytes = [0; 5];
+        let _ = stream.read_exact(&mut bytes);
+        let _ = stream.write_all(&bytes);
+        Then::Close
+    });
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.get("/v1/realtime?model=m", "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n");
+    assert!(client.read_until("\r\n\r\n").starts_with("HTTP/1.1 101 "));
+    client.send(b"hello");
+    assert!(client.read_to_end().ends_with("hello"));
+    assert_eq!(proxy.record()["http.response.body.size"], 5);
+}
+
+#[test]
+fn a_tunnel_that_carries_nothing_is_given_up() {
+    let peer = Peer::start(|_, stream| {
+        use std::io::Write;
+        let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+        wait_for_close(stream);
+        Then::Close
+    });
+    let proxy = Harness::start(&[("a", peer.address, "timeouts: { idle: 50ms }")], "");
+    let mut client = Client::connect(proxy.address);
+    client.get("/v1/realtime", "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n");
+    client.read_to_end();
+    assert_eq!(proxy.record()["ended"], "timed_out");
+}
