@@ -1,0 +1,77 @@
+//! What the benchmarks are fed: made here, in sizes that a count can be named after, so that nobody's traffic is in the repository.
+
+use bytes::Bytes;
+use windward::backend::BackendId;
+use windward::decide::{Candidate, Standing};
+use windward::estimate::Estimate;
+use windward::tables::EnergyBand;
+use windward::units::{Grams, GramsPerKwh, Joules, Millis};
+
+/// What a read of a socket gives at most, as hyper does it once a body is known to be long.
+pub const READ_BYTES: usize = 64 << 10;
+
+/// A chat request of so many bytes, as the official SDKs write it: the model comes behind the messages. `stream` asks for a stream
+/// without its usage.
+pub fn request(bytes: usize, stream: bool) -> Vec<u8> {
+    const TURN: &str = "The quick brown fox jumps over the lazy dog, \\\"while\\\" the grid runs on wind.\\n";
+    let head = r#"{"messages":[{"role":"system","content":"You are a helpful assistant."},{"role":"user","content":""#;
+    let tail = format!(r#""}}],"model":"gpt-4o","max_tokens":256,"temperature":0.7,"stream":{stream}}}"#);
+    let mut body = head.to_owned();
+    while body.len() + TURN.len() + tail.len() <= bytes {
+        body.push_str(TURN);
+    }
+    body.push_str(&" ".repeat(bytes - body.len() - tail.len()));
+    body.push_str(&tail);
+    body.into_bytes()
+}
+
+/// The same body in pieces as they are read.
+pub fn pieces(body: Vec<u8>) -> Vec<Bytes> {
+    body.chunks(READ_BYTES).map(Bytes::copy_from_slice).collect()
+}
+
+/// A stream of `events` deltas, the usage and the end, each event a piece of its own, as it leaves a model.
+pub fn stream(events: usize) -> Vec<Bytes> {
+    const HEAD: &str = r#"data: {"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1760000000,"model":"gpt-4o","system_fingerprint":"fp_44709","choices":["#;
+    let mut pieces: Vec<Bytes> = (0..events)
+        .map(|_| {
+            format!("{HEAD}{{\"index\":0,\"delta\":{{\"content\":\" wind\"}},\"finish_reason\":null}}],\"usage\":null}}\n\n")
+                .into()
+        })
+        .collect();
+    pieces.push(
+        format!(
+            "{HEAD}],\"usage\":{{\"prompt_tokens\":312,\"completion_tokens\":{events},\"total_tokens\":{}}}}}\n\n",
+            312 + events
+        )
+        .into(),
+    );
+    pieces.push(Bytes::from_static(b"data: [DONE]\n\n"));
+    pieces
+}
+
+/// So many candidates within the budget, each on a grid of its own; every fourth is full, every fifth has unknown carbon.
+pub fn candidates(count: u16) -> Vec<Candidate> {
+    (0..count)
+        .map(|id| {
+            let intensity = (id % 5 != 4).then(|| 20.0 + f64::from(id * 37 % 500));
+            Candidate {
+                backend: BackendId(id),
+                estimate: Estimate {
+                    prompt_tokens: 312,
+                    output_tokens: 200,
+                    first_token: Millis::saturating(200.0 + f64::from(id * 53 % 700)),
+                    total: Millis::saturating(4000.0),
+                    energy: EnergyBand::exact(Joules::saturating(656.0)),
+                    intensity: intensity.map(GramsPerKwh::saturating),
+                    emissions: intensity.map(|grams| Grams::saturating(grams * 656.0 / 3.6e6)),
+                    in_flight: u32::from(id % 3),
+                    limit: 64,
+                    price: Grams::ZERO,
+                },
+                standing: if id % 4 == 3 { Standing::NoCapacity } else { Standing::Ready },
+                weight: 1,
+            }
+        })
+        .collect()
+}
