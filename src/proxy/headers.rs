@@ -12,7 +12,7 @@ use http::header::{
 use crate::backend::{Backend, Credential};
 use crate::dialect::Dialect;
 
-// Names as constants, because `HeaderMap` reads a name that is given as text anew at every use: 500 instructions each.
+// Names as constants, because `HeaderMap` reads a name that is given as text anew at every use.
 /// The id that client, Windward and backend all log.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Who served.
