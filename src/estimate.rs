@@ -61,9 +61,10 @@ pub fn estimate(
 ) -> Estimate {
     let prompt_tokens = model.prompt_tokens(demand.body_bytes);
     let output_tokens = if demand.embeddings { 0 } else { model.output_tokens(demand.max_output_tokens) };
-    let first_token = model.first_token(prompt_tokens, live.pending_prompt_tokens());
+    // Rounded here and not where it is written, so that the log holds the very numbers that were decided with.
+    let first_token = model.first_token(prompt_tokens, live.pending_prompt_tokens()).rounded();
     // The first token came with `first_token`, so one interval less than there are tokens remains.
-    let total = first_token + model.per_output_token() * f64::from(output_tokens.saturating_sub(1));
+    let total = (first_token + model.per_output_token() * f64::from(output_tokens.saturating_sub(1))).rounded();
     let tokens = TokenCounts { input: u64::from(prompt_tokens), cached: 0, output: u64::from(output_tokens) };
     let energy = coefficients.energy(tokens);
     Estimate {

@@ -47,6 +47,16 @@ pub enum Signal {
     Marginal,
 }
 
+impl Signal {
+    /// The word in the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Average => "average",
+            Self::Marginal => "marginal",
+        }
+    }
+}
+
 /// What is counted in a gram. Never mixed in one candidate set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -56,6 +66,16 @@ pub enum Basis {
     Lifecycle,
     /// What leaves the chimney.
     Direct,
+}
+
+impl Basis {
+    /// The word in the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Lifecycle => "lifecycle",
+            Self::Direct => "direct",
+        }
+    }
 }
 
 /// How a value came to be; a smaller one is better evidence.
@@ -72,6 +92,19 @@ pub enum Quality {
     Yearly,
     /// Made up for a demonstration; excluded from claims.
     Simulated,
+}
+
+impl Quality {
+    /// The word in the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Measured => "measured",
+            Self::Estimated => "estimated",
+            Self::Forecast => "forecast",
+            Self::Yearly => "yearly",
+            Self::Simulated => "simulated",
+        }
+    }
 }
 
 /// One value from one carbon source.
@@ -103,6 +136,17 @@ pub enum Freshness {
     Stale,
     /// Too old or never had: the zone's yearly figure stands in.
     Assumed,
+}
+
+impl Freshness {
+    /// The word in the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Stale => "stale",
+            Self::Assumed => "assumed",
+        }
+    }
 }
 
 /// What is known of a zone at one moment.

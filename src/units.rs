@@ -179,12 +179,19 @@ impl<'de> Deserialize<'de> for Pue {
 }
 
 impl From<Duration> for Millis {
+    /// In whole microseconds: nothing finer is measured here, and six more digits would fill the log.
     fn from(duration: Duration) -> Self {
-        Self::saturating(duration.as_secs_f64() * 1e3)
+        Self::saturating((duration.as_secs() as f64 * 1e6 + f64::from(duration.subsec_micros())) / 1e3)
     }
 }
 
 impl Millis {
+    /// To the nearest whole microsecond.
+    #[must_use]
+    pub fn rounded(self) -> Self {
+        Self::saturating((self.0 * 1e3).round_ties_even() / 1e3)
+    }
+
     /// The same span as a `Duration`, at most about 584 million years.
     pub fn to_duration(self) -> Duration {
         Duration::try_from_secs_f64(self.0 / 1e3).unwrap_or(Duration::MAX)
@@ -224,6 +231,13 @@ mod tests {
     #[test]
     fn tokens_make_joules_of_a_rate() {
         assert_eq!(JoulesPerToken::saturating(0.5) * 400, Joules::saturating(200.0));
+    }
+
+    #[test]
+    fn a_span_has_whole_microseconds() {
+        assert_eq!(Millis::from(Duration::from_nanos(1_234_567_999)).get(), 1234.567);
+        assert_eq!(Millis::saturating(2.0 / 3.0).rounded().get(), 0.667);
+        assert_eq!(Millis::from(Duration::MAX).to_duration().as_secs(), Duration::MAX.as_secs());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::record::{
     AccessRecord, AttemptUsed, CandidateUsed, Carbon, CarbonUsed, DecisionUsed, Emissions, Ended, EnergyUsed, Text, UsageSource,
 };
 use crate::tables::{Coefficients, EnergyBand, TokenCounts};
+use crate::telemetry::line;
 use crate::units::Millis;
 use crate::wire::{self, usage::Usage};
 
@@ -34,13 +35,11 @@ pub(super) fn close(x: &mut Exchange) {
     learn(x, now);
     let tokens = Tokens::of(x);
     let ledger = Ledger::of(x, &tokens);
-    let record = record(x, now, &tokens, &ledger);
+    let mut record = record(x, now, &tokens, &ledger);
     observe(x, &ledger);
-    let identity = x.shared.log.identity();
     x.shared.log.append(|line, seq| {
-        let record = AccessRecord { instance: Text::from(&*identity.instance), run: Text::from(&*identity.run), seq, ..record };
-        // A record is made of what the writer knows; a test writes every field.
-        let _ = crate::telemetry::json::append(line, &record);
+        record.seq = seq;
+        line::append(line, &record);
     });
 }
 
@@ -292,8 +291,8 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
     let waited = if x.streamed { first_token } else { answered(x).then_some(total) };
     AccessRecord {
         time: x.wall,
-        instance: Text::default(),
-        run: Text::default(),
+        instance: Text::from(&*x.shared.log.identity().instance),
+        run: Text::from(&*x.shared.log.identity().run),
         seq: 0,
         generation: x.snapshot.generation,
         id: text(&x.id),

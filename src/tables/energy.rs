@@ -31,6 +31,18 @@ pub enum EnergyQuality {
     C,
 }
 
+impl EnergyQuality {
+    /// The word in the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Metered => "metered",
+            Self::A => "A",
+            Self::B => "B",
+            Self::C => "C",
+        }
+    }
+}
+
 /// A best guess between two ends, which hold nine in ten of the truth by judgement: low ≤ mid ≤ high.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Band<T> {

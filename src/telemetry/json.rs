@@ -1,303 +1,312 @@
-//! A serde serializer for the lines of the access log: JSON like `serde_json`'s, byte for byte, written faster.
+//! JSON as the access log's lines are written in: text, numbers and times put one behind the other into a buffer that has room.
 //!
-//! A line is some 3 KB of eighty short fields, written once per request, and the whole proxy has a few microseconds of its own per
-//! request. `serde_json` needs 44,600 instructions for one with four candidates, because it looks at every byte of every key for
-//! something to escape. Keys here are Rust's own names and most values are names from the plan, so one quick look over a text decides,
-//! and only a text that does need an escape goes to `serde_json`: 25,800 (`benches/instructions` counts both). It knows what a record
-//! is made of (structs, sequences, text, numbers) and refuses the rest.
+//! A line is some 3 KB of eighty short fields, and the whole proxy has a few microseconds of its own for each request. So a key and
+//! the punctuation around it are one constant, texts are looked at eight bytes at a time for something to escape, and what comes
+//! again and again (the intensity of a grid, the PUE of a building, the second in which this request came) is kept as it was
+//! written. What is written is, byte for byte, what `serde_json` writes of the same values.
 
-use std::fmt::{self, Display, Write as _};
+use std::io::Write as _;
 
-use serde::ser::{Error as _, Impossible, Serialize, SerializeSeq, SerializeStruct, Serializer};
+use jiff::Timestamp;
 
-/// Something that no record is made of.
+use crate::units::Millis;
+
+/// Room that is there before the first line: a line with eight candidates fits.
+const ROOM: usize = 8 << 10;
+/// A line may be as long as its fields are, and a path may be as long as a head. What one such line took is not kept.
+const KEPT_ROOM: usize = 64 << 10;
+/// Numbers kept as text, a power of two. A few dozen backends have as many intensities and PUEs.
+const NUMBERS: usize = 128;
+/// Longest text of a finite number, shortest digits: `-2.2250738585072014e-308`.
+const NUMBER_LEN: usize = 24;
+/// Seconds kept as text: this one, and those in which the grid's readings were made.
+const SECONDS: usize = 8;
+/// `2026-11-26T10:00:00`.
+const SECOND_LEN: usize = 19;
+
+/// Where a line is put together, with what is worth keeping between two of them.
 #[derive(Debug)]
-pub struct Unsupported(String);
+pub struct Json {
+    /// Zeroes behind `end`.
+    bytes: Vec<u8>,
+    end: usize,
+    numbers: Box<[Number; NUMBERS]>,
+    seconds: [Second; SECONDS],
+    /// The one that is forgotten next.
+    oldest: usize,
+}
 
-impl Display for Unsupported {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+/// A number and its text. None has the bits of the first one, which is no number, and no text.
+#[derive(Clone, Copy, Debug)]
+struct Number {
+    bits: u64,
+    text: [u8; NUMBER_LEN],
+    len: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Second {
+    second: i64,
+    text: [u8; SECOND_LEN],
+}
+
+impl Default for Json {
+    fn default() -> Self {
+        Self {
+            bytes: vec![0; ROOM],
+            end: 0,
+            numbers: Box::new([Number { bits: f64::NAN.to_bits(), text: [0; NUMBER_LEN], len: 0 }; NUMBERS]),
+            seconds: [Second { second: i64::MIN, text: [0; SECOND_LEN] }; SECONDS],
+            oldest: 0,
+        }
     }
 }
 
-impl std::error::Error for Unsupported {}
-
-impl serde::ser::Error for Unsupported {
-    fn custom<T: Display>(message: T) -> Self {
-        Self(message.to_string())
-    }
-}
-
-/// Appends `value` to `line` as JSON. On an error what was appended so far stays; the caller cuts it off.
-pub fn append<T: Serialize>(line: &mut Vec<u8>, value: &T) -> Result<(), Unsupported> {
-    value.serialize(Line(line))
-}
-
-struct Line<'a>(&'a mut Vec<u8>);
-
-/// An object or an array that was begun.
-///
-/// Every member is written with a comma behind it, and the last comma becomes the bracket, so that nothing has to be asked between
-/// members.
-struct Open<'a> {
-    line: &'a mut Vec<u8>,
-    close: u8,
-}
-
-impl<'a> Line<'a> {
-    fn open(self, brackets: [u8; 2]) -> Open<'a> {
-        let [open, close] = brackets;
-        self.0.push(open);
-        Open { line: self.0, close }
+impl Json {
+    /// What was put so far.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.end).unwrap_or_default()
     }
 
-    fn integer(self, value: impl itoa::Integer) {
-        self.0.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-    }
-}
-
-/// Whether a text stands in JSON as it is. Looks at every byte without stopping, which the compiler does many at a time.
-fn is_plain(text: &str) -> bool {
-    !text.bytes().fold(false, |found, byte| found || (byte < 0x20) || (byte == b'"') || (byte == b'\\'))
-}
-
-fn refuse<T>(what: &str) -> Result<T, Unsupported> {
-    Err(Unsupported::custom(format_args!("a record holds no {what}")))
-}
-
-impl<'a> Serializer for Line<'a> {
-    type Ok = ();
-    type Error = Unsupported;
-    type SerializeSeq = Open<'a>;
-    type SerializeStruct = Open<'a>;
-    type SerializeTuple = Impossible<(), Unsupported>;
-    type SerializeTupleStruct = Impossible<(), Unsupported>;
-    type SerializeTupleVariant = Impossible<(), Unsupported>;
-    type SerializeMap = Impossible<(), Unsupported>;
-    type SerializeStructVariant = Impossible<(), Unsupported>;
-
-    fn serialize_bool(self, value: bool) -> Result<(), Unsupported> {
-        self.0.extend_from_slice(if value { b"true" } else { b"false" });
-        Ok(())
-    }
-
-    fn serialize_i8(self, value: i8) -> Result<(), Unsupported> {
-        self.serialize_i64(value.into())
-    }
-
-    fn serialize_i16(self, value: i16) -> Result<(), Unsupported> {
-        self.serialize_i64(value.into())
-    }
-
-    fn serialize_i32(self, value: i32) -> Result<(), Unsupported> {
-        self.serialize_i64(value.into())
-    }
-
-    fn serialize_i64(self, value: i64) -> Result<(), Unsupported> {
-        self.integer(value);
-        Ok(())
-    }
-
-    fn serialize_u8(self, value: u8) -> Result<(), Unsupported> {
-        self.serialize_u64(value.into())
-    }
-
-    fn serialize_u16(self, value: u16) -> Result<(), Unsupported> {
-        self.serialize_u64(value.into())
-    }
-
-    fn serialize_u32(self, value: u32) -> Result<(), Unsupported> {
-        self.serialize_u64(value.into())
-    }
-
-    fn serialize_u64(self, value: u64) -> Result<(), Unsupported> {
-        self.integer(value);
-        Ok(())
-    }
-
-    fn serialize_f32(self, value: f32) -> Result<(), Unsupported> {
-        self.serialize_f64(value.into())
-    }
-
-    /// Shortest digits that read back as the same number; what is no number is `null`, as in `serde_json`.
-    fn serialize_f64(self, value: f64) -> Result<(), Unsupported> {
-        if value.is_finite() {
-            self.0.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
-            Ok(())
-        } else {
-            self.serialize_none()
+    /// Forgets what was put.
+    pub fn clear(&mut self) {
+        self.end = 0;
+        if self.bytes.len() > KEPT_ROOM {
+            self.bytes = vec![0; ROOM];
         }
     }
 
-    fn serialize_char(self, value: char) -> Result<(), Unsupported> {
-        self.serialize_str(value.encode_utf8(&mut [0; 4]))
-    }
-
+    /// Puts what stands in JSON as it is: keys, punctuation, words of our own.
     #[inline]
-    fn serialize_str(self, text: &str) -> Result<(), Unsupported> {
-        if !is_plain(text) {
-            return serde_json::to_writer(self.0, text).map_err(Unsupported::custom);
-        }
-        self.0.reserve(text.len() + 2);
-        self.0.push(b'"');
-        self.0.extend_from_slice(text.as_bytes());
-        self.0.push(b'"');
-        Ok(())
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.room(bytes.len()).copy_from_slice(bytes);
+        self.end += bytes.len();
     }
 
-    fn serialize_bytes(self, _: &[u8]) -> Result<(), Unsupported> {
-        refuse("bytes")
-    }
-
-    fn serialize_none(self) -> Result<(), Unsupported> {
-        self.0.extend_from_slice(b"null");
-        Ok(())
-    }
-
-    #[inline]
-    fn serialize_some<T: ?Sized + Serialize>(self, value: &T) -> Result<(), Unsupported> {
-        value.serialize(self)
-    }
-
-    fn serialize_unit(self) -> Result<(), Unsupported> {
-        self.serialize_none()
-    }
-
-    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Unsupported> {
-        self.serialize_none()
-    }
-
-    #[inline]
-    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result<(), Unsupported> {
-        self.serialize_str(variant)
-    }
-
-    #[inline]
-    fn serialize_newtype_struct<T: ?Sized + Serialize>(self, _: &'static str, value: &T) -> Result<(), Unsupported> {
-        value.serialize(self)
-    }
-
-    fn serialize_newtype_variant<T: ?Sized + Serialize>(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: &T,
-    ) -> Result<(), Unsupported> {
-        refuse("variant with a value")
-    }
-
-    fn serialize_seq(self, _: Option<usize>) -> Result<Open<'a>, Unsupported> {
-        Ok(self.open(*b"[]"))
-    }
-
-    fn serialize_tuple(self, _: usize) -> Result<Impossible<(), Unsupported>, Unsupported> {
-        refuse("tuple")
-    }
-
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Impossible<(), Unsupported>, Unsupported> {
-        refuse("tuple")
-    }
-
-    fn serialize_tuple_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Impossible<(), Unsupported>, Unsupported> {
-        refuse("tuple")
-    }
-
-    fn serialize_map(self, _: Option<usize>) -> Result<Impossible<(), Unsupported>, Unsupported> {
-        refuse("map")
-    }
-
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Open<'a>, Unsupported> {
-        Ok(self.open(*b"{}"))
-    }
-
-    fn serialize_struct_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Impossible<(), Unsupported>, Unsupported> {
-        refuse("variant with fields")
-    }
-
-    /// For what prints itself, such as a time.
-    fn collect_str<T: ?Sized + Display>(self, value: &T) -> Result<(), Unsupported> {
-        let begin = self.0.len();
-        self.0.push(b'"');
-        write!(Text(self.0), "{value}").map_err(Unsupported::custom)?;
-        let text = std::str::from_utf8(self.0.get(begin + 1..).unwrap_or_default()).map_err(Unsupported::custom)?;
-        if is_plain(text) {
-            self.0.push(b'"');
-            return Ok(());
-        }
-        let text = text.to_owned();
-        self.0.truncate(begin);
-        self.serialize_str(&text)
-    }
-}
-
-/// Formatted text at the end of a line.
-struct Text<'a>(&'a mut Vec<u8>);
-
-impl fmt::Write for Text<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
-}
-
-impl Open<'_> {
-    fn close(self) {
-        if self.line.last() == Some(&b',') {
-            self.line.pop();
-        }
-        self.line.push(self.close);
-    }
-}
-
-impl SerializeSeq for Open<'_> {
-    type Ok = ();
-    type Error = Unsupported;
-
-    fn serialize_element<T: ?Sized + Serialize>(&mut self, value: &T) -> Result<(), Unsupported> {
-        value.serialize(Line(self.line))?;
-        self.line.push(b',');
-        Ok(())
-    }
-
-    fn end(self) -> Result<(), Unsupported> {
-        self.close();
-        Ok(())
-    }
-}
-
-impl SerializeStruct for Open<'_> {
-    type Ok = ();
-    type Error = Unsupported;
-
-    #[expect(clippy::inline_always, reason = "where the key is a constant it is written by a few moves and not by a call")]
+    /// As [`Self::raw`], for a constant: its length known, it is a few moves and not a call.
+    #[expect(clippy::inline_always, reason = "a call for each of eighty constants was measured at a tenth of the line")]
     #[inline(always)]
-    fn serialize_field<T: ?Sized + Serialize>(&mut self, key: &'static str, value: &T) -> Result<(), Unsupported> {
-        // Keys are the names of our own fields; none needs an escape.
-        self.line.push(b'"');
-        self.line.extend_from_slice(key.as_bytes());
-        self.line.extend_from_slice(b"\":");
-        value.serialize(Line(self.line))?;
-        self.line.push(b',');
-        Ok(())
+    pub fn constant<const LEN: usize>(&mut self, bytes: &[u8; LEN]) {
+        self.room(LEN).copy_from_slice(bytes);
+        self.end += LEN;
     }
 
-    fn end(self) -> Result<(), Unsupported> {
-        self.close();
+    /// The next `len` bytes.
+    #[expect(clippy::inline_always, reason = "as above")]
+    #[inline(always)]
+    fn room(&mut self, len: usize) -> &mut [u8] {
+        if self.bytes.len() - self.end < len {
+            self.grow(len);
+        }
+        #[expect(clippy::indexing_slicing, reason = "there is room now")]
+        &mut self.bytes[self.end..self.end + len]
+    }
+
+    #[cold]
+    fn grow(&mut self, len: usize) {
+        self.bytes.resize((self.end + len).next_power_of_two(), 0);
+    }
+
+    /// Puts a text, between quotation marks.
+    pub fn text(&mut self, text: &str) {
+        let bytes = text.as_bytes();
+        if !is_plain(bytes) {
+            return self.escaped(text);
+        }
+        let len = bytes.len();
+        if let [first, middle @ .., last] = self.room(len + 2) {
+            *first = b'"';
+            middle.copy_from_slice(bytes);
+            *last = b'"';
+        }
+        self.end += len + 2;
+    }
+
+    #[cold]
+    fn escaped(&mut self, text: &str) {
+        // Text cannot fail to be written into memory.
+        let escaped = serde_json::to_vec(text).unwrap_or_default();
+        self.raw(&escaped);
+    }
+
+    /// Puts a word of our own, which needs no escape, between quotation marks.
+    pub fn word(&mut self, word: &'static str) {
+        self.constant(b"\"");
+        self.raw(word.as_bytes());
+        self.constant(b"\"");
+    }
+
+    /// Puts `true` or `false`.
+    pub fn boolean(&mut self, value: bool) {
+        self.raw(if value { b"true" } else { b"false" });
+    }
+
+    /// Puts an array.
+    pub fn list<T>(&mut self, items: &[T], mut put: impl FnMut(&mut Self, &T)) {
+        self.constant(b"[");
+        for (index, item) in items.iter().enumerate() {
+            if index > 0 {
+                self.constant(b",");
+            }
+            put(self, item);
+        }
+        self.constant(b"]");
+    }
+
+    /// Puts a whole number.
+    pub fn integer(&mut self, value: impl itoa::Integer) {
+        self.raw(itoa::Buffer::new().format(value).as_bytes());
+    }
+
+    /// Puts a number by its shortest digits that read back as the same one; what is no number is `null`.
+    pub fn float(&mut self, value: f64) {
+        if !value.is_finite() {
+            return self.constant(b"null");
+        }
+        let bits = value.to_bits();
+        // Fibonacci hashing: numbers that differ little differ in their last bits, round ones in their first.
+        let slot = (bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 57) as usize % NUMBERS;
+        #[expect(clippy::indexing_slicing, reason = "a remainder")]
+        let kept = &mut self.numbers[slot];
+        if kept.bits != bits {
+            let mut buffer = zmij::Buffer::new();
+            let text = buffer.format_finite(value).as_bytes();
+            kept.bits = bits;
+            kept.len = text.len() as u8;
+            if let Some(to) = kept.text.get_mut(..text.len()) {
+                to.copy_from_slice(text);
+            }
+        }
+        let (text, len) = (kept.text, usize::from(kept.len));
+        self.room(NUMBER_LEN).copy_from_slice(&text);
+        self.end += len;
+    }
+
+    /// Puts a span of time, which mostly is one of whole microseconds and hardly ever one that was there before.
+    pub fn millis(&mut self, value: Millis) {
+        /// Up to here a number of microseconds has fifteen digits at most, and so no shorter text than its own.
+        const MOST: f64 = 1e15;
+        let value = value.get();
+        let micros = (value * 1e3).round_ties_even();
+        // Not equal to it for one that has a smaller part, nor for one that is too large.
+        #[expect(clippy::float_cmp, reason = "asked is whether it is the same number")]
+        if !(value.is_sign_positive() && micros < MOST && micros / 1e3 == value) {
+            return self.float(value);
+        }
+        let micros = micros as u64;
+        self.integer(micros / 1000);
+        let part = (micros % 1000) as u16;
+        let digits = [part / 100, part / 10 % 10, part % 10].map(|digit| b'0' + digit as u8);
+        match digits {
+            [first, b'0', b'0'] => self.constant(&[b'.', first]),
+            [first, second, b'0'] => self.constant(&[b'.', first, second]),
+            [first, second, third] => self.constant(&[b'.', first, second, third]),
+        }
+    }
+
+    /// Puts a moment, between quotation marks.
+    pub fn time(&mut self, at: Timestamp) {
+        let (second, nanos) = (at.as_second(), at.subsec_nanosecond());
+        // Before 1970 the fraction counts backwards.
+        let (true, Ok(nanos)) = (second >= 0, u32::try_from(nanos)) else {
+            // Memory cannot fail to be written.
+            let _ = write!(self, "\"{at}\"");
+            return;
+        };
+        let text = self.second(second);
+        self.constant(b"\"");
+        self.constant(&text);
+        if nanos > 0 {
+            self.fraction(nanos);
+        }
+        self.constant(b"Z\"");
+    }
+
+    /// Puts billionths without zeroes at the end.
+    fn fraction(&mut self, nanos: u32) {
+        let (mut rest, mut len) = (nanos, 9);
+        while rest % 10 == 0 {
+            (rest, len) = (rest / 10, len - 1);
+        }
+        let mut digits = *b".000000000";
+        for digit in digits.iter_mut().take(len + 1).skip(1).rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        self.raw(digits.get(..=len).unwrap_or_default());
+    }
+
+    fn second(&mut self, second: i64) -> [u8; SECOND_LEN] {
+        if let Some(kept) = self.seconds.iter().find(|kept| kept.second == second) {
+            return kept.text;
+        }
+        let mut text = [0; SECOND_LEN];
+        if let Ok(at) = Timestamp::from_second(second) {
+            let _ = write!(&mut text[..], "{at}");
+        }
+        if let Some(kept) = self.seconds.get_mut(self.oldest) {
+            *kept = Second { second, text };
+        }
+        self.oldest = (self.oldest + 1) % SECONDS;
+        text
+    }
+}
+
+impl std::io::Write for Json {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.raw(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+/// Whether a text stands in JSON as it is, eight bytes at a time.
+fn is_plain(text: &[u8]) -> bool {
+    let mut found = 0;
+    let mut rest = text;
+    while let Some((word, more)) = rest.split_first_chunk::<8>() {
+        found |= special(u64::from_le_bytes(*word));
+        rest = more;
+    }
+    if !rest.is_empty() {
+        found |= match text.last_chunk::<8>() {
+            // It overlaps what was looked at.
+            Some(last) => special(u64::from_le_bytes(*last)),
+            None => special(short(rest)),
+        };
+    }
+    found == 0
+}
+
+/// Fewer than eight bytes as a word, some of them twice, and the rest of it nothing that needs an escape.
+fn short(text: &[u8]) -> u64 {
+    let four = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
+    let blank = u64::from_le_bytes(*b"        ");
+    match (text.first_chunk::<4>(), text.last_chunk::<4>(), text) {
+        (Some(first), Some(last), _) => four(first) | four(last) << 32,
+        (_, _, [first, .., last]) => {
+            let middle = text.get(1).copied().unwrap_or(*first);
+            (blank << 24) | u64::from(*first) | u64::from(middle) << 8 | u64::from(*last) << 16
+        }
+        (_, _, [only]) => (blank << 8) | u64::from(*only),
+        _ => blank,
+    }
+}
+
+/// Not zero when one of the eight bytes is below 0x20, a quotation mark or a backslash. It may also point out a byte behind such a
+/// one, which does no harm. Bytes of 0x80 and more are none of these.
+const fn special(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const TOPS: u64 = 0x8080_8080_8080_8080;
+    let below = word.wrapping_sub(ONES * 0x20) & !word;
+    let quote = word ^ (ONES * b'"' as u64);
+    let quote = quote.wrapping_sub(ONES) & !quote;
+    let slash = word ^ (ONES * b'\\' as u64);
+    let slash = slash.wrapping_sub(ONES) & !slash;
+    (below | quote | slash) & TOPS
 }
 
 #[cfg(test)]
@@ -305,29 +314,86 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::record::{AccessRecord, Text};
 
-    #[test]
-    fn every_line_of_the_sample_is_written_as_serde_json_writes_it() {
-        for line in include_str!("../../tests/cases/log/sample.jsonl").lines() {
-            let Ok(record) = serde_json::from_str::<AccessRecord<'_>>(line) else { continue };
-            let mut written = Vec::new();
-            append(&mut written, &record).unwrap();
-            assert_eq!(String::from_utf8(written).unwrap(), serde_json::to_string(&record).unwrap());
-        }
+    fn put(put: impl FnOnce(&mut Json)) -> String {
+        let mut json = Json::default();
+        put(&mut json);
+        String::from_utf8(json.as_bytes().to_vec()).unwrap()
     }
 
     proptest! {
         #[test]
-        fn any_text_and_number_is_written_as_serde_json_writes_it(text: String, number: f64, count: u64) {
-            let line = include_str!("../../tests/cases/log/sample.jsonl").lines().next().unwrap();
-            let mut record: AccessRecord<'_> = serde_json::from_str(line).unwrap();
-            record.model = Some(Text::from(&*text));
-            record.seq = count;
-            record.total_ms = crate::units::Millis::saturating(number);
-            let mut written = Vec::new();
-            append(&mut written, &record).unwrap();
-            prop_assert_eq!(String::from_utf8(written).unwrap(), serde_json::to_string(&record).unwrap());
+        fn any_text_is_written_as_serde_json_writes_it(text in any::<String>(), plain in "[ -~]{0,40}") {
+            for text in [text, plain] {
+                prop_assert_eq!(put(|json| json.text(&text)), serde_json::to_string(&text).unwrap());
+            }
+        }
+
+        #[test]
+        fn what_needs_an_escape_is_found_wherever_it_stands(before in "[a-zé]{0,20}", after in "[a-zé]{0,20}", special in 0_u8..0x80) {
+            let text = format!("{before}{}{after}", char::from(special));
+            prop_assert_eq!(put(|json| json.text(&text)), serde_json::to_string(&text).unwrap());
+        }
+
+        #[test]
+        fn any_number_is_written_as_serde_json_writes_it(number: f64, whole: u64, times in 1..4) {
+            let written = put(|json| (0..times).for_each(|_| json.float(number)));
+            prop_assert_eq!(written, serde_json::to_string(&number).unwrap().repeat(times as usize));
+            prop_assert_eq!(put(|json| json.integer(whole)), whole.to_string());
+        }
+
+        #[test]
+        fn numbers_that_share_a_place_are_told_apart(numbers in prop::collection::vec((-100_i32..100).prop_map(|n| f64::from(n) / 7.0), 0..400)) {
+            let mut json = Json::default();
+            for number in numbers {
+                json.clear();
+                json.float(number);
+                prop_assert_eq!(json.as_bytes(), serde_json::to_vec(&number).unwrap());
+            }
+        }
+
+        #[test]
+        fn any_span_is_written_as_serde_json_writes_it(micros in 0_u64..1 << 60, small in 0_u64..10_000_000, any: f64) {
+            for millis in [micros as f64 / 1e3, small as f64 / 1e3, any, any * 1e-300] {
+                let millis = Millis::saturating(millis);
+                prop_assert_eq!(put(|json| json.millis(millis)), serde_json::to_string(&millis).unwrap());
+            }
+        }
+
+        #[test]
+        fn any_moment_is_written_as_serde_json_writes_it(second in -200_000_000_000_i64..250_000_000_000, nanos in 0..999_999_999, rough in 0..1000) {
+            for nanos in [0, nanos, rough * 1_000_000] {
+                let at = Timestamp::new(second, nanos).unwrap();
+                prop_assert_eq!(put(|json| json.time(at)), serde_json::to_string(&at).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_minus_before_nothing_is_kept() {
+        let millis = Millis::new(-0.0).unwrap();
+        assert_eq!(put(|json| json.millis(millis)), serde_json::to_string(&millis).unwrap());
+    }
+
+    #[test]
+    fn room_grows_for_a_long_line_and_is_given_back() {
+        let mut json = Json::default();
+        let long = "x".repeat(300_000);
+        json.text(&long);
+        json.constant(b",");
+        assert_eq!(json.as_bytes().len(), 300_003);
+        json.clear();
+        assert_eq!((json.as_bytes().len(), json.bytes.len()), (0, ROOM));
+    }
+
+    #[test]
+    fn seconds_are_forgotten_in_turn() {
+        let mut json = Json::default();
+        for second in (0..50).chain(40..60) {
+            json.clear();
+            let at = Timestamp::from_second(second).unwrap();
+            json.time(at);
+            assert_eq!(json.as_bytes(), format!("\"{at}\"").as_bytes());
         }
     }
 }

@@ -5,6 +5,7 @@
 //! machine. None of them may ever hold up a request.
 
 pub mod json;
+pub mod line;
 pub mod log;
 pub mod metrics;
 pub mod trace;
