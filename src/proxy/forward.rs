@@ -21,7 +21,7 @@ use crate::wire::splice;
 
 /// A request as it is kept for as many attempts as it may take.
 pub(super) struct Outgoing {
-    /// The client's fields that every backend may see.
+    /// The client's fields that every backend may see, with what the backend that is tried now sees besides.
     pub(super) headers: HeaderMap,
     /// The client's credential, for a backend that passes it through.
     pub(super) credential: Option<HeaderValue>,
@@ -41,7 +41,7 @@ pub(super) enum UsageEvent {
 }
 
 /// Tries the candidates in their order. The response that is returned is the one to pass on, whatever its status.
-pub(super) async fn attempts(outgoing: Outgoing, x: &mut Exchange) -> Result<(UpstreamResponse, UsageEvent), Error> {
+pub(super) async fn attempts(mut outgoing: Outgoing, x: &mut Exchange) -> Result<(UpstreamResponse, UsageEvent), Error> {
     let Some(policy) = x.route().map(|route| Arc::clone(&route.policy)) else { return Err(Error::NoRoute) };
     let order: SmallVec<[u16; 16]> = x.decision.as_ref().map(|decision| decision.order.clone()).unwrap_or_default();
     let mut fault = Error::Unreachable;
@@ -52,16 +52,20 @@ pub(super) async fn attempts(outgoing: Outgoing, x: &mut Exchange) -> Result<(Up
         let Some(deployment) = x.deployments.as_ref().and_then(|all| all.get(usize::from(index))).cloned() else { continue };
         let backend = Arc::clone(x.snapshot.plan.backend(deployment.backend));
         let live = Arc::clone(x.snapshot.live(backend.id));
-        in_time(x, &backend)?;
         occupy(x, &backend, &live, usize::from(index));
-        let (request, usage_event) = addressed(&outgoing, x, &backend, deployment.upstream_model_json.as_ref())?;
+        let (request, usage_event) = addressed(&mut outgoing, x, &backend, deployment.upstream_model_json.as_ref(), last)?;
         let begun = x.shared.clock.monotonic();
+        let within = x.first_byte_within(&backend, begun);
+        if within.is_zero() {
+            // No attempt begins once the exchange has had its time.
+            return Err(Error::UpstreamTimeout);
+        }
         if nth == 0 {
             x.overhead_us = u64::try_from((begun - x.begun).as_micros()).unwrap_or(u64::MAX);
         }
         // Until it is known better, so that a client that leaves now leaves an attempt behind.
         x.attempts.push(Attempt { backend: backend.id, outcome: AttemptOutcome::Abandoned, status: None, begun, ended: begun });
-        let sent = tokio::time::timeout(x.first_byte_within(&backend, begun), x.shared.upstreams.send(&backend, request)).await;
+        let sent = tokio::time::timeout(within, x.shared.upstreams.send(&backend, request)).await;
         let now = x.shared.clock.monotonic();
         let alone = order.len() == 1;
         match sent {
@@ -120,12 +124,13 @@ fn occupy(x: &mut Exchange, backend: &Arc<Backend>, live: &Arc<Live>, index: usi
     x.serving = Some((Arc::clone(backend), Some(index)));
 }
 
-/// The request as this backend is to get it: only the bytes that must differ do.
+/// The request as this backend is to get it: only the bytes that must differ do. The last one gets the fields themselves.
 fn addressed(
-    outgoing: &Outgoing,
+    outgoing: &mut Outgoing,
     x: &Exchange,
     backend: &Backend,
     upstream_model_json: Option<&Bytes>,
+    last: bool,
 ) -> Result<(Request<SendBody>, UsageEvent), Error> {
     use crate::backend::UsageMode;
     use crate::wire::stream_options::StreamOptions;
@@ -139,11 +144,16 @@ fn addressed(
     let body = SendBody::chunks(splice::apply(&outgoing.intake.chunks, &edits));
     let mut request = Request::new(body);
     *request.method_mut() = x.method.clone();
-    *request.uri_mut() = target(backend, &outgoing.below)?;
-    let mut fields = outgoing.headers.clone();
-    headers::addressed(&mut fields, backend, outgoing.credential.as_ref());
-    fields.insert(headers::REQUEST_ID, x.request_id().clone());
-    *request.headers_mut() = fields;
+    *request.uri_mut() = match x.route() {
+        // As the usual SDK and the usual backend have it: then it is the client's own target.
+        Some(route) if route.prefix == backend.origin.base_path => Uri::from(x.path.clone()),
+        _ => target(backend, &outgoing.below)?,
+    };
+    // Completed before they are copied: a copy has room for nothing more, and would be copied again.
+    headers::addressed(&mut outgoing.headers, backend, outgoing.credential.as_ref());
+    outgoing.headers.insert(headers::REQUEST_ID, x.request_id().clone());
+    *request.headers_mut() = if last { std::mem::take(&mut outgoing.headers) } else { outgoing.headers.clone() };
+    headers::unaddressed(&mut outgoing.headers, backend);
     Ok((request, if inject { UsageEvent::Strip } else { UsageEvent::Keep }))
 }
 
@@ -169,12 +179,6 @@ fn close(x: &mut Exchange, outcome: AttemptOutcome, status: Option<StatusCode>, 
 /// The backend says that it did not do the work.
 fn refuses(status: StatusCode) -> bool {
     status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE
-}
-
-/// No attempt begins once the exchange has had its time.
-fn in_time(x: &Exchange, backend: &Backend) -> Result<(), Error> {
-    let left = x.first_byte_within(backend, x.shared.clock.monotonic());
-    if left.is_zero() { Err(Error::UpstreamTimeout) } else { Ok(()) }
 }
 
 /// A refusal counts for everybody, but for one: a client's own key may be spent without the backend being full for the others.

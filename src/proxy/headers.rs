@@ -4,10 +4,8 @@
 //! passes untouched. The lists are short and closed on purpose; everything not named passes, because a gateway that knows every
 //! field of every SDK is out of date the next morning.
 
-use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER};
+use smallvec::SmallVec;
 
 use crate::backend::{Backend, Credential};
 use crate::dialect::Dialect;
@@ -25,40 +23,97 @@ pub(super) const DECISION: HeaderName = HeaderName::from_static("x-windward-deci
 pub(super) const INTENSITY: HeaderName = HeaderName::from_static("x-windward-carbon-intensity");
 /// How long Windward itself took until the request was on its way, in microseconds.
 pub(super) const OVERHEAD: HeaderName = HeaderName::from_static("x-windward-overhead-us");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// What becomes of a field.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It passes.
+    Passes,
+    /// It ends here.
+    Ends,
+    /// It ends here, and so do the fields that it names.
+    Names,
+    /// Of it `trailers` passes.
+    Trailers,
+}
+
+/// What becomes of a field that is about one connection.
+fn hop_by_hop(name: &str) -> Fate {
+    match name {
+        "connection" => Fate::Names,
+        "te" => Fate::Trailers,
+        "keep-alive" | "proxy-connection" | "proxy-authenticate" | "transfer-encoding" | "upgrade" => Fate::Ends,
+        _ => Fate::Passes,
+    }
+}
+
+/// What becomes of a client's field: as above, and no credential leaves, nor a word that was meant for Windward. `Host` is another
+/// one for each backend, and is replaced there.
+fn of_a_client(name: &str) -> Fate {
+    match name {
+        "authorization"
+        | "proxy-authorization"
+        | "cookie"
+        | "content-length"
+        | "expect"
+        | "api-key"
+        | "x-api-key"
+        | "x-goog-api-key" => Fate::Ends,
+        _ if name.starts_with("x-windward-") || name.starts_with("x-amz-") => Fate::Ends,
+        _ => hop_by_hop(name),
+    }
+}
+
+/// What becomes of a field of a call whose body is collected and whose answer is read: the usage of a compressed one could not be.
+/// The length is the collected body's in any case, and is replaced in its place.
+fn of_a_reader(name: &str) -> Fate {
+    match name {
+        "accept-encoding" => Fate::Ends,
+        "content-length" => Fate::Passes,
+        _ => of_a_client(name),
+    }
+}
+
+/// Takes out what does not pass. One look at every name costs less than a search for each that there might be.
+fn sift(headers: &mut HeaderMap, fate: fn(&str) -> Fate) {
+    let mut ending: SmallVec<[HeaderName; 8]> = SmallVec::new();
+    for name in headers.keys() {
+        match fate(name.as_str()) {
+            Fate::Passes => {}
+            Fate::Names => {
+                ending.push(name.clone());
+                ending.extend(named(headers));
+            }
+            Fate::Trailers if asks_for_trailers(headers) => {}
+            Fate::Ends | Fate::Trailers => ending.push(name.clone()),
+        }
+    }
+    for name in ending {
+        headers.remove(name);
+    }
+    if headers.contains_key(TE) {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// The fields that `Connection` names. `TE` and `Trailer` have a fate of their own.
+fn named(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let names = values.flat_map(|value| value.split(',')).filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok());
+    names.filter(|name| name != TE && name != TRAILER)
+}
+
+fn asks_for_trailers(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    codings.any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
 
 /// Takes out every field that is about one connection, those named by `Connection` included.
 ///
 /// `TE: trailers` is put back where the sender said so, and `Trailer` stays, because trailers are forwarded and hyper sends them
 /// only when both are there.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-            .filter(|name| name != TE && name != TRAILER)
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
-    }
-    if headers.contains_key(TE) {
-        let trailers = headers.get_all(TE).iter().any(|value| {
-            value.to_str().is_ok_and(|value| value.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
-        });
-        headers.remove(TE);
-        if trailers {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
-        }
-    }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(name);
-    }
+    sift(headers, hop_by_hop);
 }
 
 /// The one field in which a client of that dialect puts its credential.
@@ -73,23 +128,13 @@ pub(super) fn credential_field(dialect: Dialect) -> HeaderName {
 
 /// Makes of a client's fields those that every backend may see: nothing about the connection, no credential, no word to Windward.
 pub(super) fn cleaned(mut headers: HeaderMap) -> HeaderMap {
-    strip_hop_by_hop(&mut headers);
-    for name in [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE, HOST, CONTENT_LENGTH, EXPECT] {
-        headers.remove(name);
-    }
-    let private = |name: &HeaderName| {
-        let name = name.as_str();
-        name.starts_with("x-")
-            && (name.starts_with("x-windward-") || name.starts_with("x-amz-") || name == "x-api-key" || name == "x-goog-api-key")
-            || name == "api-key"
-    };
-    // Most requests carry none of these, and looking costs less than collecting.
-    if headers.keys().any(private) {
-        let named: Vec<HeaderName> = headers.keys().filter(|name| private(name)).cloned().collect();
-        for name in named {
-            headers.remove(name);
-        }
-    }
+    sift(&mut headers, of_a_client);
+    headers
+}
+
+/// The same for a call whose body is collected and whose answer is read.
+pub(super) fn cleaned_to_read(mut headers: HeaderMap) -> HeaderMap {
+    sift(&mut headers, of_a_reader);
     headers
 }
 
@@ -109,9 +154,17 @@ pub(super) fn addressed(headers: &mut HeaderMap, backend: &Backend, client_crede
     }
 }
 
-/// Asks for bytes that can be read: the usage of a compressed answer could not be.
-pub(super) fn ask_for_identity(headers: &mut HeaderMap) {
-    headers.remove(ACCEPT_ENCODING);
+/// Takes the credential out again, before another backend is addressed.
+pub(super) fn unaddressed(headers: &mut HeaderMap, backend: &Backend) {
+    match &backend.credential {
+        Credential::None => {}
+        Credential::PassThrough => {
+            headers.remove(credential_field(backend.dialect));
+        }
+        Credential::Header(name, _) => {
+            headers.remove(name);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -140,7 +193,7 @@ mod tests {
 
     #[test]
     fn no_credential_of_a_client_leaves() {
-        let headers = cleaned(map(&[
+        let fields = [
             ("authorization", "Bearer k"),
             ("x-api-key", "k"),
             ("api-key", "k"),
@@ -149,8 +202,13 @@ mod tests {
             ("cookie", "k"),
             ("proxy-authorization", "k"),
             ("x-windward-objective", "least_latency"),
+            ("accept-encoding", "gzip"),
+            ("connection", "openai-beta"),
+            ("openai-beta", "1"),
             ("openai-organization", "org"),
-        ]));
-        assert_eq!(headers, map(&[("openai-organization", "org")]));
+        ];
+        let passing = [("accept-encoding", "gzip"), ("openai-organization", "org")];
+        assert_eq!(cleaned(map(&fields)), map(&passing));
+        assert_eq!(cleaned_to_read(map(&fields)), map(&passing[1..]));
     }
 }

@@ -4,6 +4,9 @@
 //! attempt; nothing is copied and no tree is built. Everything is bounded: one body by `limits.body`, all of them together by
 //! `limits.buffered`, the wait for each chunk by `limits.body_progress`, and the wait for the whole by a least rate.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -73,10 +76,18 @@ where
     let mut chunks = Collected::default();
     let mut length = 0usize;
     let buffered = x.buffered.insert(Buffered::none(&x.shared.buffered));
-    let begun = Instant::now();
+    // When it was first waited for: a body that came with its head needs neither clock nor timer.
+    let mut begun = None;
     loop {
-        let due = due(begun, Instant::now(), length, limits.body_progress);
-        let Some(frame) = tokio::time::timeout_at(due, body.frame()).await.map_err(|_| Error::BodyStalled)? else { break };
+        let frame = match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let now = Instant::now();
+                let due = due(*begun.get_or_insert(now), now, length, limits.body_progress);
+                tokio::time::timeout_at(due, body.frame()).await.map_err(|_| Error::BodyStalled)?
+            }
+        };
+        let Some(frame) = frame else { break };
         let Ok(chunk) = frame.map_err(|_| Error::BodyBroken)?.into_data() else {
             continue; // Trailers of a request mean nothing to the APIs and are not passed on.
         };

@@ -194,8 +194,7 @@ async fn answer(request: Request<Incoming>, x: &mut Exchange) -> Result<Answer, 
     let intake = intake::read(&head.headers, body, operation, x).await?;
     decide_candidates(x, intake.fields.names_stored())?;
     let credential = head.headers.get(headers::credential_field(x.dialect())).cloned();
-    let mut fields = headers::cleaned(head.headers);
-    headers::ask_for_identity(&mut fields);
+    let fields = headers::cleaned_to_read(head.headers);
     let outgoing = forward::Outgoing { headers: fields, credential, below, intake };
     let (response, usage_event) = forward::attempts(outgoing, x).await?;
     x.release_body();
@@ -217,13 +216,14 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> 
         let backend = snapshot.plan.backend(deployment.backend);
         let live = snapshot.live(deployment.backend);
         let learned = live.model(&deployment.model).ok_or(Error::UnknownModel)?;
-        learned.doubt(live.millis(now));
+        let now_ms = live.millis(now);
+        learned.doubt(now_ms);
         let table = deployment.coefficients.as_deref().unwrap_or_else(|| snapshot.plan.energy.find(model));
         let intensity = snapshot.intensity(backend, x.wall).map(|intensity| intensity.reading.intensity);
         let estimate = estimate(&demand, backend, learned, live, table, intensity);
         let inside = policy.residency.is_empty() || resident(&policy.residency, backend, &snapshot.plan.zones);
-        let in_flight = if live.full_for(now).is_some() { u32::MAX } else { estimate.in_flight };
-        let standing = Standing::of(inside, live.shut_for(now).is_some(), in_flight, estimate.limit);
+        let in_flight = if live.is_full(now_ms) { u32::MAX } else { estimate.in_flight };
+        let standing = Standing::of(inside, live.is_shut(now_ms), in_flight, estimate.limit);
         candidates.push(Candidate { backend: deployment.backend, estimate, standing, weight: deployment.weight });
     }
     if candidates.is_empty() {
@@ -261,6 +261,7 @@ fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x
 
 /// The fields that tell the client what was decided. Names and regions were rendered when the plan was made.
 fn decorate(headers: &mut http::HeaderMap, x: &Exchange) {
+    headers.reserve(6);
     headers.insert(headers::REQUEST_ID, x.request_id().clone());
     if let Some((backend, index)) = &x.serving {
         headers.insert(headers::BACKEND, backend.name_header.clone());

@@ -70,7 +70,8 @@ impl Metered {
         let meter = meter_for(headers, &exchange);
         let strip = (usage_event == UsageEvent::Strip && is_sse(headers)).then(UsageStripper::new);
         let timeouts = exchange.serving.as_ref().map(|(backend, _)| backend.timeouts).unwrap_or_default();
-        let now = exchange.shared.clock.monotonic();
+        // Its head came just now.
+        let now = exchange.attempts.last().map_or(exchange.begun, |attempt| attempt.ended);
         let mut metered = Self {
             upstream_done: upstream.is_end_stream(),
             deadline: exchange.begun + timeouts.total,

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
-use tower::{Service, ServiceExt};
+use tower::Service;
 
 use super::detect::{Prefix, Version, detect};
 use super::guard::{Guard, Held};
@@ -168,11 +168,13 @@ fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
 
 /// Answers one request; the request is in progress until hyper has let go of the response's body.
 async fn answer<S: Answers>(
-    service: S,
+    mut service: S,
     request: Request<Incoming>,
     progress: InProgress,
 ) -> Result<Response<TrackedBody<S::Body>>, Infallible> {
-    let response = service.oneshot(request).await?;
+    // Not `oneshot`, in whose states the request would be moved twice more.
+    std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
+    let response = service.call(request).await?;
     Ok(response.map(|body| TrackedBody::new(body, progress)))
 }
 
