@@ -19,11 +19,14 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-use super::error::BoxError;
+use super::direct::Direct;
+use super::error::{BodyError, BoxError};
 use super::h1::Slot;
 use super::h2::Lease;
+use super::pool::Parked;
 use super::{Shared, pool};
 use crate::backend::Backend;
+use crate::wire::response::Decoder;
 
 /// The chunks of a collected body; a request to a model is mostly one or two.
 pub type Chunks = SmallVec<[Bytes; 8]>;
@@ -75,6 +78,15 @@ impl SendBody {
         B::Error: Into<BoxError>,
     {
         if body.is_end_stream() { Self::empty() } else { Self(Content::Stream(body.map_err(Into::into).boxed())) }
+    }
+
+    /// What is left of a body that is here.
+    pub(super) fn pieces(&self) -> &[Bytes] {
+        match &self.0 {
+            Content::Empty | Content::Stream(_) => &[],
+            Content::One(chunk) => std::slice::from_ref(chunk),
+            Content::Many(chunks, progress) => chunks.get(progress.next..).unwrap_or_default(),
+        }
     }
 
     pub(super) fn is_stream(&self) -> bool {
@@ -209,22 +221,29 @@ impl Body for Tracked {
 /// The response body. At its clean end the connection goes back to the pool, exactly once; dropped before, it takes an HTTP/1.1
 /// connection with it and resets an HTTP/2 stream, so that the backend stops working at once. A body that breaks ends with an error,
 /// never as if it were whole.
-pub struct UpstreamBody {
-    incoming: Incoming,
-    carrier: Carrier,
+pub struct UpstreamBody(Source);
+
+/// What the rest of the body comes from.
+enum Source {
+    /// A connection read from here.
+    Direct { connection: Box<Direct>, body: Decoder, home: Home },
+    /// One that hyper runs.
+    Hyper { incoming: Incoming, carrier: Carrier },
+    /// Nothing any more.
+    Ended,
 }
 
-/// What the rest of the body comes through.
+/// Who polls hyper's connection.
 enum Carrier {
-    /// A connection polled from here.
+    /// This body.
     Inline { slot: Box<Slot>, home: Home },
-    /// A connection in a task of its own, because the request body has not ended.
+    /// A task of its own, because the request body has not ended.
     #[expect(dead_code, reason = "held for its drop")]
     Spawned(AbortOnDrop),
-    /// A stream of a connection that many share.
+    /// Nobody in particular: a stream of a connection that many share.
     #[expect(dead_code, reason = "held for its drop")]
     Stream { lease: Lease, cancel: Option<oneshot::Sender<()>> },
-    /// Nothing any more.
+    /// Nobody any more.
     Ended,
 }
 
@@ -236,20 +255,28 @@ pub(super) struct Home {
 }
 
 impl Home {
-    fn take_back(self, slot: Box<Slot>) {
+    fn take_back(self, connection: Parked) {
         let until = self.shared.clock.monotonic() + self.keep;
-        pool::put(&self.shared, &self.backend, slot, until);
+        pool::put(&self.shared, &self.backend, connection, until);
     }
 }
 
 impl UpstreamBody {
-    /// Polls `slot` for what is missing. A body that is known to be empty gives its connection back here, because hyper's server
-    /// does not poll such a body at all.
+    /// Reads from `connection` what is missing. A body that is known to be empty gives its connection back here, because hyper's
+    /// server does not poll such a body at all.
+    pub(super) fn direct(connection: Box<Direct>, body: Decoder, home: Home) -> Self {
+        let mut body = Self(Source::Direct { connection, body, home });
+        body.end_direct_if_over();
+        body
+    }
+
+    /// Polls `slot` for what is missing; an empty body as above.
     pub(super) async fn inline(incoming: Incoming, slot: Box<Slot>, home: Home) -> Self {
-        let mut body = Self { incoming, carrier: Carrier::Inline { slot, home } };
-        if body.incoming.is_end_stream() {
+        let over = incoming.is_end_stream();
+        let mut body = Self(Source::Hyper { incoming, carrier: Carrier::Inline { slot, home } });
+        if over {
             std::future::poll_fn(|cx| {
-                body.end(cx);
+                body.end_inline(cx);
                 Poll::Ready(())
             })
             .await;
@@ -259,67 +286,96 @@ impl UpstreamBody {
 
     /// The connection is polled by a task, which ends with this body.
     pub(super) fn spawned(incoming: Incoming, task: AbortHandle) -> Self {
-        Self { incoming, carrier: Carrier::Spawned(AbortOnDrop(task)) }.ended_if_empty()
+        Self::carried(incoming, Carrier::Spawned(AbortOnDrop(task)))
     }
 
     /// A stream of a shared connection; `cancel` ends the upload when this body ends or is dropped.
     pub(super) fn stream(incoming: Incoming, lease: Lease, cancel: Option<oneshot::Sender<()>>) -> Self {
-        Self { incoming, carrier: Carrier::Stream { lease, cancel } }.ended_if_empty()
+        Self::carried(incoming, Carrier::Stream { lease, cancel })
     }
 
     /// Nothing more comes through a connection: it has ended, or was handed to whoever upgrades it.
     pub(super) fn detached(incoming: Incoming) -> Self {
-        Self { incoming, carrier: Carrier::Ended }
+        Self::carried(incoming, Carrier::Ended)
     }
 
-    fn ended_if_empty(mut self) -> Self {
-        if self.incoming.is_end_stream() {
-            self.carrier = Carrier::Ended;
+    fn carried(incoming: Incoming, carrier: Carrier) -> Self {
+        let carrier = if incoming.is_end_stream() { Carrier::Ended } else { carrier };
+        Self(Source::Hyper { incoming, carrier })
+    }
+
+    /// The clean end. What was left of the request body is not worth sending any more: the backend has said its last word.
+    fn end_direct_if_over(&mut self) {
+        if !matches!(&self.0, Source::Direct { body, .. } if body.is_over()) {
+            return;
         }
-        self
+        if let Source::Direct { connection, home, .. } = std::mem::replace(&mut self.0, Source::Ended)
+            && !home.keep.is_zero()
+            && connection.is_reusable()
+        {
+            home.take_back(Parked::Direct(connection));
+        }
     }
 
-    /// The clean end. Whatever was left of the request body is not worth sending any more: the backend has said its last word.
-    fn end(&mut self, cx: &mut Context<'_>) {
-        if let Carrier::Inline { mut slot, home } = std::mem::replace(&mut self.carrier, Carrier::Ended)
+    fn end_inline(&mut self, cx: &mut Context<'_>) {
+        if let Source::Hyper { carrier, .. } = &mut self.0
+            && let Carrier::Inline { mut slot, home } = std::mem::replace(carrier, Carrier::Ended)
             && !home.keep.is_zero()
             && slot.poll_reusable(cx)
         {
-            home.take_back(slot);
+            home.take_back(Parked::Hyper(slot));
         }
     }
 }
 
 impl Body for UpstreamBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let me = self.get_mut();
-        let frame = match &mut me.carrier {
-            Carrier::Inline { slot, .. } => slot.poll_frame(&mut me.incoming, cx),
-            _ => Pin::new(&mut me.incoming).poll_frame(cx),
+        let (incoming, carrier) = match &mut me.0 {
+            Source::Ended => return Poll::Ready(None),
+            Source::Direct { connection, body, .. } => {
+                let frame = ready!(connection.poll_frame(body, cx));
+                if let Some(Err(_)) = &frame {
+                    me.0 = Source::Ended;
+                } else {
+                    me.end_direct_if_over();
+                }
+                return Poll::Ready(frame);
+            }
+            Source::Hyper { incoming, carrier } => (incoming, carrier),
+        };
+        let frame = match carrier {
+            Carrier::Inline { slot, .. } => slot.poll_frame(incoming, cx),
+            _ => Pin::new(&mut *incoming).poll_frame(cx),
         };
         match &frame {
             Poll::Pending => {}
-            Poll::Ready(Some(Ok(data))) => {
-                // Who knows the length does not ask for the end: it has to be seen here.
-                if data.is_trailers() || me.incoming.is_end_stream() {
-                    me.end(cx);
-                }
-            }
-            Poll::Ready(Some(Err(_))) => me.carrier = Carrier::Ended,
-            Poll::Ready(None) => me.end(cx),
+            // Who knows the length does not ask for the end: it has to be seen here.
+            Poll::Ready(Some(Ok(data))) if !data.is_trailers() && !incoming.is_end_stream() => {}
+            Poll::Ready(Some(Err(_))) => *carrier = Carrier::Ended,
+            Poll::Ready(_) if matches!(carrier, Carrier::Inline { .. }) => me.end_inline(cx),
+            Poll::Ready(_) => *carrier = Carrier::Ended,
         }
-        frame
+        frame.map_err(BodyError::from)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.0 {
+            Source::Ended => true,
+            Source::Direct { body, .. } => body.is_over(),
+            Source::Hyper { incoming, .. } => incoming.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.0 {
+            Source::Ended => SizeHint::with_exact(0),
+            Source::Direct { body, .. } => body.left().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Source::Hyper { incoming, .. } => incoming.size_hint(),
+        }
     }
 }
 

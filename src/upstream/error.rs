@@ -7,6 +7,7 @@ use std::io;
 use http::Request;
 
 use super::SendBody;
+use crate::wire::response::Invalid;
 
 /// A cause of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -109,6 +110,20 @@ impl std::fmt::Debug for SendError {
             .field("source", &self.source)
             .finish_non_exhaustive()
     }
+}
+
+/// Why a response body broke.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// On a connection that hyper runs.
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    /// The connection.
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    /// The framing.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
 }
 
 /// A connection that does not stand.

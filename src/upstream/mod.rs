@@ -1,8 +1,9 @@
 //! Connections to backends: one exchange at a time, from a pool of the calling core.
 //!
 //! It is not hyper-util's client, because three things it does not tell decide how a proxy may go on: whether a byte of the request
-//! was sent, whether the connection was fresh, and when exactly an exchange is over. What hyper does well (framing, flow control,
-//! cancellation by drop) is left to hyper's `client::conn`.
+//! was sent, whether the connection was fresh, and when exactly an exchange is over. What hyper does well (flow control, uploads
+//! beside downloads, upgrades, HTTP/2) is left to hyper's `client::conn`; the plain exchange over HTTP/1.1, which nearly all are, goes
+//! without it (`direct`, which says what that saves).
 //!
 //! An exchange never waits for another one. The request path takes no lock of ours and, over HTTP/1.1, spawns no task, but for two
 //! rare cases that `h1` names. There are no timers here but the connect timeout: first byte, idle gap and total belong to whoever can
@@ -10,6 +11,7 @@
 
 mod body;
 mod connect;
+mod direct;
 mod error;
 mod gate;
 mod h1;
@@ -25,6 +27,7 @@ use http::header::UPGRADE;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
+use hyper::ext::ReasonPhrase;
 use hyper::upgrade::OnUpgrade;
 use rustls::RootCertStore;
 use tokio::time::timeout;
@@ -32,10 +35,13 @@ use tokio_util::task::TaskTracker;
 
 pub use body::{Chunks, SendBody, UpstreamBody};
 pub use connect::{BoxIo, Connector, Io, Target, system_roots, tcp};
-pub use error::{BoxError, ConnectError, SendError, SendErrorKind};
+pub use error::{BodyError, BoxError, ConnectError, SendError, SendErrorKind};
 
 use crate::backend::{Backend, Protocol};
 use crate::clock::Clock;
+use crate::wire::response::Head;
+use direct::Direct;
+use pool::Parked;
 
 /// All connections of one proxy instance, on all cores. Cheap to clone; what is idle belongs to the core that opened it, so an
 /// instance is used from runtimes that do not move a connection between reactors: one `current_thread` runtime per core, or one
@@ -105,18 +111,66 @@ impl Upstreams {
         pool::sweep(&self.shared, now);
     }
 
-    async fn send_h1(&self, backend: &Arc<Backend>, mut request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {
+    async fn send_h1(&self, backend: &Arc<Backend>, request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {
+        if Direct::takes(&request) {
+            self.send_direct(backend, request).await
+        } else {
+            self.send_by_hyper(backend, request).await
+        }
+    }
+
+    async fn send_direct(&self, backend: &Arc<Backend>, mut request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {
+        let is_direct = |parked: &Parked| matches!(parked, Parked::Direct(_));
+        for _ in 0..MAX_STALE {
+            let Some(Parked::Direct(mut connection)) = pool::take(&self.shared, backend, self.now(), is_direct) else { break };
+            match connection.exchange(request, true).await {
+                Ok(head) => return Ok(self.received(backend, head, connection, None)),
+                Err(direct::Failed::Sent(error)) => return Err(error),
+                Err(direct::Failed::Unsent(unsent, _)) => request = *unsent,
+            }
+        }
+        let started = self.now();
+        // Boxed: it is rare, and a TLS handshake would make every exchange's future several times larger.
+        let mut connection = match Box::pin(connect::establish(&self.shared.connector, &self.shared.tls, backend)).await {
+            Ok(io) => Direct::new(io),
+            Err(error) => return Err(error.with_request(request)),
+        };
+        let took = self.now().saturating_duration_since(started);
+        match connection.exchange(request, false).await {
+            Ok(head) => Ok(self.received(backend, head, connection, Some(took))),
+            Err(direct::Failed::Sent(error)) => Err(error),
+            Err(direct::Failed::Unsent(request, error)) => Err(not_taken(*request, error)),
+        }
+    }
+
+    fn received(
+        &self,
+        backend: &Arc<Backend>,
+        head: Head,
+        connection: Box<Direct>,
+        connect: Option<Duration>,
+    ) -> UpstreamResponse {
+        let Head { mut parts, reason, body, keeps_alive } = head;
+        if let Some(reason) = reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
+            parts.extensions.insert(reason);
+        }
+        let keep = if keeps_alive { h1::keep(backend.keep_idle, &parts.headers) } else { Duration::ZERO };
+        let home = body::Home { shared: Arc::clone(&self.shared), backend: Arc::clone(backend), keep };
+        UpstreamResponse { head: parts, body: UpstreamBody::direct(connection, body, home), upgrade: None, connect }
+    }
+
+    async fn send_by_hyper(&self, backend: &Arc<Backend>, mut request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {
         h1::frame(&mut request);
         let asked = Asked { upgrade: request.headers().contains_key(UPGRADE) };
         for _ in 0..MAX_STALE {
-            let Some(mut slot) = pool::take(&self.shared, backend, self.now()) else { break };
+            let Some(parked) = pool::take(&self.shared, backend, self.now(), |_| true) else { break };
+            let Some(mut slot) = by_hyper(parked).await else { continue };
             match slot.exchange(request).await {
                 Ok(response) => return self.receive(backend, response, slot, asked, None).await,
                 Err(failed) => request = given_back(failed, slot.upload(), true)?.0,
             }
         }
         let started = self.now();
-        // Boxed: it is rare, and a TLS handshake would make every exchange's future several times larger.
         let mut slot = match Box::pin(self.open_h1(backend)).await {
             Ok(slot) => slot,
             Err(error) => return Err(error.with_request(request)),
@@ -124,7 +178,10 @@ impl Upstreams {
         let took = self.now().saturating_duration_since(started);
         match slot.exchange(request).await {
             Ok(response) => self.receive(backend, response, slot, asked, Some(took)).await,
-            Err(failed) => Err(not_taken(given_back(failed, slot.upload(), false)?)),
+            Err(failed) => {
+                let (request, error) = given_back(failed, slot.upload(), false)?;
+                Err(not_taken(request, error))
+            }
         }
     }
 
@@ -197,7 +254,7 @@ impl Upstreams {
                     h2::unframe(&mut unsent, &backend.origin);
                     stale += 1;
                     if fresh || stale == MAX_STALE {
-                        return Err(not_taken((unsent, error)));
+                        return Err(not_taken(unsent, error));
                     }
                     request = unsent;
                 }
@@ -256,6 +313,17 @@ fn given_back(
     }
 }
 
-fn not_taken((request, error): (Request<SendBody>, hyper::Error)) -> SendError {
+fn not_taken(request: Request<SendBody>, error: impl Into<BoxError>) -> SendError {
     SendError { kind: SendErrorKind::SentNothing, request: Some(Box::new(request)), reused: false, source: error.into() }
+}
+
+/// An idle connection in hyper's hands; `None` when the peer turns out to have closed it.
+async fn by_hyper(parked: Parked) -> Option<Box<h1::Slot>> {
+    match parked {
+        Parked::Hyper(slot) => Some(slot),
+        Parked::Direct(mut connection) => {
+            std::future::poll_fn(|cx| std::task::Poll::Ready(connection.look_idle(cx))).await.ok()?;
+            h1::Slot::open(connection.into_io()).await.ok()
+        }
+    }
 }

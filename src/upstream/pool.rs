@@ -10,9 +10,11 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
+use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 
 use super::Shared;
+use super::direct::Direct;
 use super::h1::Slot;
 use super::h2::{Handle, Lease};
 use crate::backend::Backend;
@@ -39,18 +41,46 @@ struct Pool {
 }
 
 struct Idle {
-    slot: Box<Slot>,
+    connection: Parked,
     until: Instant,
 }
 
-/// Takes the warmest connection that may still be used.
-pub(super) fn take(owner: &Arc<Shared>, backend: &Arc<Backend>, now: Instant) -> Option<Box<Slot>> {
-    let mut stale: Vec<Idle> = Vec::new();
+/// An idle HTTP/1.1 connection.
+pub(super) enum Parked {
+    /// Without hyper.
+    Direct(Box<Direct>),
+    /// With hyper. What hyper has read ahead cannot be had back, so it stays with it.
+    Hyper(Box<Slot>),
+}
+
+impl Parked {
+    /// As of the last look.
+    fn is_open(&self) -> bool {
+        match self {
+            Self::Direct(connection) => connection.is_open(),
+            Self::Hyper(slot) => slot.is_open(),
+        }
+    }
+
+    /// Whether the peer has neither closed nor spoken out of turn.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Direct(connection) => connection.look_idle(cx).is_ok(),
+            Self::Hyper(slot) => slot.poll_idle(cx),
+        }
+    }
+}
+
+/// Takes the warmest connection that may still be used, of those that `fits` says yes to.
+pub(super) fn take(owner: &Arc<Shared>, backend: &Arc<Backend>, now: Instant, fits: impl Fn(&Parked) -> bool) -> Option<Parked> {
+    let mut stale: SmallVec<[Idle; 4]> = SmallVec::new();
     let found = with(|pools| {
         let pool = find(pools, owner, backend)?;
-        while let Some(idle) = pool.idle.pop() {
-            if idle.until > now && idle.slot.is_open() {
-                return Some(idle.slot);
+        while let Some(index) = pool.idle.iter().rposition(|idle| fits(&idle.connection)) {
+            // Mostly the last one, which costs nothing.
+            let idle = pool.idle.remove(index);
+            if idle.until > now && idle.connection.is_open() {
+                return Some(idle.connection);
             }
             stale.push(idle);
         }
@@ -61,8 +91,8 @@ pub(super) fn take(owner: &Arc<Shared>, backend: &Arc<Backend>, now: Instant) ->
 }
 
 /// Takes a connection back until the given time, unless there are enough.
-pub(super) fn put(owner: &Arc<Shared>, backend: &Arc<Backend>, slot: Box<Slot>, until: Instant) {
-    let mut idle = Some(Idle { slot, until });
+pub(super) fn put(owner: &Arc<Shared>, backend: &Arc<Backend>, connection: Parked, until: Instant) {
+    let mut idle = Some(Idle { connection, until });
     with(|pools| {
         let pool = find_or_add(pools, owner, backend);
         if pool.idle.len() < MAX_IDLE {
@@ -115,7 +145,7 @@ pub(super) fn sweep(owner: &Arc<Shared>, now: Instant) {
             } else if pool.owner.as_ptr() == Arc::as_ptr(owner) {
                 // Nobody is woken for an idle connection, so it is asked here whether it still stands.
                 let mut context = Context::from_waker(Waker::noop());
-                idle.extend(pool.idle.extract_if(.., |idle| idle.until <= now || !idle.slot.poll_idle(&mut context)));
+                idle.extend(pool.idle.extract_if(.., |idle| idle.until <= now || !idle.connection.poll_idle(&mut context)));
                 let keep = pool.backend.keep_idle;
                 shared.extend(pool.shared.extract_if(.., |handle| handle.is_closed() || handle.idle_for(now) >= keep));
             }

@@ -181,7 +181,7 @@ async fn closed<S: AsyncRead + Unpin>(io: &mut S) {
     let _ = within(io.read_to_end(&mut rest)).await;
 }
 
-async fn text(body: UpstreamBody) -> Result<String, hyper::Error> {
+async fn text(body: UpstreamBody) -> Result<String, BodyError> {
     let bytes = within(body.collect()).await?.to_bytes();
     Ok(String::from_utf8(bytes.to_vec()).unwrap())
 }

@@ -106,6 +106,28 @@ impl Nest {
     }
 }
 
+/// The members of an object, each as its name (as written, without the quotes) and its value, as long as they are well made. `object`
+/// begins with the brace.
+pub(super) fn members(object: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut at = 1;
+    std::iter::from_fn(move || {
+        let key = after(object, at, b'"')?;
+        let key_end = string_end(object, key, &mut false)?;
+        let value = skip_space(object, after(object, key_end, b':')?);
+        let value_end = match object.get(value)? {
+            b'{' | b'[' => match Nest::default().walk(object, value) {
+                Walk::Ended(end) => end,
+                _ => return None,
+            },
+            b'"' => string_end(object, value + 1, &mut false)?,
+            _ => value + object[value..].iter().position(|byte| matches!(byte, b',' | b'}') || is_space(*byte))?,
+        };
+        // Past the comma; past the brace there is no other key.
+        at = skip_space(object, value_end) + 1;
+        Some((&object[key..key_end - 1], &object[value..value_end]))
+    })
+}
+
 static STRUCTURAL: [bool; 256] = {
     let mut table = [false; 256];
     table[b'"' as usize] = true;

@@ -15,6 +15,7 @@ pub use crate::dialect::Dialect;
 pub mod error;
 mod json;
 pub mod request;
+pub mod response;
 pub mod splice;
 pub mod sse;
 pub mod stream_options;
@@ -109,6 +110,10 @@ const HOMES: [&str; 14] = [
 /// doubled slash nor `%63hat` may carry an inference call past the reading of its model. Dot segments are not resolved here; a
 /// target that has any should be refused before.
 pub fn call<'a>(method: &Method, path_below_prefix: &'a str) -> Call<'a> {
+    if *method == Method::POST && path_below_prefix == "/chat/completions" {
+        // What most calls are, before it is taken apart.
+        return Call::Inference(Operation::Chat);
+    }
     let path = decoded(path_below_prefix);
     let mut segments = path.split('/').filter(|segment| !segment.is_empty());
     let head = (segments.next().unwrap_or_default(), segments.next(), segments.next());

@@ -317,13 +317,13 @@ impl RequestScan {
         match self.member {
             Member::Other => {}
             Member::Model if self.value_cut => self.fault = Some(Malformed::ModelTooLong { at: start }),
-            Member::Model => match serde_json::from_slice(value) {
-                Ok(model) => {
+            Member::Model => match text(value) {
+                Some(model) => {
                     fields.model = model;
                     fields.model_span = start..end;
                     self.has_model = true;
                 }
-                Err(_) => self.fault = Some(Malformed::ModelNotString { at: start }),
+                None => self.fault = Some(Malformed::ModelNotString { at: start }),
             },
             Member::StreamOptions if self.value_cut => fields.stream_options = StreamOptions::Unreadable,
             Member::StreamOptions => fields.stream_options = StreamOptions::read(value, start),
@@ -392,6 +392,15 @@ impl Member {
 /// What numbers, `true`, `false` and `null` are made of; whether they are well made is the backend's business.
 const fn is_scalar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')
+}
+
+/// A string, quotes included. One without an escape is itself, which is nearly every model's name.
+fn text(value: &[u8]) -> Option<String> {
+    if value.iter().any(|byte| *byte == b'\\' || *byte < 0x20) {
+        return serde_json::from_slice(value).ok();
+    }
+    let inside = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    std::str::from_utf8(inside).ok().map(str::to_owned)
 }
 
 /// A count of tokens or choices; one beyond `u32` is as good as the largest.

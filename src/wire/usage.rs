@@ -12,7 +12,7 @@ use memchr::memrchr;
 use serde::{Deserialize, Serialize};
 
 use super::Operation;
-use super::json::{Nest, USAGE, USAGE_KEY, Walk, after, skip_space, string_end};
+use super::json::{Nest, USAGE, USAGE_KEY, Walk, after, members, skip_space, string_end};
 use super::sse::EventBorders;
 
 /// Largest usage object that is read, in bytes; those in use have 100 to 600.
@@ -209,47 +209,62 @@ impl UsageSearch {
     }
 }
 
-/// Reads a usage object of either API; `None` where it is another thing of that name (a tool's parameter, say).
+/// Reads a usage object of either API; `None` where it is another thing of that name (a tool's parameter, say). Chat and completions
+/// count `prompt` and `completion`, responses `input` and `output`. The object is known to be balanced; serde's reading of it was
+/// measured at four times the instructions.
 fn read(operation: Operation, object: &[u8]) -> Option<Usage> {
-    let reported: Reported = serde_json::from_slice(object).ok()?;
-    let input = reported.prompt_tokens.or(reported.input_tokens);
-    let mut output = reported.completion_tokens.or(reported.output_tokens);
+    let (mut input, mut output, mut total) = (None, None, None);
+    let (mut cached, mut reasoning) = (None, None);
+    for (name, value) in members(object) {
+        match name {
+            b"prompt_tokens" | b"input_tokens" => input = count(value).ok()?.or(input),
+            b"completion_tokens" | b"output_tokens" => output = count(value).ok()?.or(output),
+            b"total_tokens" => total = count(value).ok()?,
+            b"prompt_tokens_details" | b"input_tokens_details" => cached = detail(value, b"cached_tokens").ok()?.or(cached),
+            b"completion_tokens_details" | b"output_tokens_details" => {
+                reasoning = detail(value, b"reasoning_tokens").ok()?.or(reasoning);
+            }
+            _ => {}
+        }
+    }
     if operation == Operation::Embeddings {
         // They have no output, and say so only by their total.
-        let rest = reported.total_tokens.zip(input).and_then(|(total, input)| total.checked_sub(input));
+        let rest = total.zip(input).and_then(|(total, input): (u64, u64)| total.checked_sub(input));
         output = output.or(rest);
     }
     if input.is_none() && output.is_none() {
         return None;
     }
-    let input_details = reported.prompt_tokens_details.or(reported.input_tokens_details).unwrap_or_default();
-    let output_details = reported.completion_tokens_details.or(reported.output_tokens_details).unwrap_or_default();
-    Some(Usage {
-        input_tokens: input,
-        cached_tokens: input_details.cached_tokens,
-        output_tokens: output,
-        reasoning_tokens: output_details.reasoning_tokens,
-    })
+    Some(Usage { input_tokens: input, cached_tokens: cached, output_tokens: output, reasoning_tokens: reasoning })
 }
 
-/// Chat and completions count `prompt` and `completion`, responses `input` and `output`.
-#[derive(Deserialize)]
-struct Reported {
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    input_tokens: Option<u64>,
-    output_tokens: Option<u64>,
-    total_tokens: Option<u64>,
-    prompt_tokens_details: Option<Details>,
-    completion_tokens_details: Option<Details>,
-    input_tokens_details: Option<Details>,
-    output_tokens_details: Option<Details>,
+/// A value that is no count where a count belongs: the object is something else than usage.
+struct NoCount;
+
+/// A whole number, or `null`.
+fn count(value: &[u8]) -> Result<Option<u64>, NoCount> {
+    if value == b"null" {
+        return Ok(None);
+    }
+    let add = |count: u64, byte: &u8| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        count.checked_mul(10)?.checked_add(u64::from(digit))
+    };
+    match value.iter().try_fold(0, add) {
+        Some(count) if !value.is_empty() => Ok(Some(count)),
+        _ => Err(NoCount),
+    }
 }
 
-#[derive(Default, Deserialize)]
-struct Details {
-    cached_tokens: Option<u64>,
-    reasoning_tokens: Option<u64>,
+/// A count in an object of details.
+fn detail(details: &[u8], wanted: &[u8]) -> Result<Option<u64>, NoCount> {
+    if details == b"null" {
+        return Ok(None);
+    }
+    if details.first() != Some(&b'{') {
+        return Err(NoCount);
+    }
+    members(details).find(|(name, _)| *name == wanted).map_or(Ok(None), |(_, value)| count(value))
 }
 
 /// Counts the events that carry output.
@@ -373,6 +388,48 @@ mod tests {
         (usage, source, meter.saw_first_data())
     }
 
+    /// As serde reads a usage object.
+    fn by_serde(object: &serde_json::Value) -> Option<Usage> {
+        #[derive(Deserialize)]
+        struct Reported {
+            prompt_tokens: Option<u64>,
+            completion_tokens: Option<u64>,
+            input_tokens: Option<u64>,
+            output_tokens: Option<u64>,
+            prompt_tokens_details: Option<Details>,
+            completion_tokens_details: Option<Details>,
+        }
+        #[derive(Default, Deserialize)]
+        struct Details {
+            cached_tokens: Option<u64>,
+            reasoning_tokens: Option<u64>,
+        }
+        let reported: Reported = serde_json::from_value(object.clone()).ok()?;
+        let usage = Usage {
+            input_tokens: reported.prompt_tokens.or(reported.input_tokens),
+            cached_tokens: reported.prompt_tokens_details.unwrap_or_default().cached_tokens,
+            output_tokens: reported.completion_tokens.or(reported.output_tokens),
+            reasoning_tokens: reported.completion_tokens_details.unwrap_or_default().reasoning_tokens,
+        };
+        (usage.input_tokens.is_some() || usage.output_tokens.is_some()).then_some(usage)
+    }
+
+    /// Values of which a few are counts.
+    fn any_value() -> impl Strategy<Value = serde_json::Value> {
+        use serde_json::{Value, json};
+        let details = (any::<Option<u32>>(), any::<Option<u32>>(), ".{0,6}").prop_map(
+            |(cached, reasoning, name)| json!({ name: [1, {"}": "]"}], "cached_tokens": cached, "reasoning_tokens": reasoning }),
+        );
+        prop_oneof![
+            4 => any::<u64>().prop_map(Value::from),
+            1 => Just(Value::Null),
+            1 => (-5.0..5.0).prop_map(Value::from),
+            1 => ".{0,8}".prop_map(Value::from),
+            1 => Just(json!([1, "]", {}])),
+            3 => details,
+        ]
+    }
+
     /// What stands beside a recorded stream.
     #[derive(Deserialize)]
     struct Expected {
@@ -466,6 +523,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_usage_object_is_read_as_serde_reads_it(
+            prompt in prop::option::of(prop_oneof![4 => any::<u32>().prop_map(serde_json::Value::from), 1 => any_value()]),
+            completion in prop::option::of(prop_oneof![4 => any::<u32>().prop_map(serde_json::Value::from), 1 => any_value()]),
+            details in prop::option::of(any_value()),
+            others in prop::collection::vec(("[a-z\"\\\\]{0,6}", any_value()), 0..4),
+            pretty: bool,
+        ) {
+            let mut object = serde_json::Map::new();
+            for (name, value) in others {
+                object.insert(name, value);
+            }
+            for (name, value) in [("prompt_tokens", prompt), ("completion_tokens", completion), ("prompt_tokens_details", details)] {
+                object.extend(value.map(|value| (name.to_owned(), value)));
+            }
+            let object = serde_json::Value::Object(object);
+            let text = if pretty { serde_json::to_string_pretty(&object).unwrap() } else { object.to_string() };
+            prop_assert_eq!(read(Operation::Chat, text.as_bytes()), by_serde(&object), "{}", text);
+        }
         #[test]
         fn cuts_make_no_difference(case in any::<prop::sample::Index>(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8)) {
             let cases = cases();
