@@ -18,7 +18,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Starts the proxy. [`Serve::background`] is set here.
 pub fn start_proxy(mut serve: Serve) -> Result<Handle, StartError> {
     let tasks = TaskTracker::new();
-    let upstreams = Upstreams::new(tcp(), Arc::new(system_roots()), tasks.clone(), Arc::clone(&serve.clock));
+    let upstreams = Upstreams::new(tcp(), system_roots, tasks.clone(), Arc::clone(&serve.clock));
     prepare(&upstreams, &serve.plan).map_err(StartError::Backend)?;
     if let Some(config) = &mut serve.config {
         let (upstreams, load) = (upstreams.clone(), std::mem::replace(&mut config.loader, Box::new(|_| Err(String::new()))));

@@ -83,9 +83,15 @@ impl UpstreamResponse {
 const MAX_STALE: usize = 8;
 
 impl Upstreams {
-    /// An instance that opens byte streams with `connector` (usually [`tcp`]), trusts `roots` (usually [`system_roots`]) unless a
-    /// backend has certificates of its own, and leaves no task that `tasks` does not know.
-    pub fn new(connector: Connector, roots: Arc<RootCertStore>, tasks: TaskTracker, clock: Arc<dyn Clock>) -> Self {
+    /// An instance that opens byte streams with `connector` (usually [`tcp`]), trusts what `roots` gives (usually [`system_roots`])
+    /// unless a backend has certificates of its own, and leaves no task that `tasks` does not know. `roots` is called at most once:
+    /// when the first https backend without certificates of its own is prepared or connected to.
+    pub fn new(
+        connector: Connector,
+        roots: impl FnOnce() -> RootCertStore + Send + 'static,
+        tasks: TaskTracker,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self { shared: Arc::new(Shared { connector, tls: connect::Tls::new(roots), tasks, clock }) }
     }
 

@@ -70,8 +70,7 @@ struct World {
 impl World {
     fn new(connector: Connector, backend: Backend) -> Self {
         let clock = Arc::new(SimulatedClock::new(Timestamp::UNIX_EPOCH));
-        let upstreams =
-            Upstreams::new(connector, Arc::new(RootCertStore::empty()), TaskTracker::new(), Arc::clone(&clock) as Arc<dyn Clock>);
+        let upstreams = Upstreams::new(connector, RootCertStore::empty, TaskTracker::new(), Arc::clone(&clock) as Arc<dyn Clock>);
         Self { upstreams, clock, backend: Arc::new(backend) }
     }
 
