@@ -92,12 +92,13 @@ impl<S: AsyncRead + Unpin> Guard<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = if self.prefix.is_empty() {
-            Pin::new(&mut self.socket).poll_read(cx, buffer)
-        } else {
-            self.prefix.give(buffer);
-            Poll::Ready(Ok(()))
-        };
+        // What follows the prefix comes with it: given those few bytes alone, hyper doubles its buffer before it reads on.
+        self.prefix.give(buffer);
+        let mut read = Pin::new(&mut self.socket).poll_read(cx, buffer);
+        if before < buffer.filled().len() {
+            // Whatever ails the socket, the next read says it again.
+            read = Poll::Ready(Ok(()));
+        }
         self.unread = buffer.filled().len() > before;
         if self.unread {
             self.held.entry.state.received();
@@ -171,6 +172,23 @@ mod tests {
             refusing.await.unwrap();
             sent
         })
+    }
+
+    #[test]
+    fn what_follows_the_prefix_comes_with_it() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (mut peer, mut socket) = tokio::io::duplex(1024);
+            let sent = [b'x'; 100];
+            peer.write_all(&sent).await.unwrap();
+            let mut prefix = Prefix::default();
+            crate::server::detect::detect(&mut socket, &mut prefix).await.unwrap();
+            let mut guard = Guard::new(socket, prefix, held());
+            let mut received = [0; 200];
+            assert_eq!(guard.read(&mut received).await.unwrap(), sent.len());
+            peer.write_all(&sent).await.unwrap();
+            assert_eq!(guard.read(&mut received).await.unwrap(), sent.len());
+        });
     }
 
     #[test]
