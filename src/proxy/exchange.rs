@@ -216,6 +216,17 @@ impl Exchange {
         self.buffered = None;
     }
 
+    /// Copies what it keeps of the heads of request and response. They are slices of the buffers that the connections read into, and
+    /// for the minutes of a stream a few bytes of each would hold the whole of it: 16 KiB for each stream.
+    pub(super) fn let_go_of_heads(&mut self) {
+        let copied = |value: &HeaderValue| HeaderValue::from_bytes(value.as_bytes()).ok();
+        self.client_request_id = self.client_request_id.as_ref().and_then(copied);
+        self.provider_request_id = self.provider_request_id.as_ref().and_then(copied);
+        if let Ok(path) = self.path.as_str().parse() {
+            self.path = path;
+        }
+    }
+
     /// The first body data of the response is here.
     pub(super) fn saw_first_data(&mut self) {
         if self.first_token.is_none() {

@@ -66,7 +66,10 @@ pub enum Cut {
 }
 
 impl Metered {
-    pub(super) fn new(upstream: UpstreamBody, headers: &HeaderMap, usage_event: UsageEvent, exchange: Box<Exchange>) -> Self {
+    pub(super) fn new(upstream: UpstreamBody, headers: &HeaderMap, usage_event: UsageEvent, mut exchange: Box<Exchange>) -> Self {
+        if is_sse(headers) {
+            exchange.let_go_of_heads();
+        }
         let meter = meter_for(headers, &exchange);
         let strip = (usage_event == UsageEvent::Strip && is_sse(headers)).then(UsageStripper::new);
         let timeouts = exchange.serving.as_ref().map(|(backend, _)| backend.timeouts).unwrap_or_default();
