@@ -17,13 +17,14 @@ import time
 import proxies
 
 EVENTS = 100
-WORKLOADS = {"chat": ["--workload", "chat"], "sse": ["--workload", "sse", "--events", str(EVENTS)],
-             "sse-unasked": ["--workload", "sse-unasked", "--events", str(EVENTS)], "big": ["--workload", "big"]}
+WORKLOADS = {"chat": ["--workload", "chat"], "tls": ["--workload", "chat", "--tls"], "uptls": ["--workload", "chat"],
+             "sse": ["--workload", "sse", "--events", str(EVENTS)], "sse-unasked": ["--workload", "sse-unasked", "--events", str(EVENTS)],
+             "big": ["--workload", "big"]}
 
 
 def run(name, seconds, args, port):
     """Instructions and requests of one run."""
-    proxy = proxies.make(name, port, args)
+    proxy = proxies.make(name, port, args, args.workload == "uptls")
     proxy.settle = 4
     for f in proxy.dir.glob("cg.*"):
         f.unlink()
@@ -38,7 +39,8 @@ def run(name, seconds, args, port):
         proxy.up()
     finally:
         proxies.spawn = spawn
-    r = subprocess.run([f"{proxies.BIN}/wb-load", "--port", str(proxy.port), "--rate", "0", "--conns", "8", "--warmup", "0.2",
+    at = proxy.tport if args.workload == "tls" else proxy.port
+    r = subprocess.run([f"{proxies.BIN}/wb-load", "--port", str(at), "--rate", "0", "--conns", "8", "--warmup", "0.2",
                         "--duration", str(seconds), *WORKLOADS[args.workload]], capture_output=True, text=True, check=True)
     load = json.loads(r.stdout)
     if load["errors"]:
