@@ -136,7 +136,7 @@ impl Supervisor {
         }
         let gone = drained || tokio::time::timeout(CUT_WITHIN, all).await.is_ok();
         if gone {
-            // They are at their ends; what is waited for is that the thread's own buffers are let go.
+            // They are at their ends; what is waited for is that each lets go of its buffer of the access log.
             for thread in threads {
                 // A panic there has been reported by the runtime.
                 let _ = thread.join();

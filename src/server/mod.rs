@@ -146,6 +146,7 @@ where
     let common = Common {
         state: Arc::clone(&shared.state),
         metrics: Arc::clone(&shared.metrics),
+        log: shared.log.clone(),
         open: Arc::new(AtomicUsize::new(0)),
         stop: CancellationToken::new(),
         cut: CancellationToken::new(),

@@ -19,6 +19,7 @@ use super::guard::Held;
 use super::listener::{Place, accept};
 use super::tracked::Connections;
 use crate::state::State;
+use crate::telemetry::log::{AccessLog, FLUSH_EVERY};
 use crate::telemetry::metrics::Metrics;
 
 /// Work that every worker does beside its connections, for as long as it lives.
@@ -29,6 +30,7 @@ pub type Background = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> +
 pub(super) struct Common {
     pub(super) state: Arc<State>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) log: AccessLog,
     /// Connections open, over all workers.
     pub(super) open: Arc<AtomicUsize>,
     /// Stop accepting, and finish what is open.
@@ -52,14 +54,16 @@ where
 {
     /// Runs on this thread until told to stop and every connection has ended, or until cut.
     pub(super) fn run(self) -> std::io::Result<()> {
+        // Dropped last: dropping the runtime drops what was cut, and with it every exchange that has a line to write.
+        let _lines = self.common.log.own_buffer();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(self.work())
-        // Dropping the runtime drops what was cut, and with it every exchange that has a line to write.
     }
 
     async fn work(self) -> std::io::Result<()> {
         let Self { common, sockets, service, background } = self;
         let (connections, tracker) = (Arc::new(Connections::default()), TaskTracker::new());
+        tokio::spawn(hand_over_lines(common.log.clone()));
         if let Some(background) = background {
             tokio::spawn(background());
         }
@@ -83,6 +87,14 @@ where
             () = common.cut.cancelled() => {}
         }
         Ok(())
+    }
+}
+
+/// Sees to it that the line of a quiet worker does not wait for the buffer to be full.
+async fn hand_over_lines(log: AccessLog) {
+    loop {
+        tokio::time::sleep(FLUSH_EVERY).await;
+        log.flush();
     }
 }
 

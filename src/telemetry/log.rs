@@ -1,30 +1,27 @@
-//! The access log on the request path: every thread writes lines into a buffer of its own, one thread writes them out.
+//! The access log on the request path: every worker writes lines into a buffer of its own, one thread writes them out.
 //!
-//! Not `tracing`: a line is evidence that has to arrive whole, numbered and in bulk, at a cost of nanoseconds. Each thread's buffer
-//! stands behind a mutex that is contended only for the moment in which the writer takes a buffer away, so that a quiet thread
-//! needs no timer of its own and the end of the process can collect what every thread still holds. A number is taken before a line
-//! is written; whatever is lost afterwards leaves a gap.
+//! Not `tracing`: a line is evidence that has to arrive whole, numbered and in bulk, at a cost of nanoseconds. A number is taken
+//! before a line is written; whatever is lost afterwards leaves a gap. Full buffers go to the writer through a bounded queue, and
+//! those for which it has no room are counted and dropped.
 
-use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::buffer::{self, Chunk};
 use super::sink::{LogSink, Off, open};
 use super::writer::{Message, Writer};
 use crate::config::LogTarget;
 
+pub use super::buffer::OwnBuffer;
 pub use super::sink::{LogError, LogSink as Sink};
 
-/// Bytes after which a buffer is handed to the writer: about a hundred lines, so that one write system call costs each of them
-/// next to nothing.
-pub(super) const BUFFER_BYTES: usize = 64 << 10;
 /// Full buffers that wait for the writer: 4 MiB, or about a second of the heaviest traffic on a disk that stalls.
 pub(super) const WAITING_BUFFERS: usize = 64;
-/// A line that waits in a buffer is written after this long at the latest.
-pub(super) const FLUSH_EVERY: Duration = Duration::from_millis(200);
+/// A line that waits in a buffer is written after this long at the latest: whoever holds an [`OwnBuffer`] flushes so often.
+pub const FLUSH_EVERY: Duration = Duration::from_millis(200);
 
 /// Who writes: it stands in every line, so that lines of several processes and restarts can be told apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,28 +46,19 @@ pub struct AccessLog {
     identity: Identity,
 }
 
-/// What request threads and the writer both touch.
+/// What all threads touch.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// Tells one log from another in the thread-local list; a process has several only in tests.
-    key: u64,
-    enabled: bool,
+    pub(super) enabled: bool,
     seq: AtomicU64,
     pub(super) written: AtomicU64,
     pub(super) lost: AtomicU64,
     pub(super) write_errors: AtomicU64,
     pub(super) closed: AtomicBool,
     pub(super) reopen: AtomicBool,
-    full: SyncSender<Message>,
-    buffers: Mutex<Vec<Arc<Mutex<Chunk>>>>,
-    spare: Mutex<Vec<Vec<u8>>>,
-}
-
-/// Whole lines on their way.
-#[derive(Debug, Default)]
-pub(super) struct Chunk {
-    pub(super) bytes: Vec<u8>,
-    pub(super) lines: u64,
+    pub(super) full: SyncSender<Message>,
+    /// The lines of threads that have no buffer of their own; no request is served on one.
+    strays: Mutex<Chunk>,
 }
 
 /// The writer thread, to be closed at the end.
@@ -79,10 +67,6 @@ pub struct LogWriter {
     log: AccessLog,
     thread: Option<JoinHandle<()>>,
     ended: std::sync::mpsc::Receiver<()>,
-}
-
-thread_local! {
-    static OWN: RefCell<Vec<(u64, Arc<Mutex<Chunk>>)>> = const { RefCell::new(Vec::new()) };
 }
 
 impl AccessLog {
@@ -125,36 +109,29 @@ impl AccessLog {
         self.shared.enabled
     }
 
+    /// Gives this thread a buffer of its own, so that its lines take no lock. Whoever holds it calls [`AccessLog::flush`] on this
+    /// thread every [`FLUSH_EVERY`], and drops it after everything that may still have a line to write.
+    pub fn own_buffer(&self) -> OwnBuffer {
+        OwnBuffer::of(&self.shared)
+    }
+
     /// Writes one line: `line` appends it, without a line break, to the buffer that it is given, with the number that it is given.
-    /// Numbers count from 1. What `line` appends has no line break in it, and `line` itself logs nothing here, since it holds the
-    /// thread's buffer.
+    /// Numbers count from 1. What `line` appends has no line break in it, and `line` itself logs nothing here.
     pub fn append(&self, line: impl FnOnce(&mut Vec<u8>, u64)) {
         if !self.shared.enabled {
             return;
         }
         let seq = self.shared.seq.fetch_add(1, Relaxed) + 1;
-        let kept = self.with_own(|own| {
-            let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
-            // Looked at under the buffer's lock: the last sweep takes this lock after it set the mark.
-            if self.shared.closed.load(SeqCst) {
-                return false;
-            }
-            line(&mut own.bytes, seq);
-            own.bytes.push(b'\n');
-            own.lines += 1;
-            if own.bytes.len() >= BUFFER_BYTES {
-                self.shared.hand_over(&mut own);
-            }
-            true
-        });
-        if kept != Some(true) {
+        if !buffer::append(&self.shared, line, seq) {
             self.shared.lost.fetch_add(1, Relaxed);
         }
     }
 
-    /// Hands what this thread has buffered to the writer, which does so by itself every 200 ms.
-    pub fn flush_this_thread(&self) {
-        self.with_own(|own| self.shared.hand_over(&mut own.lock().unwrap_or_else(PoisonError::into_inner)));
+    /// Hands what this thread has buffered to the writer; on a thread without a buffer of its own, what all such threads have.
+    pub fn flush(&self) {
+        if !buffer::flush(&self.shared) {
+            self.shared.flush_strays();
+        }
     }
 
     /// Opens the file anew before the next write, so that a file that was renamed is let go.
@@ -182,28 +159,11 @@ impl AccessLog {
     pub fn write_errors(&self) -> u64 {
         self.shared.write_errors.load(Relaxed)
     }
-
-    /// Runs `use_it` on this thread's buffer, made at the first use; `None` when the thread is at its end and has none any more.
-    fn with_own<T>(&self, use_it: impl FnOnce(&Mutex<Chunk>) -> T) -> Option<T> {
-        let own = OWN.try_with(|list| {
-            let mut list = list.borrow_mut();
-            if let Some((_, own)) = list.iter().find(|(key, _)| *key == self.shared.key) {
-                return Arc::clone(own);
-            }
-            let own = Arc::new(Mutex::new(Chunk::default()));
-            self.shared.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&own));
-            list.push((self.shared.key, Arc::clone(&own)));
-            own
-        });
-        own.ok().map(|own| use_it(&own))
-    }
 }
 
 impl Shared {
     fn new(enabled: bool, full: SyncSender<Message>) -> Self {
-        static KEYS: AtomicU64 = AtomicU64::new(0);
         Self {
-            key: KEYS.fetch_add(1, Relaxed),
             enabled,
             seq: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -212,55 +172,51 @@ impl Shared {
             closed: AtomicBool::new(false),
             reopen: AtomicBool::new(false),
             full,
-            buffers: Mutex::new(Vec::new()),
-            spare: Mutex::new(Vec::new()),
+            strays: Mutex::new(Chunk::default()),
         }
     }
 
-    /// Takes what every thread has buffered, oldest thread first, and forgets threads that ended.
-    pub(super) fn take_all(&self) -> Vec<Chunk> {
-        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut taken = Vec::new();
-        buffers.retain(|buffer| {
-            let mut own = buffer.lock().unwrap_or_else(PoisonError::into_inner);
-            if own.lines > 0 {
-                taken.push(self.exchange(&mut own));
-            }
-            // Only this list holds the buffer of a thread that ended.
-            Arc::strong_count(buffer) > 1
-        });
-        taken
+    /// Writes the line of a thread without a buffer of its own, for the writer to fetch. False when the log is closed.
+    pub(super) fn append_stray(&self, line: impl FnOnce(&mut Vec<u8>, u64), seq: u64) -> bool {
+        let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at under the lock: the writer takes this lock for the last time after the mark was set.
+        if self.closed.load(SeqCst) {
+            return false;
+        }
+        strays.push(line, seq);
+        if strays.is_full() {
+            self.send_or_lose(std::mem::take(&mut strays));
+        }
+        true
     }
 
-    /// Keeps an emptied buffer for the next thread that needs one.
-    pub(super) fn recycle(&self, mut bytes: Vec<u8>) {
-        bytes.clear();
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        // A line of unusual length must not keep its memory for good.
-        if spare.len() < WAITING_BUFFERS && bytes.capacity() <= 4 * BUFFER_BYTES {
-            spare.push(bytes);
+    /// Takes over what a thread has at its end.
+    pub(super) fn take_over(&self, chunk: &mut Chunk) {
+        let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.closed.load(SeqCst) {
+            self.lost.fetch_add(chunk.lines, Relaxed);
+        } else {
+            strays.absorb(chunk);
         }
     }
 
-    fn hand_over(&self, own: &mut Chunk) {
-        if own.lines == 0 {
-            return;
-        }
-        match self.full.try_send(Message::Lines(self.exchange(own))) {
-            Ok(()) => {}
-            Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => {
-                if let Message::Lines(chunk) = message {
-                    self.lost.fetch_add(chunk.lines, Relaxed);
-                    self.recycle(chunk.bytes);
-                }
-            }
+    /// What threads without a buffer of their own have written since.
+    pub(super) fn take_strays(&self) -> Chunk {
+        std::mem::take(&mut self.strays.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn flush_strays(&self) {
+        let strays = self.take_strays();
+        if strays.lines > 0 {
+            self.send_or_lose(strays);
         }
     }
 
-    fn exchange(&self, own: &mut Chunk) -> Chunk {
-        // The writer holds this lock for a push; should it be held just now, a new buffer is made.
-        let spare = self.spare.try_lock().ok().and_then(|mut spare| spare.pop());
-        std::mem::replace(own, Chunk { bytes: spare.unwrap_or_default(), lines: 0 })
+    fn send_or_lose(&self, chunk: Chunk) {
+        let lines = chunk.lines;
+        if self.full.try_send(Message::Lines(chunk)).is_err() {
+            self.lost.fetch_add(lines, Relaxed);
+        }
     }
 
     fn wake_writer(&self) {
@@ -270,8 +226,8 @@ impl Shared {
 }
 
 impl LogWriter {
-    /// Writes what every thread still holds and ends the writer, waiting `limit` at the most. Returns whether every line of the run
-    /// is written; lines that come later are lost and counted.
+    /// Ends the writer when it has written what was handed to it, waiting `limit` at the most. Threads with a buffer of their own
+    /// have dropped it before. Returns whether every line of the run is written; lines that come later are lost and counted.
     pub fn close(mut self, limit: Duration) -> bool {
         self.log.shared.closed.store(true, SeqCst);
         self.log.shared.wake_writer();
@@ -279,7 +235,9 @@ impl LogWriter {
             // The disk does not answer. The thread holds nothing that the end of the process would not free.
             return false;
         }
-        self.thread.take().is_none_or(|thread| thread.join().is_ok()) && self.log.lost() == 0
+        let ended = self.thread.take().is_none_or(|thread| thread.join().is_ok());
+        // And not only that none is counted as lost: a thread that is stuck keeps its lines.
+        ended && self.log.written() == self.log.numbered()
     }
 }
 

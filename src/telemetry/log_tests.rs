@@ -1,6 +1,7 @@
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use super::super::buffer::BUFFER_BYTES;
 use super::*;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -22,11 +23,14 @@ fn seqs(text: &str) -> Vec<u64> {
 /// A sink that writes only when it is let, and fails as often as it is told.
 struct Gated {
     gate: Receiver<io::Result<()>>,
+    /// Set as soon as the writer has a buffer in its hands.
+    busy: Arc<AtomicBool>,
     kept: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Write for Gated {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.busy.store(true, SeqCst);
         self.gate.recv().unwrap_or(Ok(()))?;
         self.kept.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -46,9 +50,13 @@ impl LogSink for Gated {
 type Gate = (AccessLog, LogWriter, Sender<io::Result<()>>, Arc<Mutex<Vec<u8>>>);
 
 fn gated() -> Gate {
+    gated_with(Arc::default())
+}
+
+fn gated_with(busy: Arc<AtomicBool>) -> Gate {
     let (open, gate) = channel();
     let kept = Arc::new(Mutex::new(Vec::new()));
-    let (log, writer) = AccessLog::start_with(Box::new(Gated { gate, kept: Arc::clone(&kept) }), identity(), true).unwrap();
+    let (log, writer) = AccessLog::start_with(Box::new(Gated { gate, busy, kept: Arc::clone(&kept) }), identity(), true).unwrap();
     (log, writer, open, kept)
 }
 
@@ -87,10 +95,6 @@ fn lines_of_many_threads_arrive_whole_at_close() {
 #[test]
 fn a_writer_that_is_stuck_costs_lines_and_leaves_a_gap_but_never_blocks() {
     let (log, writer, open, kept) = gated();
-    let wide = |buffer: &mut Vec<u8>, seq: u64| {
-        line(buffer, seq);
-        buffer.resize(BUFFER_BYTES, b' ');
-    };
     let total = 2 * WAITING_BUFFERS as u64;
     (0..total).for_each(|_| log.append(wide));
     let lost = log.lost();
@@ -109,7 +113,7 @@ fn a_failed_write_is_tried_again() {
     let (log, writer, open, kept) = gated();
     open.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
     log.append(line);
-    log.flush_this_thread();
+    log.flush();
     open.send(Ok(())).unwrap();
     while log.written() == 0 {
         std::thread::yield_now();
@@ -135,7 +139,7 @@ fn a_renamed_file_is_let_go_when_asked() {
     let (path, old) = (dir.path().join("access.jsonl"), dir.path().join("access.jsonl.1"));
     let (log, writer) = AccessLog::start(&LogTarget::File(path.clone()), identity()).unwrap();
     log.append(line);
-    log.flush_this_thread();
+    log.flush();
     while log.written() == 0 {
         std::thread::yield_now();
     }
@@ -173,4 +177,103 @@ fn a_file_that_cannot_be_opened_is_named() {
     let path = dir.path().join("absent").join("access.jsonl");
     let error = AccessLog::start(&LogTarget::File(path.clone()), identity()).unwrap_err();
     assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+}
+
+/// A line as long as a buffer.
+fn wide(buffer: &mut Vec<u8>, seq: u64) {
+    line(buffer, seq);
+    buffer.resize(BUFFER_BYTES, b' ');
+}
+
+#[test]
+fn a_threads_own_lines_wait_for_its_flush_and_nobody_elses() {
+    let (log, writer, open, kept) = gated();
+    drop(open);
+    let own = log.own_buffer();
+    log.append(line);
+    std::thread::scope(|scope| scope.spawn(|| log.append(line)).join().unwrap());
+    while log.written() == 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!(kept.lock().unwrap().as_slice(), b"{\"seq\":2}\n", "the writer cannot reach into a thread's own buffer");
+    log.flush();
+    while log.written() == 1 {
+        std::thread::yield_now();
+    }
+    drop(own);
+    assert!(writer.close(LIMIT));
+}
+
+#[test]
+fn what_a_thread_has_at_its_end_is_written() {
+    let (log, writer, open, kept) = gated();
+    drop(open);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let _own = log.own_buffer();
+                (0..2500).for_each(|_| log.append(line));
+            });
+        }
+    });
+    assert!(writer.close(LIMIT));
+    let mut seen = seqs(&String::from_utf8(kept.lock().unwrap().clone()).unwrap());
+    seen.sort_unstable();
+    assert_eq!(seen, (1..=10_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_full_queue_costs_a_full_buffer_but_no_line_that_can_wait() {
+    let busy = Arc::new(AtomicBool::new(false));
+    let (log, writer, open, _) = gated_with(Arc::clone(&busy));
+    log.append(wide);
+    while !busy.load(SeqCst) {
+        std::thread::yield_now();
+    }
+    while log.lost() == 0 {
+        log.append(wide);
+    }
+    let (total, lost) = (log.numbered(), log.lost());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _own = log.own_buffer();
+            log.append(wide);
+            assert_eq!(log.lost(), lost + 1, "a full buffer does not wait");
+            log.append(line);
+            log.flush();
+            assert_eq!(log.lost(), lost + 1, "a buffer with room does");
+        });
+    });
+    drop(open);
+    assert!(!writer.close(LIMIT));
+    assert_eq!((log.numbered(), log.lost()), (total + 2, lost + 1));
+    assert_eq!(log.written(), log.numbered() - log.lost());
+}
+
+#[test]
+fn a_close_before_a_threads_end_says_that_lines_are_missing() {
+    let (log, writer, open, _) = gated();
+    drop(open);
+    let own = log.own_buffer();
+    log.append(line);
+    assert!(!writer.close(LIMIT), "a thread still has a line");
+    drop(own);
+    assert_eq!((log.numbered(), log.written(), log.lost()), (1, 0, 1));
+}
+
+#[test]
+fn a_thread_that_has_a_buffer_of_one_log_still_writes_another() {
+    let (one, one_writer, open, _) = gated();
+    drop(open);
+    let (two, two_writer, open, _) = gated();
+    drop(open);
+    let own = one.own_buffer();
+    let second = two.own_buffer();
+    one.append(line);
+    two.append(line);
+    drop(second);
+    one.append(line);
+    drop(own);
+    assert!(one_writer.close(LIMIT) && two_writer.close(LIMIT));
+    assert_eq!((one.written(), two.written()), (2, 1));
 }

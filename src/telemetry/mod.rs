@@ -10,6 +10,7 @@ pub mod log;
 pub mod metrics;
 pub mod trace;
 
+mod buffer;
 mod exposition;
 mod sink;
 mod writer;

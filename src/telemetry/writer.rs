@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use super::log::{Chunk, FLUSH_EVERY, Shared, WAITING_BUFFERS};
+use super::buffer::Chunk;
+use super::log::{FLUSH_EVERY, Shared, WAITING_BUFFERS};
 use super::sink::LogSink;
 use crate::clock::{Clock, SystemClock};
 
@@ -48,7 +49,7 @@ impl Writer {
                 Ok(Message::Lines(chunk)) => self.write(chunk),
                 Ok(Message::Look) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => self.reopen_if_asked(),
             }
-            // Also while buffers keep coming, or a busy thread would keep a quiet one's line waiting for ever.
+            // Also while buffers keep coming, or a busy worker would keep another thread's line waiting for ever.
             if closed || since >= FLUSH_EVERY {
                 self.sweep();
                 swept = SystemClock.monotonic();
@@ -60,15 +61,15 @@ impl Writer {
     }
 
     fn sweep(&mut self) {
-        // What is full already is older than what is still being filled.
-        let taken = self.shared.take_all();
+        let strays = self.shared.take_strays();
+        // What is in the queue was written before; at the end nothing comes after it.
         for message in self.receive.try_iter().take(WAITING_BUFFERS).collect::<Vec<_>>() {
             if let Message::Lines(chunk) = message {
                 self.write(chunk);
             }
         }
-        for chunk in taken {
-            self.write(chunk);
+        if strays.lines > 0 {
+            self.write(strays);
         }
     }
 
@@ -101,7 +102,7 @@ impl Writer {
         }
         self.failing = false;
         self.shared.written.fetch_add(chunk.lines, Relaxed);
-        self.shared.recycle(chunk.bytes);
+        chunk.recycle();
     }
 
     fn failed(&mut self, error: &std::io::Error) {
