@@ -280,5 +280,4 @@ async fn until(stop: CancellationToken, future: impl Future<Output = ()>) {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -41,16 +41,6 @@ impl Shipped {
     }
 }
 
-/// Lines up to the first module of tests, which is what the bound on a file's length is about.
-pub(super) fn lines_before_tests(source: &str) -> usize {
-    let lines: Vec<&str> = source.lines().collect();
-    let is_test_module = |at: usize| {
-        let item = lines[at + 1..].iter().find(|line| !line.starts_with("#["));
-        lines[at] == TEST_MARK && item.is_some_and(|item| item.starts_with("mod ") && item.ends_with('{'))
-    };
-    (0..lines.len()).find(|at| is_test_module(*at)).unwrap_or(lines.len())
-}
-
 /// A word or a mark of the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Token<'a> {
@@ -279,12 +269,5 @@ mod tests {
         let named = Shipped::new("#[cfg(test)]\n#[path = \"log_tests.rs\"]\nmod tests;\n#[cfg(test)]\nmod other;\nmod shipped;");
         assert_eq!(named.test_modules, [TestModule::At("log_tests.rs".to_owned()), TestModule::Named("other".to_owned())]);
         assert!(named.code.contains("mod shipped;"));
-    }
-
-    #[test]
-    fn length_is_counted_up_to_the_tests() {
-        assert_eq!(lines_before_tests("a\nb\n#[cfg(test)]\nmod tests {\n}\n"), 2);
-        assert_eq!(lines_before_tests("a\n#[cfg(test)]\n#[expect(x)]\nmod tests {\n}\n"), 1);
-        assert_eq!(lines_before_tests("a\n#[cfg(test)]\nmod tests;\nb\n#[cfg(test)]\nfn c() {}\n"), 6);
     }
 }

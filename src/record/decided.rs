@@ -1,0 +1,73 @@
+//! What was decided, and on what grounds.
+
+use serde::{Deserialize, Serialize};
+
+use super::Text;
+use crate::units::{Grams, GramsPerKwh, Millis, Pue};
+
+/// The decision, with a verdict for each candidate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DecisionUsed<'a> {
+    /// Why the chosen one was chosen.
+    #[serde(borrow)]
+    pub reason: Text<'a>,
+    /// The backend that the same policy would have taken with carbon switched off.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Text<'a>>,
+    /// The rotation's state, where equals took turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<u64>,
+    /// Everybody who was considered, in the route's order.
+    #[serde(borrow, default)]
+    pub candidates: Vec<CandidateUsed<'a>>,
+}
+
+/// One candidate as the decision saw it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CandidateUsed<'a> {
+    /// Its name.
+    #[serde(borrow)]
+    pub backend: Text<'a>,
+    /// Its region.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<Text<'a>>,
+    /// Its grid zone.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub grid_zone: Option<Text<'a>>,
+    /// Why it was or was not taken.
+    #[serde(borrow)]
+    pub verdict: Text<'a>,
+    /// By how much, in the verdict's own unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<f64>,
+    /// First token as predicted, at the policy's quantile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_token_ms: Option<Millis>,
+    /// End as predicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_ms: Option<Millis>,
+    /// Tokens of the prompt as predicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_tokens: Option<u32>,
+    /// Generated tokens as predicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_tokens: Option<u32>,
+    /// Id of the coefficients that make energy of tokens there.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub coefficient: Option<Text<'a>>,
+    /// What the building adds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pue: Option<Pue>,
+    /// Intensity of its grid; null when unknown.
+    #[serde(default)]
+    pub intensity_g_per_kwh: Option<GramsPerKwh>,
+    /// Grams as predicted, of the five fields above; null when unknown.
+    #[serde(default)]
+    pub grams: Option<Grams>,
+    /// Requests in flight there.
+    #[serde(default)]
+    pub in_flight: u32,
+    /// Most that it may have in flight; none when no limit was declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}

@@ -1,0 +1,160 @@
+//! What becomes of one connection.
+
+use super::*;
+
+#[test]
+fn speaks_both_versions_on_a_plain_listener() {
+    let server = running(|_| {});
+    block_on(async {
+        let (status, body) = ask_h1(server.connect().await, "GET", "/").await;
+        assert_eq!(status, 200);
+        assert!(body.contains("HTTP/1.1"), "{body}");
+        assert_eq!(ask_h2(server.connect().await).await, "HTTP/2.0");
+    });
+    assert_eq!(server.end(), Ended { drained: true, log_complete: true, failed: false });
+}
+
+#[test]
+fn speaks_both_versions_over_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let tls = ListenerTls { certificate: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
+    std::fs::write(&tls.certificate, own.cert.pem()).unwrap();
+    std::fs::write(&tls.key, own.signing_key.serialize_pem()).unwrap();
+    let server = running(|plan| plan.boot.listeners[0].tls = Some(tls));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(own.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let client = builder.with_root_certificates(roots).with_no_client_auth();
+    let connect = async |protocol: &str| {
+        let mut client = client.clone();
+        client.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(client)).connect(name, server.connect().await).await.unwrap()
+    };
+    block_on(async {
+        assert_eq!(ask_h2(connect("h2").await).await, "HTTP/2.0");
+        assert!(ask_h1(connect("http/1.1").await, "GET", "/").await.1.contains("HTTP/1.1"));
+        let mut plain = server.connect().await;
+        plain.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        read_to_end(&mut plain).await;
+        while server.shared.metrics.handshake_errors.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(server.end().drained);
+}
+
+#[test]
+fn one_connection_too_many_is_closed_and_counted() {
+    let server = running(|plan| plan.limits.connections = 1);
+    block_on(async {
+        let mut first = server.connect().await;
+        first.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        assert_ne!(first.read_u8().await.unwrap(), 0);
+        assert_eq!(read_to_end(&mut server.connect().await).await, "");
+    });
+    let metrics = Arc::clone(&server.shared.metrics);
+    assert_eq!((metrics.accepted.get(), metrics.refused_connections.get()), (2, 1));
+    assert!(server.end().drained);
+    assert_eq!(metrics.connections.get(), 0);
+}
+
+#[test]
+fn a_head_that_does_not_end_is_cut_off() {
+    let server = running(|plan| plan.limits.header_read = Duration::from_millis(20));
+    let metrics = Arc::clone(&server.shared.metrics);
+    block_on(async {
+        for half in ["GET / HTTP/1.1\r\nhost: te", "P"] {
+            let mut slow = server.connect().await;
+            slow.write_all(half.as_bytes()).await.unwrap();
+            assert_eq!(read_to_end(&mut slow).await, "");
+        }
+        assert_eq!(read_to_end(&mut server.connect().await).await, "", "nothing at all is no reason to stay either");
+        // The first byte may have come too late to be one, on a machine that is busy.
+        while metrics.connections.get() > 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(metrics.bad_heads.get() <= 2);
+    assert!(server.end().drained);
+}
+
+#[test]
+fn a_bad_head_is_answered_and_counted() {
+    let server = running(|plan| plan.limits.head = 8 << 10);
+    let metrics = Arc::clone(&server.shared.metrics);
+    block_on(async {
+        let mut bad = server.connect().await;
+        bad.write_all(b"\0\0\0\0\0\0\r\n\r\n").await.unwrap();
+        assert!(read_to_end(&mut bad).await.starts_with("HTTP/1.1 400 "));
+        let mut large = server.connect().await;
+        large.write_all(format!("GET / HTTP/1.1\r\nhost: {}", "x".repeat(9000)).as_bytes()).await.unwrap();
+        assert!(read_to_end(&mut large).await.starts_with("HTTP/1.1 431 "));
+        drop((bad, large));
+        while metrics.bad_heads.get() < 2 {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(server.end().drained);
+}
+
+#[test]
+fn an_idle_connection_is_closed_but_never_a_request_in_progress() {
+    let mut server = running(|plan| plan.limits.idle = Duration::from_millis(20));
+    block_on(async {
+        let mut socket = server.connect().await;
+        socket.write_all(b"GET /stream HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        let stream = server.streams.recv().await.unwrap();
+        // Another connection lives through its whole idle time meanwhile.
+        let mut idle = server.connect().await;
+        idle.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        assert!(read_to_end(&mut idle).await.starts_with("HTTP/1.1 200 "));
+        stream.send(Bytes::from_static(b"still here")).await.unwrap();
+        drop(stream);
+        let text = read_to_end(&mut socket).await;
+        assert!(text.contains("still here") && text.ends_with("0\r\n\r\n"), "{text}");
+    });
+    assert!(server.end().drained);
+}
+
+#[test]
+fn an_idle_http2_connection_is_told_to_go() {
+    let server = running(|plan| plan.limits.idle = Duration::from_millis(20));
+    block_on(async {
+        let io = TokioIo::new(server.connect().await);
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), io).await.unwrap();
+        connection.await.expect("a goodbye is no error");
+        assert!(sender.is_closed());
+    });
+    assert!(server.end().drained);
+}
+
+#[test]
+fn an_upgraded_connection_is_left_alone_and_waited_for() {
+    let server = running(|plan| plan.limits.idle = Duration::from_millis(20));
+    block_on(async {
+        let mut socket = server.connect().await;
+        socket.write_all(b"GET /upgrade HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n").await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(socket.read_u8().await.unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101 "));
+        let mut idle = server.connect().await;
+        idle.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        read_to_end(&mut idle).await;
+        server.handle.shutdown();
+        while server.admin("GET", "/readyz").await.0 == 200 {}
+        socket.write_all(b"echo").await.unwrap();
+        let mut echo = [0; 4];
+        socket.read_exact(&mut echo).await.unwrap();
+        assert_eq!(&echo, b"echo");
+        while server.shared.metrics.connections.get() != 1 {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(server.handle.join().drained);
+}
