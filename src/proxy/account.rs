@@ -8,6 +8,7 @@ use http::StatusCode;
 use smallvec::SmallVec;
 
 use super::exchange::{Attempt, AttemptOutcome, Exchange};
+use super::relay;
 use crate::backend::Backend;
 use crate::decide::{Candidate, Verdict, exclusion};
 use crate::grid::{self, Intensity, Quality};
@@ -23,13 +24,8 @@ use crate::wire::{self, usage::Usage};
 /// Closes the books of an exchange that found its route.
 pub(super) fn close(x: &mut Exchange) {
     let now = x.shared.clock.monotonic();
-    if x.ended == Ended::ClientGone
-        && let Some(attempt) = x.attempts.last_mut()
-    {
-        attempt.ended = now;
-        if attempt.outcome == AttemptOutcome::Answered {
-            attempt.outcome = AttemptOutcome::Abandoned;
-        }
+    if let Some(attempt) = x.attempts.last_mut() {
+        cut_short(attempt, x.ended, now);
     }
     judge(x, now);
     learn(x, now);
@@ -41,6 +37,19 @@ pub(super) fn close(x: &mut Exchange) {
         record.seq = seq;
         line::append(line, &record);
     });
+}
+
+/// An attempt whose answer did not come to its end did not answer: what its head had promised is taken back.
+fn cut_short(attempt: &mut Attempt, ended: Ended, now: Instant) {
+    let outcome = match ended {
+        Ended::ClientGone => AttemptOutcome::Abandoned,
+        Ended::UpstreamBroke => AttemptOutcome::Broken,
+        Ended::TimedOut => AttemptOutcome::TimedOut,
+        Ended::Complete | Ended::Rejected => return,
+    };
+    if matches!(attempt.outcome, AttemptOutcome::Answered | AttemptOutcome::Abandoned) {
+        (attempt.outcome, attempt.ended) = (outcome, now);
+    }
 }
 
 /// Adds the exchange to the counters.
@@ -69,6 +78,8 @@ fn judge(x: &Exchange, now: Instant) {
     let live = x.snapshot.live(backend.id);
     let alone = x.decision.as_ref().is_none_or(|decision| decision.order.len() == 1);
     match x.ended {
+        // It works, and says so of the request. Anybody could shut a backend by sending it such ones.
+        Ended::UpstreamBroke if x.error == Some(relay::REQUEST_ERROR_EVENT) => {}
         Ended::UpstreamBroke | Ended::TimedOut => live.failed(now, alone),
         Ended::Complete if !x.status.is_server_error() && x.status != StatusCode::TOO_MANY_REQUESTS => live.succeeded(),
         Ended::Complete | Ended::ClientGone | Ended::Rejected => {}
@@ -81,7 +92,8 @@ fn learn(x: &Exchange, now: Instant) {
     let (Some(candidate), Some(deployments), Some(route)) = (x.candidates.get(*index), &x.deployments, x.route()) else { return };
     let Some(deployment) = deployments.get(*index) else { return };
     let Some(model) = x.snapshot.live(backend.id).model(&deployment.model) else { return };
-    if !x.status.is_success() {
+    // The first data of a stream that brought an error may be the error, and failing is quick.
+    if !x.status.is_success() || x.error.is_some() {
         return;
     }
     // Only a stream, or an answer without output tokens, shows when the prompt was read; any other comes whole at its end.

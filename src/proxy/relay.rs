@@ -19,7 +19,12 @@ use super::forward::UsageEvent;
 use crate::record::Ended;
 use crate::upstream::UpstreamBody;
 use crate::wire::strip::UsageStripper;
-use crate::wire::usage::Meter;
+use crate::wire::usage::{Meter, StreamError};
+
+/// The code of a stream in which the backend said that it failed ..
+const BACKEND_ERROR_EVENT: &str = "backend_error_event";
+/// .. and of one in which it found fault with the request.
+pub(super) const REQUEST_ERROR_EVENT: &str = "request_error_event";
 
 /// A response body as the proxy sends it.
 #[derive(Debug)]
@@ -120,6 +125,14 @@ impl Metered {
         self.look();
         self.exchange.usage = self.meter.finish();
         self.exchange.ended = ended;
+        if let Some(error) = self.meter.error().filter(|_| matches!(ended, Ended::Complete | Ended::ClientGone)) {
+            // An SDK hangs up on it, and with or without its last chunk the stream is no answer. No byte of it is held back.
+            self.exchange.ended = Ended::UpstreamBroke;
+            self.exchange.error = Some(match error {
+                StreamError::Backend => BACKEND_ERROR_EVENT,
+                StreamError::Request => REQUEST_ERROR_EVENT,
+            });
+        }
     }
 
     /// Hands a chunk over.

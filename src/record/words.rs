@@ -40,7 +40,7 @@ pub enum Ended {
     Complete,
     /// The client hung up.
     ClientGone,
-    /// The backend broke off.
+    /// The backend broke off, or said within its stream that it failed.
     UpstreamBroke,
     /// A time limit passed.
     TimedOut,

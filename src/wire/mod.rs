@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::dialect::Dialect;
 
 pub mod error;
+mod events;
 mod json;
 pub mod request;
 pub mod response;

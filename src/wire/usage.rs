@@ -5,21 +5,17 @@
 //! both for backends that report once at the end and for those that report a running total. What a cut stream did not report is
 //! counted from its events, and the source says so.
 
-use std::sync::LazyLock;
-
-use memchr::memmem::Finder;
 use memchr::memrchr;
 use serde::{Deserialize, Serialize};
 
 use super::Operation;
-use super::json::{Nest, USAGE, USAGE_KEY, Walk, after, members, skip_space, string_end};
-use super::sse::EventBorders;
+use super::events::Events;
+use super::json::{Nest, USAGE, USAGE_KEY, Walk, members, skip_space};
+
+pub use super::events::StreamError;
 
 /// Largest usage object that is read, in bytes; those in use have 100 to 600.
 const USAGE_BYTES: usize = 4096;
-
-/// How much of an event is looked at to see whether it carries output, in bytes. Deltas have some hundred.
-const EVENT_BYTES: usize = 4096;
 
 /// Tokens of one exchange; `None` is unknown, which is never the same as none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +82,11 @@ impl Meter {
     /// is no answer; for other bodies any byte.
     pub fn saw_first_data(&self) -> bool {
         self.events.as_ref().map_or(self.any_byte, |events| events.saw_data)
+    }
+
+    /// What the stream said went wrong: it may end as it should and be no answer for all that. To be asked at its end.
+    pub fn error(&self) -> Option<StreamError> {
+        self.events.as_ref().and_then(Events::error)
     }
 
     /// What is known when the body has ended or was given up.
@@ -267,113 +268,6 @@ fn detail(details: &[u8], wanted: &[u8]) -> Result<Option<u64>, NoCount> {
     members(details).find(|(name, _)| *name == wanted).map_or(Ok(None), |(_, value)| count(value))
 }
 
-/// Counts the events that carry output.
-#[derive(Debug)]
-struct Events {
-    operation: Operation,
-    borders: EventBorders,
-    /// The beginning of an event that a cut divides, up to [`EVENT_BYTES`].
-    held: Vec<u8>,
-    with_output: u64,
-    saw_data: bool,
-}
-
-impl Events {
-    const fn new(operation: Operation) -> Self {
-        Self { operation, borders: EventBorders::new(), held: Vec::new(), with_output: 0, saw_data: false }
-    }
-
-    fn feed(&mut self, chunk: &[u8]) {
-        let mut at = self.borders.resume(chunk);
-        if at > 0 && !self.held.is_empty() {
-            self.hold(&chunk[..at]);
-        }
-        while let Some(end) = self.borders.next(chunk, at) {
-            if self.held.is_empty() {
-                self.event(&chunk[at..end]);
-            } else {
-                self.hold(&chunk[at..end]);
-                let held = std::mem::take(&mut self.held);
-                self.event(&held);
-                self.held = held;
-                self.held.clear();
-            }
-            at = end;
-        }
-        if at < chunk.len() {
-            self.hold(&chunk[at..]);
-            self.saw_data = self.saw_data || has_data(&self.held);
-        }
-    }
-
-    fn hold(&mut self, part: &[u8]) {
-        let room = EVENT_BYTES - self.held.len();
-        self.held.extend_from_slice(&part[..part.len().min(room)]);
-    }
-
-    fn event(&mut self, event: &[u8]) {
-        let event = &event[..event.len().min(EVENT_BYTES)];
-        self.saw_data = self.saw_data || has_data(event);
-        self.with_output += u64::from(has_output(self.operation, event));
-    }
-}
-
-fn has_data(event: &[u8]) -> bool {
-    event.split(|byte| matches!(byte, b'\n' | b'\r')).any(|line| line.starts_with(b"data:"))
-}
-
-/// Whether an event carries a piece of output, be it text, reasoning or the arguments of a call.
-fn has_output(operation: Operation, event: &[u8]) -> bool {
-    static DELTA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"delta\""));
-    static TEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"text\""));
-    // The end of an event's type, `response.output_text.delta` and its like; in the text itself the quote would be escaped.
-    static DELTA_TYPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b".delta\""));
-    match operation {
-        Operation::Chat => DELTA.find(event).is_some_and(|found| delta_has_output(event, found + 7).unwrap_or(false)),
-        Operation::Completions => TEXT
-            .find(event)
-            .and_then(|found| after(event, found + 6, b':'))
-            .and_then(|at| after(event, at, b'"'))
-            .is_some_and(|at| event.get(at).is_some_and(|byte| *byte != b'"')),
-        Operation::Responses => DELTA_TYPE.find(event).is_some(),
-        Operation::Embeddings => false,
-    }
-}
-
-/// Whether a chat delta, whose key ended before `at`, has a member besides `role` that is not empty. `None` where the text ends.
-fn delta_has_output(event: &[u8], at: usize) -> Option<bool> {
-    // As most backends write nearly every event; the walk below costs as much as all the rest of the metering.
-    if let Some([byte, ..]) = event[at..].strip_prefix(br#":{"content":""#)
-        && *byte != b'"'
-    {
-        return Some(true);
-    }
-    let mut at = after(event, after(event, at, b':')?, b'{')?;
-    loop {
-        let key = after(event, at, b'"')?;
-        let key_end = string_end(event, key, &mut false)?;
-        let value = skip_space(event, after(event, key_end, b':')?);
-        let rest = match event.get(value)? {
-            b'"' => {
-                let end = string_end(event, value + 1, &mut false)?;
-                if end > value + 2 && &event[key..key_end - 1] != b"role" {
-                    return Some(true);
-                }
-                end
-            }
-            b'{' | b'[' => {
-                let inside = skip_space(event, value + 1);
-                if !matches!(event.get(inside)?, b'}' | b']') {
-                    return Some(true);
-                }
-                inside + 1
-            }
-            _ => value + event[value..].iter().position(|byte| matches!(byte, b',' | b'}'))?,
-        };
-        at = after(event, rest, b',')?;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -502,24 +396,6 @@ mod tests {
         assert_eq!(meter(Meter::json(Operation::Chat), &[]), unknown(false));
         assert_eq!(meter(Meter::off(), &[br#"{"usage":{"prompt_tokens":1}}"#]), unknown(true));
         assert_eq!(meter(Meter::sse(Operation::Chat), &[b": keep-alive\n\n"]), unknown(false));
-    }
-
-    #[test]
-    fn output_is_told_from_the_rest() {
-        let table = [
-            (r#"data: {"choices":[{"delta":{"content":"a"}}]}"#, true),
-            (r#"data: {"choices":[{"delta": {"role" : "assistant", "content" : "a"}}]}"#, true),
-            (r#"data: {"choices":[{"delta":{"role":"assistant","content":"","refusal":null}}]}"#, false),
-            (r#"data: {"choices":[{"delta":{"content":null,"reasoning_content":"hm"}}]}"#, true),
-            (r#"data: {"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#, true),
-            (r#"data: {"choices":[{"delta":{"tool_calls":[ ],"content":"x"}}]}"#, true),
-            (r#"data: {"choices":[{"delta":{},"finish_reason":"stop"}]}"#, false),
-            (r#"data: {"choices":[]}"#, false),
-            ("data: [DONE]", false),
-        ];
-        for (event, expected) in table {
-            assert_eq!(has_output(Operation::Chat, event.as_bytes()), expected, "{event}");
-        }
     }
 
     proptest! {

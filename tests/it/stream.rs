@@ -84,11 +84,68 @@ fn a_stream_that_breaks_is_cut_and_booked() {
     let all = client.read_to_end();
     assert!(all.contains("Hel") && !all.ends_with("0\r\n\r\n"), "no last chunk: {all}");
     let record = proxy.record();
-    assert_eq!(record["ended"], "upstream_broke");
+    assert_eq!((&record["ended"], &record["attempts"][0]["outcome"]), (&"upstream_broke".into(), &"broken".into()));
     assert_eq!((&record["usage_source"], &record["gen_ai.usage.output_tokens"]), (&"counted".into(), &2.into()));
     let emissions = &record["emissions"];
     assert_eq!(emissions["waste_grams"], emissions["grams"]);
     assert_eq!(emissions["baseline_grams"], 0.0);
+}
+
+#[test]
+fn a_stream_that_ends_with_an_error_is_passed_on_whole_and_is_no_answer() {
+    const FAILED: &str = "data: {\"error\":{\"message\":\"out of memory\",\"code\":500}}\n\n";
+    const REFUSED: &str = "data: {\"error\":{\"message\":\"too long\",\"code\":400}}\n\n";
+    for (event, hangs_up, code) in
+        [(FAILED, false, "backend_error_event"), (FAILED, true, "backend_error_event"), (REFUSED, false, "request_error_event")]
+    {
+        let peer = Peer::start(move |_, stream| {
+            begin_events(stream);
+            chunk(stream, [FIRST, SECOND, event].concat().as_bytes());
+            if hangs_up {
+                wait_for_close(stream);
+                return Then::Close;
+            }
+            chunk(stream, DONE.as_bytes());
+            end_chunks(stream);
+            Then::Next
+        });
+        let proxy = Harness::start(&[("a", peer.address, "")], "");
+        let mut client = Client::connect(proxy.address);
+        client.post("/v1/chat/completions", "", STREAM);
+        if hangs_up {
+            client.read_until("error");
+            drop(client);
+        } else {
+            assert_eq!(client.answer().text(), [FIRST, SECOND, event, DONE].concat());
+        }
+        let record = proxy.record();
+        assert_eq!((&record["ended"], &record["error"]), (&"upstream_broke".into(), &code.into()));
+        assert_eq!((&record["attempts"][0]["outcome"], &record["http.response.status_code"]), (&"broken".into(), &200.into()));
+        assert_eq!((&record["usage_source"], &record["gen_ai.usage.output_tokens"]), (&"counted".into(), &2.into()));
+        let emissions = &record["emissions"];
+        assert_eq!((&emissions["waste_grams"], &emissions["baseline_grams"]), (&emissions["grams"], &0.0.into()));
+        assert!(emissions["grams"].as_f64().unwrap() > 0.0);
+    }
+}
+
+#[test]
+fn a_backend_whose_streams_end_with_errors_is_shut_and_one_that_refuses_requests_is_not() {
+    for (code, shut) in [(500, true), (400, false)] {
+        let peer = Peer::start(move |_, stream| {
+            begin_events(stream);
+            chunk(stream, format!("data: {{\"error\":{{\"code\":{code}}}}}\n\n{DONE}").as_bytes());
+            end_chunks(stream);
+            Then::Next
+        });
+        let other = Peer::answering("200 OK", "{}");
+        let proxy = Harness::start(&[("a", peer.address, ""), ("b", other.address, "")], "policy: in_order");
+        for _ in 0..20 {
+            let mut client = Client::connect(proxy.address);
+            client.post("/v1/chat/completions", "", STREAM);
+            client.answer();
+        }
+        assert_eq!(other.saw_more(), shut, "{code}");
+    }
 }
 
 #[test]

@@ -1,0 +1,287 @@
+//! What the events of a stream carry: a piece of output, or an error.
+//!
+//! No event is parsed. A few searches and a short walk over its bytes tell the two from the rest, because a stream has thousands of
+//! events and the relay less than a microsecond for each.
+
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+use serde::Deserialize;
+
+use super::Operation;
+use super::json::{Nest, Walk, after, skip_space, string_end};
+use super::sse::EventBorders;
+
+/// How much of an event is looked at to see whether it carries output, in bytes. Deltas have some hundred.
+const EVENT_BYTES: usize = 4096;
+
+/// Counts the events that carry output, and keeps the first error.
+#[derive(Debug)]
+pub(super) struct Events {
+    operation: Operation,
+    borders: EventBorders,
+    /// The beginning of an event that a cut divides, up to [`EVENT_BYTES`].
+    held: Vec<u8>,
+    pub(super) with_output: u64,
+    pub(super) saw_data: bool,
+    error: Option<StreamError>,
+}
+
+impl Events {
+    pub(super) const fn new(operation: Operation) -> Self {
+        Self { operation, borders: EventBorders::new(), held: Vec::new(), with_output: 0, saw_data: false, error: None }
+    }
+
+    /// The first error; also one whose event lacks its empty line.
+    pub(super) fn error(&self) -> Option<StreamError> {
+        self.error.or_else(|| error_in(&self.held))
+    }
+
+    pub(super) fn feed(&mut self, chunk: &[u8]) {
+        let mut at = self.borders.resume(chunk);
+        if at > 0 && !self.held.is_empty() {
+            self.hold(&chunk[..at]);
+        }
+        while let Some(end) = self.borders.next(chunk, at) {
+            if self.held.is_empty() {
+                self.event(&chunk[at..end]);
+            } else {
+                self.hold(&chunk[at..end]);
+                let held = std::mem::take(&mut self.held);
+                self.event(&held);
+                self.held = held;
+                self.held.clear();
+            }
+            at = end;
+        }
+        if at < chunk.len() {
+            self.hold(&chunk[at..]);
+            self.saw_data = self.saw_data || has_data(&self.held);
+        }
+    }
+
+    fn hold(&mut self, part: &[u8]) {
+        let room = EVENT_BYTES - self.held.len();
+        self.held.extend_from_slice(&part[..part.len().min(room)]);
+    }
+
+    fn event(&mut self, event: &[u8]) {
+        let event = &event[..event.len().min(EVENT_BYTES)];
+        self.saw_data = self.saw_data || has_data(event);
+        if has_output(self.operation, event) {
+            self.with_output += 1;
+        } else if self.error.is_none() {
+            self.error = error_in(event);
+        }
+    }
+}
+
+fn has_data(event: &[u8]) -> bool {
+    event.split(|byte| matches!(byte, b'\n' | b'\r')).any(|line| line.starts_with(b"data:"))
+}
+
+/// Whether an event carries a piece of output, be it text, reasoning or the arguments of a call.
+fn has_output(operation: Operation, event: &[u8]) -> bool {
+    static DELTA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"delta\""));
+    static TEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"text\""));
+    // The end of an event's type, `response.output_text.delta` and its like; in the text itself the quote would be escaped.
+    static DELTA_TYPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b".delta\""));
+    match operation {
+        Operation::Chat => DELTA.find(event).is_some_and(|found| delta_has_output(event, found + 7).unwrap_or(false)),
+        Operation::Completions => TEXT
+            .find(event)
+            .and_then(|found| after(event, found + 6, b':'))
+            .and_then(|at| after(event, at, b'"'))
+            .is_some_and(|at| event.get(at).is_some_and(|byte| *byte != b'"')),
+        Operation::Responses => DELTA_TYPE.find(event).is_some(),
+        Operation::Embeddings => false,
+    }
+}
+
+/// Whether a chat delta, whose key ended before `at`, has a member besides `role` that is not empty. `None` where the text ends.
+fn delta_has_output(event: &[u8], at: usize) -> Option<bool> {
+    // As most backends write nearly every event; the walk below costs as much as all the rest of the metering.
+    if let Some([byte, ..]) = event[at..].strip_prefix(br#":{"content":""#)
+        && *byte != b'"'
+    {
+        return Some(true);
+    }
+    let mut at = after(event, after(event, at, b':')?, b'{')?;
+    loop {
+        let key = after(event, at, b'"')?;
+        let key_end = string_end(event, key, &mut false)?;
+        let value = skip_space(event, after(event, key_end, b':')?);
+        let rest = match event.get(value)? {
+            b'"' => {
+                let end = string_end(event, value + 1, &mut false)?;
+                if end > value + 2 && &event[key..key_end - 1] != b"role" {
+                    return Some(true);
+                }
+                end
+            }
+            b'{' | b'[' => {
+                let inside = skip_space(event, value + 1);
+                if !matches!(event.get(inside)?, b'}' | b']') {
+                    return Some(true);
+                }
+                inside + 1
+            }
+            _ => value + event[value..].iter().position(|byte| matches!(byte, b',' | b'}'))?,
+        };
+        at = after(event, rest, b',')?;
+    }
+}
+
+/// Whether an event says that there will be no answer. Only events without output are asked, which are few.
+fn error_in(event: &[u8]) -> Option<StreamError> {
+    static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"error"));
+    static FAILED: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"response.failed"));
+    if ERROR.find(event).is_none() && FAILED.find(event).is_none() {
+        return None;
+    }
+    let fields = |name: &'static [u8]| {
+        let lines = event.split(|byte| matches!(byte, b'\n' | b'\r'));
+        lines.filter_map(move |line| line.strip_prefix(name)).map(<[u8]>::trim_ascii)
+    };
+    let is_named = || fields(b"event:").any(|name| matches!(name, b"error" | b"response.failed"));
+    fields(b"data:").find_map(error_of).or_else(|| is_named().then_some(StreamError::Backend))
+}
+
+/// The error that an event's object has as a member (`{"error":{..}}`, also beside an empty choice) or is (`{"type":"error",..}` in
+/// the Responses API, `{"object":"error",..}` from elder vLLM). Only the object's own members count, so that no output passes for one.
+fn error_of(object: &[u8]) -> Option<StreamError> {
+    let none: [&[u8]; 5] = [b"null", b"false", b"{}", b"\"\"", b""];
+    if let Some((_, error)) = members(object).find(|(name, value)| *name == b"error" && !none.contains(value)) {
+        return Some(StreamError::of(error));
+    }
+    let is_one = members(object).any(|(name, value)| match name {
+        b"type" => matches!(value, b"\"error\"" | b"\"response.failed\""),
+        b"object" => value == b"\"error\"",
+        _ => false,
+    });
+    is_one.then(|| StreamError::of(object))
+}
+
+/// Names and values of an object's own members, as they are written and as far as the text goes.
+fn members(object: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut at = after(object, 0, b'{');
+    std::iter::from_fn(move || {
+        let name = after(object, at?, b'"')?;
+        let name_end = string_end(object, name, &mut false)?;
+        let value = skip_space(object, after(object, name_end, b':')?);
+        let end = value_end(object, value);
+        at = after(object, end, b',');
+        Some((&object[name..name_end - 1], &object[value..end]))
+    })
+}
+
+fn value_end(text: &[u8], at: usize) -> usize {
+    let end = match text.get(at) {
+        Some(b'"') => string_end(text, at + 1, &mut false),
+        Some(b'{' | b'[') => match Nest::default().walk(text, at) {
+            Walk::Ended(end) => Some(end),
+            Walk::Cut | Walk::Mismatch(_) | Walk::TooDeep(_) => None,
+        },
+        _ => text[at..].iter().position(|byte| matches!(byte, b',' | b'}' | b' ')).map(|length| at + length),
+    };
+    end.unwrap_or(text.len())
+}
+
+/// An error that came as an event, when the status had long been 200.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamError {
+    /// The backend failed, or did not say who did.
+    Backend,
+    /// The backend finds fault with the request, and would with any like it.
+    Request,
+}
+
+impl StreamError {
+    /// Whose fault an error object says it is: its `code` may be a status, its `type` is one of a few words.
+    fn of(error: &[u8]) -> Self {
+        #[derive(Deserialize)]
+        struct Stated {
+            r#type: Option<String>,
+            code: Option<serde_json::Value>,
+        }
+        let Ok(Stated { r#type, code }) = serde_json::from_slice(error) else { return Self::Backend };
+        let by_code =
+            code.and_then(|code| code.as_u64()).is_some_and(|code| (400..500).contains(&code) && code != 408 && code != 429);
+        if by_code || matches!(r#type.as_deref(), Some("invalid_request_error" | "BadRequestError")) {
+            Self::Request
+        } else {
+            Self::Backend
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn output_is_told_from_the_rest() {
+        let table = [
+            (r#"data: {"choices":[{"delta":{"content":"a"}}]}"#, true),
+            (r#"data: {"choices":[{"delta": {"role" : "assistant", "content" : "a"}}]}"#, true),
+            (r#"data: {"choices":[{"delta":{"role":"assistant","content":"","refusal":null}}]}"#, false),
+            (r#"data: {"choices":[{"delta":{"content":null,"reasoning_content":"hm"}}]}"#, true),
+            (r#"data: {"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#, true),
+            (r#"data: {"choices":[{"delta":{"tool_calls":[ ],"content":"x"}}]}"#, true),
+            (r#"data: {"choices":[{"delta":{},"finish_reason":"stop"}]}"#, false),
+            (r#"data: {"choices":[]}"#, false),
+            ("data: [DONE]", false),
+        ];
+        for (event, expected) in table {
+            assert_eq!(has_output(Operation::Chat, event.as_bytes()), expected, "{event}");
+        }
+    }
+
+    fn error(chunks: &[&[u8]]) -> Option<StreamError> {
+        let mut events = Events::new(Operation::Chat);
+        for chunk in chunks {
+            events.feed(chunk);
+        }
+        events.error()
+    }
+
+    #[test]
+    fn an_error_is_told_from_what_only_speaks_of_one() {
+        use StreamError::{Backend, Request};
+        let table = [
+            (r#"data: {"error":{"message":"out of memory","type":"server_error"}}"#, Some(Backend)),
+            (r#"data: {"id":"x","error" : {"code":502,"message":"gone"},"choices":[{"delta":{"content":""}}]}"#, Some(Backend)),
+            (r#"data:{"choices":[],"error":"overloaded"}"#, Some(Backend)),
+            (r#"data: {"error":{"message":"rate limit","code":429}}"#, Some(Backend)),
+            (r#"data: {"error":{"message":"too long","type":"BadRequestError","param":null,"code":400}}"#, Some(Request)),
+            (r#"data: {"error":{"message":"too long","type":"invalid_request_error","code":"context"}}"#, Some(Request)),
+            (r#"data: {"error":{"message":"cut he"#, Some(Backend)),
+            (r#"data: {"object":"error","message":"gone","type":"InternalServerError","code":500}"#, Some(Backend)),
+            ("event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}", Some(Backend)),
+            ("event: error\r\ndata: gone", Some(Backend)),
+            (r#"data: {"type":"error","code":"server_error","message":"gone"}"#, Some(Backend)),
+            (r#"data: {"type":"response.failed","response":{"error":{"code":"server_error"}}}"#, Some(Backend)),
+            (r#"data: {"type":"response.completed","response":{"error":null,"output":["error"]}}"#, None),
+            (r#"data: {"error":null,"choices":[{"delta":{"content":""}}]}"#, None),
+            (r#"data: {"choices":[{"delta":{"content":"\"error\":{\"code\":1}"}}]}"#, None),
+            (r#"data: {"choices":[{"delta":{"role":"assistant"},"error":{"code":1}}]}"#, None),
+            (r#"data: {"choices":[{"delta":{},"finish_reason":"error"}]}"#, None),
+            (": error\ndata: [DONE]", None),
+        ];
+        for (event, expected) in table {
+            assert_eq!(error(&[event.as_bytes(), b"\n\n"]), expected, "{event}");
+            assert_eq!(error(&[event.as_bytes()]), expected, "without its empty line: {event}");
+            let bytes: Vec<&[u8]> = event.as_bytes().chunks(1).collect();
+            assert_eq!(error(&bytes), expected, "in pieces: {event}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_event_is_survived(event in r#"(event: |data: |error|"|:|\{|\}|\[|\\|type|object|,|1|\n| ){0,30}"#) {
+            let _ = error_in(event.as_bytes());
+        }
+    }
+}
