@@ -152,6 +152,31 @@ fn a_renamed_file_is_let_go_when_asked() {
 }
 
 #[test]
+fn a_folder_that_vanished_costs_no_line_and_is_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("log");
+    let path = folder.join("access.jsonl");
+    std::fs::create_dir(&folder).unwrap();
+    let (log, writer) = AccessLog::start(&LogTarget::File(path.clone()), identity()).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    log.reopen();
+    while log.write_errors() == 0 {
+        std::thread::yield_now();
+    }
+    log.append(line);
+    while log.written() == 0 {
+        std::thread::yield_now();
+    }
+    std::fs::create_dir(&folder).unwrap();
+    while !path.exists() {
+        std::thread::yield_now();
+    }
+    log.append(line);
+    assert!(writer.close(LIMIT));
+    assert_eq!(seqs(&std::fs::read_to_string(path).unwrap()), [2], "the first went to the file that was open");
+}
+
+#[test]
 fn a_line_that_waits_is_written_without_a_flush() {
     let (log, writer, open, kept) = gated();
     drop(open);

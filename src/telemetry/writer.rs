@@ -7,14 +7,14 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::buffer::Chunk;
 use super::log::{FLUSH_EVERY, Shared, WAITING_BUFFERS};
 use super::sink::LogSink;
 use crate::clock::{Clock, SystemClock};
 
-/// Between two attempts to write when the sink fails.
+/// Between two attempts to write or to open when the sink fails.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 
 /// What the writer is sent.
@@ -31,11 +31,13 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     receive: Receiver<Message>,
     failing: bool,
+    /// When the file that could not be opened anew is tried again.
+    reopen_again: Option<Instant>,
 }
 
 impl Writer {
     pub(super) fn new(sink: Box<dyn LogSink>, shared: Arc<Shared>, receive: Receiver<Message>) -> Self {
-        Self { sink, shared, receive, failing: false }
+        Self { sink, shared, receive, failing: false, reopen_again: None }
     }
 
     /// Writes until the log is closed and everything is out.
@@ -45,9 +47,10 @@ impl Writer {
             let closed = self.shared.closed.load(SeqCst);
             let since = SystemClock.monotonic().saturating_duration_since(swept);
             let message = self.receive.recv_timeout(if closed { Duration::ZERO } else { FLUSH_EVERY.saturating_sub(since) });
+            self.reopen_if_asked();
             match message {
                 Ok(Message::Lines(chunk)) => self.write(chunk),
-                Ok(Message::Look) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => self.reopen_if_asked(),
+                Ok(Message::Look) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             // Also while buffers keep coming, or a busy worker would keep another thread's line waiting for ever.
             if closed || since >= FLUSH_EVERY {
@@ -112,12 +115,21 @@ impl Writer {
         }
     }
 
+    /// Opens the file anew when that was asked for, and goes on trying when it fails: the folder may come back, and until then the
+    /// lines go to a file that perhaps nobody can find any more.
     fn reopen_if_asked(&mut self) {
-        if self.shared.reopen.swap(false, SeqCst)
-            && let Err(error) = self.sink.reopen()
-        {
+        let asked = self.shared.reopen.swap(false, SeqCst);
+        let due = self.reopen_again.is_some_and(|due| due <= SystemClock.monotonic());
+        if !asked && !due {
+            return;
+        }
+        self.reopen_again = None;
+        if let Err(error) = self.sink.reopen() {
             self.shared.write_errors.fetch_add(1, Relaxed);
-            tracing::error!(%error, "cannot reopen the access log; going on with the file that was open");
+            self.reopen_again = Some(SystemClock.monotonic() + RETRY_EVERY);
+            if asked {
+                tracing::error!(%error, "cannot reopen the access log; going on with the file that was open, and trying again");
+            }
         }
     }
 }

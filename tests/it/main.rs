@@ -16,6 +16,7 @@ mod config;
 mod failover;
 mod fuzz_bodies;
 mod layering;
+mod log;
 mod model_server;
 mod process;
 mod reload;

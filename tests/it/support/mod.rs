@@ -144,7 +144,8 @@ fn load(name: &str, text: &str) -> Result<config::Plan, String> {
     config::load(name, text, &Env::default(), &Disk).map(|loaded| loaded.plan).map_err(|errors| errors.to_string())
 }
 
-fn text(log: &str, top: &str, backends: &[(&str, SocketAddr, &str)], route: &str) -> String {
+/// A configuration with this access log, further top-level keys, and one route `/v1` to these backends.
+pub(crate) fn text(log: &str, top: &str, backends: &[(&str, SocketAddr, &str)], route: &str) -> String {
     let mut text = format!(
         "listeners: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0 }}\nworkers: 2\nlog: {{ access: {log} }}\n{POLICIES}"
     );
