@@ -5,14 +5,16 @@
 //! `limits.buffered`, the wait for each chunk by `limits.body_progress`, and the wait for the whole by a least rate.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header};
+use http::{Request, header};
 use http_body::Body;
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -40,14 +42,17 @@ const CRUMB: usize = 4 << 10;
 const LOAF: usize = 64 << 10;
 
 /// Collects and scans the body of an inference call.
-pub(super) async fn read<B>(headers: &HeaderMap, body: B, operation: Operation, x: &mut Exchange) -> Result<Intake, Error>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    let encoded = headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
+pub(super) async fn read(
+    request: &mut Request<Option<Incoming>>,
+    operation: Operation,
+    x: &mut Exchange,
+) -> Result<Intake, Error> {
+    let encoded = request.headers().get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
     if encoded {
         return Err(Error::Encoded);
     }
+    // Left where it is, so that a refusal can see what of it is unread.
+    let Some(body) = request.body_mut() else { return Err(Error::BodyBroken) };
     let (chunks, scan) = collect(body, x).await?;
     let fields = scan.finish().map_err(Error::Malformed)?;
     x.request_bytes = fields.length as u64;
@@ -65,7 +70,7 @@ where
 
 async fn collect<B>(mut body: B, x: &mut Exchange) -> Result<(SmallVec<[Bytes; 8]>, RequestScan), Error>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes, Error: std::error::Error + 'static> + Unpin,
 {
     let limits = x.snapshot.plan.limits;
     let too_large = || Error::TooLarge { limit: limits.body };
@@ -88,7 +93,7 @@ where
             }
         };
         let Some(frame) = frame else { break };
-        let Ok(chunk) = frame.map_err(|_| Error::BodyBroken)?.into_data() else {
+        let Ok(chunk) = frame.map_err(|error| broken(&error))?.into_data() else {
             continue; // Trailers of a request mean nothing to the APIs and are not passed on.
         };
         length += chunk.len();
@@ -102,6 +107,47 @@ where
         chunks.push(chunk);
     }
     Ok((chunks.finish(), scan))
+}
+
+/// Why a client's body failed. That its connection or its stream ended is its right; all else is its mistake.
+pub(super) fn broken(error: &(dyn std::error::Error + 'static)) -> Error {
+    let left = std::iter::successors(Some(error), |error| error.source()).any(|cause| {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        let by_io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        let by_stream = cause.downcast_ref::<h2::Error>().is_some_and(|error| error.is_remote() && error.is_reset());
+        by_stream || matches!(by_io, Some(UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe))
+    });
+    if left { Error::ClientGone } else { Error::BodyBroken }
+}
+
+/// Most that is read of the body of a request that was refused without it, to keep the connection: what a client has mostly sent
+/// with its head.
+const DRAINED: u64 = 64 << 10;
+/// How often the connection gets its turn for that. It hands over what it has read in one or two pieces, and waits for none.
+const DRAIN_TURNS: usize = 8;
+
+/// Whether a request's body is read to its end, now that what little there is of it has been, so that the connection can take the
+/// next request. Of a body that went on to a backend nobody knows.
+pub(super) async fn is_read(request: &mut Request<Option<Incoming>>) -> bool {
+    // Who waits for leave to send is not told to go on only to be refused.
+    let waits = request.headers().contains_key(header::EXPECT);
+    let Some(body) = request.body_mut() else { return false };
+    if body.is_end_stream() {
+        return true;
+    }
+    if waits || body.size_hint().lower() > DRAINED {
+        return false;
+    }
+    for _ in 0..DRAIN_TURNS {
+        match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
+            Poll::Ready(None) => return true,
+            Poll::Ready(Some(Err(_))) => return false,
+            Poll::Ready(Some(Ok(_))) if body.is_end_stream() => return true,
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Pending => tokio::task::yield_now().await,
+        }
+    }
+    false
 }
 
 /// When the next chunk has to be here, `length` bytes being there `now`.

@@ -22,6 +22,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
+use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use smallvec::SmallVec;
@@ -127,7 +128,9 @@ impl Proxy {
     /// Answers one request. The record is written when the response body ends, or now if there is none.
     pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
         let mut x = Exchange::begin(&self.0, &request);
-        match answer(request, &mut x).await {
+        let has_body = !request.body().is_end_stream();
+        let mut request = request.map(Some);
+        match answer(&mut request, &mut x).await {
             Ok(Answer::Own(response)) => {
                 x.status = response.status();
                 x.ended = Ended::Complete;
@@ -139,10 +142,13 @@ impl Proxy {
                 response.map(|()| Body::Fixed(Full::default()))
             }
             Err(error) => {
-                x.status = error.status();
-                x.error = Some(error.code());
-                x.ended = Ended::Rejected;
-                let mut response = error.response(x.dialect(), x.http1).map(|bytes| Body::Fixed(Full::new(bytes)));
+                if !matches!(error, Error::ClientGone) {
+                    x.status = error.status();
+                    x.error = Some(error.code());
+                    x.ended = Ended::Rejected;
+                }
+                let closes = x.http1 && (error.closes() || (has_body && !intake::is_read(&mut request).await));
+                let mut response = error.response(x.dialect(), closes).map(|bytes| Body::Fixed(Full::new(bytes)));
                 response.headers_mut().insert(headers::REQUEST_ID, x.request_id().clone());
                 response
             }
@@ -160,7 +166,7 @@ enum Answer {
     Tunnel(Response<()>, through::Tunnel),
 }
 
-async fn answer(request: Request<Incoming>, x: &mut Exchange) -> Result<Answer, Error> {
+async fn answer(request: &mut Request<Option<Incoming>>, x: &mut Exchange) -> Result<Answer, Error> {
     let snapshot = Arc::clone(&x.snapshot);
     let plan = &snapshot.plan;
     if x.shared.metrics.in_flight.get() > i64::try_from(plan.limits.in_flight).unwrap_or(i64::MAX) {
@@ -190,11 +196,11 @@ async fn answer(request: Request<Incoming>, x: &mut Exchange) -> Result<Answer, 
         Some(query) => format!("{below}?{query}").into(),
         None => below.into(),
     };
-    let (head, body) = request.into_parts();
-    let intake = intake::read(&head.headers, body, operation, x).await?;
+    let intake = intake::read(request, operation, x).await?;
     decide_candidates(x, intake.fields.names_stored())?;
-    let credential = head.headers.get(headers::credential_field(x.dialect())).cloned();
-    let fields = headers::cleaned_to_read(head.headers);
+    let head = std::mem::take(request.headers_mut());
+    let credential = head.get(headers::credential_field(x.dialect())).cloned();
+    let fields = headers::cleaned_to_read(head);
     let outgoing = forward::Outgoing { headers: fields, credential, below, intake };
     let (response, usage_event) = forward::attempts(outgoing, x).await?;
     x.release_body();

@@ -42,8 +42,11 @@ pub enum Error {
     #[error("the request body made no progress")]
     BodyStalled,
     /// The client's body broke.
-    #[error("the request body ended early or was not well formed")]
+    #[error("the request body was not well formed")]
     BodyBroken,
+    /// The client left within its body. It may have closed only its own side, so it is answered; nobody refused it.
+    #[error("the request body ended early")]
+    ClientGone,
     /// Nobody on the route serves the model.
     #[error("no backend of this route serves the model")]
     UnknownModel,
@@ -70,7 +73,7 @@ impl Error {
         match self {
             Self::NoRoute | Self::UnknownModel => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BadTarget(_) | Self::Malformed(_) | Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::BadTarget(_) | Self::Malformed(_) | Self::BodyBroken | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyStalled => StatusCode::REQUEST_TIMEOUT,
@@ -92,6 +95,7 @@ impl Error {
             Self::TooLarge { .. } => "body_too_large",
             Self::BodyStalled => "body_timeout",
             Self::BodyBroken => "body_broken",
+            Self::ClientGone => "client_gone",
             Self::UnknownModel => "model_not_found",
             Self::Busy => "overloaded",
             Self::NoCandidate(_) => "no_candidate",
@@ -106,13 +110,15 @@ impl Error {
         matches!(self, Self::Busy | Self::NoCandidate(_)).then_some(Duration::from_secs(1))
     }
 
-    /// Whether the rest of the client's body is left unread, so that the connection cannot be used again.
-    fn closes(&self) -> bool {
-        matches!(self, Self::TooLarge { .. } | Self::BodyStalled | Self::BodyBroken)
+    /// Whether the connection cannot be used again, whatever of a body was read: it will not be read to its end, or nothing that
+    /// follows a target like that one should be believed.
+    pub(super) fn closes(&self) -> bool {
+        matches!(self, Self::BadTarget(_) | Self::TooLarge { .. } | Self::BodyStalled | Self::BodyBroken | Self::ClientGone)
     }
 
-    /// The response: JSON in the client's dialect.
-    pub fn response(&self, dialect: Dialect, http1: bool) -> Response<Bytes> {
+    /// The response: JSON in the client's dialect. `closes` where the rest of the client's body is left unread, so that the connection
+    /// cannot be used again: a client that is told so reads its answer, and one that is not may see its next request fail.
+    pub fn response(&self, dialect: Dialect, closes: bool) -> Response<Bytes> {
         let mut response = Response::new(error_body(dialect, self.status(), self.code(), &self.to_string()));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
@@ -123,7 +129,7 @@ impl Error {
         if let Some(after) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
         }
-        if self.closes() && http1 {
+        if closes {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -136,7 +142,7 @@ mod tests {
 
     #[test]
     fn an_error_speaks_the_clients_dialect_and_says_what_to_do() {
-        let response = Error::Busy.response(Dialect::Openai, true);
+        let response = Error::Busy.response(Dialect::Openai, false);
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["retry-after"], "1");
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
@@ -144,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_with_an_unread_body_is_closed_and_only_under_http1() {
+    fn a_connection_with_an_unread_body_is_closed() {
         let error = Error::TooLarge { limit: 10 };
         assert_eq!(error.response(Dialect::Openai, true).headers()["connection"], "close");
         assert!(!error.response(Dialect::Openai, false).headers().contains_key("connection"));

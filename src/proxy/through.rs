@@ -19,6 +19,7 @@ use tokio_util::io::InspectReader;
 use super::exchange::{Attempt, AttemptOutcome, Exchange};
 use super::forward::{self, UsageEvent};
 use super::headers;
+use super::intake;
 use super::reject::Error;
 use super::{Answer, decorate};
 use crate::backend::{BackendId, Timeouts};
@@ -26,7 +27,7 @@ use crate::record::Ended;
 use crate::upstream::{SendBody, SendErrorKind};
 
 /// Sends the request to `home` as it comes.
-pub(super) async fn stream(mut request: Request<Incoming>, home: BackendId, x: &mut Exchange) -> Result<Answer, Error> {
+pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: BackendId, x: &mut Exchange) -> Result<Answer, Error> {
     let snapshot = Arc::clone(&x.snapshot);
     let backend = Arc::clone(snapshot.plan.backend(home));
     let live = Arc::clone(snapshot.live(home));
@@ -36,19 +37,20 @@ pub(super) async fn stream(mut request: Request<Incoming>, home: BackendId, x: &
         path.get(prefix..).unwrap_or_default().to_owned()
     };
     let asked = upgrade_asked(request.headers());
-    let client_side = asked.is_some().then(|| hyper::upgrade::on(&mut request));
+    let client_side = asked.is_some().then(|| hyper::upgrade::on(&mut *request));
 
-    let (head, body) = request.into_parts();
-    let credential = head.headers.get(headers::credential_field(x.dialect())).cloned();
-    let mut fields = headers::cleaned(head.headers);
+    let head = std::mem::take(request.headers_mut());
+    let credential = head.get(headers::credential_field(x.dialect())).cloned();
+    let mut fields = headers::cleaned(head);
     headers::addressed(&mut fields, &backend, credential.as_ref());
     fields.insert(headers::REQUEST_ID, x.request_id().clone());
     if let Some(protocol) = asked {
         fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         fields.insert(header::UPGRADE, protocol);
     }
-    let mut outgoing = Request::new(SendBody::stream(body));
-    *outgoing.method_mut() = head.method;
+    let body = request.body_mut().take().map_or_else(SendBody::empty, SendBody::stream);
+    let mut outgoing = Request::new(body);
+    *outgoing.method_mut() = request.method().clone();
     *outgoing.uri_mut() = forward::target(&backend, &below)?;
     *outgoing.headers_mut() = fields;
 
@@ -64,7 +66,7 @@ pub(super) async fn stream(mut request: Request<Incoming>, home: BackendId, x: &
         Ok(Err(error)) => {
             tracing::warn!(backend = &*backend.name, id = ?x.id, kind = %error, cause = %error.source, "attempt failed");
             match error.kind {
-                SendErrorKind::RequestBody => (AttemptOutcome::Abandoned, Err(Error::BodyBroken)),
+                SendErrorKind::RequestBody => (AttemptOutcome::Abandoned, Err(intake::broken(&*error.source))),
                 kind if kind.nothing_sent() => (AttemptOutcome::Unreachable, Err(Error::Unreachable)),
                 _ => (AttemptOutcome::Broken, Err(Error::BadGateway)),
             }

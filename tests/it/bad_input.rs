@@ -1,5 +1,6 @@
 //! What no backend should ever see: each gets an error in the client's dialect with a stable code, and nothing is forwarded.
 
+use super::support::peer::{Then, wait_for_close};
 use super::support::{Client, Harness, Peer};
 
 /// Request line and fields, body, status, code.
@@ -51,6 +52,86 @@ fn a_body_over_the_limit_is_refused_before_it_is_read() {
     client.send(&[b' '; 0x800]);
     assert_eq!(client.answer().status, 413);
     assert!(!peer.saw_more());
+}
+
+#[test]
+fn a_refusal_closes_the_connection_where_it_leaves_a_body_unread_and_keeps_it_elsewhere() {
+    let peer = Peer::answering("200 OK", "{}");
+    let gone = Peer::nobody();
+    let proxy = Harness::start(&[("a", peer.address, "models: [m]")], "");
+    let encoded = "content-encoding: gzip\r\n";
+    for (line, fields, status) in
+        [("POST /elsewhere", "", 404), ("PUT /v1/chat/completions", "", 405), ("POST /v1/chat/completions", encoded, 415)]
+    {
+        for (length, sent, expect, closes) in
+            [(10, 10, "", false), (5_000_000, 10, "", true), (20, 10, "", true), (10, 0, "expect: 100-continue\r\n", true)]
+        {
+            let mut client = Client::connect(proxy.address);
+            let head = format!("{line} HTTP/1.1\r\nhost: w\r\n{fields}{expect}content-length: {length}\r\n\r\n");
+            client.send(&[head.as_bytes(), &vec![b' '; sent]].concat());
+            let answer = client.answer();
+            assert_eq!(answer.status, status, "{line}");
+            let what = format!("{line} with {sent} of {length} bytes, {expect}");
+            assert_eq!(answer.field("connection"), closes.then_some("close"), "{what}");
+            if !closes {
+                client.get("/v1/models", "");
+                assert_eq!(client.answer().status, 200, "{what}");
+            }
+        }
+    }
+    let mut client = Client::connect(proxy.address);
+    client.get("/v1/../x", "");
+    assert_eq!(client.answer().field("connection"), Some("close"), "who writes such a target is not believed any further");
+    // What went on to a backend that nobody reached is not known to be read.
+    let proxy = Harness::start(&[("a", gone, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ncontent-length: 5000000\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.field("connection")), (502, Some("close")));
+    client.read_to_end();
+    let mut client = Client::connect(proxy.address);
+    client.get("/v1/files", "");
+    assert_eq!(client.answer().field("connection"), None);
+}
+
+#[test]
+fn a_refusal_without_a_place_closes_too() {
+    let peer = Peer::start(|_, stream| {
+        wait_for_close(stream);
+        Then::Close
+    });
+    let proxy = Harness::with("limits: { in_flight: 1 }", &[("a", peer.address, "")], "");
+    let mut first = Client::connect(proxy.address);
+    first.post("/v1/chat/completions", "", r#"{"model":"m"}"#);
+    peer.next();
+    let mut second = Client::connect(proxy.address);
+    second.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: w\r\ncontent-length: 5000000\r\n\r\n{");
+    let answer = second.answer();
+    assert_eq!((answer.status, answer.field("connection")), (503, Some("close")));
+}
+
+#[test]
+fn a_client_that_leaves_within_its_body_is_gone_and_was_not_refused() {
+    let peer = Peer::start(|_, _| Then::Next);
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    for (path, framing) in [
+        ("chat/completions", "content-length: 100\r\n\r\n{\"model\""),
+        ("chat/completions", "transfer-encoding: chunked\r\n\r\n100\r\n{\"model\""),
+        ("chat/completions", "transfer-encoding: chunked\r\n\r\n2\r\n{\"\r\n"),
+        ("files", "content-length: 100\r\n\r\n{"),
+    ] {
+        let mut client = Client::connect(proxy.address);
+        client.send(format!("POST /v1/{path} HTTP/1.1\r\nhost: w\r\n{framing}").as_bytes());
+        drop(client);
+        let record = proxy.record();
+        assert_eq!((&record["ended"], record.get("error")), (&"client_gone".into(), None), "{path} {framing}");
+        assert_eq!(record.get("http.response.status_code"), None);
+    }
+    let mut client = Client::connect(proxy.address);
+    client.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: w\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n");
+    assert_eq!(client.answer().status, 400);
+    let record = proxy.record();
+    assert_eq!((&record["ended"], &record["error"]), (&"rejected".into(), &"body_broken".into()));
 }
 
 #[test]
