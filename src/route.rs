@@ -39,6 +39,9 @@ pub struct Route {
     pub home: BackendId,
     /// What is wanted.
     pub policy: Arc<Policy>,
+    /// The candidates that lie outside the policy's residency. Neither changes while the plan is in force, so that a request only
+    /// looks them up; most often there are none.
+    pub outside: Box<[BackendId]>,
 }
 
 impl Route {

@@ -27,6 +27,8 @@ const EUROPEAN_UNION: [&str; 27] = [
 /// Who runs in one region is inside when that region or its grid zone is. Who runs anywhere in a geography is inside when all its
 /// grid zones are; the name of its region is then only the endpoint's address and does not count. Who may run anywhere, or nobody
 /// knows where, is never inside.
+///
+/// Patterns are compiled here: a plan asks once for each candidate, and no request does.
 pub fn resident(residency: &[Arc<str>], backend: &Backend, zones: &[GridZone]) -> bool {
     if residency.is_empty() {
         return true;

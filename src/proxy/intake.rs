@@ -139,7 +139,7 @@ pub(super) async fn is_read(request: &mut Request<Option<Incoming>>) -> bool {
         return false;
     }
     for _ in 0..DRAIN_TURNS {
-        match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
+        match poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await {
             Poll::Ready(None) => return true,
             Poll::Ready(Some(Err(_))) => return false,
             Poll::Ready(Some(Ok(_))) if body.is_end_stream() => return true,

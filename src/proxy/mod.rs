@@ -29,7 +29,7 @@ use smallvec::SmallVec;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::decide::{Candidate, Decision, Standing, decide, resident};
+use crate::decide::{Candidate, Decision, Standing, decide};
 use crate::estimate::estimate;
 use crate::record::Ended;
 use crate::state::State;
@@ -227,7 +227,7 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> 
         let table = deployment.coefficients.as_deref().unwrap_or_else(|| snapshot.plan.energy.find(model));
         let intensity = snapshot.intensity(backend, x.wall).map(|intensity| intensity.reading.intensity);
         let estimate = estimate(&demand, backend, learned, live, table, intensity);
-        let inside = policy.residency.is_empty() || resident(&policy.residency, backend, &snapshot.plan.zones);
+        let inside = !route.outside.contains(&deployment.backend);
         let in_flight = if live.is_full(now_ms) { u32::MAX } else { estimate.in_flight };
         let standing = Standing::of(inside, live.is_shut(now_ms), in_flight, estimate.limit);
         candidates.push(Candidate { backend: deployment.backend, estimate, standing, weight: deployment.weight });

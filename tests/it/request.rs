@@ -123,3 +123,23 @@ fn a_request_that_was_left_counts_as_no_answer_and_one_without_a_route_does() {
     assert!(of("2xx").is_none_or(|line| line.ends_with(" 0")), "{metrics}");
     assert!(of("4xx").is_some_and(|line| line.ends_with(" 1")), "{metrics}");
 }
+
+#[test]
+fn a_backend_outside_the_residency_gets_nothing_whatever_else_speaks_for_it() {
+    let (inside, outside) = (Peer::answering("200 OK", "{}"), Peer::answering("200 OK", "{}"));
+    let top = "  - { name: european, objective: listed_order, residency: [nowhere, 'AWS/eu-*'] }";
+    let backends = [
+        ("away", outside.address, "region: aws/us-east-1"),
+        ("anywhere", outside.address, "region: aws/eu-west-3\n    placement: global"),
+        ("home", inside.address, "region: aws/eu-north-1"),
+    ];
+    let proxy = Harness::with(top, &backends, "policy: european");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", r#"{"model":"m"}"#);
+    assert_eq!(client.answer().field("x-windward-backend"), Some("home"));
+    let record = proxy.record();
+    let verdicts =
+        record["decision"]["candidates"].as_array().unwrap().iter().map(|candidate| candidate["verdict"].as_str().unwrap());
+    assert_eq!(verdicts.collect::<Vec<_>>(), ["outside_residency", "outside_residency", "chosen"]);
+    assert!(!outside.saw_more());
+}

@@ -61,9 +61,12 @@ impl<'a> Check<'a> {
         let (mut carbon, mut zones) = self.carbon(file.carbon);
         let backends = self.backends(file.backends, &table, &mut zones);
         let policies = self.policies(file.policies.unwrap_or_default());
-        let routes = self.routes(file.routes, &backends, &policies);
+        let mut routes = self.routes(file.routes, &backends, &policies);
         carbon.yearly = zones.yearly();
         let names = zones.names();
+        for meant in &mut routes {
+            meant.look_outside(&backends, &names);
+        }
         self.lint(&backends, &policies, &routes, &zones);
         let model_lists = routes.iter().map(route::Meant::model_list).collect();
         let models = backends.iter().map(backend::Meant::priors).collect();

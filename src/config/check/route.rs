@@ -12,6 +12,8 @@ use crate::config::choices::CandidateFile;
 use crate::config::decode::{At, Filled, similar};
 use crate::config::file::{MatchFile, RouteFile};
 use crate::config::node::Mark;
+use crate::decide::resident;
+use crate::grid::GridZone;
 use crate::policy::Policy;
 use crate::route::{Deployment, Route};
 
@@ -41,6 +43,14 @@ impl Meant {
     pub(super) fn model_list(&self) -> Bytes {
         let models: Vec<serde_json::Value> = self.model_names.iter().map(|id| model(id)).collect();
         Bytes::from(serde_json::json!({ "object": "list", "data": models }).to_string())
+    }
+
+    /// Finds out which candidates lie outside the residency, now that the plan's zones have their ids.
+    pub(super) fn look_outside(&mut self, backends: &[backend::Meant], zones: &[GridZone]) {
+        let residency = &self.route.policy.residency;
+        let is_outside =
+            |id: &BackendId| backends.get(id.index()).is_some_and(|meant| !resident(residency, &meant.backend, zones));
+        self.route.outside = self.candidates.iter().map(|(id, _)| *id).filter(is_outside).collect();
     }
 }
 
@@ -272,7 +282,7 @@ fn assemble(
         model_names.iter().map(|name| (Arc::clone(name), deployments(Some(name)))).collect();
     let any_model = if only.is_some() { Arc::from([]) } else { deployments(None) };
     let home = candidates.first().map_or(BackendId(0), |(id, _)| *id);
-    let route = Route { name, prefix, headers: Vec::new(), models, any_model, home, policy };
+    let route = Route { name, prefix, headers: Vec::new(), models, any_model, home, policy, outside: Box::default() };
     Meant { route, mark: Mark::default(), candidates, candidates_mark: Mark::default(), model_names }
 }
 

@@ -155,7 +155,7 @@ pub(crate) fn text(log: &str, top: &str, backends: &[(&str, SocketAddr, &str)], 
     text.push_str("backends:\n");
     for (name, address, more) in backends {
         let _ = write!(text, "  - name: {name}\n    url: http://{address}/base\n");
-        if !more.contains("grid_zone") {
+        if !more.contains("grid_zone") && !more.contains("region") {
             text.push_str("    region: aws/eu-north-1\n");
         }
         if !more.is_empty() {
