@@ -35,6 +35,10 @@ const VALID_FOR: Duration = Duration::from_mins(75);
 /// off.
 const MAX_AHEAD: Duration = Duration::from_hours(2);
 
+/// The least lifecycle intensity believed, in gCO2e/kWh: whatever makes electricity has been built, and no technology's factor lies
+/// near this. Zero is what a broken pipeline says, and it would win every request. Of direct emissions a grid may have none.
+const LEAST_LIFECYCLE_G_PER_KWH: f64 = 1.0;
+
 /// The longest pause that a service can ask for: beyond a day the operator is better served by another refusal in the log.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
@@ -123,7 +127,10 @@ fn reading(answer: &Latest, question: &Question<'_>) -> Result<Reading, SourceEr
         return Err(error(Kind::NotWhatWasAsked, question, "the answer counts with other emission factors"));
     }
     let value = answer.carbon_intensity.ok_or_else(|| error(Kind::NoValue, question, "there is no value at present"))?;
-    let intensity = plausible(value).ok_or_else(|| error(Kind::Implausible, question, "no grid has that intensity"))?;
+    let least = if question.basis == Basis::Lifecycle { LEAST_LIFECYCLE_G_PER_KWH } else { 0.0 };
+    let intensity = plausible(value)
+        .filter(|_| value >= least)
+        .ok_or_else(|| error(Kind::Implausible, question, "no grid has that intensity"))?;
     if answer.datetime.duration_since(question.now) > MAX_AHEAD.try_into().unwrap_or(jiff::SignedDuration::MAX) {
         return Err(error(Kind::Implausible, question, "the value is labelled more than two hours ahead of now"));
     }
@@ -250,6 +257,7 @@ mod tests {
         assert_eq!(kind(&body("SE-SE3", "null", now)), Kind::NoValue);
         assert_eq!(kind(&body("SE-SE3", "-1", now)), Kind::Implausible);
         assert_eq!(kind(&body("SE-SE3", "2501", now)), Kind::Implausible);
+        assert_eq!(kind(&body("SE-SE3", "0", now)), Kind::Implausible);
         assert_eq!(kind(&body("SE-SE3", "NaN", now)), Kind::Malformed);
         assert_eq!(kind(&body("SE-SE3", "1e999", now)), Kind::Malformed);
         assert_eq!(kind(&body("SE-SE3", "\"23\"", now)), Kind::Malformed);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::carbon::chain::{Link, resolve};
 use crate::clock::Clock;
 use crate::config::Plan;
-use crate::grid::{Grid, GridZone, Reading, ZoneId};
+use crate::grid::{Grid, GridZone, Reading, ZoneId, age};
 use crate::state::{Snapshot, State};
 
 /// How old a source's reading may be before the next source of the chain is heard: grids publish hourly, some of them late.
@@ -58,10 +58,14 @@ impl Publisher {
             return;
         }
         let snapshot = self.state.load();
+        let (limit, now) = (LINK_MAX_AGE.min(snapshot.plan.carbon.max_age), self.clock.wall());
         let Some(said) = self.said.get_mut(source) else { return };
         for (zone, reading) in readings {
             let index = snapshot.plan.zones.iter().position(|known| *known == zone);
-            if let Some(slot) = index.and_then(|index| said.get_mut(index)) {
+            let Some(slot) = index.and_then(|index| said.get_mut(index)) else { continue };
+            // A source that answers with a value of long ago must not undo what it last said of today. One that corrects itself
+            // within its limit may, or a label too far ahead would hold until its hour.
+            if age(&reading, now) <= limit || slot.as_ref().is_none_or(|last| last.measured_at <= reading.measured_at) {
                 *slot = Some(reading);
             }
         }
@@ -150,6 +154,18 @@ mod tests {
         clock.advance(Duration::from_mins(115));
         publisher.resolve();
         assert_eq!(grams(&state), Some(90.0), "it fell silent");
+    }
+
+    #[test]
+    fn a_value_of_long_ago_does_not_undo_the_last_good_one() {
+        let (mut publisher, state, _) = publisher();
+        let epoch = publisher.epoch();
+        publisher.take(epoch, 0, reading(20.0, NOW));
+        publisher.take(epoch, 0, reading(70.0, 0));
+        assert_eq!(grams(&state), Some(20.0));
+        publisher.take(epoch, 0, reading(30.0, NOW + 3600));
+        publisher.take(epoch, 0, reading(40.0, NOW - 60));
+        assert_eq!(grams(&state), Some(40.0), "a correction within the limit counts");
     }
 
     #[test]
