@@ -12,6 +12,7 @@ mod allocations;
 mod audit;
 mod bad_input;
 mod carbon;
+mod carbon_feed;
 mod config;
 mod failover;
 mod fuzz_bodies;
