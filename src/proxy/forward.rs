@@ -55,11 +55,7 @@ pub(super) async fn attempts(mut outgoing: Outgoing, x: &mut Exchange) -> Result
         occupy(x, &backend, &live, usize::from(index));
         let (request, usage_event) = addressed(&mut outgoing, x, &backend, deployment.upstream_model_json.as_ref(), last)?;
         let begun = x.shared.clock.monotonic();
-        let within = x.first_byte_within(&backend, begun);
-        if within.is_zero() {
-            // No attempt begins once the exchange has had its time.
-            return Err(Error::UpstreamTimeout);
-        }
+        let within = in_time(x, &backend, begun)?;
         if nth == 0 {
             x.overhead_us = u64::try_from((begun - x.begun).as_micros()).unwrap_or(u64::MAX);
         }
@@ -179,6 +175,11 @@ fn close(x: &mut Exchange, outcome: AttemptOutcome, status: Option<StatusCode>, 
 /// The backend says that it did not do the work.
 fn refuses(status: StatusCode) -> bool {
     status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE
+}
+
+/// How long the attempt that begins now may take; none begins once the exchange has had its time.
+fn in_time(x: &Exchange, backend: &Backend, now: Instant) -> Result<Duration, Error> {
+    Some(x.first_byte_within(backend, now)).filter(|left| !left.is_zero()).ok_or(Error::UpstreamTimeout)
 }
 
 /// A refusal counts for everybody, but for one: a client's own key may be spent without the backend being full for the others.
