@@ -41,7 +41,7 @@ pub(super) enum UsageEvent {
 }
 
 /// Tries the candidates in their order. The response that is returned is the one to pass on, whatever its status.
-pub(super) async fn attempts(mut outgoing: Outgoing, x: &mut Exchange) -> Result<(UpstreamResponse, UsageEvent), Error> {
+pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Result<(UpstreamResponse, UsageEvent), Error> {
     let Some(policy) = x.route().map(|route| Arc::clone(&route.policy)) else { return Err(Error::NoRoute) };
     let order: SmallVec<[u16; 16]> = x.decision.as_ref().map(|decision| decision.order.clone()).unwrap_or_default();
     let mut fault = Error::Unreachable;
@@ -53,7 +53,7 @@ pub(super) async fn attempts(mut outgoing: Outgoing, x: &mut Exchange) -> Result
         let backend = Arc::clone(x.snapshot.plan.backend(deployment.backend));
         let live = Arc::clone(x.snapshot.live(backend.id));
         occupy(x, &backend, &live, usize::from(index));
-        let (request, usage_event) = addressed(&mut outgoing, x, &backend, deployment.upstream_model_json.as_ref(), last)?;
+        let (request, usage_event) = addressed(outgoing, x, &backend, deployment.upstream_model_json.as_ref(), last)?;
         let begun = x.shared.clock.monotonic();
         let within = in_time(x, &backend, begun)?;
         if nth == 0 {
@@ -68,7 +68,7 @@ pub(super) async fn attempts(mut outgoing: Outgoing, x: &mut Exchange) -> Result
             Ok(Ok(response)) if refuses(response.head.status) => {
                 note_refusal(&live, &backend, &response.head, now);
                 close(x, AttemptOutcome::Refused, Some(response.head.status), now);
-                refusal = Some((response, x.serving.clone()));
+                refusal = Some(Box::new((response, x.serving.clone())));
             }
             Ok(Ok(response)) if failed(response.head.status) => {
                 live.failed(now, alone);
@@ -105,10 +105,11 @@ pub(super) async fn attempts(mut outgoing: Outgoing, x: &mut Exchange) -> Result
         x.permit = None;
     }
     // A client that is told to come back later knows more than one that is told that somebody could not be reached.
-    let Some((response, serving)) = refusal else {
+    let Some(refusal) = refusal else {
         x.serving = None;
         return Err(fault);
     };
+    let (response, serving) = *refusal;
     x.serving = serving;
     Ok((response, UsageEvent::Keep))
 }
@@ -127,7 +128,7 @@ fn addressed(
     backend: &Backend,
     upstream_model_json: Option<&Bytes>,
     last: bool,
-) -> Result<(Request<SendBody>, UsageEvent), Error> {
+) -> Result<(Box<Request<SendBody>>, UsageEvent), Error> {
     use crate::backend::UsageMode;
     use crate::wire::stream_options::StreamOptions;
 
@@ -138,7 +139,7 @@ fn addressed(
         && matches!(fields.stream_options, StreamOptions::Absent | StreamOptions::NotAsked { .. });
     let edits = splice::edits(fields, upstream_model_json, inject);
     let body = SendBody::chunks(splice::apply(&outgoing.intake.chunks, &edits));
-    let mut request = Request::new(body);
+    let mut request = Box::new(Request::new(body));
     *request.method_mut() = x.method.clone();
     *request.uri_mut() = match x.route() {
         // As the usual SDK and the usual backend have it: then it is the client's own target.

@@ -26,13 +26,16 @@ use crate::wire::request::{RequestFields, RequestScan};
 
 /// A body that was read whole, and what it says.
 pub(super) struct Intake {
-    pub(super) chunks: SmallVec<[Bytes; 8]>,
+    pub(super) chunks: Chunks,
     pub(super) fields: RequestFields,
 }
 
 /// Bytes a second that a client has to send on the average, `limits.body_progress` granted beforehand: a byte now and then would
 /// hold its place for ever. Apache's `RequestReadTimeout` asks for half as much by default.
 const LEAST_RATE: u64 = 1 << 10;
+/// The chunks of a body. Most have one, and each inline one more makes every future on the way larger.
+pub(super) type Chunks = SmallVec<[Bytes; 2]>;
+
 /// So many chunks are kept as they came. It takes a large body, or a sender of crumbs, to need more.
 const KEPT_AS_THEY_CAME: usize = 8;
 /// Of the others those below this are put together: a chunk of one byte keeps a whole read buffer of 8 KiB in memory, which no
@@ -53,7 +56,8 @@ pub(super) async fn read(
     }
     // Left where it is, so that a refusal can see what of it is unread.
     let Some(body) = request.body_mut() else { return Err(Error::BodyBroken) };
-    let (chunks, scan) = collect(body, x).await?;
+    let mut scan = RequestScan::new();
+    let chunks = collect(body, &mut scan, x).await?;
     let fields = scan.finish().map_err(Error::Malformed)?;
     x.request_bytes = fields.length as u64;
     x.model = Some(fields.model.as_str().into());
@@ -68,7 +72,7 @@ pub(super) async fn read(
     Ok(Intake { chunks, fields })
 }
 
-async fn collect<B>(mut body: B, x: &mut Exchange) -> Result<(SmallVec<[Bytes; 8]>, RequestScan), Error>
+async fn collect<B>(mut body: B, scan: &mut RequestScan, x: &mut Exchange) -> Result<Chunks, Error>
 where
     B: Body<Data = Bytes, Error: std::error::Error + 'static> + Unpin,
 {
@@ -77,7 +81,6 @@ where
     if body.size_hint().lower() > limits.body as u64 {
         return Err(too_large());
     }
-    let mut scan = RequestScan::new();
     let mut chunks = Collected::default();
     let mut length = 0usize;
     let buffered = x.buffered.insert(Buffered::none(&x.shared.buffered));
@@ -106,7 +109,7 @@ where
         scan.feed(&chunk);
         chunks.push(chunk);
     }
-    Ok((chunks.finish(), scan))
+    Ok(chunks.finish())
 }
 
 /// Why a client's body failed. That its connection or its stream ended is its right; all else is its mistake.
@@ -158,7 +161,7 @@ fn due(begun: Instant, now: Instant, length: usize, progress: Duration) -> Insta
 /// The chunks of a body, in no more memory than a small multiple of their bytes.
 #[derive(Default)]
 struct Collected {
-    chunks: SmallVec<[Bytes; 8]>,
+    chunks: Chunks,
     crumbs: BytesMut,
 }
 
@@ -181,7 +184,7 @@ impl Collected {
         }
     }
 
-    fn finish(mut self) -> SmallVec<[Bytes; 8]> {
+    fn finish(mut self) -> Chunks {
         self.gather();
         self.chunks
     }

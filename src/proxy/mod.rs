@@ -147,7 +147,7 @@ impl Proxy {
                     x.error = Some(error.code());
                     x.ended = Ended::Rejected;
                 }
-                let closes = x.http1 && (error.closes() || (has_body && !intake::is_read(&mut request).await));
+                let closes = x.http1 && (error.closes() || (has_body && !Box::pin(intake::is_read(&mut request)).await));
                 let mut response = error.response(x.dialect(), closes).map(|bytes| Body::Fixed(Full::new(bytes)));
                 response.headers_mut().insert(headers::REQUEST_ID, x.request_id().clone());
                 response
@@ -188,7 +188,7 @@ async fn answer(request: &mut Request<Option<Incoming>>, x: &mut Exchange) -> Re
         Call::Models => return Ok(Answer::Own(model_list(x, None)?)),
         Call::Model(name) => return Ok(Answer::Own(model_list(x, Some(&name))?)),
         Call::MethodNotAllowed { allow } => return Err(Error::MethodNotAllowed { allow }),
-        Call::Home | Call::Stream => return through::stream(request, route.home, x).await,
+        Call::Home | Call::Stream => return Box::pin(through::stream(request, route.home, x)).await,
         Call::Inference(operation) => operation,
     };
 
@@ -201,8 +201,8 @@ async fn answer(request: &mut Request<Option<Incoming>>, x: &mut Exchange) -> Re
     let head = std::mem::take(request.headers_mut());
     let credential = head.get(headers::credential_field(x.dialect())).cloned();
     let fields = headers::cleaned_to_read(head);
-    let outgoing = forward::Outgoing { headers: fields, credential, below, intake };
-    let (response, usage_event) = forward::attempts(outgoing, x).await?;
+    let mut outgoing = forward::Outgoing { headers: fields, credential, below, intake };
+    let (response, usage_event) = forward::attempts(&mut outgoing, x).await?;
     x.release_body();
     Ok(Answer::Backend(response, usage_event))
 }

@@ -185,15 +185,14 @@ impl Json {
     /// Puts a span of time, which mostly is one of whole microseconds and hardly ever one that was there before.
     pub fn millis(&mut self, value: Millis) {
         /// Up to here a number of microseconds has fifteen digits at most, and so no shorter text than its own.
-        const MOST: f64 = 1e15;
+        const MOST_MS: f64 = 1e12;
         let value = value.get();
-        let micros = (value * 1e3).round_ties_even();
-        // Not equal to it for one that has a smaller part, nor for one that is too large.
+        let micros = (value * 1e3 + 0.5) as u64;
+        // Another number, for one that has a smaller part.
         #[expect(clippy::float_cmp, reason = "asked is whether it is the same number")]
-        if !(value.is_sign_positive() && micros < MOST && micros / 1e3 == value) {
+        if !(value.is_sign_positive() && value < MOST_MS && micros as f64 / 1e3 == value) {
             return self.float(value);
         }
-        let micros = micros as u64;
         self.integer(micros / 1000);
         let part = (micros % 1000) as u16;
         let digits = [part / 100, part / 10 % 10, part % 10].map(|digit| b'0' + digit as u8);

@@ -78,17 +78,17 @@ impl Direct {
     }
 
     /// Sends a request and waits for its head. `reused` is for the error only.
-    pub(super) async fn exchange(&mut self, request: Request<SendBody>, reused: bool) -> Result<Head, Failed> {
+    pub(super) async fn exchange(&mut self, request: Box<Request<SendBody>>, reused: bool) -> Result<Head, Failed> {
         // A peer that has closed meanwhile is found here, before anything is sent.
         if let Err(error) = poll_fn(|cx| Poll::Ready(self.look_idle(cx))).await {
-            return Err(Failed::Unsent(Box::new(request), error));
+            return Err(Failed::Unsent(request, error));
         }
         (self.output, self.touched) = (Output::of(&request), false);
         let bodyless = request.method() == Method::HEAD;
         let mut informational = 0;
         let head = poll_fn(|cx| self.poll_exchange(bodyless, &mut informational, cx)).await;
         head.map_err(|lost| match lost {
-            Lost::Io(error) if !self.touched => Failed::Unsent(Box::new(request), error),
+            Lost::Io(error) if !self.touched => Failed::Unsent(request, error),
             Lost::Io(error) => Failed::Sent(SendError { reused, ..SendError::lost(SendErrorKind::Broken, error) }),
             Lost::Invalid(why) => Failed::Sent(SendError { reused, ..SendError::lost(SendErrorKind::InvalidHead, why) }),
         })

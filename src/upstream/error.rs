@@ -155,8 +155,8 @@ impl ConnectError {
     }
 
     /// With the request that could not be sent.
-    pub(super) fn with_request(self, request: Request<SendBody>) -> SendError {
-        SendError { kind: self.kind, request: Some(Box::new(request)), reused: false, source: self.source }
+    pub(super) fn with_request(self, request: Box<Request<SendBody>>) -> SendError {
+        SendError { kind: self.kind, request: Some(request), reused: false, source: self.source }
     }
 }
 

@@ -104,10 +104,21 @@ impl Upstreams {
     /// with the backend's `Host`; version and framing fields are set here. An idle connection that turns out to be closed before the
     /// request was taken up is replaced by another, which is no second attempt: nothing was sent. Dropping the future cancels the
     /// exchange at the backend.
-    pub async fn send(&self, backend: &Arc<Backend>, request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {
-        match backend.protocol {
-            Protocol::Http1 => self.send_h1(backend, request).await,
-            Protocol::Http2 => self.send_h2(backend, request).await,
+    ///
+    /// The request is boxed because every step on its way has a place for it: together they were a kilobyte of every exchange.
+    pub fn send<'a>(
+        &'a self,
+        backend: &'a Arc<Backend>,
+        request: impl Into<Box<Request<SendBody>>>,
+    ) -> impl Future<Output = Result<UpstreamResponse, SendError>> + Send {
+        let request = request.into();
+        async move {
+            match backend.protocol {
+                Protocol::Http1 if Direct::takes(&request) => self.send_direct(backend, request).await,
+                // Boxed, as are other long ways round: every future on the short one would be as large as the longest.
+                Protocol::Http1 => Box::pin(self.send_by_hyper(backend, *request)).await,
+                Protocol::Http2 => Box::pin(self.send_h2(backend, *request)).await,
+            }
         }
     }
 
@@ -117,22 +128,18 @@ impl Upstreams {
         pool::sweep(&self.shared, now);
     }
 
-    async fn send_h1(&self, backend: &Arc<Backend>, request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {
-        if Direct::takes(&request) {
-            self.send_direct(backend, request).await
-        } else {
-            self.send_by_hyper(backend, request).await
-        }
-    }
-
-    async fn send_direct(&self, backend: &Arc<Backend>, mut request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {
+    async fn send_direct(
+        &self,
+        backend: &Arc<Backend>,
+        mut request: Box<Request<SendBody>>,
+    ) -> Result<UpstreamResponse, SendError> {
         let is_direct = |parked: &Parked| matches!(parked, Parked::Direct(_));
         for _ in 0..MAX_STALE {
             let Some(Parked::Direct(mut connection)) = pool::take(&self.shared, backend, self.now(), is_direct) else { break };
             match connection.exchange(request, true).await {
                 Ok(head) => return Ok(self.received(backend, head, connection, None)),
                 Err(direct::Failed::Sent(error)) => return Err(error),
-                Err(direct::Failed::Unsent(unsent, _)) => request = *unsent,
+                Err(direct::Failed::Unsent(unsent, _)) => request = unsent,
             }
         }
         let started = self.now();
@@ -145,7 +152,7 @@ impl Upstreams {
         match connection.exchange(request, false).await {
             Ok(head) => Ok(self.received(backend, head, connection, Some(took))),
             Err(direct::Failed::Sent(error)) => Err(error),
-            Err(direct::Failed::Unsent(request, error)) => Err(not_taken(*request, error)),
+            Err(direct::Failed::Unsent(request, error)) => Err(not_taken(request, error)),
         }
     }
 
@@ -179,14 +186,14 @@ impl Upstreams {
         let started = self.now();
         let mut slot = match Box::pin(self.open_h1(backend)).await {
             Ok(slot) => slot,
-            Err(error) => return Err(error.with_request(request)),
+            Err(error) => return Err(error.with_request(Box::new(request))),
         };
         let took = self.now().saturating_duration_since(started);
         match slot.exchange(request).await {
             Ok(response) => self.receive(backend, response, slot, asked, Some(took)).await,
             Err(failed) => {
                 let (request, error) = given_back(failed, slot.upload(), false)?;
-                Err(not_taken(request, error))
+                Err(not_taken(Box::new(request), error))
             }
         }
     }
@@ -241,7 +248,7 @@ impl Upstreams {
                 Some(lease) => (lease, false),
                 None => match Box::pin(self.open_h2(backend)).await {
                     Ok(opened) => opened,
-                    Err(error) => return Err(error.with_request(request)),
+                    Err(error) => return Err(error.with_request(Box::new(request))),
                 },
             };
             let took = fresh.then(|| self.now().saturating_duration_since(started));
@@ -260,7 +267,7 @@ impl Upstreams {
                     h2::unframe(&mut unsent, &backend.origin);
                     stale += 1;
                     if fresh || stale == MAX_STALE {
-                        return Err(not_taken(unsent, error));
+                        return Err(not_taken(Box::new(unsent), error));
                     }
                     request = unsent;
                 }
@@ -319,8 +326,8 @@ fn given_back(
     }
 }
 
-fn not_taken(request: Request<SendBody>, error: impl Into<BoxError>) -> SendError {
-    SendError { kind: SendErrorKind::SentNothing, request: Some(Box::new(request)), reused: false, source: error.into() }
+fn not_taken(request: Box<Request<SendBody>>, error: impl Into<BoxError>) -> SendError {
+    SendError { kind: SendErrorKind::SentNothing, request: Some(request), reused: false, source: error.into() }
 }
 
 /// An idle connection in hyper's hands; `None` when the peer turns out to have closed it.

@@ -16,8 +16,8 @@ fn futures_and_bodies_may_cross_threads() {
     let (world, _connections) = World::in_memory();
     let future = world.upstreams.send(&world.backend, get());
     is_send(&future);
-    // The future is part of every exchange's memory.
-    assert!(size_of_val(&future) < 3072, "{} bytes", size_of_val(&future));
+    // It is made on the stack, copied into its allocation, and kept for as long as the backend thinks.
+    assert!(size_of_val(&future) < 1024, "{} bytes", size_of_val(&future));
 }
 
 #[tokio::test]
