@@ -149,7 +149,9 @@ class Windward(Proxy):
         text = pathlib.Path(self.args.windward_config).read_text()
         for k, v in values.items():
             text = text.replace("{{" + k + "}}", str(v))
-        values["config"] = self.write("windward.yaml", text)
+        # Apart from the log, as in /etc and /var/log: Windward watches the folder that its configuration lies in.
+        (self.dir / "conf").mkdir(exist_ok=True)
+        values["config"] = self.write("conf/windward.yaml", text)
         cmd = f"{shlex.quote(self.binary)} serve -c {{config}}" if self.binary else self.args.windward_cmd
         return spawn(shlex.split(cmd.format(**values)), PROXY_CPU, self.err)
 
