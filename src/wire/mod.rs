@@ -14,6 +14,7 @@ pub use crate::dialect::Dialect;
 
 pub mod error;
 mod events;
+pub mod framing;
 mod json;
 pub mod request;
 pub mod response;
