@@ -9,7 +9,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -28,6 +28,7 @@ use super::timers::{Expired, LazyTimer, Timers};
 use super::tracked::{ConnState, InProgress, TrackedBody};
 use crate::config::Limits;
 use crate::telemetry::metrics::Metrics;
+use crate::wire::framing::Framing;
 
 /// Bytes that hyper may buffer in each direction of an HTTP/1.1 connection, unless a head may be longer. Its own default of 400 KiB
 /// would let a slow reader of each of ten thousand streams hold that much.
@@ -132,7 +133,8 @@ where
         // Its preface is there, so that it is idle from now on and not since it was accepted.
         Version::Http2 => Timers::new(limits.header_read, limits.idle, true, Instant::now()),
     };
-    let io = TokioIo::new(Guard::new(socket, prefix, held));
+    let framing = (version == Version::Http1).then(|| Framing::new(limits.head));
+    let io = TokioIo::new(Guard::new(socket, prefix, held, framing));
     let own = Arc::clone(&state);
     let service = service_fn(move |request| answer(service.clone(), request, InProgress::begin(&own)));
     match version {
@@ -175,6 +177,9 @@ async fn answer<S: Answers>(
     // Not `oneshot`, in whose states the request would be moved twice more.
     std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
     let response = service.call(request).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        progress.switch();
+    }
     Ok(response.map(|body| TrackedBody::new(body, progress)))
 }
 
@@ -191,10 +196,10 @@ where
         state.run_by(cx.waker());
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                let bad = ended.is_err_and(|error| error.is_parse());
+                let bad = ended.is_err_and(|error| error.is_parse()) || state.was_refused();
                 return Poll::Ready(if bad { Outcome::BadHead } else { Outcome::Fine });
             }
-            if !dismissed && state.is_dismissed() {
+            if !dismissed && state.is_dismissed() && state.is_dismissible() {
                 dismissed = true;
                 dismiss(connection.as_mut());
                 continue;

@@ -11,6 +11,8 @@ mod drain;
 mod gateway;
 mod guard;
 mod listener;
+mod refuse;
+mod stash;
 mod status;
 mod timers;
 mod tls;

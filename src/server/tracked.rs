@@ -20,6 +20,9 @@ pub(super) struct ConnState {
     ended: AtomicU32,
     received: AtomicBool,
     dismissed: AtomicBool,
+    half_head: AtomicBool,
+    refused: AtomicBool,
+    switched: AtomicBool,
     task: OnceLock<Waker>,
 }
 
@@ -51,6 +54,30 @@ impl ConnState {
         self.received.load(Relaxed) && self.received.swap(false, Relaxed)
     }
 
+    /// Whether part of a head is kept that nobody else knows of.
+    pub(super) fn keeps_part_of_head(&self, keeps: bool) {
+        self.half_head.store(keeps, Relaxed);
+    }
+
+    /// Whether it may be ended: not with half a head, whose sender counts on an answer as others do.
+    pub(super) fn is_dismissible(&self) -> bool {
+        !self.half_head.load(Relaxed)
+    }
+
+    /// A message was refused before it became a request.
+    pub(super) fn refuse(&self) {
+        self.refused.store(true, Relaxed);
+    }
+
+    pub(super) fn was_refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
+    /// Whether it speaks another protocol than HTTP, or will when the response is out that agrees to it.
+    pub(super) fn is_switched(&self) -> bool {
+        self.switched.load(Relaxed)
+    }
+
     /// Notes the task to wake; a task's waker stays the same for its life.
     pub(super) fn run_by(&self, task: &Waker) {
         if self.task.get().is_none() {
@@ -67,6 +94,11 @@ impl InProgress {
     pub(super) fn begin(state: &Arc<ConnState>) -> Self {
         state.begun.fetch_add(1, Relaxed);
         Self(Arc::clone(state))
+    }
+
+    /// Its response agrees to another protocol: what follows on the connection is not HTTP.
+    pub(super) fn switch(&self) {
+        self.0.switched.store(true, Relaxed);
     }
 }
 

@@ -15,6 +15,7 @@ mod carbon;
 mod carbon_feed;
 mod config;
 mod failover;
+mod framing;
 mod fuzz_bodies;
 mod layering;
 mod log;

@@ -1,0 +1,255 @@
+//! The framing guard, case by case over raw sockets: what is ambiguous is refused and reaches no backend, what is only odd passes.
+//!
+//! The cases are data, in `tests/cases/framing`. A case is a block of lines:
+//!
+//! ```text
+//! name cl-twice
+//! rule the section of an RFC, or the policy, that it rests on
+//! want 400            one word for each response, in order, see `Want`
+//! sees {"model":"m"}  the body of each request that reaches a backend, in order
+//! | POST / HTTP/1.1\r\n   what is sent: the lines one after another, with the escapes below and no line ends but those
+//! ```
+//!
+//! Escapes are `\r`, `\n`, `\t`, `\0`, `\\`, `\xNN`, and `\<count*text>` for a text so many times. `tests/framing_peers.py` reads the
+//! same files and sends them through other proxies.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+
+use super::support::peer::{PATIENCE, Then, read_message, respond};
+use super::support::{Harness, Peer};
+
+/// What is to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    /// `ok`: the backend's answer.
+    Ok,
+    /// `400`: a refusal, after which the connection is closed.
+    Refused(u16),
+    /// `404-open`: an answer of Windward's own after which it is not.
+    Answered(u16),
+    /// `close`: the end, without a response.
+    Close,
+}
+
+#[derive(Debug)]
+struct Case {
+    name: String,
+    want: Vec<Want>,
+    sees: Vec<Vec<u8>>,
+    raw: Vec<u8>,
+}
+
+/// All cases.
+fn cases() -> Vec<Case> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/framing");
+    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let text: String = paths.iter().map(|path| std::fs::read_to_string(path).unwrap() + "\n\n").collect();
+    text.split("\n\n").filter(|block| block.lines().any(|line| line.starts_with("name "))).map(case).collect()
+}
+
+fn case(block: &str) -> Case {
+    let mut case = Case { name: String::new(), want: Vec::new(), sees: Vec::new(), raw: Vec::new() };
+    let mut rule = "";
+    for line in block.lines().filter(|line| !line.starts_with('#')) {
+        match line.split_once(' ').unwrap_or((line, "")) {
+            ("name", name) => name.clone_into(&mut case.name),
+            ("rule", text) => rule = text,
+            ("want", words) => case.want = words.split(' ').map(want).collect(),
+            ("sees", body) => case.sees.push(unescaped(body)),
+            ("|", text) => case.raw.extend(unescaped(text)),
+            _ => panic!("{}: what is {line:?}?", case.name),
+        }
+    }
+    assert!(!rule.is_empty() && !case.want.is_empty() && !case.raw.is_empty(), "{} is not whole", case.name);
+    assert_eq!(case.sees.len(), case.want.iter().filter(|want| **want == Want::Ok).count(), "{}", case.name);
+    case
+}
+
+fn want(word: &str) -> Want {
+    match (word, word.strip_suffix("-open")) {
+        ("ok", _) => Want::Ok,
+        ("close", _) => Want::Close,
+        (_, Some(status)) => Want::Answered(status.parse().unwrap()),
+        (status, None) => Want::Refused(status.parse().unwrap()),
+    }
+}
+
+fn unescaped(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        rest = &rest[first.len_utf8()..];
+        if first != '\\' {
+            assert!(first.is_ascii(), "{text:?} is to be escaped");
+            bytes.push(first as u8);
+            continue;
+        }
+        let (escape, after) = rest.split_at(1);
+        rest = after;
+        match escape {
+            "r" => bytes.push(b'\r'),
+            "n" => bytes.push(b'\n'),
+            "t" => bytes.push(b'\t'),
+            "0" => bytes.push(0),
+            "\\" => bytes.push(b'\\'),
+            "x" => {
+                let (digits, after) = rest.split_at(2);
+                bytes.push(u8::from_str_radix(digits, 16).unwrap());
+                rest = after;
+            }
+            "<" => {
+                let (count, after) = rest.split_once('*').unwrap();
+                let (text, after) = after.split_once('>').unwrap();
+                bytes.extend(unescaped(text).repeat(count.parse().unwrap()));
+                rest = after;
+            }
+            _ => panic!("no escape: \\{escape}"),
+        }
+    }
+    bytes
+}
+
+/// How the bytes of a case are cut.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    Whole,
+    /// Between the two bytes of every line end.
+    LineEnds,
+    EveryByte,
+}
+
+impl Cut {
+    fn pieces(self, raw: &[u8]) -> Vec<&[u8]> {
+        match self {
+            Self::Whole => vec![raw],
+            Self::LineEnds => raw.split_inclusive(|byte| *byte == b'\r').collect(),
+            Self::EveryByte => raw.chunks(1).collect(),
+        }
+    }
+}
+
+struct Bench {
+    proxy: Harness,
+    backend: Peer,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let backend = Peer::start(|_, stream| {
+            respond(stream, "200 OK", "content-type: application/json\r\n", b"{}");
+            Then::Next
+        });
+        let proxy = Harness::with("limits: { body: 1MiB }", &[("a", backend.address, "")], "");
+        Self { proxy, backend }
+    }
+
+    /// Sends a case and says what is not as it was to be.
+    fn run(&self, case: &Case, cut: Cut) -> Result<(), String> {
+        let mut stream = TcpStream::connect(self.proxy.address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        for piece in cut.pieces(&case.raw) {
+            // Who is refused before he has said all may not get rid of the rest.
+            if stream.write_all(piece).is_err() {
+                break;
+            }
+        }
+        let mut buffer = Vec::new();
+        for (nth, want) in case.want.iter().enumerate() {
+            check(&mut stream, &mut buffer, *want).map_err(|wrong| format!("response {nth}: {wrong}"))?;
+        }
+        for (nth, body) in case.sees.iter().enumerate() {
+            let seen = self.backend.next();
+            if seen.body != *body {
+                return Err(format!("request {nth} reached the backend with {:?}", String::from_utf8_lossy(&seen.body)));
+            }
+        }
+        if self.backend.saw_more() { Err("more reached the backend".to_owned()) } else { Ok(()) }
+    }
+}
+
+fn check(stream: &mut TcpStream, buffer: &mut Vec<u8>, want: Want) -> Result<(), String> {
+    if want == Want::Close {
+        return closed(stream, buffer);
+    }
+    let (status, response) = loop {
+        let response = read_message(stream, buffer).ok_or("the connection ended")?;
+        let status: u16 = response.head.get(9..12).and_then(|status| status.parse().ok()).ok_or("no response")?;
+        if status != 100 {
+            break (status, response);
+        }
+    };
+    let wanted = match want {
+        Want::Ok => 200,
+        Want::Refused(status) | Want::Answered(status) => status,
+        Want::Close => 0,
+    };
+    if status != wanted {
+        return Err(format!("{status}, not {wanted}: {}", String::from_utf8_lossy(&response.body)));
+    }
+    if want == Want::Ok {
+        return Ok(());
+    }
+    if response.json()["error"]["code"].as_str().is_none_or(str::is_empty) {
+        return Err(format!("{status} without a code"));
+    }
+    if let Want::Refused(_) = want {
+        if response.field("connection") != Some("close") {
+            return Err(format!("{status} without `Connection: close`"));
+        }
+        return closed(stream, buffer);
+    }
+    Ok(())
+}
+
+/// Nothing more comes but the end.
+fn closed(stream: &mut TcpStream, buffer: &[u8]) -> Result<(), String> {
+    if !buffer.is_empty() {
+        return Err(format!("{} bytes too many", buffer.len()));
+    }
+    match stream.read(&mut [0; 64]) {
+        Ok(0) => Ok(()),
+        Ok(count) => Err(format!("{count} bytes too many")),
+        Err(error) => Err(format!("no end: {error}")),
+    }
+}
+
+fn run_all(cut: Cut, choose: impl Fn(&Case) -> bool) {
+    let bench = Bench::new();
+    let mut wrong = Vec::new();
+    let chosen: Vec<Case> = cases().into_iter().filter(choose).collect();
+    for case in &chosen {
+        if let Err(error) = bench.run(case, cut) {
+            wrong.push(format!("{}: {error}", case.name));
+        }
+        while bench.backend.saw_more() {}
+    }
+    assert!(wrong.is_empty(), "{} of {} ({cut:?}):\n{}", wrong.len(), chosen.len(), wrong.join("\n"));
+}
+
+#[test]
+fn there_are_cases_enough_and_each_has_its_name() {
+    let mut names: Vec<String> = cases().into_iter().map(|case| case.name).collect();
+    assert!(names.len() >= 300, "{}", names.len());
+    names.sort();
+    let duplicate = names.windows(2).find(|pair| pair[0] == pair[1]);
+    assert_eq!(duplicate, None);
+}
+
+#[test]
+fn every_case_as_it_was_sent() {
+    run_all(Cut::Whole, |_| true);
+}
+
+#[test]
+fn every_case_in_pieces_that_end_within_line_ends() {
+    run_all(Cut::LineEnds, |case| case.raw.len() < 16 << 10);
+}
+
+#[test]
+fn short_cases_byte_by_byte() {
+    run_all(Cut::EveryByte, |case| case.raw.len() < 130);
+}
