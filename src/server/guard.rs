@@ -114,10 +114,12 @@ impl<S> Guard<S> {
 
     /// After a flush: hyper flushes when it has written all it has, so that a response whose body is gone by then is out.
     fn settle(&mut self, cx: &Context<'_>) {
+        let Some(framing) = &self.framing else { return };
         let (begun, ended) = self.held.entry.state.requests();
         if begun == ended {
             self.settled = begun;
-            if std::mem::take(&mut self.waiting) {
+            if self.waiting && framing.messages() == begun {
+                self.waiting = false;
                 cx.waker().wake_by_ref();
             }
         }
@@ -197,7 +199,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             }
             let before = buffer.filled().len();
             let Poll::Ready(read) = self.poll_socket(cx, buffer) else {
-                self.waiting = !self.stash.is_empty();
+                self.waiting = waits && !self.stash.is_empty();
                 return Poll::Pending;
             };
             read?;
@@ -301,7 +303,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.socket).poll_flush(cx);
-        if self.framing.is_some() && matches!(flushed, Poll::Ready(Ok(()))) {
+        if matches!(flushed, Poll::Ready(Ok(()))) {
             self.settle(cx);
         }
         self.progress(flushed, cx)
@@ -324,11 +326,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::{Wake, Waker};
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     use super::*;
-    use crate::server::tracked::Connections;
+    use crate::server::tracked::{ConnState, Connections, InProgress};
     use crate::telemetry::metrics::Metrics;
 
     fn held() -> Held {
@@ -354,6 +358,149 @@ mod tests {
             refusing.await.unwrap();
             sent
         })
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// A guard over bytes that were sent, and its connection's state.
+    struct Case {
+        guard: Guard<DuplexStream>,
+        peer: DuplexStream,
+        state: Arc<ConnState>,
+        woken: Arc<Woken>,
+    }
+
+    impl Case {
+        fn new() -> Self {
+            let (peer, socket) = tokio::io::duplex(1 << 16);
+            let held = held();
+            let state = Arc::clone(&held.entry.state);
+            let guard = Guard::new(socket, Prefix::default(), held, Some(Framing::new(1 << 10)));
+            Self { guard, peer, state, woken: Arc::default() }
+        }
+
+        fn send(&mut self, text: &str) {
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(Pin::new(&mut self.peer).poll_write(&mut cx, text.as_bytes()).is_ready());
+        }
+
+        /// What hyper would see now.
+        fn read(&mut self) -> Poll<String> {
+            let waker = Waker::from(Arc::clone(&self.woken));
+            let mut space = [0; 1 << 10];
+            let mut buffer = ReadBuf::new(&mut space);
+            let read = Pin::new(&mut self.guard).poll_read(&mut Context::from_waker(&waker), &mut buffer);
+            read.map(|read| {
+                read.map_or_else(|error| error.to_string(), |()| String::from_utf8(buffer.filled().to_vec()).unwrap())
+            })
+        }
+
+        /// Whether a flush wakes the task.
+        fn flush_wakes(&mut self) -> bool {
+            let before = self.woken.0.load(Relaxed);
+            let waker = Waker::from(Arc::clone(&self.woken));
+            assert!(Pin::new(&mut self.guard).poll_flush(&mut Context::from_waker(&waker)).is_ready());
+            self.woken.0.load(Relaxed) > before
+        }
+
+        /// What the peer was sent.
+        fn said(&mut self) -> String {
+            let mut space = [0; 1 << 10];
+            let mut buffer = ReadBuf::new(&mut space);
+            let _ = Pin::new(&mut self.peer).poll_read(&mut Context::from_waker(Waker::noop()), &mut buffer);
+            String::from_utf8(buffer.filled().to_vec()).unwrap()
+        }
+    }
+
+    const FIRST: &str = "GET /1 HTTP/1.1\r\nHost: h\r\n\r\n";
+    const SECOND: &str = "POST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nok";
+
+    #[tokio::test]
+    async fn the_next_message_waits_until_the_last_response_is_written() {
+        let mut case = Case::new();
+        case.send(&[FIRST, SECOND].concat());
+        assert_eq!(case.read(), Poll::Ready(FIRST.to_owned()));
+        let request = InProgress::begin(&case.state);
+        assert_eq!(case.read(), Poll::Pending);
+        assert!(!case.flush_wakes(), "part of the response is out");
+        assert_eq!(case.read(), Poll::Pending);
+        drop(request);
+        assert_eq!(case.read(), Poll::Pending, "its end is not written yet");
+        assert!(case.flush_wakes());
+        assert_eq!(case.read(), Poll::Ready(SECOND.to_owned()));
+    }
+
+    #[tokio::test]
+    async fn half_a_head_is_kept_and_nobody_is_woken_for_it() {
+        let mut case = Case::new();
+        let (half, rest) = FIRST.split_at(20);
+        case.send(half);
+        for _ in 0..3 {
+            assert_eq!(case.read(), Poll::Pending);
+            assert!(!case.flush_wakes() && !case.state.is_dismissible());
+        }
+        case.send(&[rest, SECOND].concat());
+        assert_eq!(case.read(), Poll::Ready(FIRST.to_owned()));
+        assert!(case.state.is_dismissible());
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_written_after_the_response_and_is_the_last_word() {
+        let mut case = Case::new();
+        case.send(&[FIRST, "NO\r\n", SECOND].concat());
+        assert_eq!(case.read(), Poll::Ready(FIRST.to_owned()));
+        let request = InProgress::begin(&case.state);
+        assert_eq!((case.read(), case.said().as_str()), (Poll::Pending, ""));
+        drop(request);
+        assert!(case.flush_wakes());
+        assert_eq!(case.read(), Poll::Pending, "the peer may still be sending");
+        assert!(case.said().starts_with("HTTP/1.1 400 ") && case.state.was_refused());
+        case.send("more");
+        case.peer.shutdown().await.unwrap();
+        assert_eq!(case.read(), Poll::Ready(String::new()));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_is_an_error_after_what_was_right() {
+        let mut case = Case::new();
+        let right = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n";
+        case.send(&[right, "x\r\n"].concat());
+        assert_eq!(case.read(), Poll::Ready(right.to_owned()));
+        assert_eq!(case.read(), Poll::Ready(Refusal::Chunk.to_string()));
+        assert_eq!(case.said(), "", "whoever reads the body answers");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_switched_is_seen_through() {
+        let mut case = Case::new();
+        case.send(&[FIRST, "\0\0"].concat());
+        assert_eq!(case.read(), Poll::Ready(FIRST.to_owned()));
+        let request = InProgress::begin(&case.state);
+        assert_eq!(case.read(), Poll::Pending, "nobody agreed to anything yet");
+        request.switch();
+        assert_eq!(case.read(), Poll::Ready("\0\0".to_owned()));
+        case.send("\0");
+        assert_eq!(case.read(), Poll::Ready("\0".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn what_was_read_to_find_the_protocol_comes_with_what_follows() {
+        let mut case = Case::new();
+        let (begin, rest) = FIRST.split_at(24);
+        case.send(begin);
+        let mut prefix = Prefix::default();
+        crate::server::detect::detect(&mut case.guard.socket, &mut prefix).await.unwrap();
+        case.guard.prefix = prefix;
+        case.send(rest);
+        assert_eq!(case.read(), Poll::Ready(FIRST.to_owned()));
     }
 
     #[test]

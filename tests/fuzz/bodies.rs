@@ -3,11 +3,17 @@
 //! The first byte of the data is no part of the text: it says how the rest is cut into chunks, since for readers of streams the cuts
 //! are half of the input.
 
+use std::convert::Infallible;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use windward::carbon::file::{FileOptions, parse};
@@ -16,6 +22,7 @@ use windward::grid::{Basis, GridZone, Signal};
 use windward::record::AccessRecord;
 use windward::report::{Summary, summarise};
 use windward::wire::Operation;
+use windward::wire::framing::{Framing, Then};
 use windward::wire::request::RequestScan;
 use windward::wire::splice::{apply, edits, length_change};
 use windward::wire::strip::UsageStripper;
@@ -149,4 +156,72 @@ pub fn record(data: &[u8]) {
     }
     let mut summary = Summary::default();
     summarise("fuzz", log, &mut summary).unwrap();
+}
+
+/// What passes of a connection's bytes: each message, and what passed of one that has no end.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Passed {
+    whole: Vec<Vec<u8>>,
+    part: Vec<u8>,
+    then: Option<Then>,
+}
+
+fn passed<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Passed {
+    let mut framing = Framing::new(64 << 10);
+    let (mut kept, mut passed) = (Vec::new(), Passed::default());
+    for piece in pieces {
+        kept.extend_from_slice(piece);
+        loop {
+            let fed = framing.feed(&kept);
+            passed.part.extend(kept.drain(..fed.pass));
+            match fed.then {
+                Then::More => break,
+                Then::Next => passed.whole.push(std::mem::take(&mut passed.part)),
+                refused => return Passed { then: Some(refused), ..passed },
+            }
+        }
+    }
+    passed
+}
+
+/// What hyper makes of bytes: whether each request's body came whole, and whether it was content with the connection.
+fn by_hyper(bytes: &[u8]) -> (Vec<bool>, bool) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let service = service_fn(|request: Request<Incoming>| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let whole = request.into_body().collect().await.is_ok();
+            seen.lock().unwrap().push(whole);
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }
+    });
+    let content = runtime.block_on(async {
+        // Room for all of it, and for the responses: nobody has to read while the other writes.
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        tokio::io::AsyncWriteExt::write_all(&mut client, bytes).await.unwrap();
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.max_header_size(64 << 10).max_buf_size(64 << 10).half_close(true);
+        tokio::io::AsyncWriteExt::shutdown(&mut client).await.unwrap();
+        builder.serve_connection(TokioIo::new(server), service).await.is_ok()
+    });
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
+    (seen, content)
+}
+
+/// Requests of HTTP/1.1: wherever they are cut the same passes, and each message that passes is one request for hyper too, whole,
+/// with nothing before or after it. Of one that has no end, hyper sees none that has.
+pub fn framing(data: &[u8]) {
+    let (how, bytes) = cuts(data);
+    let all = passed(std::iter::once(bytes));
+    assert_eq!(all, passed(pieces(bytes, how)), "what passes depends on the cuts");
+    assert!(bytes.starts_with(&[all.whole.concat(), all.part.clone()].concat()), "what passes is not what came");
+    for message in &all.whole {
+        let (seen, content) = by_hyper(message);
+        assert!(seen == [true] && content, "{seen:?} {content}: {:?}", String::from_utf8_lossy(message));
+    }
+    if !all.part.is_empty() {
+        let (seen, _) = by_hyper(&all.part);
+        assert!(seen == [false], "{seen:?}: {:?}", String::from_utf8_lossy(&all.part));
+    }
 }

@@ -14,11 +14,14 @@
 //! same files and sends them through other proxies.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
-use super::support::peer::{PATIENCE, Then, read_message, respond};
-use super::support::{Harness, Peer};
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+
+use super::support::peer::{PATIENCE, Then, begin_events, chunk, end_chunks, read_message, respond, wait_for_close};
+use super::support::{Client, Harness, Peer, patiently};
 
 /// What is to come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,16 +36,25 @@ enum Want {
     Close,
 }
 
+/// One case.
 #[derive(Debug)]
-struct Case {
+pub(crate) struct Case {
     name: String,
     want: Vec<Want>,
     sees: Vec<Vec<u8>>,
-    raw: Vec<u8>,
+    /// What is sent.
+    pub raw: Vec<u8>,
+}
+
+impl Case {
+    /// Whether something of it reaches a backend.
+    pub(crate) fn passes(&self) -> bool {
+        self.want.contains(&Want::Ok)
+    }
 }
 
 /// All cases.
-fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/framing");
     let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
@@ -252,4 +264,137 @@ fn every_case_in_pieces_that_end_within_line_ends() {
 #[test]
 fn short_cases_byte_by_byte() {
     run_all(Cut::EveryByte, |case| case.raw.len() < 130);
+}
+
+const STREAM: &str = r#"{"model":"m","stream":true}"#;
+
+#[test]
+fn a_refusal_waits_for_the_response_before_it() {
+    let (go_on, gone_on) = channel::<()>();
+    let gone_on = Mutex::new(gone_on);
+    let peer = Peer::start(move |_, stream| {
+        begin_events(stream);
+        chunk(stream, b"data: 1\n\n");
+        let _ = gone_on.lock().unwrap().recv();
+        chunk(stream, b"data: 2\n\n");
+        end_chunks(stream);
+        Then::Next
+    });
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", STREAM);
+    client.send(b"GARBAGE\r\n\r\n");
+    assert!(client.read_until("data: 1").starts_with("HTTP/1.1 200 "));
+    client.send(b"and more of it");
+    go_on.send(()).unwrap();
+    let all = client.read_to_end();
+    let (first, second) = all.split_once("0\r\n\r\n").unwrap();
+    assert!(first.contains("data: 2"), "{first}");
+    assert!(second.starts_with("HTTP/1.1 400 Bad Request\r\n") && second.ends_with('}'), "{second}");
+    peer.next();
+    assert!(!peer.saw_more());
+}
+
+#[test]
+fn a_client_that_leaves_is_noticed_though_it_had_said_more() {
+    let peer = Peer::start(|_, stream| {
+        wait_for_close(stream);
+        Then::Close
+    });
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", r#"{"model":"m"}"#);
+    client.get("/v1/files", "");
+    peer.next();
+    drop(client);
+    assert_eq!(proxy.record()["ended"], "client_gone");
+    assert!(!peer.saw_more());
+}
+
+#[test]
+fn bytes_after_a_question_for_an_upgrade_wait_for_the_answer() {
+    let peer = Peer::start(|_, stream| {
+        let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+        let mut bytes = [0; 13];
+        let _ = stream.read_exact(&mut bytes);
+        let _ = stream.write_all(&bytes);
+        Then::Close
+    });
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.get("/v1/realtime", "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n");
+    client.send(b"\x81\x00\nhello");
+    assert!(client.read_until("\r\n\r\n").starts_with("HTTP/1.1 101 "));
+    client.send(b"there");
+    assert!(client.read_to_end().ends_with("\x00\nhellothere"));
+}
+
+fn read_until(stream: &mut TcpStream, end: &[u8]) {
+    let mut seen = Vec::new();
+    while !seen.ends_with(end) {
+        let mut more = [0; 512];
+        let count = stream.read(&mut more).unwrap();
+        assert!(count > 0, "the connection ended after {seen:?}");
+        seen.extend_from_slice(&more[..count]);
+    }
+}
+
+#[test]
+fn a_broken_upload_ends_the_attempt_and_is_the_clients_fault() {
+    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = Harness::start(&[("a", backend.local_addr().unwrap(), "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.send(b"POST /v1/files HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    let (mut upstream, _) = backend.accept().unwrap();
+    upstream.set_read_timeout(Some(PATIENCE)).unwrap();
+    read_until(&mut upstream, b"3\r\nabc\r\n");
+    client.send(b"3 \r\nabc\r\n0\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("body_broken")));
+    assert_eq!(answer.field("connection"), Some("close"));
+    assert_eq!(client.read_to_end(), "");
+    let mut rest = Vec::new();
+    let _ = upstream.read_to_end(&mut rest);
+    assert_eq!(rest, b"", "no chunk, and above all no last one");
+    let record = proxy.record();
+    assert_eq!(
+        (record["ended"].as_str(), record["http.response.status_code"].as_u64()),
+        (Some("rejected"), Some(400)),
+        "{record}"
+    );
+}
+
+#[test]
+fn a_response_that_has_begun_is_cut_when_the_upload_breaks() {
+    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = Harness::start(&[("a", backend.local_addr().unwrap(), "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.send(b"POST /v1/files HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    let (mut upstream, _) = backend.accept().unwrap();
+    upstream.set_read_timeout(Some(PATIENCE)).unwrap();
+    read_until(&mut upstream, b"3\r\nabc\r\n");
+    begin_events(&mut upstream);
+    chunk(&mut upstream, b"data: 1\n\n");
+    client.read_until("data: 1");
+    client.send(b"x\r\n");
+    let all = client.read_to_end();
+    assert!(all.ends_with("data: 1\n\n\r\n"), "neither an end nor another response: {all}");
+    wait_for_close(&mut upstream);
+}
+
+#[test]
+fn a_refused_head_is_counted_and_the_method_is_named_that_is_not() {
+    let peer = Peer::answering("200 OK", "{}");
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.send(b"TRACE /v1/x HTTP/1.1\r\nhost: h\r\n\r\n");
+    let answer = client.answer();
+    assert!(answer.field("allow").is_some_and(|allow| allow.contains("POST")) && answer.field("date").is_some());
+    let mut client = Client::connect(proxy.address);
+    client.send(b"HEAD /v1/x HTTP/1.1\r\n\r\n");
+    let all = client.read_to_end();
+    assert!(all.starts_with("HTTP/1.1 400 ") && all.ends_with("\r\n\r\n"), "no body for HEAD: {all}");
+    patiently("the count of bad heads", || {
+        proxy.ask_admin("/metrics").text().lines().find(|line| line.starts_with("windward_bad_heads_total 2")).map(drop)
+    });
 }

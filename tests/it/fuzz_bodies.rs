@@ -21,9 +21,50 @@ const MAX_INPUT: usize = 64 << 10;
 
 /// Pieces that mean something to one of the readers.
 const WORDS: &[&str] = &[
-    "\n", "\r\n", "\r", "\n\n", "data: ", "{", "}", "[", "]", ",", ":", "\"", "\\", "\\u006d", "\\\"", "null", "true", "-1", "0",
-    "1e308", "1e-400", "0.1", "- ", "  ", "\t", "${KEY}", "${", "&a ", "*a", "<<: *a", "---\n", "|\n", "1h", "64KiB", "SE-SE3",
-    "\u{feff}", "\u{0}", "é", "\u{2028}",
+    "\n",
+    "\r\n",
+    "\r",
+    "\n\n",
+    "data: ",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "\"",
+    "\\",
+    "\\u006d",
+    "\\\"",
+    "null",
+    "true",
+    "-1",
+    "0",
+    "1e308",
+    "1e-400",
+    "0.1",
+    "- ",
+    "  ",
+    "\t",
+    "${KEY}",
+    "${",
+    "&a ",
+    "*a",
+    "<<: *a",
+    "---\n",
+    "|\n",
+    "1h",
+    "64KiB",
+    "SE-SE3",
+    "\u{feff}",
+    "\u{0}",
+    "é",
+    "\u{2028}",
+    ";",
+    " ",
+    "0\r\n",
+    "5",
+    "Host: h\r\n",
 ];
 /// Longer ones.
 const PHRASES: &[&str] = &[
@@ -39,6 +80,12 @@ const PHRASES: &[&str] = &[
     "18446744073709551616",
     "zone,time,value\n",
     "2026-01-01T00:00:00Z",
+    "Content-Length: 5\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "Connection: close\r\n",
+    "0\r\n\r\n",
+    "3\r\nabc\r\n",
+    "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
 ];
 
 /// The contents of the files of a folder below the repository, one seed each.
@@ -94,6 +141,17 @@ fn rounds(seeds: &[Vec<u8>], body: impl Fn(&[u8])) {
 #[test]
 fn sse() {
     rounds(&seeds(&["tests/cases/wire"]), bodies::sse);
+}
+
+#[test]
+fn framing() {
+    let short = super::framing::cases().into_iter().filter(|case| case.raw.len() < 1 << 10);
+    let (valid, wrong): (Vec<_>, Vec<_>) = short.partition(super::framing::Case::passes);
+    // What is wrong already is rarely made right, and what is refused at once says nothing about where messages end.
+    for cases in [valid, wrong] {
+        let seeds: Vec<Vec<u8>> = cases.into_iter().map(|case| case.raw).collect();
+        rounds(&seeds, bodies::framing);
+    }
 }
 
 #[test]

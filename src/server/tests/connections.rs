@@ -62,6 +62,28 @@ fn one_connection_too_many_is_closed_and_counted() {
 }
 
 #[test]
+fn half_a_head_is_waited_for_when_the_server_stops() {
+    let server = running(|_| {});
+    block_on(async {
+        let mut socket = server.connect().await;
+        socket.write_all(b"GET / HTTP/1.1\r\nhost: test\r\nx: ").await.unwrap();
+        let mut other = server.connect().await;
+        other.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        assert_ne!(other.read_u8().await.unwrap(), 0);
+        while server.shared.metrics.accepted.get() < 2 {
+            tokio::task::yield_now().await;
+        }
+        server.handle.shutdown();
+        read_to_end(&mut other).await;
+        socket.write_all(b"y\r\n\r\n").await.unwrap();
+        let answer = read_to_end(&mut socket).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    });
+    drop(server.streams);
+    assert!(server.handle.join().drained);
+}
+
+#[test]
 fn a_head_that_does_not_end_is_cut_off() {
     let server = running(|plan| plan.limits.header_read = Duration::from_millis(20));
     let metrics = Arc::clone(&server.shared.metrics);

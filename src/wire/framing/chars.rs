@@ -38,37 +38,78 @@ const fn classes_of(byte: u8) -> u8 {
 }
 
 /// Whether a byte is of a class.
+#[inline]
 pub(super) fn is(byte: u8, class: u8) -> bool {
     CLASSES[usize::from(byte)] & class != 0
 }
 
 /// Where the first byte is that is not of the class.
+#[inline]
 pub(super) fn end_of(class: u8, bytes: &[u8]) -> Option<usize> {
     bytes.iter().position(|byte| !is(*byte, class))
 }
 
-/// Where the first byte is that no field value may contain: a control character other than the tab (RFC 9110, 5.5). Eight bytes at
-/// a time, because values are most of a head.
-pub(super) fn end_of_value(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
+/// A byte in each place of a word.
+const fn each(byte: u8) -> u64 {
+    u64::from_le_bytes([byte; 8])
+}
+
+/// The eight bytes from there on, if there are so many.
+#[inline]
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    let bytes: [u8; 8] = bytes.get(at..at + 8)?.try_into().ok()?;
+    Some(u64::from_le_bytes(bytes))
+}
+
+/// Where a field name ends: at the first byte that is not of a token. Eight bytes at a time, as long as they are letters and
+/// hyphens, which is what most names are made of.
+#[inline]
+pub(super) fn end_of_name(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
-    let mut words = bytes.chunks_exact(8);
-    for word in words.by_ref() {
-        let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
-        let low = word.wrapping_sub(ONES * 0x20) & !word;
-        let delete = (word ^ (ONES * 0x7f)).wrapping_sub(ONES) & !(word ^ (ONES * 0x7f));
-        // The lowest mark is right; a higher one may come from a borrow. And it may be a tab.
-        if (low | delete) & HIGH != 0 {
+    while let Some(word) = word(bytes, at) {
+        // Sums with seven bits stay within their byte, and its eighth says how they compare.
+        let seven = word & each(0x7f);
+        let lower = seven | each(0x20);
+        let letter = (lower + each(0x80 - b'a')) & !(lower + each(0x7f - b'z'));
+        let no_hyphen = (seven ^ each(b'-')) + each(0x7f);
+        let other = ((!letter & no_hyphen) | word) & each(0x80);
+        if other != 0 {
+            at += other.trailing_zeros() as usize / 8;
+            if bytes.get(at) == Some(&b':') {
+                return Some(at);
+            }
             break;
         }
         at += 8;
+    }
+    end_of(TOKEN, bytes.get(at..).unwrap_or_default()).map(|end| at + end)
+}
+
+/// Where the first byte is that no field value may contain: a control character other than the tab (RFC 9110, 5.5). Eight bytes at
+/// a time, because values are most of a head.
+#[inline]
+pub(super) fn end_of_value(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while let Some(word) = word(bytes, at) {
+        let seven = word & each(0x7f);
+        let (printable, delete) = (seven + each(0x80 - 0x20), seven + each(0x80 - 0x7f));
+        let found = (!printable | delete) & !word & each(0x80);
+        if found == 0 {
+            at += 8;
+            continue;
+        }
+        at += found.trailing_zeros() as usize / 8;
+        if bytes.get(at) != Some(&b'\t') {
+            return Some(at);
+        }
+        at += 1;
     }
     let rest = bytes.get(at..).unwrap_or_default();
     rest.iter().position(|byte| byte.is_ascii_control() && *byte != b'\t').map(|found| at + found)
 }
 
 /// Without the blanks around it.
+#[inline]
 pub(super) fn trimmed(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
@@ -114,6 +155,12 @@ mod tests {
         fn eight_at_a_time_is_the_same_as_one(bytes in prop::collection::vec(prop_oneof![8 => 0x20_u8..=0xff, 1 => any::<u8>(), 1 => Just(b'\t')], 0..64)) {
             let plain = bytes.iter().position(|byte| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f);
             prop_assert_eq!(end_of_value(&bytes), plain);
+        }
+
+        #[test]
+        fn names_too(name in "[A-Za-z-]{0,20}", bytes in prop::collection::vec(any::<u8>(), 0..12)) {
+            let bytes = [name.as_bytes(), &bytes].concat();
+            prop_assert_eq!(end_of_name(&bytes), end_of(TOKEN, &bytes));
         }
     }
 }

@@ -4,7 +4,7 @@
 //! may see otherwise: a bare LF, a blank before a colon, a folded line. The only one kept is a single empty line before a request,
 //! which old clients send after a body.
 
-use super::chars::{HOST, METHOD, TARGET, TOKEN, end_of, end_of_value, hex_pair, is, trimmed};
+use super::chars::{HOST, METHOD, TARGET, TOKEN, end_of, end_of_name, end_of_value, hex_pair, is, trimmed};
 use super::refusal::Refusal;
 
 /// Longest method: the longest registered one has 17 bytes.
@@ -13,9 +13,8 @@ const MAX_METHOD: usize = 32;
 const MAX_TARGET: usize = 16 << 10;
 /// Most fields of a head or a trailer section: hyper's own limit, which answers with an empty body.
 const MAX_FIELDS: u32 = 100;
-/// Below this a request line that comes in pieces is read again with each of them, so that what begins as no request is refused at
-/// once; from there on it is read again when its end is there.
-const READ_AGAIN: usize = 64;
+/// Longest name of a field; the longest registered one has about 50 bytes.
+const MAX_NAME: usize = 1 << 10;
 
 /// How the body of a message is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,13 +37,25 @@ enum Section {
     Trailers,
 }
 
+/// Where in a line the bytes ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Place {
+    /// In a part that is short and is read again with what follows it.
+    #[default]
+    Short,
+    /// In a target or a value, which can be long: the end of it is looked for in what is new.
+    Target,
+    Value,
+}
+
 /// A head that is being read, or a trailer section.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Head {
     section: Section,
     /// Where the line begins that is being read.
     at: usize,
-    /// Up to where the line is known to hold nothing that ends it.
+    place: Place,
+    /// Up to where the target or value is known to go on.
     clean: usize,
     fields: u32,
     http10: bool,
@@ -63,7 +74,7 @@ impl Head {
 
     /// Reads on in `bytes`, which begin where the head does and go further than at the call before. When all is there, its length.
     pub(super) fn scan(&mut self, bytes: &[u8], limit: usize) -> Result<Option<usize>, Refusal> {
-        if self.clean > self.at && !self.line_ends(bytes) {
+        if self.goes_on(bytes) {
             return self.wait(bytes, limit);
         }
         if self.at == 0 && self.section == Section::RequestLine {
@@ -73,49 +84,38 @@ impl Head {
                 _ => {}
             }
         }
-        loop {
+        if self.section == Section::RequestLine {
             let line = bytes.get(self.at..).unwrap_or_default();
-            let length = match self.section {
-                Section::RequestLine => self.request_line(line)?,
-                Section::Fields | Section::Trailers => match line {
-                    [b'\r', b'\n', ..] => {
-                        self.at += 2;
-                        return if self.at > limit { Err(Refusal::HeadTooLarge) } else { Ok(Some(self.at)) };
-                    }
-                    [] | [b'\r'] => None,
-                    _ => self.field(line)?,
-                },
-            };
-            let Some(length) = length else { return self.wait(bytes, limit) };
+            let Some(length) = self.request_line(line)? else { return self.wait(bytes, limit) };
             self.at += length;
-            self.clean = self.at;
+            self.section = Section::Fields;
         }
+        if !self.fields(bytes)? {
+            return self.wait(bytes, limit);
+        }
+        if self.at > limit { Err(Refusal::HeadTooLarge) } else { Ok(Some(self.at)) }
     }
 
-    /// Whether the line that is being read has an end by now, or something that makes waiting for it pointless.
-    fn line_ends(&mut self, bytes: &[u8]) -> bool {
-        if self.section == Section::RequestLine && bytes.len() <= READ_AGAIN {
-            return true;
-        }
+    /// Whether the bytes still end within the same target or value, so that reading the line again would find nothing new.
+    fn goes_on(&mut self, bytes: &[u8]) -> bool {
         let more = bytes.get(self.clean..).unwrap_or_default();
-        match end_of_value(more) {
-            None => self.clean = bytes.len(),
-            Some(found) if more.get(found..) == Some(b"\r") => self.clean += found,
-            Some(_) => return true,
-        }
-        false
+        let end = match std::mem::take(&mut self.place) {
+            Place::Short => return false,
+            // An escape may be half there: it is read again.
+            place @ Place::Target => end_of(TARGET, more).map_or(Some((place, 2)), |_| None),
+            place @ Place::Value => end_of_value(more).map_or(Some((place, 0)), |_| None),
+        };
+        let Some((place, again)) = end else { return false };
+        self.place = place;
+        self.clean = bytes.len().saturating_sub(again).max(self.clean);
+        true
     }
 
     /// There is more to come, unless there is too much already.
-    fn wait(&mut self, bytes: &[u8], limit: usize) -> Result<Option<usize>, Refusal> {
-        if self.section == Section::RequestLine && bytes.len() > MAX_TARGET + MAX_METHOD {
-            return Err(Refusal::TargetTooLong);
-        }
+    fn wait(&self, bytes: &[u8], limit: usize) -> Result<Option<usize>, Refusal> {
         if bytes.len() >= limit {
             return Err(if self.section == Section::RequestLine { Refusal::TargetTooLong } else { Refusal::HeadTooLarge });
         }
-        // Its last byte may be a CR whose LF is still to come.
-        self.clean = self.clean.max(bytes.len().saturating_sub(1));
         Ok(None)
     }
 
@@ -136,7 +136,10 @@ impl Head {
         if matches!(method, b"CONNECT" | b"TRACE") {
             return Err(Refusal::MethodNotAllowed);
         }
-        let Some(target_end) = end_of_target(target)? else { return Ok(None) };
+        let Some(target_end) = end_of_target(target)? else {
+            (self.place, self.clean) = (Place::Target, self.at + line.len().saturating_sub(2));
+            return Ok(None);
+        };
         let Some(http10) = version(target.get(target_end + 1..).unwrap_or_default())? else { return Ok(None) };
         if method == b"PRI" {
             return Err(Refusal::Method);
@@ -145,65 +148,91 @@ impl Head {
         self.authority = authority(method, target.get(..target_end).unwrap_or_default())?
             .map(|((from, to), port)| ((start + from, start + to), port));
         self.http10 = http10;
-        self.section = Section::Fields;
         Ok(Some(method_end + 1 + target_end + 1 + b"HTTP/1.1\r\n".len()))
     }
 
-    /// The length of a field's line, if all of it is there.
-    fn field(&mut self, line: &[u8]) -> Result<Option<usize>, Refusal> {
+    /// Reads fields up to the empty line; false when that is not there yet.
+    fn fields(&mut self, bytes: &[u8]) -> Result<bool, Refusal> {
         let wrong = if self.section == Section::Trailers { Refusal::Trailer } else { Refusal::Field };
-        let Some(name_end) = end_of(TOKEN, line) else { return Ok(None) };
-        let (name, rest) = line.split_at(name_end);
-        let [b':', rest @ ..] = rest else { return Err(wrong) };
-        if name.is_empty() {
-            return Err(wrong);
-        }
-        let Some(value_end) = end_of_value(rest) else { return Ok(None) };
-        let (value, rest) = rest.split_at(value_end);
-        match rest {
-            [b'\r', b'\n', ..] => {}
-            [b'\r'] => return Ok(None),
-            _ => return Err(wrong),
-        }
-        self.fields += 1;
-        if self.fields > MAX_FIELDS {
-            return Err(Refusal::HeadTooLarge);
-        }
-        if self.section == Section::Trailers {
-            if not_for_trailers(name) {
-                return Err(wrong);
+        let mut at = self.at;
+        loop {
+            let line = bytes.get(at..).unwrap_or_default();
+            let name_end = end_of_name(line).unwrap_or(line.len());
+            match line.get(name_end) {
+                _ if name_end > MAX_NAME => return Err(Refusal::HeadTooLarge),
+                Some(b':') if name_end > 0 => {}
+                Some(b'\r') if name_end == 0 => match line.get(1) {
+                    Some(b'\n') => {
+                        self.at = at + 2;
+                        return Ok(true);
+                    }
+                    Some(_) => return Err(wrong),
+                    None => break,
+                },
+                Some(_) => return Err(wrong),
+                None => break,
             }
-        } else if matches!(name_end, 4 | 6 | 14 | 17) {
-            self.note(name, value, self.at + name_end + 1)?;
+            let rest = line.get(name_end + 1..).unwrap_or_default();
+            let Some(value_end) = end_of_value(rest) else {
+                (self.place, self.clean) = (Place::Value, bytes.len());
+                break;
+            };
+            match rest.get(value_end..value_end + 2) {
+                Some(b"\r\n") => {}
+                None if rest.get(value_end) == Some(&b'\r') => break,
+                _ => return Err(wrong),
+            }
+            self.fields += 1;
+            if self.fields > MAX_FIELDS {
+                return Err(Refusal::HeadTooLarge);
+            }
+            if matches!(name_end, 4 | 6 | 14 | 17) || self.section == Section::Trailers {
+                let (name, value) = (line.get(..name_end).unwrap_or_default(), rest.get(..value_end).unwrap_or_default());
+                self.note(name, value, at + name_end + 1)?;
+            }
+            at += name_end + 1 + value_end + 2;
         }
-        Ok(Some(name_end + 1 + value_end + 2))
+        self.at = at;
+        Ok(false)
     }
 
     /// Notes a field that says how the message is framed or for whom it is. Its value begins at `from`.
     fn note(&mut self, name: &[u8], value: &[u8], from: usize) -> Result<(), Refusal> {
-        if name.eq_ignore_ascii_case(b"host") {
-            // A second one, even the same, is a request that two readers may route to two places.
-            if self.host.is_some() || !valid_host(trimmed(value)) {
-                return Err(Refusal::Host);
+        if self.section == Section::Trailers {
+            return if not_for_trailers(name) { Err(Refusal::Trailer) } else { Ok(()) };
+        }
+        let bare = || trimmed(value);
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => {
+                // A second one, even the same, is a request that two readers may route to two places.
+                if self.host.is_some() || !valid_host(bare()) {
+                    return Err(Refusal::Host);
+                }
+                self.host = Some((from, from + value.len()));
             }
-            self.host = Some((from, from + value.len()));
-        } else if name.eq_ignore_ascii_case(b"content-length") {
-            if self.length.is_some() || self.chunked {
-                return Err(Refusal::ContentLength);
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                if self.length.is_some() || self.chunked {
+                    return Err(Refusal::ContentLength);
+                }
+                self.length = Some(content_length(bare())?);
             }
-            self.length = Some(content_length(trimmed(value))?);
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            let value = trimmed(value);
-            if self.chunked || self.http10 {
-                return Err(Refusal::TransferEncoding);
-            } else if self.length.is_some() {
-                return Err(Refusal::ContentLength);
-            } else if !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(if ends_chunked(value) { Refusal::Coding } else { Refusal::TransferEncoding });
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if self.chunked || self.http10 {
+                    return Err(Refusal::TransferEncoding);
+                }
+                if self.length.is_some() {
+                    return Err(Refusal::ContentLength);
+                }
+                if !bare().eq_ignore_ascii_case(b"chunked") {
+                    return Err(if ends_chunked(bare()) { Refusal::Coding } else { Refusal::TransferEncoding });
+                }
+                self.chunked = true;
             }
-            self.chunked = true;
-        } else if name.eq_ignore_ascii_case(b"expect") && !trimmed(value).eq_ignore_ascii_case(b"100-continue") {
-            return Err(Refusal::Expectation);
+            14 | 17 if is_disguised(name) => return Err(Refusal::Field),
+            6 if name.eq_ignore_ascii_case(b"expect") && !bare().eq_ignore_ascii_case(b"100-continue") => {
+                return Err(Refusal::Expectation);
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -319,9 +348,16 @@ fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(Refusal::ContentLength);
     }
-    let length = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok());
+    let length = value.iter().try_fold(0_u64, |length, digit| length.checked_mul(10)?.checked_add(u64::from(digit - b'0')));
     // Half of the range is room enough for whoever adds to it.
     length.filter(|length| *length <= u64::MAX / 2).ok_or(Refusal::BodyTooLong)
+}
+
+/// Whether a name has underscores where a field that frames has hyphens: servers that make variables of fields take one for the
+/// other.
+fn is_disguised(name: &[u8]) -> bool {
+    let plain = name.iter().map(|byte| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() });
+    name.contains(&b'_') && (plain.clone().eq(*b"content-length") || plain.eq(*b"transfer-encoding"))
 }
 
 /// Whether a list of codings ends with `chunked` and is otherwise one of known codings, which a server may do without.
