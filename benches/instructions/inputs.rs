@@ -25,6 +25,21 @@ pub fn request(bytes: usize, stream: bool) -> Vec<u8> {
     body.into_bytes()
 }
 
+/// A whole request of so many bytes, with the twelve fields of the official Python SDK.
+pub fn message(bytes: usize) -> Vec<u8> {
+    let head = |length: usize| {
+        format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway.example.com\r\nAccept-Encoding: gzip, deflate\r\n\
+             Connection: keep-alive\r\nAccept: application/json\r\nContent-Type: application/json\r\n\
+             User-Agent: OpenAI/Python 2.8.1\r\nX-Stainless-Lang: python\r\nX-Stainless-Package-Version: 2.8.1\r\n\
+             X-Stainless-Runtime: CPython\r\nAuthorization: Bearer sk-0123456789abcdefghijklmnopqrstuvwxyz0123456789ABCD\r\n\
+             X-Stainless-Async: false\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    let length = bytes - head(1000).len();
+    [head(length).into_bytes(), request(length, true)].concat()
+}
+
 /// The same body in pieces as they are read.
 pub fn pieces(body: Vec<u8>) -> Vec<Bytes> {
     body.chunks(READ_BYTES).map(Bytes::copy_from_slice).collect()

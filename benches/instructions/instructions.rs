@@ -26,11 +26,12 @@ use windward::policy::Policy;
 use windward::record::AccessRecord;
 use windward::telemetry::line;
 use windward::wire::Operation;
+use windward::wire::framing::{Fed, Framing};
 use windward::wire::request::{Malformed, RequestFields, RequestScan};
 use windward::wire::splice::{apply, edits};
 use windward::wire::strip::UsageStripper;
 use windward::wire::usage::{Meter, Usage, UsageSource};
-use windward_instructions::{candidates, pieces, request, stream};
+use windward_instructions::{candidates, message, pieces, request, stream};
 
 /// What a splice gives.
 type Spliced = SmallVec<[Bytes; 8]>;
@@ -40,6 +41,14 @@ fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
     let mut config = LibraryBenchmarkConfig::default();
     config.tool(Callgrind::default().hard_limits([(EventKind::Ir, instructions)]));
     config
+}
+
+// The guard: one pass over the head, none over the body.
+#[library_benchmark]
+#[bench::small(args = (message(1536)), config = at_most(3_700))]
+fn frame(message: Vec<u8>) -> (Fed, Vec<u8>) {
+    let mut framing = Framing::new(64 << 10);
+    (black_box(framing.feed(black_box(&message))), message)
 }
 
 // Intake: one pass over the body.
@@ -129,6 +138,6 @@ fn sample() -> (AccessRecord<'static>, Vec<u8>) {
     (record, buffer)
 }
 
-library_benchmark_group!(name = request_path, benchmarks = [scan, splice, choose]);
+library_benchmark_group!(name = request_path, benchmarks = [frame, scan, splice, choose]);
 library_benchmark_group!(name = response_path, benchmarks = [meter, strip, record, record_by_serde_json]);
 main!(library_benchmark_groups = request_path, response_path);

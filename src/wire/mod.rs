@@ -3,7 +3,8 @@
 //! A gateway that builds a tree of every body spends more on reading than on forwarding. Here a request body is skipped through
 //! once and gives a handful of fields with their places ([`request`]); what must change is cut in without copying the rest
 //! ([`splice`]); a response is looked at after it has been forwarded ([`usage`]), and only a usage event that the client did not
-//! ask for is taken out ([`strip`]). Everything works on chunks as they come, and no result depends on where they were cut.
+//! ask for is taken out ([`strip`]). Everything works on chunks as they come, and no result depends on where they were cut. Before
+//! any of it, a message of HTTP/1.1 is held to the letter ([`framing`]).
 
 use std::borrow::Cow;
 

@@ -353,11 +353,11 @@ fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     length.filter(|length| *length <= u64::MAX / 2).ok_or(Refusal::BodyTooLong)
 }
 
-/// Whether a name has underscores where a field that frames has hyphens: servers that make variables of fields take one for the
+/// Whether a name is that of a field that frames, but for underscores where that one has hyphens: servers that make variables of fields take one for the
 /// other.
 fn is_disguised(name: &[u8]) -> bool {
     let plain = name.iter().map(|byte| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() });
-    name.contains(&b'_') && (plain.clone().eq(*b"content-length") || plain.eq(*b"transfer-encoding"))
+    plain.clone().eq(*b"content-length") || plain.eq(*b"transfer-encoding")
 }
 
 /// Whether a list of codings ends with `chunked` and is otherwise one of known codings, which a server may do without.
