@@ -329,10 +329,13 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::task::{Wake, Waker};
 
+    use http_body_util::{BodyExt, Full};
+    use hyper_util::rt::TokioIo;
+    use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     use super::*;
-    use crate::server::tracked::{ConnState, Connections, InProgress};
+    use crate::server::tracked::{ConnState, Connections, InProgress, TrackedBody};
     use crate::telemetry::metrics::Metrics;
 
     fn held() -> Held {
@@ -502,6 +505,105 @@ mod tests {
         case.send(rest);
         assert_eq!(case.read(), Poll::Ready(FIRST.to_owned()));
     }
+
+    /// What hyper makes of pieces that come one after another through a guard: how many requests it saw whole, and all it said.
+    fn served(pieces: Vec<Vec<u8>>, room: usize) -> (usize, String) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let (peer, socket) = tokio::io::duplex(room);
+            let held = held();
+            let state = Arc::clone(&held.entry.state);
+            let whole = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&whole);
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let (progress, count) = (InProgress::begin(&state), Arc::clone(&count));
+                async move {
+                    let broken = request.into_body().collect().await.is_err();
+                    count.fetch_add(usize::from(!broken), Relaxed);
+                    // The answer takes a while, so that more can come before it.
+                    tokio::task::yield_now().await;
+                    let mut response =
+                        http::Response::new(TrackedBody::new(Full::new(bytes::Bytes::from_static(b"{}")), progress));
+                    if broken {
+                        *response.status_mut() = http::StatusCode::BAD_REQUEST;
+                    }
+                    Ok::<_, std::convert::Infallible>(response)
+                }
+            });
+            let guard = Guard::new(socket, Prefix::default(), held, Some(Framing::new(1 << 10)));
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(guard), service);
+            let serving = tokio::spawn(connection);
+            let (mut read, mut write) = tokio::io::split(peer);
+            let reading = tokio::spawn(async move {
+                let mut said = String::new();
+                let _ = read.read_to_string(&mut said).await;
+                said
+            });
+            for piece in pieces {
+                if write.write_all(&piece).await.is_err() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            // Time passes only when nobody has anything to do.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let _ = write.shutdown().await;
+            drop(write);
+            let _ = serving.await.unwrap();
+            (whole.load(Relaxed), reading.await.unwrap())
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn hyper_sees_the_messages_that_were_counted_and_no_other(
+            parts in prop::collection::vec(prop::sample::select(PARTS), 1..7),
+            sizes in prop::collection::vec(1_usize..60, 1..6),
+            room in 16_usize..200,
+        ) {
+            let bytes = parts.concat().into_bytes();
+            let mut framing = Framing::new(1 << 10);
+            let (mut at, mut refused) = (0, false);
+            while let fed = framing.feed(&bytes[at..]) && fed.then != Then::More {
+                at += fed.pass;
+                if fed.then != Then::Next {
+                    refused = true;
+                    break;
+                }
+            }
+            let mut sizes = sizes.iter().cycle();
+            let (mut pieces, mut rest) = (Vec::new(), bytes.as_slice());
+            while !rest.is_empty() {
+                let (piece, after) = rest.split_at((*sizes.next().unwrap()).min(rest.len()));
+                pieces.push(piece.to_vec());
+                rest = after;
+            }
+            let (whole, said) = served(pieces, room);
+            prop_assert_eq!(whole, framing.messages() as usize, "{}", said);
+            let statuses: Vec<&str> = said.match_indices("HTTP/1.1 ").filter_map(|(at, _)| said.get(at + 9..at + 12)).collect();
+            let answers: Vec<&str> = statuses.into_iter().filter(|status| *status != "100").collect();
+            let (last, before) = if refused { answers.split_last().unwrap() } else { (&"4", answers.as_slice()) };
+            prop_assert!(last.starts_with(['4', '5']) && before.iter().all(|status| *status == "200"), "{}", said);
+            prop_assert_eq!(before.len(), whole, "{}", said);
+        }
+    }
+
+    /// Messages and pieces of them, right and wrong.
+    const PARTS: &[&str] = &[
+        FIRST,
+        SECOND,
+        FIRST,
+        SECOND,
+        "POST /3 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\nX: y\r\n\r\n",
+        "POST /3 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "POST /4 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3 \r\nabc\r\n0\r\n\r\n",
+        "POST /5 HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nok",
+        "GET /6 HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "GET /7 HTTP/1.1\nHost: h\n\n",
+        "\r\n",
+        "0\r\n\r\n",
+        "x",
+    ];
 
     #[test]
     fn what_follows_the_prefix_comes_with_it() {
