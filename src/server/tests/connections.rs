@@ -36,6 +36,11 @@ fn speaks_both_versions_over_tls() {
     block_on(async {
         assert_eq!(ask_h2(connect("h2").await).await, "HTTP/2.0");
         assert!(ask_h1(connect("http/1.1").await, "GET", "/").await.1.contains("HTTP/1.1"));
+        let mut wrong = connect("http/1.1").await;
+        wrong.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut refusal = String::new();
+        wrong.read_to_string(&mut refusal).await.expect("the end is said under TLS too");
+        assert!(refusal.starts_with("HTTP/1.1 400 ") && refusal.contains("bad_host"), "{refusal}");
         let mut plain = server.connect().await;
         plain.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
         read_to_end(&mut plain).await;
