@@ -4,19 +4,22 @@
 //! 503); never after a whole body was sent and not refused, unless the policy says so, because the work may then be done and paid
 //! for twice; never to the same backend twice; never once a byte of a response was passed on. Every attempt is in the record.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use smallvec::SmallVec;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use super::exchange::{Attempt, AttemptOutcome, Exchange};
 use super::headers;
 use super::reject::Error;
 use crate::backend::{Backend, Credential};
 use crate::live::Live;
-use crate::upstream::{SendBody, SendErrorKind, UpstreamResponse};
+use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
 use crate::wire::splice;
 
 /// A request as it is kept for as many attempts as it may take.
@@ -61,7 +64,7 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
         }
         // Until it is known better, so that a client that leaves now leaves an attempt behind.
         x.attempts.push(Attempt { backend: backend.id, outcome: AttemptOutcome::Abandoned, status: None, begun, ended: begun });
-        let sent = tokio::time::timeout(within, x.shared.upstreams.send(&backend, request)).await;
+        let sent = send(x, &backend, request, within).await;
         let now = x.shared.clock.monotonic();
         let alone = order.len() == 1;
         match sent {
@@ -112,6 +115,18 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
     let (response, serving) = *refusal;
     x.serving = serving;
     Ok((response, UsageEvent::Keep))
+}
+
+/// Sends and waits for the head, within a time.
+async fn send(
+    x: &Exchange,
+    backend: &Arc<Backend>,
+    request: Box<Request<SendBody>>,
+    within: Duration,
+) -> Result<Result<UpstreamResponse, SendError>, Elapsed> {
+    // Pinned, since by value it would be copied into the timeout, and with that into the wait for it.
+    let sending = pin!(x.shared.upstreams.send(backend, request));
+    timeout(within, sending).await
 }
 
 /// Takes a place at the backend that is tried next.
