@@ -5,9 +5,14 @@
 //! every request. Counts that must balance (requests in flight) are only changed by read-modify-write and released by a guard, on
 //! every path, because a leak would be a permanent loss of capacity.
 
+mod retries;
+mod window;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+pub use retries::{RetryBudget, RetryLimits};
 
 use crate::units::Millis;
 
@@ -176,10 +181,15 @@ impl Live {
 
     /// Milliseconds since the statistics began.
     pub fn millis(&self, now: Instant) -> u64 {
-        let since = now.saturating_duration_since(self.origin);
-        // Not `as_millis`, whose 128 bits are several times dearer.
-        since.as_secs().saturating_mul(1000).saturating_add(u64::from(since.subsec_millis()))
+        millis_after(self.origin, now)
     }
+}
+
+/// Milliseconds from `origin` to `now`.
+fn millis_after(origin: Instant, now: Instant) -> u64 {
+    let since = now.saturating_duration_since(origin);
+    // Not `as_millis`, whose 128 bits are several times dearer.
+    since.as_secs().saturating_mul(1000).saturating_add(u64::from(since.subsec_millis()))
 }
 
 /// One request counted in at a backend.

@@ -84,10 +84,20 @@ section! {
         idle: Option<At<Span>>,
         /// Between two chunks of a request body.
         body_progress: Option<At<Span>>,
+        /// How often requests may be sent again, over all of them.
+        retries: Option<RetriesFile>,
         /// From SIGTERM until listeners close, so that load balancers see readiness go first. Needs a restart.
         drain_delay: Option<At<Span>>,
         /// From then until open streams are cut. Needs a restart.
         drain_deadline: Option<At<Span>>,
+    }
+
+    /// How often requests may be sent again, over all of them and any ten seconds.
+    struct RetriesFile {
+        /// Attempts after the first, as a share of the requests, from 0 to 1.
+        share: Option<At<f64>>,
+        /// So many a second beyond the share, for a proxy of few requests.
+        per_second: Option<At<u64>>,
     }
 
     /// Where carbon intensities come from.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::backend::{Backend, BackendId, Secret};
 use crate::grid::{Basis, GridZone, Reading, Signal};
-use crate::live::Prior;
+use crate::live::{Prior, RetryLimits};
 use crate::route::Route;
 use crate::tables::EnergyTable;
 
@@ -152,7 +152,7 @@ pub struct CarbonPlan {
 }
 
 /// Limits of every connection and request, all on by default.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// Bytes of a request head.
     pub head: usize,
@@ -172,6 +172,8 @@ pub struct Limits {
     pub idle: Duration,
     /// Between two chunks of a request body.
     pub body_progress: Duration,
+    /// What may be sent again, over all requests.
+    pub retries: RetryLimits,
 }
 
 impl Default for Limits {
@@ -188,6 +190,7 @@ impl Default for Limits {
             header_read: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             body_progress: Duration::from_secs(30),
+            retries: RetryLimits::default(),
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The rule for sending again is short: to the next candidate when nothing was sent, or when the backend refused the work (429,
 //! 503); never after a whole body was sent and not refused, unless the policy says so, because the work may then be done and paid
-//! for twice; never to the same backend twice; never once a byte of a response was passed on. Every attempt is in the record.
+//! for twice; never to the same backend twice; never once a byte of a response was passed on; and over all traffic no more often than
+//! the budget allows ([`crate::live::RetryBudget`]), or retries would multiply an outage. Every attempt is in the record.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -59,11 +60,7 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
         let (request, usage_event) = addressed(outgoing, x, &backend, deployment.upstream_model_json.as_ref(), last)?;
         let begun = x.shared.clock.monotonic();
         let within = in_time(x, &backend, begun)?;
-        if nth == 0 {
-            x.overhead_us = u64::try_from((begun - x.begun).as_micros()).unwrap_or(u64::MAX);
-        }
-        // Until it is known better, so that a client that leaves now leaves an attempt behind.
-        x.attempts.push(Attempt { backend: backend.id, outcome: AttemptOutcome::Abandoned, status: None, begun, ended: begun });
+        open(x, &backend, nth, begun);
         let sent = send(x, &backend, request, within).await;
         let now = x.shared.clock.monotonic();
         let alone = order.len() == 1;
@@ -76,9 +73,11 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
             Ok(Ok(response)) if failed(response.head.status) => {
                 live.failed(now, alone);
                 close(x, AttemptOutcome::Answered, Some(response.head.status), now);
-                if last || !policy.attempts.retry_unsafe {
+                if last || !policy.attempts.retry_unsafe || !may_retry(x, now) {
                     return Ok((response, UsageEvent::Keep));
                 }
+                x.permit = None;
+                continue;
             }
             Ok(Ok(response)) => {
                 close(x, AttemptOutcome::Answered, Some(response.head.status), now);
@@ -88,11 +87,9 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
                 if is_its_fault(error.kind) {
                     live.failed(now, alone);
                 }
-                tracing::warn!(backend = &*backend.name, id = ?x.id, kind = %error, cause = %error.source, "attempt failed");
-                let nothing_sent = error.kind.nothing_done();
-                close(x, if nothing_sent { AttemptOutcome::Unreachable } else { AttemptOutcome::Broken }, None, now);
-                fault = if nothing_sent { Error::Unreachable } else { Error::BadGateway };
-                if !nothing_sent && !policy.attempts.retry_unsafe {
+                let nothing_done = note_error(x, &backend, &error, now);
+                fault = if nothing_done { Error::Unreachable } else { Error::BadGateway };
+                if !nothing_done && !policy.attempts.retry_unsafe {
                     return Err(fault);
                 }
             }
@@ -106,6 +103,9 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
             }
         }
         x.permit = None;
+        if !last && !may_retry(x, now) {
+            break;
+        }
     }
     // A client that is told to come back later knows more than one that is told that somebody could not be reached.
     let Some(refusal) = refusal else {
@@ -180,12 +180,30 @@ pub(super) fn target(backend: &Backend, below: &str) -> Result<Uri, Error> {
     Uri::try_from(path).map_err(|_| Error::BadTarget("the path cannot be forwarded"))
 }
 
+/// Begins the books of an attempt.
+fn open(x: &mut Exchange, backend: &Backend, nth: usize, begun: Instant) {
+    if nth == 0 {
+        x.overhead_us = u64::try_from((begun - x.begun).as_micros()).unwrap_or(u64::MAX);
+        x.shared.retries.asked(begun);
+    }
+    // Until it is known better, so that a client that leaves now leaves an attempt behind.
+    x.attempts.push(Attempt { backend: backend.id, outcome: AttemptOutcome::Abandoned, status: None, begun, ended: begun });
+}
+
 fn close(x: &mut Exchange, outcome: AttemptOutcome, status: Option<StatusCode>, now: Instant) {
     if let Some(attempt) = x.attempts.last_mut() {
         attempt.outcome = outcome;
         attempt.status = status;
         attempt.ended = now;
     }
+}
+
+/// Whether one more attempt is within the budget, which it then counts in.
+fn may_retry(x: &Exchange, now: Instant) -> bool {
+    let metrics = &x.shared.metrics;
+    let granted = x.shared.retries.spend(x.snapshot.plan.limits.retries, now);
+    if granted { &metrics.retries } else { &metrics.retries_withheld }.add_one();
+    granted
 }
 
 /// The backend says that it did not do the work.
@@ -196,6 +214,14 @@ fn refuses(status: StatusCode) -> bool {
 /// How long the attempt that begins now may take; none begins once the exchange has had its time.
 fn in_time(x: &Exchange, backend: &Backend, now: Instant) -> Result<Duration, Error> {
     Some(x.first_byte_within(backend, now)).filter(|left| !left.is_zero()).ok_or(Error::UpstreamTimeout)
+}
+
+/// Books an attempt that ended without a response head, and says whether it is certain that the backend has done nothing.
+fn note_error(x: &mut Exchange, backend: &Backend, error: &SendError, now: Instant) -> bool {
+    tracing::warn!(backend = &*backend.name, id = ?x.id, kind = %error, cause = %error.source, "attempt failed");
+    let nothing_done = error.kind.nothing_done();
+    close(x, if nothing_done { AttemptOutcome::Unreachable } else { AttemptOutcome::Broken }, None, now);
+    nothing_done
 }
 
 /// A refusal counts for everybody, but for one: a client's own key may be spent without the backend being full for the others.

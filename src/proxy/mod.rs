@@ -31,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::decide::{Candidate, Decision, Standing, decide};
 use crate::estimate::estimate;
+use crate::live::RetryBudget;
 use crate::record::Ended;
 use crate::state::State;
 use crate::telemetry::log::AccessLog;
@@ -61,6 +62,8 @@ pub struct Shared {
     pub buffered: Arc<AtomicUsize>,
     /// Tells this run's ids from another's.
     pub run: u32,
+    /// What may be sent again.
+    retries: RetryBudget,
     counter: AtomicU32,
     turns: [AtomicU32; TURNS],
 }
@@ -117,7 +120,8 @@ impl Proxy {
         let Parts { state, clock, upstreams, tasks, log, metrics, run } = parts;
         let (buffered, counter) = (Arc::default(), AtomicU32::new(0));
         let turns = std::array::from_fn(|_| AtomicU32::new(0));
-        Self(Arc::new(Shared { state, clock, upstreams, tasks, log, metrics, buffered, run, counter, turns }))
+        let retries = RetryBudget::new(clock.monotonic());
+        Self(Arc::new(Shared { state, clock, upstreams, tasks, log, metrics, buffered, run, retries, counter, turns }))
     }
 
     /// What its workers share.

@@ -27,10 +27,18 @@ pub(super) struct Status {
     last_reload: Option<LastReload>,
     in_flight: i64,
     connections: i64,
+    retries: RetryStatus,
     backends: Vec<BackendStatus>,
     grid: Vec<ZoneStatus>,
     carbon_sources: Vec<SourceStatus>,
     log: LogStatus,
+}
+
+#[derive(Debug, Serialize)]
+struct RetryStatus {
+    sent: u64,
+    /// Not made because the budget for them was spent.
+    withheld: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -101,6 +109,7 @@ pub(super) fn status(context: &Context) -> Status {
         last_reload: control.last_reload(),
         in_flight: shared.metrics.in_flight.get(),
         connections: shared.metrics.connections.get(),
+        retries: RetryStatus { sent: shared.metrics.retries.get(), withheld: shared.metrics.retries_withheld.get() },
         backends: backends(&snapshot, shared.clock.monotonic()),
         grid: zones(&snapshot, now),
         carbon_sources: control.sources(),

@@ -67,6 +67,9 @@ const TABLE: &[Row] = &[
     }),
     row("windward_in_flight", None, "Exchanges begun and not ended", |s| Gauge(s.metrics.in_flight.get() as f64)),
     row("windward_shed", None, "Requests refused because there were too many", |s| Counter(s.metrics.shed.get())),
+    row("windward_retries", None, "Attempts after a request's first, made or withheld because the budget was spent", |s| {
+        Counters("result", vec![("sent", s.metrics.retries.get()), ("withheld", s.metrics.retries_withheld.get())])
+    }),
     row("windward_overhead", SECONDS, "Time from a request's head until it was sent on", |s| Times(s.metrics.histograms().1)),
     row("windward_first_token", SECONDS, "Time from a request's head to the first token of its response", |s| {
         Times(s.metrics.histograms().0)

@@ -118,6 +118,10 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Requests refused because there were too many.
     pub shed: Counter,
+    /// Attempts after a request's first.
+    pub retries: Counter,
+    /// Attempts that were not made because the budget for them was spent.
+    pub retries_withheld: Counter,
     /// Connections open.
     pub connections: Gauge,
     /// Connections accepted.
@@ -156,6 +160,8 @@ impl Default for Metrics {
             overhead: Histogram::from_us(10),
             in_flight: Gauge::default(),
             shed: Counter::default(),
+            retries: Counter::default(),
+            retries_withheld: Counter::default(),
             connections: Gauge::default(),
             accepted: Counter::default(),
             refused_connections: Counter::default(),

@@ -23,6 +23,7 @@ mod model_server;
 mod process;
 mod reload;
 mod request;
+mod retries;
 mod sdk;
 mod stream;
 mod support;

@@ -8,9 +8,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Check;
 use crate::config::decode::{At, Filled};
-use crate::config::file::{AdminFile, LimitsFile, ListenerFile, LogFile, TlsFile};
+use crate::config::file::{AdminFile, LimitsFile, ListenerFile, LogFile, RetriesFile, TlsFile};
 use crate::config::node::Mark;
 use crate::config::plan::{Boot, Limits, Listener, ListenerTls, LogTarget};
+use crate::live::RetryLimits;
 
 /// Where clients connect when the file says nothing: this machine only, since a proxy with credentials must not be open by accident.
 const DEFAULT_LISTENER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
@@ -22,6 +23,8 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 const MOST_LISTENERS: usize = 64;
 /// Far above any machine's cores.
 const MOST_WORKERS: u64 = 1024;
+/// More than this without regard to the traffic is no limit.
+const MOST_RETRIES_PER_SECOND: u64 = 1000;
 
 impl Check<'_> {
     pub(super) fn boot(
@@ -130,6 +133,7 @@ impl Check<'_> {
             header_read: self.span(file.header_read, default.header_read),
             idle: self.span(file.idle, default.idle),
             body_progress: self.span(file.body_progress, default.body_progress),
+            retries: file.retries.map_or(default.retries, |written| self.retries(&written)),
         };
         if limits.buffered < limits.body {
             self.problems
@@ -139,6 +143,21 @@ impl Check<'_> {
         // No delay is a fair wish where nothing balances load.
         let delay = file.drain_delay.map_or(DRAIN_DELAY, |written| written.value.0);
         (limits, delay, self.span(file.drain_deadline, DRAIN_DEADLINE))
+    }
+
+    fn retries(&mut self, written: &RetriesFile) -> RetryLimits {
+        let default = RetryLimits::default();
+        let share = written.share.as_ref().map_or(default.share, |share| {
+            if !(0.0..=1.0).contains(&share.value) {
+                self.problems.add(share.mark, "a share of the requests lies between 0 and 1").mend = (1.0..=100.0)
+                    .contains(&share.value)
+                    .then(|| format!("write `{}` for {} %", share.value / 100.0, share.value));
+                return default.share;
+            }
+            share.value
+        });
+        let per_second = self.count(written.per_second.as_ref(), default.per_second.into(), 0..=MOST_RETRIES_PER_SECOND) as u32;
+        RetryLimits { share, per_second }
     }
 }
 
