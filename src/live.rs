@@ -129,7 +129,16 @@ impl Live {
 
     /// How much longer it is left alone after failures; `None` when it may be used.
     pub fn shut_for(&self, now: Instant) -> Option<Duration> {
-        let left = self.shut_until_ms.load(Relaxed).saturating_sub(self.millis(now));
+        self.left(&self.shut_until_ms, now)
+    }
+
+    /// How much longer it has, by its own word, no room; `None` when it has.
+    pub fn full_for(&self, now: Instant) -> Option<Duration> {
+        self.left(&self.full_until_ms, now)
+    }
+
+    fn left(&self, until_ms: &AtomicU64, now: Instant) -> Option<Duration> {
+        let left = until_ms.load(Relaxed).saturating_sub(self.millis(now));
         (left > 0).then(|| Duration::from_millis(left))
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
 use smallvec::SmallVec;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
@@ -21,6 +21,7 @@ use super::reject::Error;
 use crate::backend::{Backend, Credential};
 use crate::live::Live;
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
+use crate::wire::refusal::{outranks, refuses, retry_after};
 use crate::wire::splice;
 
 /// A request as it is kept for as many attempts as it may take.
@@ -68,7 +69,7 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
             Ok(Ok(response)) if refuses(response.head.status) => {
                 note_refusal(&live, &backend, &response.head, now);
                 close(x, AttemptOutcome::Refused, Some(response.head.status), now);
-                refusal = Some(Box::new((response, x.serving.clone())));
+                keep_refusal(&mut refusal, response, x);
             }
             Ok(Ok(response)) if failed(response.head.status) => {
                 live.failed(now, alone);
@@ -206,11 +207,6 @@ fn may_retry(x: &Exchange, now: Instant) -> bool {
     granted
 }
 
-/// The backend says that it did not do the work.
-fn refuses(status: StatusCode) -> bool {
-    status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE
-}
-
 /// How long the attempt that begins now may take; none begins once the exchange has had its time.
 fn in_time(x: &Exchange, backend: &Backend, now: Instant) -> Result<Duration, Error> {
     Some(x.first_byte_within(backend, now)).filter(|left| !left.is_zero()).ok_or(Error::UpstreamTimeout)
@@ -222,6 +218,16 @@ fn note_error(x: &mut Exchange, backend: &Backend, error: &SendError, now: Insta
     let nothing_done = error.kind.nothing_done();
     close(x, if nothing_done { AttemptOutcome::Unreachable } else { AttemptOutcome::Broken }, None, now);
     nothing_done
+}
+
+/// A refusal, and whose it is. Boxed, because it is rare, and every future that waits for an attempt has room for one.
+type Refusal = (UpstreamResponse, Option<(Arc<Backend>, Option<usize>)>);
+
+/// Keeps the refusal that the client is to see if nobody does the work.
+fn keep_refusal(kept: &mut Option<Box<Refusal>>, refusal: UpstreamResponse, x: &Exchange) {
+    if outranks(refusal.head.status, kept.as_ref().map(|kept| kept.0.head.status)) {
+        *kept = Some(Box::new((refusal, x.serving.clone())));
+    }
 }
 
 /// A refusal counts for everybody, but for one: a client's own key may be spent without the backend being full for the others.
@@ -239,9 +245,4 @@ fn is_its_fault(kind: SendErrorKind) -> bool {
 /// The backend, not the request, is at fault.
 fn failed(status: StatusCode) -> bool {
     status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
-}
-
-/// `Retry-After` in seconds; a date is as good as none, because it would need the backend's clock to be ours.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }

@@ -1,6 +1,7 @@
 //! What `/status` shows: everything that decides where the next request goes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -50,6 +51,8 @@ struct BackendStatus {
     pending_prompt_tokens: u64,
     /// How much longer it is left alone after failures; null when it is used.
     shut_for_ms: Option<u64>,
+    /// How much longer it has no room, by its own word; null when it did not say so.
+    full_for_ms: Option<u64>,
     requests: u64,
     failures: u64,
     models: Vec<ModelStatus>,
@@ -122,6 +125,10 @@ pub(super) fn status(context: &Context) -> Status {
     }
 }
 
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn backends(snapshot: &Snapshot, now: std::time::Instant) -> Vec<BackendStatus> {
     let one = |backend: &Arc<crate::backend::Backend>| {
         let live = snapshot.live(backend.id);
@@ -142,7 +149,8 @@ fn backends(snapshot: &Snapshot, now: std::time::Instant) -> Vec<BackendStatus> 
             in_flight: live.in_flight(),
             max_in_flight: backend.max_in_flight,
             pending_prompt_tokens: live.pending_prompt_tokens(),
-            shut_for_ms: live.shut_for(now).map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+            shut_for_ms: live.shut_for(now).map(millis),
+            full_for_ms: live.full_for(now).map(millis),
             requests,
             failures,
             models: models.collect(),

@@ -17,6 +17,7 @@ pub mod error;
 mod events;
 pub mod framing;
 mod json;
+pub mod refusal;
 pub mod request;
 pub mod response;
 pub mod splice;
