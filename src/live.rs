@@ -5,6 +5,7 @@
 //! every request. Counts that must balance (requests in flight) are only changed by read-modify-write and released by a guard, on
 //! every path, because a leak would be a permanent loss of capacity.
 
+mod health;
 mod retries;
 mod window;
 
@@ -12,6 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use health::Health;
+pub use health::Remedy;
 pub use retries::{RetryBudget, RetryLimits};
 
 use crate::units::Millis;
@@ -39,12 +42,8 @@ impl AtomicF64 {
 pub struct Live {
     origin: Instant,
     counts: Arc<Counts>,
-    consecutive_failures: AtomicU32,
-    ejections: AtomicU32,
-    /// Milliseconds after `origin`; 0 means never.
-    shut_until_ms: AtomicU64,
-    /// The same, for a backend that said itself that it has no room.
-    full_until_ms: AtomicU64,
+    /// Shared at a reload like the counts.
+    health: Arc<Health>,
     /// Ordered by name. Most backends have a few, and searching these costs a quarter of a hash of the name.
     models: Box<[(Arc<str>, ModelLive)]>,
 }
@@ -59,13 +58,6 @@ struct Counts {
     failures: AtomicU64,
 }
 
-/// Failures in a row after which a backend is left alone for a while (Envoy's and linkerd's default is 5; an inference request is
-/// dearer than most).
-const FAILURES_TO_EJECT: u32 = 3;
-/// The first time it is left alone; each further time in a row doubles it.
-const FIRST_EJECTION: Duration = Duration::from_secs(5);
-/// The longest: a backend that came back is tried within a minute or so.
-const LONGEST_EJECTION: Duration = Duration::from_secs(80);
 /// A supplier's `Retry-After` is believed up to here; an hour would take a region away on one bad header.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(2);
 
@@ -74,30 +66,19 @@ impl Live {
     pub fn new(origin: Instant, models: impl IntoIterator<Item = (Arc<str>, Prior)>) -> Self {
         let mut models: Vec<_> = models.into_iter().map(|(name, prior)| (name, ModelLive::new(prior))).collect();
         models.sort_by(|(a, _), (b, _)| a.cmp(b));
-        Self {
-            origin,
-            counts: Arc::default(),
-            consecutive_failures: AtomicU32::new(0),
-            ejections: AtomicU32::new(0),
-            shut_until_ms: AtomicU64::new(0),
-            full_until_ms: AtomicU64::new(0),
-            models: models.into_boxed_slice(),
-        }
+        Self { origin, counts: Arc::default(), health: Arc::default(), models: models.into_boxed_slice() }
     }
 
     /// This backend's statistics carried over to a plan in which it serves `models`: what was learned stays for the models that stay.
     #[must_use]
     pub fn carried_over(&self, models: impl IntoIterator<Item = (Arc<str>, Prior)>) -> Self {
-        let next = Self { counts: Arc::clone(&self.counts), ..Self::new(self.origin, models) };
+        let (counts, health) = (Arc::clone(&self.counts), Arc::clone(&self.health));
+        let next = Self { counts, health, ..Self::new(self.origin, models) };
         for (name, model) in &next.models {
             if let Some(old) = self.model(name) {
                 model.learn_from(old);
             }
         }
-        next.consecutive_failures.store(self.consecutive_failures.load(Relaxed), Relaxed);
-        next.ejections.store(self.ejections.load(Relaxed), Relaxed);
-        next.shut_until_ms.store(self.shut_until_ms.load(Relaxed), Relaxed);
-        next.full_until_ms.store(self.full_until_ms.load(Relaxed), Relaxed);
         next
     }
 
@@ -127,29 +108,31 @@ impl Live {
         (self.counts.requests.load(Relaxed), self.counts.failures.load(Relaxed))
     }
 
-    /// How much longer it is left alone after failures; `None` when it may be used.
+    /// How much longer it is ejected after failures; `None` when it is not.
     pub fn shut_for(&self, now: Instant) -> Option<Duration> {
-        self.left(&self.shut_until_ms, now)
+        Some(self.health.shut_for(self.millis(now))).filter(|left| *left > 0).map(Duration::from_millis)
     }
 
     /// How much longer it has, by its own word, no room; `None` when it has.
     pub fn full_for(&self, now: Instant) -> Option<Duration> {
-        self.left(&self.full_until_ms, now)
+        Some(self.health.full_for(self.millis(now))).filter(|left| *left > 0).map(Duration::from_millis)
     }
 
-    fn left(&self, until_ms: &AtomicU64, now: Instant) -> Option<Duration> {
-        let left = until_ms.load(Relaxed).saturating_sub(self.millis(now));
-        (left > 0).then(|| Duration::from_millis(left))
+    /// The share of decisions that it takes part in, in [0, 1): 0 while it is ejected, less than 1 while it comes back; `None` when
+    /// in all of them.
+    pub fn share(&self, now: Instant) -> Option<f64> {
+        self.health.share(self.millis(now)).map(|share| share as f64 / 1024.0)
     }
 
-    /// Whether it is left alone after failures, so many milliseconds after the start ([`Self::millis`]).
-    pub fn is_shut(&self, now_ms: u64) -> bool {
-        self.shut_until_ms.load(Relaxed) > now_ms
+    /// Whether a decision leaves it alone, so many milliseconds after the start ([`Self::millis`]): all of them while it is ejected,
+    /// and while it comes back all but a growing share of the turns.
+    pub fn is_left_alone(&self, now_ms: u64, turn: u32) -> bool {
+        self.health.is_left_alone(now_ms, turn)
     }
 
     /// Whether it has, by its own word, no room, so many milliseconds after the start.
     pub fn is_full(&self, now_ms: u64) -> bool {
-        self.full_until_ms.load(Relaxed) > now_ms
+        self.health.full_for(now_ms) > 0
     }
 
     /// Counts one request in, until the permit is dropped.
@@ -161,31 +144,21 @@ impl Live {
     }
 
     /// The backend answered as it should.
-    pub fn succeeded(&self) {
-        self.consecutive_failures.store(0, Relaxed);
-        self.ejections.store(0, Relaxed);
+    pub fn succeeded(&self, now: Instant) {
+        self.health.succeeded(self.millis(now));
     }
 
-    /// The backend failed. `alone` is true when it is the last one that could serve: that one is never ejected.
-    pub fn failed(&self, now: Instant, alone: bool) {
+    /// The backend failed. `remedy` is asked for when that is one failure too many.
+    pub fn failed(&self, now: Instant, remedy: impl FnOnce() -> Remedy) {
         self.counts.failures.fetch_add(1, Relaxed);
-        let failures = self.consecutive_failures.fetch_add(1, Relaxed).saturating_add(1);
-        if failures >= FAILURES_TO_EJECT && !alone && self.shut_for(now).is_none() {
-            let times = self.ejections.fetch_add(1, Relaxed).min(8);
-            self.extend(&self.shut_until_ms, now, (FIRST_EJECTION * 2u32.pow(times)).min(LONGEST_EJECTION));
-            self.consecutive_failures.store(0, Relaxed);
-        }
+        self.health.failed(self.millis(now), remedy);
     }
 
     /// The backend said that it has no room: it is left alone as long as it asked for, or one second.
     pub fn refused(&self, now: Instant, retry_after: Option<Duration>) {
         self.counts.failures.fetch_add(1, Relaxed);
-        self.extend(&self.full_until_ms, now, retry_after.unwrap_or(Duration::from_secs(1)).min(LONGEST_RETRY_AFTER));
-    }
-
-    fn extend(&self, until_ms: &AtomicU64, now: Instant, span: Duration) {
-        let until = self.millis(now).saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
-        until_ms.fetch_max(until, Relaxed);
+        let span = retry_after.unwrap_or(Duration::from_secs(1)).min(LONGEST_RETRY_AFTER);
+        self.health.full_until(self.millis(now).saturating_add(span.as_millis() as u64));
     }
 
     /// Milliseconds since the statistics began.
@@ -403,32 +376,11 @@ mod tests {
     }
 
     #[test]
-    fn three_failures_in_a_row_shut_a_backend_and_longer_each_time() {
-        let (live, now) = live();
-        live.failed(now, false);
-        live.failed(now, false);
-        assert_eq!(live.shut_for(now), None);
-        live.failed(now, false);
-        assert_eq!(live.shut_for(now), Some(Duration::from_secs(5)));
-        let later = now + Duration::from_secs(6);
-        assert_eq!(live.shut_for(later), None);
-        (0..3).for_each(|_| live.failed(later, false));
-        assert_eq!(live.shut_for(later), Some(Duration::from_secs(10)));
-    }
-
-    #[test]
-    fn the_last_backend_is_never_ejected() {
-        let (live, now) = live();
-        (0..10).for_each(|_| live.failed(now, true));
-        assert_eq!(live.shut_for(now), None);
-    }
-
-    #[test]
     fn a_refusal_is_respected_within_reason() {
         let (live, now) = live();
         live.refused(now, Some(Duration::from_secs(7)));
         let now_ms = live.millis(now);
-        assert!(live.is_full(now_ms + 6_999) && !live.is_full(now_ms + 7_000) && !live.is_shut(now_ms));
+        assert!(live.is_full(now_ms + 6_999) && !live.is_full(now_ms + 7_000) && !live.is_left_alone(now_ms, 0));
         live.refused(now, Some(Duration::from_hours(24)));
         let longest = LONGEST_RETRY_AFTER.as_millis() as u64;
         assert!(live.is_full(now_ms + longest - 1) && !live.is_full(now_ms + longest));
@@ -466,11 +418,13 @@ mod tests {
 
     #[test]
     fn what_was_learned_survives_a_reload() {
-        let (live, _) = live();
+        let (live, now) = live();
+        (0..3).for_each(|_| live.failed(now, || Remedy::Eject));
         live.model("m").unwrap().saw_first_token(Millis::saturating(6000.0), Millis::saturating(600.0), 0.95);
         let before = live.model("m").unwrap().first_token(10, 0);
         let next = live.carried_over([(Arc::from("m"), Prior { first_token: Millis::saturating(300.0), ..Prior::default() })]);
         let after = next.model("m").unwrap().first_token(0, 0);
         assert!((after.get() - before.get()).abs() < 5.0, "{before:?} became {after:?}");
+        assert_eq!(next.shut_for(now), Some(Duration::from_secs(5)), "an ejection survives, too");
     }
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::backend::{Backend, BackendId};
 use crate::config::Plan;
 use crate::grid::{Grid, Intensity};
-use crate::live::Live;
+use crate::live::{Live, Remedy};
 
 /// Plan and grid as of one generation, with the live statistics of its backends.
 #[derive(Debug)]
@@ -70,6 +70,20 @@ impl Snapshot {
     pub fn live(&self, id: BackendId) -> &Arc<Live> {
         #[expect(clippy::indexing_slicing, reason = "built with one entry for each backend of the plan")]
         &self.live[id.index()]
+    }
+
+    /// What may be done about a failing backend where no decision says who else could serve: the hardest that one of its routes
+    /// allows, because on a route that has nobody else it is tried as a last resort.
+    pub fn remedy(&self, id: BackendId, now: Instant) -> Remedy {
+        let lists = self.plan.routes.iter().flat_map(|route| {
+            let lists = route.models.values().chain([&route.any_model]);
+            lists.map(|list| list.iter().map(|deployment| deployment.backend).filter(|other| !route.outside.contains(other)))
+        });
+        let remedies = lists.filter(|list| list.clone().any(|other| other == id)).map(|list| {
+            let ejected = list.clone().filter(|other| *other != id && self.live(*other).shut_for(now).is_some()).count();
+            Remedy::of(list.count(), ejected)
+        });
+        remedies.max().unwrap_or(Remedy::Keep)
     }
 
     /// The intensity that counts for a backend: of the zones it may run in, the dirtiest; `None` when a zone is unknown or nobody

@@ -41,6 +41,11 @@ impl Window {
         self.0.iter().map(|slot| slot.load(Relaxed)).filter(recent).map(count).sum()
     }
 
+    /// Forgets all of it.
+    pub(super) fn clear(&self) {
+        self.0.iter().for_each(|slot| slot.store(0, Relaxed));
+    }
+
     fn slot(&self, now_ms: u64) -> (&AtomicU64, u64) {
         let second = now_ms / 1000;
         #[expect(clippy::indexing_slicing, reason = "a remainder of the length is within it")]
@@ -67,5 +72,7 @@ mod tests {
         window.take_back(10_001);
         window.take_back(10_001);
         assert_eq!(window.sum(10_500), 1, "no more is taken back than was counted");
+        window.clear();
+        assert_eq!(window.sum(10_500), 0);
     }
 }

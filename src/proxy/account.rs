@@ -76,12 +76,11 @@ fn answered(x: &Exchange) -> bool {
 fn judge(x: &Exchange, now: Instant) {
     let Some((backend, _)) = &x.serving else { return };
     let live = x.snapshot.live(backend.id);
-    let alone = x.decision.as_ref().is_none_or(|decision| decision.order.len() == 1);
     match x.ended {
         // It works, and says so of the request. Anybody could shut a backend by sending it such ones.
         Ended::UpstreamBroke if x.error == Some(relay::REQUEST_ERROR_EVENT) => {}
-        Ended::UpstreamBroke | Ended::TimedOut => live.failed(now, alone),
-        Ended::Complete if !x.status.is_server_error() && x.status != StatusCode::TOO_MANY_REQUESTS => live.succeeded(),
+        Ended::UpstreamBroke | Ended::TimedOut => live.failed(now, || x.remedy(backend.id, now)),
+        Ended::Complete if !x.status.is_server_error() && x.status != StatusCode::TOO_MANY_REQUESTS => live.succeeded(now),
         Ended::Complete | Ended::ClientGone | Ended::Rejected => {}
     }
 }

@@ -15,10 +15,10 @@ use smallvec::SmallVec;
 use super::Shared;
 use super::{account, headers};
 use crate::backend::{Backend, BackendId};
-use crate::decide::{Candidate, Decision};
+use crate::decide::{Candidate, Decision, Standing};
 use crate::dialect::Dialect;
 use crate::estimate::Demand;
-use crate::live::Permit;
+use crate::live::{Permit, Remedy};
 use crate::record::Ended;
 use crate::route::{Deployment, Route};
 use crate::state::Snapshot;
@@ -204,6 +204,17 @@ impl Exchange {
     pub(super) fn first_byte_within(&self, backend: &Backend, now: Instant) -> Duration {
         let left = (self.begun + backend.timeouts.total).saturating_duration_since(now);
         backend.timeouts.first_byte.min(left)
+    }
+
+    /// What may be done about a backend that failed it, by who else could have served it.
+    pub(super) fn remedy(&self, backend: BackendId, now: Instant) -> Remedy {
+        let Some(decision) = &self.decision else { return self.snapshot.remedy(backend, now) };
+        if decision.order.len() == 1 {
+            return Remedy::Keep;
+        }
+        let able = self.candidates.iter().filter(|candidate| candidate.standing != Standing::OutsideResidency);
+        let is_shut = |other: &&Candidate| other.backend != backend && self.snapshot.live(other.backend).shut_for(now).is_some();
+        Remedy::of(able.clone().count(), able.filter(is_shut).count())
     }
 
     /// Whether a status went to the client, as far as can be known: not when it left before a byte of the answer.

@@ -64,7 +64,6 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
         open(x, &backend, nth, begun);
         let sent = send(x, &backend, request, within).await;
         let now = x.shared.clock.monotonic();
-        let alone = order.len() == 1;
         match sent {
             Ok(Ok(response)) if refuses(response.head.status) => {
                 note_refusal(&live, &backend, &response.head, now);
@@ -72,7 +71,7 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
                 keep_refusal(&mut refusal, response, x);
             }
             Ok(Ok(response)) if failed(response.head.status) => {
-                live.failed(now, alone);
+                live.failed(now, || x.remedy(backend.id, now));
                 close(x, AttemptOutcome::Answered, Some(response.head.status), now);
                 if last || !policy.attempts.retry_unsafe || !may_retry(x, now) {
                     return Ok((response, UsageEvent::Keep));
@@ -86,7 +85,7 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
             }
             Ok(Err(error)) => {
                 if is_its_fault(error.kind) {
-                    live.failed(now, alone);
+                    live.failed(now, || x.remedy(backend.id, now));
                 }
                 let nothing_done = note_error(x, &backend, &error, now);
                 fault = if nothing_done { Error::Unreachable } else { Error::BadGateway };
@@ -95,7 +94,7 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
                 }
             }
             Err(_) => {
-                live.failed(now, alone);
+                live.failed(now, || x.remedy(backend.id, now));
                 close(x, AttemptOutcome::TimedOut, None, now);
                 fault = Error::UpstreamTimeout;
                 if !policy.attempts.retry_unsafe {

@@ -220,6 +220,7 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> 
     if at_home_only {
         deployments = deployments.iter().filter(|deployment| deployment.backend == home).cloned().collect();
     }
+    let turn = if at_home_only { None } else { Some(x.shared.turn(x.route, model)) };
     let now = x.shared.clock.monotonic();
     let mut candidates: SmallVec<[Candidate; 4]> = SmallVec::with_capacity(deployments.len());
     for deployment in deployments.iter() {
@@ -233,19 +234,19 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> 
         let estimate = estimate(&demand, backend, learned, live, table, intensity);
         let inside = !route.outside.contains(&deployment.backend);
         let in_flight = if live.is_full(now_ms) { u32::MAX } else { estimate.in_flight };
-        let standing = Standing::of(inside, live.is_shut(now_ms), in_flight, estimate.limit);
+        // Two that come back at once are not let in by the same turns.
+        let own_turn = turn.unwrap_or_default().wrapping_add(deployment.backend.0.into());
+        let standing = Standing::of(inside, live.is_left_alone(now_ms, own_turn), in_flight, estimate.limit);
         candidates.push(Candidate { backend: deployment.backend, estimate, standing, weight: deployment.weight });
     }
     if candidates.is_empty() {
         return Err(Error::UnknownModel);
     }
-    let decision = if at_home_only {
-        Ok(Decision::pinned())
-    } else {
-        let turn = x.shared.turn(x.route, model);
-        x.turn = Some(turn);
-        decide(&policy, demand.streamed, &candidates, turn)
+    let decision = match turn {
+        None => Ok(Decision::pinned()),
+        Some(turn) => decide(&policy, demand.streamed, &candidates, turn),
     };
+    x.turn = turn;
     x.deployments = Some(deployments);
     x.candidates = candidates;
     x.decision = Some(decision.map_err(Error::NoCandidate)?);

@@ -75,7 +75,7 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
     };
     if matches!(outcome, AttemptOutcome::Unreachable | AttemptOutcome::Broken | AttemptOutcome::TimedOut) {
         // Nobody else could serve this call, and health is also about those that others could.
-        live.failed(now, false);
+        live.failed(now, || x.remedy(home, now));
     }
     if let Some(attempt) = x.attempts.last_mut() {
         attempt.outcome = outcome;

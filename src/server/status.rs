@@ -53,6 +53,8 @@ struct BackendStatus {
     shut_for_ms: Option<u64>,
     /// How much longer it has no room, by its own word; null when it did not say so.
     full_for_ms: Option<u64>,
+    /// The share of decisions that it takes part in while it comes back, 0 while it is shut; null when in all.
+    share: Option<f64>,
     requests: u64,
     failures: u64,
     models: Vec<ModelStatus>,
@@ -151,6 +153,7 @@ fn backends(snapshot: &Snapshot, now: std::time::Instant) -> Vec<BackendStatus> 
             pending_prompt_tokens: live.pending_prompt_tokens(),
             shut_for_ms: live.shut_for(now).map(millis),
             full_for_ms: live.full_for(now).map(millis),
+            share: live.share(now),
             requests,
             failures,
             models: models.collect(),

@@ -1,8 +1,14 @@
 //! Sending again under load, and leaving a backend alone: what many requests see, where `failover` looks at one.
 
-use std::time::Instant;
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
-use super::support::peer::{Then, respond};
+use windward::clock::SimulatedClock;
+
+use super::support::peer::{Then, respond, wait_for_close};
 use super::support::{Answer, Client, Harness, Peer};
 
 const BODY: &str = r#"{"model":"m","messages":[{"role":"user","content":"caf\u00e9  \ud83d\ude00"}], "x" : 1.0e-0 }"#;
@@ -98,15 +104,8 @@ fn a_date_is_respected_by_the_backends_own_clock() {
     let mut client = Client::connect(proxy.address);
     (0..3).for_each(|_| assert_eq!(ask(&mut client).status, 200));
     // Of a date that could not be read a second would be left, and an hour is cut to two minutes.
-    assert!(full_for_ms(&proxy, "full") > 60_000);
+    assert!(proxy.backend("full")["full_for_ms"].as_u64().unwrap() > 60_000);
     assert_eq!(asked_of(&full), 1);
-}
-
-/// How much longer a backend is believed to have no room.
-fn full_for_ms(proxy: &Harness, backend: &str) -> u64 {
-    let status = proxy.ask_admin("/status").json();
-    let backends = status["backends"].as_array().unwrap();
-    backends.iter().find(|b| b["name"] == backend).unwrap()["full_for_ms"].as_u64().unwrap()
 }
 
 #[test]
@@ -123,5 +122,99 @@ fn a_second_attempt_has_the_same_bytes_and_its_own_credential() {
             assert!(attempt.body == body.as_bytes(), "the body is as the client sent it");
             assert_eq!(attempt.field("authorization"), Some(credential));
         }
+    }
+}
+
+/// What a backend does with a request.
+type Script = Box<dyn Fn(&mut TcpStream) -> Then + Send + Sync>;
+
+#[test]
+fn what_was_not_refused_is_sent_again_only_if_the_policy_says_so() {
+    let cut: fn(&mut TcpStream) -> Then = |_| Then::Close;
+    let garbage: fn(&mut TcpStream) -> Then = |stream| {
+        let _ = stream.write_all(b"HTTP/9 yes\r\n\r\n");
+        Then::Close
+    };
+    let silent: fn(&mut TcpStream) -> Then = |stream| {
+        wait_for_close(stream);
+        Then::Close
+    };
+    let status = |status: &'static str| {
+        move |stream: &mut TcpStream| {
+            respond(stream, status, "", b"{}");
+            Then::Next
+        }
+    };
+    let cases: [(u16, Script); 6] = [
+        (500, Box::new(status("500 Internal Server Error"))),
+        (502, Box::new(status("502 Bad Gateway"))),
+        (504, Box::new(status("504 Gateway Timeout"))),
+        (502, Box::new(cut)),
+        (502, Box::new(garbage)),
+        (504, Box::new(silent)),
+    ];
+    for (nth, (expected, script)) in cases.into_iter().enumerate() {
+        let (bad, idle) = (Peer::start(move |_, stream| script(stream)), Peer::answering("200 OK", "{}"));
+        let backends = [("bad", bad.address, "timeouts: { first_byte: 200ms }"), ("idle", idle.address, "")];
+        let proxy = Harness::start(&backends, IN_ORDER);
+        assert_eq!(ask(&mut Client::connect(proxy.address)).status, expected, "case {nth}");
+        assert_eq!((asked_of(&bad), asked_of(&idle)), (1, 0), "case {nth}");
+        let proxy = Harness::start(&backends, "policy: unsafe_in_order");
+        assert_eq!(ask(&mut Client::connect(proxy.address)).status, 200, "case {nth}");
+        assert!(idle.next().body == BODY.as_bytes(), "the body is as the client sent it");
+        assert_eq!((asked_of(&bad), asked_of(&idle)), (1, 0), "case {nth}");
+    }
+}
+
+fn simulated() -> Arc<SimulatedClock> {
+    Arc::new(SimulatedClock::new("2026-01-01T00:00:00Z".parse().unwrap()))
+}
+
+#[test]
+fn a_backend_that_fails_every_other_request_is_ejected_and_comes_back_slowly() {
+    let (asked, mended) = (AtomicUsize::new(0), Arc::new(AtomicBool::new(false)));
+    let good = Arc::clone(&mended);
+    let shaky = Peer::start(move |_, stream| {
+        let works = asked.fetch_add(1, SeqCst) % 2 == 0 || good.load(SeqCst);
+        respond(stream, if works { "200 OK" } else { "500 Internal Server Error" }, "", b"{}");
+        Then::Next
+    });
+    let (idle, clock) = (Peer::answering("200 OK", "{}"), simulated());
+    let backends = [("shaky", shaky.address, ""), ("idle", idle.address, "")];
+    let proxy = Harness::by(Arc::<SimulatedClock>::clone(&clock), &backends, IN_ORDER);
+    clock.advance(Duration::from_secs(1));
+    let mut client = Client::connect(proxy.address);
+    // Ten answers are a rate; the books of the last one may be closed a moment after its answer is here.
+    (0..12).for_each(|_| drop(ask(&mut client)));
+    assert_eq!((&proxy.backend("shaky")["share"], &proxy.backend("shaky")["shut_for_ms"]), (&0.0.into(), &5_000.into()));
+    assert!((10..=12).contains(&asked_of(&shaky)));
+    (0..50).for_each(|_| assert_eq!(ask(&mut client).status, 200));
+    assert_eq!(asked_of(&shaky), 0, "it is left alone");
+
+    mended.store(true, SeqCst);
+    clock.advance(Duration::from_secs(6));
+    (0..100).for_each(|_| assert_eq!(ask(&mut client).status, 200));
+    let share = asked_of(&shaky);
+    assert!((5..=20).contains(&share), "{share} of 100 when it has just come back");
+    clock.advance(Duration::from_secs(30));
+    (0..20).for_each(|_| assert_eq!(ask(&mut client).status, 200));
+    assert_eq!(asked_of(&shaky), 20, "it is all the way back");
+}
+
+#[test]
+fn no_more_than_half_are_ejected_and_the_last_one_never() {
+    let failing = || always("500 Internal Server Error", "");
+    for (names, most) in [(&["a"][..], 0), (&["a", "b"], 1), (&["a", "b", "c", "d"], 2)] {
+        let peers: Vec<Peer> = names.iter().map(|_| failing()).collect();
+        let backends: Vec<_> = names.iter().zip(&peers).map(|(name, peer)| (*name, peer.address, "")).collect();
+        let proxy = Harness::by(simulated(), &backends, IN_ORDER);
+        let mut client = Client::connect(proxy.address);
+        for _ in 0..100 {
+            assert_eq!(ask(&mut client).status, 500, "somebody is always asked");
+        }
+        let ejected = names.iter().filter(|name| !proxy.backend(name)["shut_for_ms"].is_null()).count();
+        assert_eq!(ejected, most, "of {names:?}");
+        assert_eq!(peers.iter().map(asked_of).sum::<usize>(), 100);
+        assert!(proxy.backend("a")["share"].is_null() || names.len() > 1, "the only one is not even restrained");
     }
 }

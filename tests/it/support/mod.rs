@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use windward::clock::SystemClock;
+use windward::clock::{Clock, SystemClock};
 use windward::config::{self, Env};
 use windward::control::ConfigFile;
 use windward::server::{Handle, Serve, start_proxy};
@@ -54,8 +54,17 @@ impl Harness {
         Self::of(|log| text(log, top, backends, route))
     }
 
+    /// The same by a clock of the test's own.
+    pub(crate) fn by(clock: Arc<dyn Clock>, backends: &[(&str, SocketAddr, &str)], route: &str) -> Self {
+        Self::run(clock, |log| text(log, "", backends, route))
+    }
+
     /// A proxy with the configuration that `text` gives for a path of the access log.
     pub(crate) fn of(text: impl FnOnce(&str) -> String) -> Self {
+        Self::run(Arc::new(SystemClock), text)
+    }
+
+    fn run(clock: Arc<dyn Clock>, text: impl FnOnce(&str) -> String) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("access.jsonl");
         let file = directory.path().join("windward.yaml");
@@ -67,7 +76,7 @@ impl Harness {
         let handle = start_proxy(Serve {
             plan,
             config: Some(ConfigFile { path: file.clone(), text, loader }),
-            clock: Arc::new(SystemClock),
+            clock,
             identity: Identity::new("test", 1),
             signals: false,
             background: None,
@@ -107,11 +116,16 @@ impl Harness {
         patiently(what, || Some(self.ask_admin("/status").json()).filter(&wanted))
     }
 
-    /// Requests in flight at a backend, by its own word.
-    pub(crate) fn in_flight(&self, backend: &str) -> u64 {
+    /// What `/status` says of a backend.
+    pub(crate) fn backend(&self, name: &str) -> serde_json::Value {
         let status = self.ask_admin("/status").json();
         let backends = status["backends"].as_array().unwrap();
-        backends.iter().find(|b| b["name"] == backend).unwrap()["in_flight"].as_u64().unwrap()
+        backends.iter().find(|backend| backend["name"] == name).unwrap().clone()
+    }
+
+    /// Requests in flight at a backend, by its own word.
+    pub(crate) fn in_flight(&self, backend: &str) -> u64 {
+        self.backend(backend)["in_flight"].as_u64().unwrap()
     }
 
     /// Replaces the configuration file, the way editors do.
