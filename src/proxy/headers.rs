@@ -4,7 +4,7 @@
 //! passes untouched. The lists are short and closed on purpose; everything not named passes, because a gateway that knows every
 //! field of every SDK is out of date the next morning.
 
-use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, TE, TRAILER};
 use smallvec::SmallVec;
 
 use crate::backend::{Backend, Credential};
@@ -47,8 +47,8 @@ fn hop_by_hop(name: &str) -> Fate {
     }
 }
 
-/// What becomes of a client's field: as above, and no credential leaves, nor a word that was meant for Windward. `Host` is another
-/// one for each backend, and is replaced there.
+/// What becomes of a client's field: as above, and no credential leaves, be it for this gateway or for one that stands before it,
+/// nor a word that was meant for Windward. `Host` is another one for each backend, and is replaced there.
 fn of_a_client(name: &str) -> Fate {
     match name {
         "authorization"
@@ -57,10 +57,31 @@ fn of_a_client(name: &str) -> Fate {
         | "content-length"
         | "expect"
         | "api-key"
-        | "x-api-key"
-        | "x-goog-api-key" => Fate::Ends,
-        _ if name.starts_with("x-windward-") || name.starts_with("x-amz-") => Fate::Ends,
-        _ => hop_by_hop(name),
+        | "ocp-apim-subscription-key"
+        | "cf-access-client-secret"
+        | "cf-access-jwt-assertion"
+        | "cf-aig-authorization"
+        | "helicone-auth" => Fate::Ends,
+        _ => name.strip_prefix("x-").map_or_else(|| hop_by_hop(name), of_an_extension),
+    }
+}
+
+/// What becomes of a client's field that begins with `x-`, by the rest of its name.
+fn of_an_extension(name: &str) -> Fate {
+    /// Signatures and tokens of a cloud, and words to Windward. `x-amzn-bedrock-` is none of them.
+    const ENDING: [&str; 4] = ["windward-", "amz-", "amzn-oidc-", "ms-token-"];
+
+    match name {
+        "api-key"
+        | "goog-api-key"
+        | "goog-iap-jwt-assertion"
+        | "goog-iam-authorization-token"
+        | "auth-token"
+        | "functions-key"
+        | "litellm-api-key"
+        | "portkey-api-key" => Fate::Ends,
+        _ if ENDING.iter().any(|prefix| name.starts_with(prefix)) => Fate::Ends,
+        _ => Fate::Passes,
     }
 }
 
@@ -138,6 +159,20 @@ pub(super) fn cleaned_to_read(mut headers: HeaderMap) -> HeaderMap {
     headers
 }
 
+/// Takes the key out that a browser, whose WebSocket can set no other field, offers as a protocol to the realtime API.
+pub(super) fn strip_protocol_key(headers: &mut HeaderMap) {
+    let is_key = |protocol: &str| protocol.trim_ascii_start().starts_with("openai-insecure-api-key.");
+    let offered: Vec<HeaderValue> = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().cloned().collect();
+    headers.remove(SEC_WEBSOCKET_PROTOCOL);
+    for value in offered {
+        let Ok(text) = value.to_str() else { continue };
+        let left: Vec<&str> = text.split(',').filter(|protocol| !is_key(protocol)).map(str::trim).collect();
+        if let Some(value) = HeaderValue::from_str(&left.join(", ")).ok().filter(|value| !value.is_empty()) {
+            headers.append(SEC_WEBSOCKET_PROTOCOL, value);
+        }
+    }
+}
+
 /// Adds what one backend is to see: its name for itself and its own credential.
 pub(super) fn addressed(headers: &mut HeaderMap, backend: &Backend, client_credential: Option<&HeaderValue>) {
     headers.insert(HOST, backend.origin.authority.clone());
@@ -199,6 +234,11 @@ mod tests {
             ("api-key", "k"),
             ("x-goog-api-key", "k"),
             ("x-amz-security-token", "k"),
+            ("x-amzn-oidc-accesstoken", "k"),
+            ("x-ms-token-aad-access-token", "k"),
+            ("x-goog-iap-jwt-assertion", "k"),
+            ("ocp-apim-subscription-key", "k"),
+            ("cf-access-jwt-assertion", "k"),
             ("cookie", "k"),
             ("proxy-authorization", "k"),
             ("x-windward-objective", "least_latency"),
@@ -206,9 +246,25 @@ mod tests {
             ("connection", "openai-beta"),
             ("openai-beta", "1"),
             ("openai-organization", "org"),
+            ("x-amzn-bedrock-guardrailidentifier", "g"),
+            ("x-stainless-lang", "python"),
         ];
-        let passing = [("accept-encoding", "gzip"), ("openai-organization", "org")];
+        let passing = [
+            ("accept-encoding", "gzip"),
+            ("openai-organization", "org"),
+            ("x-amzn-bedrock-guardrailidentifier", "g"),
+            ("x-stainless-lang", "python"),
+        ];
         assert_eq!(cleaned(map(&fields)), map(&passing));
         assert_eq!(cleaned_to_read(map(&fields)), map(&passing[1..]));
+    }
+    #[test]
+    fn a_key_among_the_protocols_of_a_websocket_stays_here() {
+        let mut headers = map(&[("sec-websocket-protocol", "realtime, openai-insecure-api-key.sk-1,openai-beta.realtime-v1")]);
+        strip_protocol_key(&mut headers);
+        assert_eq!(headers, map(&[("sec-websocket-protocol", "realtime, openai-beta.realtime-v1")]));
+        let mut headers = map(&[("sec-websocket-protocol", "openai-insecure-api-key.sk-1")]);
+        strip_protocol_key(&mut headers);
+        assert_eq!(headers, HeaderMap::new());
     }
 }

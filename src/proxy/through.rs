@@ -45,6 +45,7 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
     headers::addressed(&mut fields, &backend, credential.as_ref());
     fields.insert(headers::REQUEST_ID, x.request_id().clone());
     if let Some(protocol) = asked {
+        headers::strip_protocol_key(&mut fields);
         fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         fields.insert(header::UPGRADE, protocol);
     }
