@@ -21,7 +21,7 @@
 //! | layer | modules | may import |
 //! |---|---|---|
 //! | 0 | units, clock | - |
-//! | 1 | grid, tables, dialect, live, backend, policy, route, estimate, decide, record, ledger, fleet | 0, 1 |
+//! | 1 | grid, tables, dialect, live, backend, policy, route, key, estimate, decide, record, ledger, fleet | 0, 1 |
 //! | 2 | wire, carbon, config | 0, 1, 2 |
 //! | 3 | state, telemetry, upstream | 0, 1, 2, 3 |
 //! | 4 | control, proxy | 0, 1, 2, 3 |
@@ -50,6 +50,7 @@ pub mod dialect;
 pub mod estimate;
 pub mod fleet;
 pub mod grid;
+pub mod key;
 pub mod ledger;
 pub mod live;
 pub mod policy;

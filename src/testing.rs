@@ -10,6 +10,7 @@ use crate::backend::{Backend, BackendId, Credential, Origin, Placement, Placemen
 use crate::config::{Boot, CarbonPlan, Limits, Listener, LogTarget, Plan};
 use crate::dialect::Dialect;
 use crate::grid::{Basis, GridZone, Signal, ZoneId};
+use crate::key::Keys;
 use crate::live::Prior;
 use crate::tables::EnergyTable;
 use crate::units::Pue;
@@ -40,6 +41,7 @@ pub(crate) fn plan() -> Plan {
         backends: vec![Arc::new(backend())],
         models: vec![vec![(Arc::from("m"), Prior::default())]],
         routes: Vec::new(),
+        keys: Keys::default(),
         limits: Limits::default(),
         model_lists: Vec::new(),
         text_hash: 0,

@@ -118,6 +118,40 @@ impl<T: Decode> Decode for Option<T> {
     }
 }
 
+/// A value that may be left out, but not left empty: `keys:` whose entries are commented out would open the gateway to everybody.
+pub(super) struct Stated<T>(pub(super) Option<T>);
+
+impl<T: Decode> Decode for Stated<T> {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        T::decode(node, problems).map(|value| Self(Some(value)))
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self(None))
+    }
+}
+
+/// For the schema, to which a field with a default may be left out.
+impl<T> Default for Stated<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Stated<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
 impl<T: Decode> Decode for Vec<T> {
     /// Of the items those that could be read; the others were reported.
     fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {

@@ -15,11 +15,11 @@ pub(super) const MAX_PROBLEMS: usize = 100;
 /// The longest stretch of a line that is shown, in characters.
 const MAX_SHOWN: usize = 110;
 /// Keys whose values are secrets.
-const SECRET_KEYS: [&str; 3] = ["bearer", "token", "value"];
+const SECRET_KEYS: [&str; 5] = ["bearer", "token", "value", "secret", "sha256"];
 /// Keys below which everything is taken for a secret, since the key of the secret itself may be mistyped.
-const AROUND_SECRETS: [&str; 2] = ["auth", "electricity_maps"];
+const AROUND_SECRETS: [&str; 3] = ["auth", "electricity_maps", "keys"];
 /// Except what stands behind these.
-const NO_SECRETS: [&str; 4] = ["file", "name", "base_url", "interval"];
+const NO_SECRETS: [&str; 6] = ["file", "name", "base_url", "interval", "routes", "policy"];
 
 /// How much a problem matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,13 +146,13 @@ fn hidden(lines: &[&str], index: usize, well_formed: bool) -> Option<String> {
 
 /// Whether one of the lines around this one, which are those before it with ever less indentation, is about a secret.
 fn below_secret(lines: &[&str], index: usize) -> bool {
-    let mut indent = lines.get(index).map_or(0, |line| indentation(line));
+    let mut depth = lines.get(index).map_or(0, |line| depth(line));
     for line in lines.iter().take(index).rev().take(1000).filter(|line| !line.trim().is_empty()) {
-        if indent == 0 {
+        if depth == 0 {
             return false;
         }
-        if indentation(line) < indent {
-            indent = indentation(line);
+        if self::depth(line) < depth {
+            depth = self::depth(line);
             if keys(line).any(|(key, _)| AROUND_SECRETS.contains(&key) || SECRET_KEYS.contains(&key)) {
                 return true;
             }
@@ -161,8 +161,10 @@ fn below_secret(lines: &[&str], index: usize) -> bool {
     false
 }
 
-fn indentation(line: &str) -> usize {
-    line.len() - line.trim_start_matches(' ').len()
+/// How deep a line stands: an item of a list may be indented no more than the key whose list it is.
+fn depth(line: &str) -> usize {
+    let text = line.trim_start_matches(' ');
+    2 * (line.len() - text.len()) + usize::from(text.starts_with("- "))
 }
 
 fn starred(line: &str, from: usize) -> String {
@@ -306,6 +308,10 @@ mod tests {
         assert_eq!(hidden(&lines, 2, true).unwrap(), "    ****");
         assert_eq!(hidden(&lines, 4, true).unwrap(), "    ****");
         assert_eq!(hidden(&lines, 6, true).unwrap(), "    name: x");
+        let lines = ["keys:", "- name: blue", "  scret: sk-1", "- { name: red, sha: sk-2 }", "backends:", "- url: x"];
+        let shown: Vec<String> = (0..6).map(|index| hidden(&lines, index, true).unwrap()).collect();
+        let starred = ["keys:", "- name: blue", "  scret: ****", "- { name: red, sha: **** *", "backends:", "- url: x"];
+        assert_eq!(shown, starred, "an item need not be indented more than the key of its list");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Nothing is judged here beyond the shape, and every default is made in [`super::check`], where the reason for it stands.
 
 use super::choices::{Auth, BandFile, BudgetFile, CandidateFile, Models, OneOrMany, SecretFile, SourceFile};
-use super::decode::{At, Filled, Table, section, words};
+use super::decode::{At, Filled, Stated, Table, section, words};
 use super::values::{Size, Span};
 use crate::backend::{PlacementKind, Protocol, UsageMode};
 use crate::dialect::Dialect;
@@ -34,6 +34,9 @@ section! {
         routes: Option<Filled<RouteFile>>,
         /// What is wanted, by name.
         policies: Option<Vec<PolicyFile>>,
+        /// Who may use this gateway, by keys of its own; everybody who can reach it when left out.
+        #[schemars(default)]
+        keys: Stated<Filled<KeyFile>>,
     }
 
     /// A listening socket.
@@ -312,6 +315,22 @@ section! {
         on_no_candidate: Option<OnNoCandidate>,
         /// When a request may be sent again.
         attempts: Option<AttemptsFile>,
+    }
+
+    /// A key that opens this gateway. Clients send it as `Authorization: Bearer`, `x-api-key` or `api-key`.
+    struct KeyFile {
+        /// Its name in records.
+        name: At<String>,
+        /// SHA-256 of the key, 64 hexadecimal digits; this or `secret`.
+        sha256: Option<At<String>>,
+        /// The key itself, best from a variable or a file.
+        secret: Option<At<SecretFile>>,
+        /// The routes that it opens, by name; all when left out.
+        #[schemars(default)]
+        routes: Stated<Filled<At<String>>>,
+        /// The policy of its requests instead of the route's, by name. Of residency both count.
+        #[schemars(default)]
+        policy: Stated<At<String>>,
     }
 
     /// How long a client may be kept waiting.

@@ -33,7 +33,7 @@ use node::{Mark, Node, Tree, Value};
 pub const MAX_FILE: usize = 1 << 20;
 
 /// Keys of the file's first level that a later version reads: named, so that nobody believes they work.
-const LATER: [&str; 6] = ["telemetry", "state", "catalogue", "control", "keys", "peers"];
+const LATER: [&str; 5] = ["telemetry", "state", "catalogue", "control", "peers"];
 
 /// What a file became.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::backend::{Backend, BackendId, Secret};
 use crate::grid::{Basis, GridZone, Reading, Signal};
+use crate::key::Keys;
 use crate::live::{Prior, RetryLimits};
 use crate::route::Route;
 use crate::tables::EnergyTable;
@@ -31,6 +32,8 @@ pub struct Plan {
     pub models: Vec<Vec<(Arc<str>, Prior)>>,
     /// Routes in the file's order.
     pub routes: Vec<Route>,
+    /// Who may use the routes; without any, everybody.
+    pub keys: Keys,
     /// Limits of every request.
     pub limits: Limits,
     /// The answer to `GET /v1/models`, rendered once, in the order of the routes' names; one per route, by index.

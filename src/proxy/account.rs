@@ -88,7 +88,9 @@ fn judge(x: &Exchange, now: Instant) {
 /// Teaches the serving backend's statistics what this exchange showed.
 fn learn(x: &Exchange, now: Instant) {
     let (Some((backend, Some(index))), Some(attempt), Some(demand)) = (&x.serving, x.attempts.last(), x.demand) else { return };
-    let (Some(candidate), Some(deployments), Some(route)) = (x.candidates.get(*index), &x.deployments, x.route()) else { return };
+    let (Some(candidate), Some(deployments), Some(policy)) = (x.candidates.get(*index), &x.deployments, x.policy()) else {
+        return;
+    };
     let Some(deployment) = deployments.get(*index) else { return };
     let Some(model) = x.snapshot.live(backend.id).model(&deployment.model) else { return };
     // The first data of a stream that brought an error may be the error, and failing is quick.
@@ -98,7 +100,7 @@ fn learn(x: &Exchange, now: Instant) {
     // Only a stream, or an answer without output tokens, shows when the prompt was read; any other comes whole at its end.
     let first = x.first_token.filter(|_| demand.streamed || demand.embeddings).map(|at| Millis::from(at - attempt.begun));
     if let Some(took) = first {
-        model.saw_first_token(took, candidate.estimate.first_token, route.policy.quantile());
+        model.saw_first_token(took, candidate.estimate.first_token, policy.quantile());
     }
     if answered(x) {
         let (usage, _) = x.usage;
@@ -291,10 +293,11 @@ fn simulated(x: &Exchange, ledger: &Ledger<'_>) -> bool {
 
 fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x>) -> AccessRecord<'x> {
     let route = x.route();
-    let budget = route.zip(x.demand).and_then(|(route, demand)| {
+    let policy = x.policy();
+    let budget = policy.zip(x.demand).and_then(|(policy, demand)| {
         let index = x.serving.as_ref().and_then(|(_, index)| *index)?;
         let prompt_tokens = x.candidates.get(index)?.estimate.prompt_tokens;
-        route.policy.budget?.of(demand.streamed, prompt_tokens)
+        policy.budget?.of(demand.streamed, prompt_tokens)
     });
     let last = ledger.charged.last();
     let total = Millis::from(now - x.begun);
@@ -310,8 +313,8 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         client_request_id: x.client_request_id.as_ref().map(text),
         provider_request_id: x.provider_request_id.as_ref().map(text),
         route: route.map(|route| Text::from(&*route.name)),
-        policy: route.map(|route| Text::from(&*route.policy.name)),
-        key: None,
+        policy: policy.map(|policy| Text::from(&*policy.name)),
+        key: x.key().map(|key| Text::from(&*key.name)),
         method: Text::from(x.method.as_str()),
         path: Text::from(x.path.path()),
         status: x.has_answered().then_some(x.status.as_u16()),
@@ -378,14 +381,14 @@ fn attempts_used<'x>(x: &'x Exchange, ledger: &Ledger<'x>) -> Vec<AttemptUsed<'x
 }
 
 fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
-    let route = x.route().filter(|_| !x.candidates.is_empty())?;
+    let policy = x.policy().filter(|_| !x.candidates.is_empty())?;
     let decision = x.decision.as_ref();
     let name = |index: usize| x.candidates.get(index).map(|c| Text::from(&*x.snapshot.plan.backend(c.backend).name));
     let candidates = x.candidates.iter().enumerate().map(|(index, candidate)| {
         // Without a decision every candidate is excluded, and by what is found again the way `decide` found it.
         let verdict = match decision {
             Some(decision) => decision.verdicts.get(index).copied(),
-            None => exclusion(&route.policy, x.streamed, candidate),
+            None => exclusion(policy, x.streamed, candidate),
         };
         let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
         let backend = x.snapshot.plan.backend(candidate.backend);

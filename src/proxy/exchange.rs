@@ -18,7 +18,9 @@ use crate::backend::{Backend, BackendId};
 use crate::decide::{Candidate, Decision, Standing};
 use crate::dialect::Dialect;
 use crate::estimate::Demand;
+use crate::key::Key;
 use crate::live::{Permit, Remedy};
+use crate::policy::Policy;
 use crate::record::Ended;
 use crate::route::{Deployment, Route};
 use crate::state::Snapshot;
@@ -118,6 +120,8 @@ pub struct Exchange {
     pub(super) path: http::uri::PathAndQuery,
     pub(super) http1: bool,
     pub(super) route: Option<usize>,
+    /// The client's key, by its place in the plan.
+    pub(super) key: Option<usize>,
     pub(super) operation: Option<Operation>,
     pub(super) model: Option<Box<str>>,
     pub(super) streamed: bool,
@@ -160,6 +164,7 @@ impl Exchange {
             path,
             http1: request.version() < http::Version::HTTP_2,
             route: None,
+            key: None,
             operation: None,
             model: None,
             streamed: false,
@@ -188,6 +193,29 @@ impl Exchange {
     /// The route, once there is one.
     pub(super) fn route(&self) -> Option<&Route> {
         self.snapshot.plan.routes.get(self.route?)
+    }
+
+    /// The client's key, where the plan has any.
+    pub(super) fn key(&self) -> Option<&Key> {
+        self.snapshot.plan.keys.get(self.key?)
+    }
+
+    /// Whether the client's key, where one is needed, opens the route.
+    pub(super) fn key_opens_route(&self) -> bool {
+        self.key().zip(self.route).is_none_or(|(key, route)| key.opens(route))
+    }
+
+    /// What is wanted: by the key's policy, or else by the route's.
+    pub(super) fn policy(&self) -> Option<&Arc<Policy>> {
+        let of_key = self.key().and_then(|key| key.policy.as_ref()).map(|own| &own.policy);
+        of_key.or_else(|| self.route().map(|route| &route.policy))
+    }
+
+    /// Whether a backend lies inside the residency of the route's policy, and of the key's.
+    pub(super) fn may_serve(&self, backend: BackendId) -> bool {
+        let outside_route = self.route().is_some_and(|route| route.outside.contains(&backend));
+        let own = self.key().and_then(|key| key.policy.as_ref());
+        !outside_route && own.is_none_or(|own| own.outside.binary_search(&backend).is_err())
     }
 
     /// The dialect in which the client is answered: that of its route's home.

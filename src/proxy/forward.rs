@@ -47,7 +47,7 @@ pub(super) enum UsageEvent {
 
 /// Tries the candidates in their order. The response that is returned is the one to pass on, whatever its status.
 pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Result<(UpstreamResponse, UsageEvent), Error> {
-    let Some(policy) = x.route().map(|route| Arc::clone(&route.policy)) else { return Err(Error::NoRoute) };
+    let Some(policy) = x.policy().map(Arc::clone) else { return Err(Error::NoRoute) };
     let order: SmallVec<[u16; 16]> = x.decision.as_ref().map(|decision| decision.order.clone()).unwrap_or_default();
     let mut fault = Error::Unreachable;
     let mut refusal = None;

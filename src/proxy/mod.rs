@@ -5,6 +5,7 @@
 //! anybody can wrap or embed.
 
 mod account;
+mod admit;
 mod exchange;
 mod forward;
 mod headers;
@@ -181,8 +182,14 @@ async fn answer(request: &mut Request<Option<Incoming>>, x: &mut Exchange) -> Re
     if has_dot_segment(path) {
         return Err(Error::BadTarget("the path has dot segments"));
     }
-    let route = crate::route::select(&plan.routes, path, request.headers()).ok_or(Error::NoRoute)?;
-    x.route = plan.routes.iter().position(|r| std::ptr::eq(r, route));
+    let route = crate::route::select(&plan.routes, path, request.headers());
+    x.route = route.and_then(|route| plan.routes.iter().position(|r| std::ptr::eq(r, route)));
+    // Before it is said that there is no route: who has no key learns nothing of the plan.
+    x.key = admit::key(&plan.keys, request.headers())?;
+    let route = route.ok_or(Error::NoRoute)?;
+    if !x.key_opens_route() {
+        return Err(Error::KeyNotAllowed);
+    }
     // The one makes a server repeat what it was sent, our credential included; the other asks for a tunnel past every rule.
     if matches!(*request.method(), Method::TRACE | Method::CONNECT) {
         return Err(Error::MethodNotAllowed { allow: "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT" });
@@ -215,12 +222,14 @@ async fn answer(request: &mut Request<Option<Incoming>>, x: &mut Exchange) -> Re
 fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> {
     let snapshot = Arc::clone(&x.snapshot);
     let (Some(route), Some(model), Some(demand)) = (x.route(), x.model.as_deref(), x.demand) else { return Err(Error::NoRoute) };
-    let (policy, home) = (Arc::clone(&route.policy), route.home);
+    let (policy, home) = (Arc::clone(x.policy().unwrap_or(&route.policy)), route.home);
     let mut deployments = Arc::clone(route.candidates(model));
     if at_home_only {
         deployments = deployments.iter().filter(|deployment| deployment.backend == home).cloned().collect();
     }
-    let turn = if at_home_only { None } else { Some(x.shared.turn(x.route, model)) };
+    // A pin outranks carbon, but no constraint.
+    let pinned = at_home_only && x.may_serve(home);
+    let turn = (!pinned).then(|| x.shared.turn(x.route, model));
     let now = x.shared.clock.monotonic();
     let mut candidates: SmallVec<[Candidate; 4]> = SmallVec::with_capacity(deployments.len());
     for deployment in deployments.iter() {
@@ -232,7 +241,7 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> 
         let table = deployment.coefficients.as_deref().unwrap_or_else(|| snapshot.plan.energy.find(model));
         let intensity = snapshot.intensity(backend, x.wall).map(|intensity| intensity.reading.intensity);
         let estimate = estimate(&demand, backend, learned, live, table, intensity);
-        let inside = !route.outside.contains(&deployment.backend);
+        let inside = x.may_serve(deployment.backend);
         let in_flight = if live.is_full(now_ms) { u32::MAX } else { estimate.in_flight };
         // Two that come back at once are not let in by the same turns.
         let own_turn = turn.unwrap_or_default().wrapping_add(deployment.backend.0.into());

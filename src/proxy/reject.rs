@@ -17,6 +17,15 @@ pub enum Error {
     /// No route takes the path.
     #[error("no route takes this path")]
     NoRoute,
+    /// The gateway has keys, and the request brought none.
+    #[error("this gateway asks for a key: send it as `Authorization: Bearer`, `x-api-key` or `api-key`")]
+    NoKey,
+    /// What the request brought is none of them.
+    #[error("the key that was sent is none of this gateway's")]
+    WrongKey,
+    /// Its key does not open the route.
+    #[error("this key does not open this route")]
+    KeyNotAllowed,
     /// The path is known with another method.
     #[error("this path does not take that method")]
     MethodNotAllowed {
@@ -72,6 +81,8 @@ impl Error {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NoRoute | Self::UnknownModel => StatusCode::NOT_FOUND,
+            Self::NoKey | Self::WrongKey => StatusCode::UNAUTHORIZED,
+            Self::KeyNotAllowed => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadTarget(_) | Self::Malformed(_) | Self::BodyBroken | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -87,6 +98,9 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoRoute => "route_not_found",
+            Self::NoKey => "missing_api_key",
+            Self::WrongKey => "invalid_api_key",
+            Self::KeyNotAllowed => "key_not_allowed",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::BadTarget(_) => "bad_target",
             Self::Malformed(crate::wire::request::Malformed::NoModel) => "model_missing",
@@ -125,6 +139,9 @@ impl Error {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Self::MethodNotAllowed { allow } = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if matches!(self, Self::NoKey | Self::WrongKey) {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(after) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));

@@ -23,6 +23,7 @@ use super::intake;
 use super::reject::Error;
 use super::{Answer, decorate};
 use crate::backend::{BackendId, Timeouts};
+use crate::decide::NoCandidate;
 use crate::record::Ended;
 use crate::upstream::{SendBody, SendErrorKind};
 
@@ -30,6 +31,10 @@ use crate::upstream::{SendBody, SendErrorKind};
 pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: BackendId, x: &mut Exchange) -> Result<Answer, Error> {
     let snapshot = Arc::clone(&x.snapshot);
     let backend = Arc::clone(snapshot.plan.backend(home));
+    // Whatever lives at home, a place that is not allowed is not traded for it.
+    if !x.may_serve(home) {
+        return Err(Error::NoCandidate(NoCandidate::AllExcluded { no_capacity: 0, outside_residency: 1 }));
+    }
     let live = Arc::clone(snapshot.live(home));
     let below = {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());

@@ -24,7 +24,7 @@ impl Files for Shelf {
         match path.file_name().and_then(|name| name.to_str()) {
             Some("cert.pem" | "ca.pem") => Ok(certificate().0.clone().into_bytes()),
             Some("key.pem") => Ok(certificate().1.clone().into_bytes()),
-            Some("bedrock" | "electricity-maps") => Ok(b"sk-from-a-file\n".to_vec()),
+            Some("bedrock" | "electricity-maps" | "blue") => Ok(b"sk-from-a-file\n".to_vec()),
             Some("empty") => Ok(b"\n".to_vec()),
             Some("binary") => Ok(vec![0xff, 0xfe]),
             Some("control") => Ok(b"sk-\x07-hidden".to_vec()),
@@ -177,6 +177,12 @@ fn summary(loaded: &Loaded) -> String {
                 put(&mut out, format_args!("  {name}: {backend:?} as {} {upstream:?} {energy:?} {weight}\n", candidate.model));
             }
         }
+    }
+    if !plan.keys.is_empty() {
+        out.push('\n');
+    }
+    for key in plan.keys.iter() {
+        put(&mut out, format_args!("{key:?}\n"));
     }
     for list in &plan.model_lists {
         put(&mut out, format_args!("\n{}\n", std::str::from_utf8(list).unwrap()));

@@ -36,6 +36,8 @@ const SPOKEN: [Dialect; 1] = [Dialect::Openai];
 pub(super) struct Meant {
     pub(super) backend: Backend,
     pub(super) mark: Mark,
+    /// Where it says that the client's own credential is passed through, if it does.
+    pub(super) pass_through: Option<Mark>,
     /// `None` when it takes any model.
     pub(super) models: Option<Vec<Model>>,
     /// Where each of them is in that list.
@@ -87,6 +89,7 @@ impl Check<'_> {
         let (region, placement, pue) = self.place(&file, zones);
         let energy = file.energy.map(|written| Arc::new(self.coefficients(&written)));
         let models = file.models.map(|written| self.models(written, energy.as_ref(), table));
+        let pass_through = file.auth.as_ref().filter(|auth| matches!(auth.value, Auth::PassThrough)).map(|auth| auth.mark);
         let credential = file.auth.as_ref().map_or(Credential::None, |auth| self.auth(auth, &file.url));
         let keep_idle = if origin.tls { KEEP_IDLE_HTTPS } else { KEEP_IDLE_HTTP };
         let backend = Backend {
@@ -110,7 +113,7 @@ impl Check<'_> {
         };
         let listed = models.iter().flatten().enumerate();
         let by_name = listed.map(|(index, model)| (Arc::clone(&model.client), index)).collect();
-        Meant { backend, mark: file.name.mark, models, by_name, energy }
+        Meant { backend, mark: file.name.mark, pass_through, models, by_name, energy }
     }
 
     fn auth(&mut self, auth: &At<Auth>, to: &At<String>) -> Credential {

@@ -126,7 +126,7 @@ impl Check<'_> {
         {
             self.warnings.add(written.mark, "the token is sent over http, in clear");
         }
-        let token = self.secret(&file.token).unwrap_or_else(|| Secret::new(""));
+        let token = self.secret(&file.token, "leave the source out to do without it").unwrap_or_else(|| Secret::new(""));
         if http::HeaderValue::from_str(token.expose()).is_err() {
             self.problems.add(file.token.mark, "the token holds characters that no header can carry");
         }

@@ -40,7 +40,7 @@ impl Check<'_> {
                 (name, &file.value, "")
             }
         };
-        let Some(text) = self.secret(secret) else { return Credential::None };
+        let Some(text) = self.secret(secret, "leave `auth` out if nothing is to be sent") else { return Credential::None };
         let Ok(mut value) = HeaderValue::from_str(&format!("{prefix}{}", text.expose())) else {
             self.problems.add(secret.mark, "the secret holds characters that no header can carry");
             return Credential::None;
@@ -49,8 +49,9 @@ impl Check<'_> {
         Credential::Header(name, value)
     }
 
-    /// The text of a secret without the line's end that editors leave behind it; reports one that is not there.
-    pub(super) fn secret(&mut self, written: &At<SecretFile>) -> Option<Secret> {
+    /// The text of a secret without the line's end that editors leave behind it; reports one that is not there, with how to mend
+    /// that.
+    pub(super) fn secret(&mut self, written: &At<SecretFile>, without: &str) -> Option<Secret> {
         let secret = match &written.value {
             SecretFile::Here(secret) => secret.clone(),
             SecretFile::In(path) => {
@@ -63,8 +64,7 @@ impl Check<'_> {
             }
         };
         if secret.expose().trim().is_empty() {
-            self.problems.add(written.mark, "the secret is empty").mend =
-                Some("leave `auth` out if nothing is to be sent".to_owned());
+            self.problems.add(written.mark, "the secret is empty").mend = Some(without.to_owned());
             return None;
         }
         Some(secret)

@@ -7,6 +7,7 @@ use super::{Check, backend, policy, route};
 use crate::backend::PlacementKind;
 use crate::config::decode::similar;
 use crate::grid::GridZone;
+use crate::key::Keys;
 use crate::tables::{Glob, Regions};
 use crate::units::Millis;
 
@@ -21,6 +22,7 @@ impl Check<'_> {
         backends: &[backend::Meant],
         policies: &[policy::Meant],
         routes: &[route::Meant],
+        keys: &Keys,
         zones: &Zones,
     ) {
         for route in routes {
@@ -33,7 +35,7 @@ impl Check<'_> {
             self.unmet(route, &candidates, policies);
         }
         self.places(backends, policies, zones);
-        self.unused(backends, policies, routes);
+        self.unused(backends, policies, routes, keys);
     }
 
     /// A place that nobody knows lets nobody in.
@@ -111,13 +113,15 @@ impl Check<'_> {
         }
     }
 
-    fn unused(&mut self, backends: &[backend::Meant], policies: &[policy::Meant], routes: &[route::Meant]) {
+    fn unused(&mut self, backends: &[backend::Meant], policies: &[policy::Meant], routes: &[route::Meant], keys: &Keys) {
         let used: HashSet<_> = routes.iter().flat_map(|route| &route.candidates).map(|(id, _)| *id).collect();
         for meant in backends.iter().filter(|meant| !used.contains(&meant.backend.id)) {
             self.warnings.add(meant.mark, format!("no route uses backend `{}`", meant.backend.name));
         }
         for meant in policies {
-            if !routes.iter().any(|route| route.route.policy.name == meant.policy.name) {
+            let by_route = routes.iter().any(|route| route.route.policy.name == meant.policy.name);
+            let by_key = keys.iter().filter_map(|key| key.policy.as_ref()).any(|own| own.policy.name == meant.policy.name);
+            if !by_route && !by_key {
                 self.warnings.add(meant.mark, format!("no route uses policy `{}`", meant.policy.name));
             }
         }

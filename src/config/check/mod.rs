@@ -8,6 +8,7 @@ mod boot;
 mod carbon;
 mod credential;
 mod energy;
+mod key;
 mod lint;
 mod policy;
 mod route;
@@ -39,6 +40,7 @@ pub(super) struct Check<'a> {
     /// Names as they stand in the file, also those of entries that could not be read: a reference to one of these is not unknown.
     backend_names: Vec<String>,
     policy_names: Vec<String>,
+    route_names: Vec<String>,
     /// Pairs of model and candidate so far.
     deployments: usize,
     /// Figures of energy by their ids so far.
@@ -49,9 +51,10 @@ impl<'a> Check<'a> {
     pub(super) fn new(file_name: &str, root: &Node, files: &'a dyn Files, problems: Problems) -> Self {
         let names = |section| root.get(section).map(names).unwrap_or_default();
         let base = Path::new(file_name).parent().map(Path::to_path_buf).unwrap_or_default();
-        let (backend_names, policy_names) = (names("backends"), names("policies"));
+        let (backend_names, policy_names, route_names) = (names("backends"), names("policies"), names("routes"));
         let warnings = Problems::default();
-        Self { problems, warnings, files, base, backend_names, policy_names, deployments: 0, figures: HashMap::new() }
+        let (deployments, figures) = (0, HashMap::new());
+        Self { problems, warnings, files, base, backend_names, policy_names, route_names, deployments, figures }
     }
 
     /// The plan that a file means. It may only be used when no problem was noted.
@@ -67,7 +70,8 @@ impl<'a> Check<'a> {
         for meant in &mut routes {
             meant.look_outside(&backends, &names);
         }
-        self.lint(&backends, &policies, &routes, &zones);
+        let keys = self.keys(file.keys.0, &backends, &policies, &routes, &names);
+        self.lint(&backends, &policies, &routes, &keys, &zones);
         let model_lists = routes.iter().map(route::Meant::model_list).collect();
         let models = backends.iter().map(backend::Meant::priors).collect();
         Plan {
@@ -78,6 +82,7 @@ impl<'a> Check<'a> {
             backends: backends.into_iter().map(|meant| Arc::new(meant.backend)).collect(),
             models,
             routes: routes.into_iter().map(|meant| meant.route).collect(),
+            keys,
             limits,
             model_lists,
             text_hash,

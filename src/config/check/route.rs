@@ -202,7 +202,7 @@ impl Check<'_> {
         found
     }
 
-    fn policy_named(&mut self, written: &At<String>, policies: &[policy::Meant]) -> Option<Arc<Policy>> {
+    pub(super) fn policy_named(&mut self, written: &At<String>, policies: &[policy::Meant]) -> Option<Arc<Policy>> {
         let found = policies.iter().find(|meant| *meant.policy.name == *written.value).map(|meant| Arc::clone(&meant.policy));
         let fine = written.value == policy::STANDARD || self.policy_names.contains(&written.value);
         if found.is_none() && !fine {

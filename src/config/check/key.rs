@@ -1,0 +1,139 @@
+//! Keys: who may use which routes, and within which limits.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Check, backend, policy, route};
+use crate::backend::BackendId;
+use crate::config::decode::{At, Filled};
+use crate::config::file::KeyFile;
+use crate::config::node::Mark;
+use crate::decide::resident;
+use crate::grid::GridZone;
+use crate::key::{Key, KeyDigest, KeyPolicy, Keys};
+
+/// The most keys: each is compared for every request, at some ten nanoseconds.
+const MOST_KEYS: usize = 1024;
+/// A key shorter than this can be guessed, and found from its digest: 16 letters and digits drawn at random are 95 bits.
+const SHORT_KEY: usize = 16;
+
+/// What keys refer to.
+struct Known<'k> {
+    backends: &'k [backend::Meant],
+    policies: &'k [policy::Meant],
+    routes: &'k [route::Meant],
+    zones: &'k [GridZone],
+    /// Policies of keys so far, by name: those who name the same share it.
+    narrowed: HashMap<Arc<str>, Arc<KeyPolicy>>,
+}
+
+impl Check<'_> {
+    pub(super) fn keys(
+        &mut self,
+        written: Option<Filled<KeyFile>>,
+        backends: &[backend::Meant],
+        policies: &[policy::Meant],
+        routes: &[route::Meant],
+        zones: &[GridZone],
+    ) -> Keys {
+        let Some(written) = written else { return Keys::default() };
+        self.nobody_passes_keys_on(backends, routes);
+        if let Some(past) = written.0.get(MOST_KEYS) {
+            self.problems.add(past.name.mark, format!("more than {MOST_KEYS} keys"));
+        }
+        let mut known = Known { backends, policies, routes, zones, narrowed: HashMap::new() };
+        let (mut keys, mut marks) = (Vec::<Key>::new(), Vec::<Mark>::new());
+        for file in written.0.into_iter().take(MOST_KEYS) {
+            self.name(&file.name);
+            self.once("key", &file.name, keys.iter().zip(&marks).map(|(other, mark)| (&*other.name, *mark)));
+            let mark = file.name.mark;
+            let Some(key) = self.key(file, &mut known) else { continue };
+            if let Some((other, first)) = keys.iter().zip(&marks).find(|(other, _)| other.digest.is(&key.digest)) {
+                let message = format!("`{}` is the same key as `{}` in line {}", key.name, other.name, first.line);
+                self.problems.add(mark, message).mend = Some("a request can be only one of them".to_owned());
+            }
+            keys.push(key);
+            marks.push(mark);
+        }
+        Keys::new(keys)
+    }
+
+    /// With keys of its own the gateway is sent those, and no backend may see them.
+    fn nobody_passes_keys_on(&mut self, backends: &[backend::Meant], routes: &[route::Meant]) {
+        for meant in backends {
+            let Some(mark) = meant.pass_through else { continue };
+            let used = |route: &&route::Meant| route.candidates.iter().any(|(id, _)| *id == meant.backend.id);
+            if let Some(route) = routes.iter().find(used) {
+                let message = format!(
+                    "route `{}` asks for one of `keys`, and `{}` would pass it on to the backend",
+                    route.route.name, meant.backend.name
+                );
+                self.problems.add(mark, message).mend =
+                    Some("give the backend a credential of its own, or leave `keys` out".to_owned());
+            }
+        }
+    }
+
+    fn key(&mut self, file: KeyFile, known: &mut Known<'_>) -> Option<Key> {
+        let routes = file.routes.0.map(|written| self.opened(&written, known.routes));
+        let policy = file.policy.0.and_then(|written| self.key_policy(&written, known));
+        let digest = match (file.sha256, file.secret) {
+            (Some(written), None) => {
+                let digest = KeyDigest::from_hex(written.value.trim());
+                if digest.is_none() {
+                    // What stands there may be the key itself, so it is not repeated.
+                    self.problems.add(written.mark, "this is no SHA-256, which has 64 hexadecimal digits").mend =
+                        Some("`printf %s \"$KEY\" | sha256sum` prints it; `secret` takes the key itself".to_owned());
+                }
+                digest?
+            }
+            (None, Some(written)) => {
+                let secret = self.secret(&written, "leave the entry out to close the gateway to it")?;
+                let text = secret.expose();
+                // As a field's value it would lose them, and never be found.
+                if text.trim_matches([' ', '\t']) != text || !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+                    self.problems.add(written.mark, "a key is printable ASCII, without blanks at its ends");
+                }
+                if text.len() < SHORT_KEY {
+                    self.warnings.add(written.mark, format!("a key of less than {SHORT_KEY} characters can be guessed")).mend =
+                        Some("`openssl rand -hex 24` prints a good one".to_owned());
+                }
+                KeyDigest::of(text.as_bytes())
+            }
+            _ => {
+                self.problems.add(file.name.mark, "a key has either `sha256` or `secret`");
+                return None;
+            }
+        };
+        Some(Key { name: Arc::from(file.name.value.as_str()), digest, routes, policy })
+    }
+
+    /// The places of the routes that a key opens.
+    fn opened(&mut self, written: &Filled<At<String>>, routes: &[route::Meant]) -> Box<[usize]> {
+        let mut opened: Vec<usize> = Vec::with_capacity(written.0.len());
+        for name in &written.0 {
+            let place = routes.iter().position(|meant| *meant.route.name == *name.value);
+            if place.is_none() && !self.route_names.contains(&name.value) {
+                let names: Vec<&str> = routes.iter().map(|meant| &*meant.route.name).collect();
+                self.problems.unknown(name.mark, "route", &name.value, &name.shown(), &names);
+            }
+            opened.extend(place);
+        }
+        opened.sort_unstable();
+        opened.into()
+    }
+
+    fn key_policy(&mut self, written: &At<String>, known: &mut Known<'_>) -> Option<Arc<KeyPolicy>> {
+        let policy = self.policy_named(written, known.policies).or_else(|| {
+            let standard = *written.value == *policy::STANDARD;
+            standard.then(|| Arc::new(crate::policy::Policy::standard(policy::STANDARD)))
+        })?;
+        let of_policy = known.narrowed.entry(Arc::clone(&policy.name)).or_insert_with(|| {
+            let outside = known.backends.iter().map(|meant| &meant.backend);
+            let outside = outside.filter(|backend| !resident(&policy.residency, backend, known.zones)).map(|backend| backend.id);
+            let outside: Box<[BackendId]> = outside.collect();
+            Arc::new(KeyPolicy { policy, outside })
+        });
+        Some(Arc::clone(of_policy))
+    }
+}

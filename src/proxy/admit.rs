@@ -1,0 +1,108 @@
+//! Who may come in: the client's key, looked at before a byte of the body is read or anybody is contacted.
+
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, HeaderName};
+
+use super::reject::Error;
+use crate::key::Keys;
+
+/// Where official clients put their key besides `Authorization`: the SDKs of Anthropic and of Azure OpenAI.
+static KEY_FIELDS: [HeaderName; 2] = [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
+
+/// The place of the client's key among `keys`; `None` when there are none, so that nobody needs one.
+///
+/// Some SDKs fill one field with a placeholder when the key is in another, so each is tried, in a fixed order.
+pub(super) fn key(keys: &Keys, headers: &HeaderMap) -> Result<Option<usize>, Error> {
+    if keys.is_empty() {
+        return Ok(None);
+    }
+    let mut refusal = Error::NoKey;
+    for presented in presented(headers) {
+        match keys.find(presented) {
+            None => refusal = Error::WrongKey,
+            found => return Ok(found),
+        }
+    }
+    Err(refusal)
+}
+
+/// What the client has for keys.
+fn presented(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
+    bearer.into_iter().chain(KEY_FIELDS.iter().filter_map(|name| Some(headers.get(name)?.as_bytes())))
+}
+
+/// The token of `Bearer token`; the scheme in either case, as RFC 9110 has it.
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(6)?;
+    let is_bearer = scheme.eq_ignore_ascii_case(b"bearer") && token.starts_with(b" ");
+    is_bearer.then(|| token.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::key::{Key, KeyDigest};
+
+    fn keys() -> Keys {
+        let key = |name: &str| Key {
+            name: name.into(),
+            digest: KeyDigest::of(format!("sk-{name}").as_bytes()),
+            routes: None,
+            policy: None,
+        };
+        Keys::new(vec![key("a"), key("b")])
+    }
+
+    fn ask(fields: &[(&'static str, &'static str)]) -> Result<Option<usize>, &'static str> {
+        let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        key(&keys(), &fields.collect()).map_err(|error| error.code())
+    }
+
+    #[test]
+    fn a_key_is_taken_wherever_an_official_client_puts_it() {
+        for fields in [
+            ("authorization", "Bearer sk-b"),
+            ("authorization", "bearer sk-b"),
+            ("authorization", "BEARER   sk-b"),
+            ("x-api-key", "sk-b"),
+            ("api-key", "sk-b"),
+        ] {
+            assert_eq!(ask(&[fields]), Ok(Some(1)), "{fields:?}");
+        }
+        assert_eq!(ask(&[("authorization", "Bearer placeholder"), ("api-key", "sk-b")]), Ok(Some(1)));
+        assert_eq!(ask(&[("authorization", "Bearer sk-a"), ("x-api-key", "sk-b")]), Ok(Some(0)), "the first that is one");
+    }
+
+    #[test]
+    fn anything_else_is_none() {
+        for (name, value) in [
+            ("authorization", "Bearer sk-"),
+            ("authorization", "Bearer sk-b2"),
+            ("authorization", "Bearer sk-b, sk-a"),
+            ("x-api-key", "Bearer sk-b"),
+            ("api-key", "SK-B"),
+            ("api-key", ""),
+        ] {
+            assert_eq!(ask(&[(name, value)]), Err("invalid_api_key"), "{name}: {value}");
+        }
+        for (name, value) in [
+            ("authorization", "Basic c2stYg=="),
+            ("authorization", "sk-b"),
+            ("authorization", "Bearersk-b"),
+            ("authorization", "Bearer"),
+            ("proxy-authorization", "Bearer sk-b"),
+            ("cookie", "api-key=sk-b"),
+        ] {
+            assert_eq!(ask(&[(name, value)]), Err("missing_api_key"), "{name}: {value}");
+        }
+        assert_eq!(ask(&[]), Err("missing_api_key"));
+    }
+
+    #[test]
+    fn without_keys_nobody_needs_one() {
+        assert!(matches!(key(&Keys::default(), &HeaderMap::new()), Ok(None)));
+    }
+}
