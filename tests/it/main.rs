@@ -26,5 +26,6 @@ mod reload;
 mod request;
 mod retries;
 mod sdk;
+mod secrecy;
 mod stream;
 mod support;
