@@ -8,8 +8,11 @@ use jiff::Timestamp;
 
 use crate::backend::{Backend, BackendId};
 use crate::config::Plan;
+use crate::decide::{Candidate, Standing};
+use crate::estimate::{Demand, estimate};
 use crate::grid::{Grid, Intensity};
 use crate::live::{Live, Remedy};
+use crate::route::Deployment;
 
 /// Plan and grid as of one generation, with the live statistics of its backends.
 #[derive(Debug)]
@@ -86,6 +89,25 @@ impl Snapshot {
         remedies.max().unwrap_or(Remedy::Keep)
     }
 
+    /// One that may serve, as it stands at this moment; `None` when nothing is known of the model there. `inside` says whether it
+    /// may be used where it is.
+    pub fn candidate(&self, deployment: &Deployment, inside: bool, question: &Question<'_>) -> Option<Candidate> {
+        let Question { model, demand, now, wall, turn } = question;
+        let backend = self.plan.backend(deployment.backend);
+        let live = self.live(deployment.backend);
+        let learned = live.model(&deployment.model)?;
+        let now_ms = live.millis(*now);
+        learned.doubt(now_ms);
+        let table = deployment.coefficients.as_deref().unwrap_or_else(|| self.plan.energy.find(model));
+        let intensity = self.intensity(backend, *wall).map(|intensity| intensity.reading.intensity);
+        let estimate = estimate(demand, backend, learned, live, table, intensity);
+        let in_flight = if live.is_full(now_ms) { u32::MAX } else { estimate.in_flight };
+        // Two that come back at once are not let in by the same turns.
+        let own_turn = turn.wrapping_add(deployment.backend.0.into());
+        let standing = Standing::of(inside, live.is_left_alone(now_ms, own_turn), in_flight, estimate.limit);
+        Some(Candidate { backend: deployment.backend, estimate, standing, weight: deployment.weight })
+    }
+
     /// The intensity that counts for a backend: of the zones it may run in, the dirtiest; `None` when a zone is unknown or nobody
     /// knows where it runs.
     pub fn intensity(&self, backend: &Backend, now: Timestamp) -> Option<Intensity<'_>> {
@@ -98,6 +120,21 @@ impl Snapshot {
         }
         worst
     }
+}
+
+/// What is asked of every candidate of one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// The model as the client names it.
+    pub model: &'a str,
+    /// What the request asks for.
+    pub demand: &'a Demand,
+    /// Now, for what backends did lately.
+    pub now: Instant,
+    /// Now, for how old a reading is.
+    pub wall: Timestamp,
+    /// The rotation's state.
+    pub turn: u32,
 }
 
 /// The snapshot in force. Only `control` publishes; a request loads once (about 25 ns uncontended, 90 ns contended; a lock would

@@ -30,11 +30,10 @@ use smallvec::SmallVec;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::decide::{Candidate, Decision, Standing, decide};
-use crate::estimate::estimate;
+use crate::decide::{Candidate, Decision, decide};
 use crate::live::RetryBudget;
 use crate::record::Ended;
-use crate::state::State;
+use crate::state::{Question, State};
 use crate::telemetry::log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{UpstreamResponse, Upstreams};
@@ -230,23 +229,12 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> 
     // A pin outranks carbon, but no constraint.
     let pinned = at_home_only && x.may_serve(home);
     let turn = (!pinned).then(|| x.shared.turn(x.route, model));
-    let now = x.shared.clock.monotonic();
+    let question =
+        Question { model, demand: &demand, now: x.shared.clock.monotonic(), wall: x.wall, turn: turn.unwrap_or_default() };
     let mut candidates: SmallVec<[Candidate; 4]> = SmallVec::with_capacity(deployments.len());
     for deployment in deployments.iter() {
-        let backend = snapshot.plan.backend(deployment.backend);
-        let live = snapshot.live(deployment.backend);
-        let learned = live.model(&deployment.model).ok_or(Error::UnknownModel)?;
-        let now_ms = live.millis(now);
-        learned.doubt(now_ms);
-        let table = deployment.coefficients.as_deref().unwrap_or_else(|| snapshot.plan.energy.find(model));
-        let intensity = snapshot.intensity(backend, x.wall).map(|intensity| intensity.reading.intensity);
-        let estimate = estimate(&demand, backend, learned, live, table, intensity);
-        let inside = x.may_serve(deployment.backend);
-        let in_flight = if live.is_full(now_ms) { u32::MAX } else { estimate.in_flight };
-        // Two that come back at once are not let in by the same turns.
-        let own_turn = turn.unwrap_or_default().wrapping_add(deployment.backend.0.into());
-        let standing = Standing::of(inside, live.is_left_alone(now_ms, own_turn), in_flight, estimate.limit);
-        candidates.push(Candidate { backend: deployment.backend, estimate, standing, weight: deployment.weight });
+        let candidate = snapshot.candidate(deployment, x.may_serve(deployment.backend), &question);
+        candidates.push(candidate.ok_or(Error::UnknownModel)?);
     }
     if candidates.is_empty() {
         return Err(Error::UnknownModel);

@@ -27,5 +27,6 @@ mod request;
 mod retries;
 mod sdk;
 mod secrecy;
+mod sim;
 mod stream;
 mod support;
