@@ -146,6 +146,21 @@ impl Default for Timeouts {
     }
 }
 
+/// How a backend is asked beside its traffic whether it works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked for, by `GET`, from the root of the host.
+    pub target: http::uri::PathAndQuery,
+    /// From one check to the next, a tenth more or less.
+    pub every: Duration,
+    /// Until the response head.
+    pub timeout: Duration,
+    /// Failing checks in a row that eject it.
+    pub failures: u32,
+    /// Passing checks in a row that end an ejection early.
+    pub passes: u32,
+}
+
 /// Whether streams are made to end with their usage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -192,6 +207,8 @@ pub struct Backend {
     pub usage: UsageMode,
     /// How long an idle connection to it is kept.
     pub keep_idle: Duration,
+    /// How it is asked whether it works; `None` leaves that to its traffic.
+    pub health: Option<HealthCheck>,
     /// Made up for a demonstration: its records are labelled and excluded from claims.
     pub simulated: bool,
 }

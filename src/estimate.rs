@@ -125,6 +125,7 @@ mod tests {
             timeouts: Timeouts::default(),
             usage: UsageMode::Inject,
             keep_idle: Duration::from_mins(1),
+            health: None,
             simulated: false,
         }
     }

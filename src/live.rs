@@ -154,6 +154,23 @@ impl Live {
         self.health.failed(self.millis(now), remedy);
     }
 
+    /// It failed a health check, as it did `most` times in a row at least when something is to be done about it. The next check comes
+    /// before `next` from now.
+    pub fn failed_check(&self, now: Instant, most: u32, next: Duration, remedy: impl FnOnce() -> Remedy) {
+        let next_ms = u64::try_from(next.as_millis()).unwrap_or(u64::MAX);
+        self.health.failed_check(self.millis(now), most, next_ms, remedy);
+    }
+
+    /// It passed a health check; `enough` in a row end an ejection.
+    pub fn passed_check(&self, now: Instant, enough: u32) {
+        self.health.passed_check(self.millis(now), enough);
+    }
+
+    /// Health checks passed, failed, and failed since the last one that passed.
+    pub fn checks(&self) -> (u64, u64, u32) {
+        self.health.checks()
+    }
+
     /// The backend said that it has no room: it is left alone as long as it asked for, or one second.
     pub fn refused(&self, now: Instant, retry_after: Option<Duration>) {
         self.counts.failures.fetch_add(1, Relaxed);

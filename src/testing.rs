@@ -73,6 +73,7 @@ fn backend() -> Backend {
         timeouts: Timeouts::default(),
         usage: UsageMode::default(),
         keep_idle: Duration::from_secs(4),
+        health: None,
         simulated: false,
     }
 }

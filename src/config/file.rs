@@ -213,12 +213,28 @@ section! {
         usage: Option<UsageMode>,
         /// How long an idle connection is kept; less than the server does.
         keep_idle: Option<At<Span>>,
+        /// Ask it beside its traffic whether it works; not asked when left out.
+        health: Option<HealthFile>,
         /// Certificates (PEM) to trust instead of the system's; relative to this file.
         ca_file: Option<At<String>>,
         /// Made up for a demonstration; its records are excluded from claims.
         simulated: Option<bool>,
         /// Energy per token of everything it serves, before `energy` above.
         energy: Option<CoefficientsFile>,
+    }
+
+    /// Asks a backend beside its traffic whether it works: a `GET` with its credential passes when it is answered with 2xx.
+    struct HealthFile {
+        /// Path from the root of its host, such as /health.
+        path: At<String>,
+        /// From one check to the next.
+        every: Option<At<Span>>,
+        /// Until the answer has to be there.
+        timeout: Option<At<Span>>,
+        /// Failing checks in a row after which it is left alone.
+        failures: Option<At<u64>>,
+        /// Passing checks in a row after which it is not any more.
+        passes: Option<At<u64>>,
     }
 
     /// A header with a secret value.

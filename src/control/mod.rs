@@ -4,6 +4,7 @@
 //! order in which they come, and nothing else ever publishes: no lock, no lost update. Requests only load.
 
 pub mod carbon;
+pub mod health;
 pub mod reload;
 
 mod publisher;

@@ -101,6 +101,7 @@ mod tests {
             timeouts: Timeouts::default(),
             usage: UsageMode::Inject,
             keep_idle: Duration::from_secs(1),
+            health: None,
             simulated: false,
         }
     }

@@ -68,6 +68,16 @@ pub(super) struct Health {
     shut_until_ms: AtomicU64,
     /// Until when it has no room, by its own word.
     full_until_ms: AtomicU64,
+    checks: Checks,
+}
+
+/// What came of asking it beside its traffic.
+#[derive(Debug, Default)]
+struct Checks {
+    passed: AtomicU64,
+    failed: AtomicU64,
+    passed_in_a_row: AtomicU32,
+    failed_in_a_row: AtomicU32,
 }
 
 impl Health {
@@ -95,7 +105,7 @@ impl Health {
             Remedy::Keep => {}
             // No shorter than what it may have of an ejection before.
             Remedy::Restrain => {
-                self.shut_until_ms.fetch_max(now_ms, Relaxed);
+                self.shut_until_ms.fetch_max(now_ms.max(1), Relaxed);
             }
             Remedy::Eject => self.eject(now_ms),
         }
@@ -119,6 +129,45 @@ impl Health {
         self.consecutive_failures.store(0, Relaxed);
         self.answers.clear();
         self.failures.clear();
+        // Only what is asked from now on can end it.
+        self.checks.passed_in_a_row.store(0, Relaxed);
+    }
+
+    /// It failed a check; `most` in a row eject it. Until the next check, `next_ms` from now, an ejection does not end.
+    pub(super) fn failed_check(&self, now_ms: u64, most: u32, next_ms: u64, remedy: impl FnOnce() -> Remedy) {
+        self.checks.failed.fetch_add(1, Relaxed);
+        self.checks.passed_in_a_row.store(0, Relaxed);
+        if self.checks.failed_in_a_row.fetch_add(1, Relaxed).saturating_add(1) < most {
+            return;
+        }
+        match remedy() {
+            Remedy::Keep => {}
+            Remedy::Restrain => {
+                self.shut_until_ms.fetch_max(now_ms.max(1), Relaxed);
+            }
+            Remedy::Eject => {
+                self.eject(now_ms);
+                self.shut_until_ms.fetch_max(now_ms.saturating_add(next_ms), Relaxed);
+            }
+        }
+    }
+
+    /// It passed a check; `enough` in a row end an ejection, and it begins to come back.
+    pub(super) fn passed_check(&self, now_ms: u64, enough: u32) {
+        self.checks.passed.fetch_add(1, Relaxed);
+        self.checks.failed_in_a_row.store(0, Relaxed);
+        let in_a_row = self.checks.passed_in_a_row.fetch_add(1, Relaxed).saturating_add(1);
+        let until = self.shut_until_ms.load(Relaxed);
+        if in_a_row >= enough && until > now_ms {
+            // A new ejection at the same moment stays.
+            let _ = self.shut_until_ms.compare_exchange(until, now_ms.max(1), Relaxed, Relaxed);
+        }
+    }
+
+    /// Checks passed, failed, and failed since the last one that passed.
+    pub(super) fn checks(&self) -> (u64, u64, u32) {
+        let Checks { passed, failed, failed_in_a_row, .. } = &self.checks;
+        (passed.load(Relaxed), failed.load(Relaxed), failed_in_a_row.load(Relaxed))
     }
 
     /// It has no room until then.
@@ -249,6 +298,36 @@ mod tests {
         assert!((95..=110).contains(&taken_in(&health, 60_000, 1024)));
         (0..100).for_each(|_| health.failed(60_000, || Remedy::Keep));
         assert_eq!(taken_in(&health, 59_900 + SLOW_START_MS, 1024), 1024, "the last one is not even restrained");
+    }
+
+    #[test]
+    fn checks_eject_keep_out_and_let_back_in() {
+        let health = Health::default();
+        let check = |now_ms, passes| {
+            if passes { health.passed_check(now_ms, 2) } else { health.failed_check(now_ms, 3, 3_000, || Remedy::Eject) }
+        };
+        for (now_ms, passes, shut_for) in [
+            (1_000, false, 0),
+            (2_000, false, 0),
+            (3_000, true, 0),
+            (4_000, false, 0),
+            (5_000, false, 0),
+            (6_000, false, 5_000),
+            (8_000, false, 3_000),
+            (10_000, false, 3_000),
+            (11_000, true, 2_000),
+            (12_000, true, 0),
+        ] {
+            check(now_ms, passes);
+            assert_eq!(health.shut_for(now_ms), shut_for, "at {now_ms} ms");
+        }
+        assert_eq!((health.checks(), health.share(12_000)), ((3, 7, 0), Some(FIRST_SHARE)));
+        (0..3).for_each(|_| fail(&health, 13_000));
+        check(14_000, true);
+        assert_eq!(health.shut_for(14_000), 9_000, "what passed before the ejection does not end it");
+        let last = Health::default();
+        (0..9).for_each(|_| last.failed_check(1_000, 3, 3_000, || Remedy::Keep));
+        assert_eq!(last.share(1_000), None);
     }
 
     proptest! {

@@ -1,14 +1,18 @@
 //! The proxy as it is served: [`start`](super::start) with [`Proxy`] inside, and what every worker does for it beside its
 //! connections.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
 use super::{Background, Handle, Serve, StartError, start};
+use crate::clock::Clock;
 use crate::config::Plan;
+use crate::control::health;
 use crate::proxy::{Parts, Proxy};
+use crate::state::State;
 use crate::telemetry::log::AccessLog;
 use crate::upstream::{Upstreams, system_roots, tcp};
 
@@ -28,8 +32,11 @@ pub fn start_proxy(mut serve: Serve) -> Result<Handle, StartError> {
             Ok(plan)
         });
     }
-    serve.background = Some(sweeping(&upstreams, &serve));
+    let state = Arc::new(OnceLock::new());
+    serve.background = Some(background(&upstreams, &serve, &state));
     start(serve, move |shared| {
+        // It is set before any worker runs.
+        let _ = state.set(Arc::clone(&shared.state));
         let proxy = Proxy::new(Parts {
             state: Arc::clone(&shared.state),
             clock: Arc::clone(&shared.clock),
@@ -53,15 +60,28 @@ fn prepare(upstreams: &Upstreams, plan: &Plan) -> Result<(), String> {
     if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
 }
 
-fn sweeping(upstreams: &Upstreams, serve: &Serve) -> Background {
-    let (upstreams, clock) = (upstreams.clone(), Arc::clone(&serve.clock));
+/// What the workers do: each closes its own idle connections, and the first one asks backends whether they work. That takes a few
+/// requests a second of one worker, and finds its connections swept and its end told as every other's.
+fn background(upstreams: &Upstreams, serve: &Serve, state: &Arc<OnceLock<Arc<State>>>) -> Background {
+    let (upstreams, clock, state) = (upstreams.clone(), Arc::clone(&serve.clock), Arc::clone(state));
+    let is_first = AtomicBool::new(true);
     Arc::new(move || {
+        let state = state.get().filter(|_| is_first.swap(false, Relaxed)).cloned();
         let (upstreams, clock) = (upstreams.clone(), Arc::clone(&clock));
         Box::pin(async move {
-            loop {
-                tokio::time::sleep(SWEEP_EVERY).await;
-                upstreams.sweep(clock.monotonic());
+            let checks = state.map(|state| health::run(state, upstreams.clone(), Arc::clone(&clock)));
+            let sweeping = sweep(upstreams, clock);
+            match checks {
+                Some(checks) => drop(tokio::join!(checks, sweeping)),
+                None => sweeping.await,
             }
         })
     })
+}
+
+async fn sweep(upstreams: Upstreams, clock: Arc<dyn Clock>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        upstreams.sweep(clock.monotonic());
+    }
 }

@@ -55,9 +55,19 @@ struct BackendStatus {
     full_for_ms: Option<u64>,
     /// The share of decisions that it takes part in while it comes back, 0 while it is shut; null when in all.
     share: Option<f64>,
+    /// Null where it is not asked beside its traffic.
+    health_checks: Option<CheckStatus>,
     requests: u64,
     failures: u64,
     models: Vec<ModelStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct CheckStatus {
+    passed: u64,
+    failed: u64,
+    /// Since the last one that passed.
+    failed_in_a_row: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -135,6 +145,7 @@ fn backends(snapshot: &Snapshot, now: std::time::Instant) -> Vec<BackendStatus> 
     let one = |backend: &Arc<crate::backend::Backend>| {
         let live = snapshot.live(backend.id);
         let (requests, failures) = live.totals();
+        let (passed, failed, failed_in_a_row) = live.checks();
         let models = snapshot.plan.priors(backend.id).filter_map(|(model, _)| {
             let known = live.model(&model)?;
             Some(ModelStatus {
@@ -154,6 +165,7 @@ fn backends(snapshot: &Snapshot, now: std::time::Instant) -> Vec<BackendStatus> 
             shut_for_ms: live.shut_for(now).map(millis),
             full_for_ms: live.full_for(now).map(millis),
             share: live.share(now),
+            health_checks: backend.health.as_ref().map(|_| CheckStatus { passed, failed, failed_in_a_row }),
             requests,
             failures,
             models: models.collect(),

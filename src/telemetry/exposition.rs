@@ -85,6 +85,9 @@ const TABLE: &[Row] = &[
     row("windward_backend_failures", None, "Attempts that a backend failed", |s| {
         Counters("backend", backends(s, |live| live.totals().1).collect())
     }),
+    row("windward_backend_health_checks_failed", None, "Health checks that a backend failed", |s| {
+        Counters("backend", backends(s, |live| live.checks().1).collect())
+    }),
     row("windward_backend_in_flight", None, "Requests that a backend has now", |s| {
         Gauges("backend", backends(s, |live| f64::from(live.in_flight())).collect())
     }),

@@ -62,6 +62,7 @@ fn backend_at(host: &str, port: u16) -> Backend {
         timeouts: Timeouts { connect: PATIENCE, ..Timeouts::default() },
         usage: UsageMode::Never,
         keep_idle: Duration::from_secs(4),
+        health: None,
         simulated: false,
     }
 }

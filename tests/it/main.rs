@@ -17,6 +17,7 @@ mod config;
 mod failover;
 mod framing;
 mod fuzz_bodies;
+mod health;
 mod keys;
 mod layering;
 mod log;

@@ -207,7 +207,9 @@ fn no_more_than_half_are_ejected_and_the_last_one_never() {
     for (names, most) in [(&["a"][..], 0), (&["a", "b"], 1), (&["a", "b", "c", "d"], 2)] {
         let peers: Vec<Peer> = names.iter().map(|_| failing()).collect();
         let backends: Vec<_> = names.iter().zip(&peers).map(|(name, peer)| (*name, peer.address, "")).collect();
-        let proxy = Harness::by(simulated(), &backends, IN_ORDER);
+        let clock = simulated();
+        let proxy = Harness::by(Arc::<SimulatedClock>::clone(&clock), &backends, IN_ORDER);
+        clock.advance(Duration::from_secs(1));
         let mut client = Client::connect(proxy.address);
         for _ in 0..100 {
             assert_eq!(ask(&mut client).status, 500, "somebody is always asked");

@@ -108,6 +108,7 @@ impl Check<'_> {
             timeouts: self.timeouts(file.timeouts),
             usage: file.usage.unwrap_or_default(),
             keep_idle: self.span(file.keep_idle, keep_idle),
+            health: file.health.and_then(|written| self.health(written)),
             simulated: file.simulated.unwrap_or(false),
             origin,
         };

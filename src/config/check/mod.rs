@@ -8,6 +8,7 @@ mod boot;
 mod carbon;
 mod credential;
 mod energy;
+mod health;
 mod key;
 mod lint;
 mod policy;
