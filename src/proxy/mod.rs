@@ -20,6 +20,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
@@ -42,6 +43,7 @@ use crate::wire::{Call, call};
 use exchange::MAX_ID;
 pub use exchange::{Attempt, AttemptOutcome, Exchange};
 pub use reject::Error;
+use reject::SOON;
 pub use relay::{Body, Cut};
 
 /// What all workers of one proxy share.
@@ -246,8 +248,15 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> 
     x.turn = turn;
     x.deployments = Some(deployments);
     x.candidates = candidates;
-    x.decision = Some(decision.map_err(Error::NoCandidate)?);
+    x.decision = Some(decision.map_err(|why| Error::NoCandidate { why, after: room_after(x, now) })?);
     Ok(())
+}
+
+/// When the first of the candidates without room may have some: when it said, or soon where it is only full of our own requests.
+fn room_after(x: &Exchange, now: Instant) -> Duration {
+    let full = x.candidates.iter().filter(|candidate| candidate.standing == Standing::NoCapacity);
+    let spans = full.map(|candidate| x.snapshot.live(candidate.backend).full_for(now).unwrap_or(SOON));
+    spans.min().unwrap_or(SOON)
 }
 
 /// The backend's response with Windward's fields, its body metered.

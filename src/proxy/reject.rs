@@ -11,6 +11,9 @@ use http::{HeaderValue, Response, StatusCode, header};
 use crate::dialect::Dialect;
 use crate::wire::error::error_body;
 
+/// When another try makes sense where nobody said: the places that were taken are mostly given back within a second or so.
+pub(super) const SOON: Duration = Duration::from_secs(1);
+
 /// Why a request got no answer from a backend.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -63,8 +66,13 @@ pub enum Error {
     #[error("the gateway is working on as much as it may; try again")]
     Busy,
     /// Every candidate is excluded.
-    #[error("no backend can take the request: {0}")]
-    NoCandidate(crate::decide::NoCandidate),
+    #[error("no backend can take the request: {why}")]
+    NoCandidate {
+        /// Why not.
+        why: crate::decide::NoCandidate,
+        /// When it may be otherwise.
+        after: Duration,
+    },
     /// No backend could be reached.
     #[error("no backend could be reached")]
     Unreachable,
@@ -88,7 +96,7 @@ impl Error {
             Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyStalled => StatusCode::REQUEST_TIMEOUT,
-            Self::Busy | Self::NoCandidate(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::NoCandidate { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable | Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -112,7 +120,7 @@ impl Error {
             Self::ClientGone => "client_gone",
             Self::UnknownModel => "model_not_found",
             Self::Busy => "overloaded",
-            Self::NoCandidate(_) => "no_candidate",
+            Self::NoCandidate { .. } => "no_candidate",
             Self::Unreachable => "backend_unreachable",
             Self::BadGateway => "bad_gateway",
             Self::UpstreamTimeout => "backend_timeout",
@@ -121,7 +129,11 @@ impl Error {
 
     /// After how long another try makes sense, where it does.
     fn retry_after(&self) -> Option<Duration> {
-        matches!(self, Self::Busy | Self::NoCandidate(_)).then_some(Duration::from_secs(1))
+        match self {
+            Self::Busy => Some(SOON),
+            Self::NoCandidate { after, .. } => Some(*after),
+            _ => None,
+        }
     }
 
     /// Whether the connection cannot be used again, whatever of a body was read: it will not be read to its end, or nothing that
@@ -144,7 +156,7 @@ impl Error {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(after) = self.retry_after() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1000) as u64));
         }
         if closes {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -109,6 +109,33 @@ fn a_date_is_respected_by_the_backends_own_clock() {
 }
 
 #[test]
+fn while_all_are_full_a_client_is_told_when_the_first_is_not() {
+    let (one, two) =
+        (always("429 Too Many Requests", "retry-after: 50\r\n"), always("429 Too Many Requests", "retry-after: 40\r\n"));
+    let proxy = Harness::by(simulated(), &[("one", one.address, ""), ("two", two.address, "")], IN_ORDER);
+    let mut client = Client::connect(proxy.address);
+    assert_eq!(ask(&mut client).status, 429);
+    let answer = ask(&mut client);
+    assert_eq!((answer.status, answer.field("retry-after")), (503, Some("40")), "{}", answer.text());
+    assert_eq!((asked_of(&one), asked_of(&two)), (1, 1), "nobody is asked before");
+}
+
+#[test]
+fn calls_that_stream_through_eject_a_dead_backend_but_never_the_only_one() {
+    for others in [0, 1] {
+        let (dead, idle) = (Peer::start(|_, _| Then::Close), Peer::answering("200 OK", "{}"));
+        let peers = [("dead", dead.address, ""), ("idle", idle.address, "")];
+        let proxy = Harness::by(simulated(), &peers[..=others], IN_ORDER);
+        for _ in 0..5 {
+            let mut client = Client::connect(proxy.address);
+            client.get("/v1/files", "");
+            assert_eq!(client.answer().status, 502);
+        }
+        assert_eq!(proxy.backend("dead")["shut_for_ms"].is_null(), others == 0);
+    }
+}
+
+#[test]
 fn a_second_attempt_has_the_same_bytes_and_its_own_credential() {
     let (full, idle) = (always("429 Too Many Requests", "retry-after: 0\r\n"), Peer::answering("200 OK", "{}"));
     let backends = [("full", full.address, "auth: { bearer: one }"), ("idle", idle.address, "auth: { bearer: two }")];
