@@ -130,6 +130,11 @@ impl Live {
         self.health.is_left_alone(now_ms, turn)
     }
 
+    /// Whether it is ejected, so many milliseconds after the start.
+    pub fn is_shut(&self, now_ms: u64) -> bool {
+        self.health.shut_for(now_ms) > 0
+    }
+
     /// Whether it has, by its own word, no room, so many milliseconds after the start.
     pub fn is_full(&self, now_ms: u64) -> bool {
         self.health.full_for(now_ms) > 0

@@ -104,7 +104,14 @@ impl Snapshot {
         let in_flight = if live.is_full(now_ms) { u32::MAX } else { estimate.in_flight };
         // Two that come back at once are not let in by the same turns.
         let own_turn = turn.wrapping_add(deployment.backend.0.into());
-        let standing = Standing::of(inside, live.is_left_alone(now_ms, own_turn), in_flight, estimate.limit);
+        let by_health = if !live.is_left_alone(now_ms, own_turn) {
+            Standing::Ready
+        } else if live.is_shut(now_ms) {
+            Standing::Ejected
+        } else {
+            Standing::Returning
+        };
+        let standing = Standing::of(inside, by_health, in_flight, estimate.limit);
         Some(Candidate { backend: deployment.backend, estimate, standing, weight: deployment.weight })
     }
 

@@ -77,8 +77,9 @@ const TIE: f64 = 0.01;
 ///
 /// [`Decision::order`] holds the candidates that are [`Standing::Ready`]: those within the budget by the objective, then, unless the
 /// policy rejects what is over budget, the others by latency, because a late answer is better than none once the punctual ones have
-/// failed. Only when nobody is ready are the ejected ones tried, under the same rules as if they were: the ejections are a guess
-/// from past failures, and refusing everything would make it come true.
+/// failed. Those that are [`Standing::Returning`] follow, for the same reason. When nobody is ready they are tried as if they were,
+/// and only when nobody is returning either are the ejected ones, under the same rules: the ejections are a guess from past failures,
+/// and refusing everything would make it come true.
 ///
 /// Under `least_carbon` the sum of grams, of the price of capacity, and of the policy's price of the first token's latency is to be
 /// least. A candidate of unknown emissions never wins over one that is known; when none is known, latency decides.
@@ -87,8 +88,8 @@ const TIE: f64 = 0.01;
 pub fn decide(policy: &Policy, streamed: bool, candidates: &[Candidate], turn: u32) -> Result<Decision, NoCandidate> {
     let candidates = candidates.get(..=usize::from(u16::MAX)).unwrap_or(candidates);
     let weighing = Weighing { policy, streamed, candidates, turn };
-    let (mut order, within) = weighing.eligible()?;
-    let last_resort = !order.iter().any(|index| weighing.at(*index).standing == Standing::Ready);
+    let Eligible { mut order, within, standing } = weighing.eligible()?;
+    let last_resort = standing == Standing::Ejected;
 
     let (punctual, late) = order.split_at_mut(within);
     weighing.rank_by_latency(late);
@@ -115,6 +116,9 @@ pub fn decide(policy: &Policy, streamed: bool, candidates: &[Candidate], turn: u
         set(*index, if place < tied { Verdict::Tied } else { weighing.compare(*index, chosen) });
     }
     set(chosen, Verdict::Chosen);
+    if standing == Standing::Ready {
+        weighing.fall_back(&mut order);
+    }
     Ok(Decision { baseline: baseline.unwrap_or(chosen), order, reason, verdicts })
 }
 
@@ -123,7 +127,7 @@ pub fn decide(policy: &Policy, streamed: bool, candidates: &[Candidate], turn: u
 pub fn exclusion(policy: &Policy, streamed: bool, candidate: &Candidate) -> Option<Verdict> {
     match candidate.standing {
         Standing::Ready => over_budget(policy, streamed, candidate).map(|by| Verdict::OverBudget { by }),
-        Standing::Ejected => Some(Verdict::Ejected),
+        Standing::Returning | Standing::Ejected => Some(Verdict::Ejected),
         Standing::NoCapacity => Some(Verdict::NoCapacity),
         Standing::OutsideResidency => Some(Verdict::OutsideResidency),
     }
@@ -149,6 +153,16 @@ struct Weighing<'a> {
     turn: u32,
 }
 
+/// Those that may be tried.
+struct Eligible {
+    /// The ones within the budget first; each part in the order of the slice.
+    order: SmallVec<[u16; 16]>,
+    /// How many are within the budget.
+    within: usize,
+    /// What they all are: ready, or the best that there is.
+    standing: Standing,
+}
+
 /// What came of putting the candidates within the budget in order.
 struct Ranking {
     /// Who would lead with carbon switched off; `None` for the same that leads now.
@@ -168,19 +182,21 @@ impl Weighing<'_> {
         latency(self.streamed, self.at(index)).get()
     }
 
-    /// Those that may be tried, the ones within the budget first, and how many these are; each part in the order of the slice.
-    fn eligible(&self) -> Result<(SmallVec<[u16; 16]>, usize), NoCandidate> {
+    fn eligible(&self) -> Result<Eligible, NoCandidate> {
         let count = |standing| self.candidates.iter().filter(|candidate| candidate.standing == standing).count();
-        let standing = match (self.candidates.is_empty(), count(Standing::Ready), count(Standing::Ejected)) {
-            (true, ..) => return Err(NoCandidate::NoneServes),
-            (_, 0, 0) => {
-                return Err(NoCandidate::AllExcluded {
-                    no_capacity: count(Standing::NoCapacity) as u32,
-                    outside_residency: count(Standing::OutsideResidency) as u32,
-                });
-            }
-            (_, 0, _) => Standing::Ejected,
-            _ => Standing::Ready,
+        let standing = if count(Standing::Ready) > 0 {
+            Standing::Ready
+        } else if count(Standing::Returning) > 0 {
+            Standing::Returning
+        } else if count(Standing::Ejected) > 0 {
+            Standing::Ejected
+        } else if self.candidates.is_empty() {
+            return Err(NoCandidate::NoneServes);
+        } else {
+            return Err(NoCandidate::AllExcluded {
+                no_capacity: count(Standing::NoCapacity) as u32,
+                outside_residency: count(Standing::OutsideResidency) as u32,
+            });
         };
         let excess = |candidate| over_budget(self.policy, self.streamed, candidate);
         let those = || self.candidates.iter().enumerate().filter(|(_, candidate)| candidate.standing == standing);
@@ -197,7 +213,19 @@ impl Weighing<'_> {
             }
             OnNoCandidate::Reject => {}
         }
-        Ok((order, within))
+        Ok(Eligible { order, within, standing })
+    }
+
+    /// Adds those that come back and whose turn it is not, the fastest first, unless the policy rejects them for being late.
+    fn fall_back(&self, order: &mut SmallVec<[u16; 16]>) {
+        let from = order.len();
+        let rejects = self.policy.on_no_candidate == OnNoCandidate::Reject;
+        let fits = |candidate| !rejects || over_budget(self.policy, self.streamed, candidate).is_none();
+        let returning = self.candidates.iter().enumerate().filter(|(_, candidate)| candidate.standing == Standing::Returning);
+        order.extend(returning.filter(|(_, candidate)| fits(candidate)).map(|(index, _)| index as u16));
+        if let Some(added) = order.get_mut(from..).filter(|added| !added.is_empty()) {
+            self.rank_by_latency(added);
+        }
     }
 
     /// Puts `order`, which is in the order of the slice, into that of the objective.

@@ -172,6 +172,18 @@ fn ejected_ones_are_tried_only_when_nobody_else_stands() {
 }
 
 #[test]
+fn returning_ones_are_a_fallback_and_better_than_ejected_ones() {
+    let two = [candidate(0, Some(1.0), 200.0, 0), candidate(1, Some(2.0), 100.0, 0)];
+    let [first, second] = two.map(|candidate| stand(Standing::Returning, candidate));
+    let ejected = stand(Standing::Ejected, candidate(2, Some(0.1), 1.0, 0));
+    let got = decided(&green(), &[first, second, ejected, candidate(3, Some(9.0), 5000.0, 0)]);
+    assert_eq!((got.order.as_slice(), got.reason), ([3, 1, 0].as_slice(), Reason::FastestOverBudget));
+    assert_eq!(got.verdicts[..3], [Verdict::Ejected; 3]);
+    let got = decided(&green(), &[first, second, ejected]);
+    assert_eq!((got.order.as_slice(), got.reason), ([0, 1].as_slice(), Reason::Objective(Objective::LeastCarbon)));
+}
+
+#[test]
 fn nobody_is_an_answer_with_its_cause() {
     assert_eq!(decide(&green(), true, &[], 0), Err(NoCandidate::NoneServes));
     let candidates = [
@@ -181,10 +193,8 @@ fn nobody_is_an_answer_with_its_cause() {
     ];
     let refused = decide(&green(), true, &candidates, 0);
     assert_eq!(refused, Err(NoCandidate::AllExcluded { no_capacity: 1, outside_residency: 2 }));
-    assert_eq!(
-        candidates.map(|candidate| exclusion(&green(), true, &candidate)),
-        [Some(Verdict::NoCapacity), Some(Verdict::OutsideResidency), Some(Verdict::OutsideResidency),]
-    );
+    let outside = Some(Verdict::OutsideResidency);
+    assert_eq!(candidates.map(|candidate| exclusion(&green(), true, &candidate)), [Some(Verdict::NoCapacity), outside, outside]);
 }
 
 #[test]
@@ -262,7 +272,7 @@ fn more_candidates_than_a_plan_can_have_do_no_harm() {
     assert_eq!(decided(&green(), &many).verdicts.len(), 65_536);
 }
 
-/// Few values, so that ties and exact equality are common.
+/// Few values, so that ties are common.
 fn any_candidate() -> impl Strategy<Value = Candidate> {
     let grams = prop_oneof![
         1 => Just(None),
@@ -273,6 +283,7 @@ fn any_candidate() -> impl Strategy<Value = Candidate> {
     let standing = prop_oneof![
         6 => Just(Standing::Ready),
         1 => Just(Standing::Ejected),
+        1 => Just(Standing::Returning),
         1 => Just(Standing::NoCapacity),
         1 => Just(Standing::OutsideResidency),
     ];
@@ -315,14 +326,17 @@ fn any_policy() -> impl Strategy<Value = Policy> {
 
 /// Who may be tried, by the words of the documentation.
 fn eligible(policy: &Policy, streamed: bool, candidates: &[Candidate]) -> Vec<u16> {
-    let ready = candidates.iter().any(|candidate| candidate.standing == Standing::Ready);
-    let standing = if ready { Standing::Ready } else { Standing::Ejected };
     let late = policy.on_no_candidate == OnNoCandidate::Fastest;
-    (0..candidates.len())
-        .filter(|index| candidates[*index].standing == standing)
-        .filter(|index| late || over_budget(policy, streamed, &candidates[*index]).is_none())
-        .map(|index| index as u16)
-        .collect()
+    let those = |standings: &[Standing]| {
+        let indices = (0..candidates.len()).filter(|index| standings.contains(&candidates[*index].standing));
+        let fit = indices.filter(|index| late || over_budget(policy, streamed, &candidates[*index]).is_none());
+        fit.map(|index| index as u16).collect::<Vec<u16>>()
+    };
+    let stands = |standing: &Standing| candidates.iter().any(|candidate| candidate.standing == *standing);
+    match [Standing::Ready, Standing::Returning].into_iter().find(stands).unwrap_or(Standing::Ejected) {
+        Standing::Ready if !those(&[Standing::Ready]).is_empty() => those(&[Standing::Ready, Standing::Returning]),
+        best => those(&[best]),
+    }
 }
 
 proptest! {
@@ -347,8 +361,11 @@ proptest! {
     ) {
         if let Ok(decision) = decide(&policy, streamed, &candidates, turn) {
             let late = |index: &u16| over_budget(&policy, streamed, &candidates[usize::from(*index)]).is_some();
-            prop_assert!(decision.order.is_sorted_by_key(late), "{:?}", decision);
-            let nobody_in_time = decision.order.iter().all(late);
+            let lead = candidates[usize::from(decision.chosen())].standing;
+            let leads = |index: &&u16| candidates[usize::from(**index)].standing == lead;
+            let leading: Vec<u16> = decision.order.iter().filter(leads).copied().collect();
+            prop_assert!(decision.order.starts_with(&leading) && leading.is_sorted_by_key(late), "{:?}", decision);
+            let nobody_in_time = leading.iter().all(late);
             prop_assert!(nobody_in_time || !late(&decision.baseline));
         }
     }

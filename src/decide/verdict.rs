@@ -9,7 +9,9 @@ pub enum Standing {
     /// Nothing does.
     #[default]
     Ready,
-    /// It failed or refused lately and is left alone for a while.
+    /// It comes back after it failed, and this turn leaves it out: it is tried after all that are ready.
+    Returning,
+    /// It failed lately and is left alone for a while.
     Ejected,
     /// It has as many requests in flight as it takes.
     NoCapacity,
@@ -18,17 +20,16 @@ pub enum Standing {
 }
 
 impl Standing {
-    /// The standing of a backend with `in_flight` of `limit` requests. Where several things rule it out, the one that is traded
-    /// least counts: an ejected backend may be tried as a last resort, a full one or one outside the residency never.
-    pub const fn of(resident: bool, ejected: bool, in_flight: u32, limit: u32) -> Self {
+    /// The standing of a backend with `in_flight` of `limit` requests that is ready, returning or ejected `by_health`. Where several
+    /// things rule it out, the one that is traded least counts: an ejected backend may be tried as a last resort, a full one or one
+    /// outside the residency never.
+    pub const fn of(resident: bool, by_health: Self, in_flight: u32, limit: u32) -> Self {
         if !resident {
             Self::OutsideResidency
         } else if in_flight >= limit {
             Self::NoCapacity
-        } else if ejected {
-            Self::Ejected
         } else {
-            Self::Ready
+            by_health
         }
     }
 }
@@ -64,7 +65,7 @@ pub enum Verdict {
     },
     /// Nobody knows where it runs or how clean that is, and the chosen one is known.
     UnknownCarbon,
-    /// See [`Standing::Ejected`].
+    /// See [`Standing::Ejected`], and [`Standing::Returning`], of which nothing else can be said.
     Ejected,
     /// See [`Standing::NoCapacity`].
     NoCapacity,
@@ -150,11 +151,13 @@ mod tests {
 
     #[test]
     fn the_constraint_that_is_never_traded_comes_first() {
-        assert_eq!(Standing::of(true, false, 7, 8), Standing::Ready);
-        assert_eq!(Standing::of(true, true, 7, 8), Standing::Ejected);
-        assert_eq!(Standing::of(true, true, 8, 8), Standing::NoCapacity);
-        assert_eq!(Standing::of(false, true, 8, 8), Standing::OutsideResidency);
-        assert_eq!(Standing::of(true, false, 0, 0), Standing::NoCapacity);
+        use Standing::{Ejected, NoCapacity, OutsideResidency, Ready, Returning};
+        for by_health in [Ready, Returning, Ejected] {
+            assert_eq!(Standing::of(true, by_health, 7, 8), by_health);
+            assert_eq!(Standing::of(true, by_health, 8, 8), NoCapacity);
+            assert_eq!(Standing::of(false, by_health, 8, 8), OutsideResidency);
+        }
+        assert_eq!(Standing::of(true, Ready, 0, 0), NoCapacity);
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! as long as the one before, until the backend has come all the way back.
 //!
 //! A backend comes back by a share of the decisions and not by a limit on what it has in flight: the declared limit may be far above
-//! what it ever has, and a share bounds how many requests can fail on it whatever the traffic is. The other decisions see it as still
-//! ejected, so that it is tried all the same when nobody else can serve. A backend that fails while too many others are ejected
+//! what it ever has, and a share bounds how many requests can fail on it whatever the traffic is. The other decisions put it after all
+//! that are ready, so that it is there when they fail or nobody is. A backend that fails while too many others are ejected
 //! already is not ejected but sent back to that beginning: it keeps a tenth of its requests, which the retry budget can carry.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};

@@ -236,13 +236,17 @@ impl Exchange {
 
     /// What may be done about a backend that failed it, by who else could have served it.
     pub(super) fn remedy(&self, backend: BackendId, now: Instant) -> Remedy {
-        let Some(decision) = &self.decision else { return self.snapshot.remedy(backend, now) };
-        if decision.order.len() == 1 {
-            return Remedy::Keep;
+        if self.decision.is_none() {
+            return self.snapshot.remedy(backend, now);
         }
         let able = self.candidates.iter().filter(|candidate| candidate.standing != Standing::OutsideResidency);
-        let is_shut = |other: &&Candidate| other.backend != backend && self.snapshot.live(other.backend).shut_for(now).is_some();
-        Remedy::of(able.clone().count(), able.filter(is_shut).count())
+        let others = able.clone().filter(|candidate| candidate.backend != backend);
+        let serves = |other: &Candidate| matches!(other.standing, Standing::Ready | Standing::Returning);
+        if !others.clone().any(serves) {
+            return Remedy::Keep;
+        }
+        let is_shut = |other: &&Candidate| self.snapshot.live(other.backend).shut_for(now).is_some();
+        Remedy::of(able.count(), others.filter(is_shut).count())
     }
 
     /// Whether a status went to the client, as far as can be known: not when it left before a byte of the answer.

@@ -31,7 +31,7 @@ use smallvec::SmallVec;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::decide::{Candidate, Decision, decide};
+use crate::decide::{Candidate, Decision, Standing, decide};
 use crate::live::RetryBudget;
 use crate::record::Ended;
 use crate::state::{Question, State};
@@ -231,8 +231,8 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> 
     // A pin outranks carbon, but no constraint.
     let pinned = at_home_only && x.may_serve(home);
     let turn = (!pinned).then(|| x.shared.turn(x.route, model));
-    let question =
-        Question { model, demand: &demand, now: x.shared.clock.monotonic(), wall: x.wall, turn: turn.unwrap_or_default() };
+    let now = x.shared.clock.monotonic();
+    let question = Question { model, demand: &demand, now, wall: x.wall, turn: turn.unwrap_or_default() };
     let mut candidates: SmallVec<[Candidate; 4]> = SmallVec::with_capacity(deployments.len());
     for deployment in deployments.iter() {
         let candidate = snapshot.candidate(deployment, x.may_serve(deployment.backend), &question);

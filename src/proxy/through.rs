@@ -33,7 +33,8 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
     let backend = Arc::clone(snapshot.plan.backend(home));
     // Whatever lives at home, a place that is not allowed is not traded for it.
     if !x.may_serve(home) {
-        return Err(Error::NoCandidate(NoCandidate::AllExcluded { no_capacity: 0, outside_residency: 1 }));
+        let why = NoCandidate::AllExcluded { no_capacity: 0, outside_residency: 1 };
+        return Err(Error::NoCandidate { why, after: super::SOON });
     }
     let live = Arc::clone(snapshot.live(home));
     let below = {

@@ -214,7 +214,7 @@ fn late(route: &Route, candidate: &Candidate, streamed: bool) -> bool {
 
 /// A request is refused only when nobody may take it.
 fn none_could(why: &NoCandidate, route: &Route, candidates: &[Candidate], streamed: bool) {
-    let usable = |candidate: &&Candidate| matches!(candidate.standing, Standing::Ready | Standing::Ejected);
+    let usable = |candidate: &&Candidate| matches!(candidate.standing, Standing::Ready | Standing::Returning | Standing::Ejected);
     match why {
         NoCandidate::NoneServes => assert!(candidates.is_empty()),
         NoCandidate::AllExcluded { .. } => assert_eq!(candidates.iter().filter(usable).count(), 0),
@@ -237,7 +237,12 @@ fn holds(decision: &Decision, route: &Route, candidates: &[Candidate], streamed:
     let anybody_ready = candidates.iter().any(|candidate| candidate.standing == Standing::Ready);
     for index in decision.order.iter().chain([&decision.baseline]) {
         let standing = at(*index).standing;
-        assert!(standing == Standing::Ready || (!anybody_ready && standing == Standing::Ejected), "{standing:?} is tried");
+        let fits = match standing {
+            Standing::Ready | Standing::Returning => true,
+            Standing::Ejected => !anybody_ready,
+            Standing::NoCapacity | Standing::OutsideResidency => false,
+        };
+        assert!(fits, "{standing:?} is tried");
     }
     for (index, verdict) in decision.verdicts.iter().enumerate() {
         assert_eq!(*verdict == Verdict::Chosen, index == usize::from(decision.chosen()));
