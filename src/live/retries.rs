@@ -105,6 +105,19 @@ mod tests {
         assert!(!budget.spend(limits, at(0)));
     }
 
+    #[test]
+    fn cores_that_spend_at_once_do_not_spend_twice() {
+        let ((budget, at), limits) = (budget(), RetryLimits { share: 0.5, per_second: 1 });
+        let now = at(5_000);
+        let spent: usize = std::thread::scope(|scope| {
+            let core = || (0..2_000).filter(|_| (budget.asked(now), budget.spend(limits, now)).1).count();
+            let cores = [(); 4].map(|()| scope.spawn(core));
+            cores.map(|core| core.join().unwrap()).into_iter().sum()
+        });
+        assert!(spent <= 4_000 + 10, "{spent} for 8000 requests");
+        assert!(spent >= 3_000, "{spent}: who was refused gave back what it had counted");
+    }
+
     proptest! {
         #[test]
         fn whatever_happens_no_ten_seconds_have_more_than_their_share(

@@ -229,6 +229,39 @@ fn a_backend_that_fails_every_other_request_is_ejected_and_comes_back_slowly() {
 }
 
 #[test]
+fn who_comes_back_is_there_when_the_other_one_dies() {
+    let mended = Arc::new(AtomicBool::new(false));
+    let good = Arc::clone(&mended);
+    let back = Peer::start(move |_, stream| {
+        let status = if good.load(SeqCst) { "200 OK" } else { "500 Internal Server Error" };
+        respond(stream, status, "", b"{}");
+        Then::Next
+    });
+    let dying = Arc::new(AtomicBool::new(false));
+    let dead = Arc::clone(&dying);
+    let dies = Peer::start(move |_, stream| {
+        let refuses = dead.load(SeqCst);
+        respond(stream, if refuses { "503 Service Unavailable" } else { "200 OK" }, "retry-after: 0\r\n", b"{}");
+        Then::Next
+    });
+    let clock = simulated();
+    let backends = [("back", back.address, ""), ("dies", dies.address, "")];
+    let proxy = Harness::by(Arc::<SimulatedClock>::clone(&clock), &backends, IN_ORDER);
+    clock.advance(Duration::from_secs(1));
+    let mut client = Client::connect(proxy.address);
+    (0..3).for_each(|_| assert_eq!(ask(&mut client).status, 500));
+    (0..10).for_each(|_| assert_eq!(ask(&mut client).status, 200, "the other one is there"));
+    mended.store(true, SeqCst);
+    dying.store(true, SeqCst);
+    clock.advance(Duration::from_secs(5));
+    asked_of(&back);
+    // Nine of ten turns are the other one's. It refuses, and the budget of a quiet proxy lets ten of them go on.
+    (0..11).for_each(|_| assert_eq!(ask(&mut client).status, 200));
+    assert_eq!(asked_of(&back), 11);
+    assert!(proxy.backend("back")["share"].as_f64().unwrap() < 0.2, "it was its turn only now and then");
+}
+
+#[test]
 fn no_more_than_half_are_ejected_and_the_last_one_never() {
     let failing = || always("500 Internal Server Error", "");
     for (names, most) in [(&["a"][..], 0), (&["a", "b"], 1), (&["a", "b", "c", "d"], 2)] {
