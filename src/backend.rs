@@ -209,6 +209,8 @@ pub struct Backend {
     pub keep_idle: Duration,
     /// How it is asked whether it works; `None` leaves that to its traffic.
     pub health: Option<HealthCheck>,
+    /// Whether it is told who the client is.
+    pub forward_client: bool,
     /// Made up for a demonstration: its records are labelled and excluded from claims.
     pub simulated: bool,
 }

@@ -126,6 +126,7 @@ mod tests {
             usage: UsageMode::Inject,
             keep_idle: Duration::from_mins(1),
             health: None,
+            forward_client: false,
             simulated: false,
         }
     }

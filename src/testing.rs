@@ -22,7 +22,7 @@ pub(crate) const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std
 pub(crate) fn plan() -> Plan {
     Plan {
         boot: Boot {
-            listeners: vec![Listener { address: ANY_PORT, tls: None }],
+            listeners: vec![Listener { address: ANY_PORT, tls: None, trusted_proxies: Vec::new() }],
             admin: Some(ANY_PORT),
             workers: Some(2),
             access_log: LogTarget::Off,
@@ -74,6 +74,7 @@ fn backend() -> Backend {
         usage: UsageMode::default(),
         keep_idle: Duration::from_secs(4),
         health: None,
+        forward_client: false,
         simulated: false,
     }
 }

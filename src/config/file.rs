@@ -45,6 +45,8 @@ section! {
         address: At<String>,
         /// Serve TLS.
         tls: Option<TlsFile>,
+        /// Proxies before it whose `X-Forwarded-*` are believed: addresses, or ranges of them; nobody's when left out.
+        trusted_proxies: Option<Vec<At<String>>>,
     }
 
     /// Certificate and key of a listener.
@@ -217,6 +219,8 @@ section! {
         health: Option<HealthFile>,
         /// Certificates (PEM) to trust instead of the system's; relative to this file.
         ca_file: Option<At<String>>,
+        /// Tell it the client's address, scheme and host in `X-Forwarded-*`; never when left out.
+        forward_client: Option<bool>,
         /// Made up for a demonstration; its records are excluded from claims.
         simulated: Option<bool>,
         /// Energy per token of everything it serves, before `energy` above.

@@ -14,6 +14,7 @@ mod decode;
 mod env;
 mod error;
 mod file;
+mod network;
 mod node;
 mod plan;
 mod schema;
@@ -22,6 +23,7 @@ mod values;
 pub use check::model_json;
 pub use env::{Env, Files};
 pub use error::{ConfigErrors, Problem, Severity};
+pub use network::Network;
 pub use plan::{Boot, CarbonPlan, Limits, Listener, ListenerTls, LogTarget, Plan, SourcePlan, boot_changes};
 pub use schema::schema;
 

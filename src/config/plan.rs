@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::network::Network;
 use crate::backend::{Backend, BackendId, Secret};
 use crate::grid::{Basis, GridZone, Reading, Signal};
 use crate::key::Keys;
@@ -71,6 +72,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// TLS with ALPN h2 and http/1.1; without it HTTP/1.1 and HTTP/2 by prior knowledge.
     pub tls: Option<ListenerTls>,
+    /// Proxies whose word on their own clients is taken.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// Where the access log goes.

@@ -102,6 +102,7 @@ mod tests {
             usage: UsageMode::Inject,
             keep_idle: Duration::from_secs(1),
             health: None,
+            forward_client: false,
             simulated: false,
         }
     }

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use smallvec::SmallVec;
 
 use super::Shared;
+use super::provenance::Client;
 use super::{account, headers};
 use crate::backend::{Backend, BackendId};
 use crate::decide::{Candidate, Decision, Standing};
@@ -113,6 +114,8 @@ pub struct Exchange {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) begun: Instant,
     pub(super) wall: Timestamp,
+    /// Who is at the other end of the connection, where whoever embeds the proxy has said it.
+    pub(super) client: Option<Client>,
     pub(super) id: HeaderValue,
     pub(super) client_request_id: Option<HeaderValue>,
     pub(super) provider_request_id: Option<HeaderValue>,
@@ -149,7 +152,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// Begins with the head of a request; the clock is read here once.
-    pub(super) fn begin<B>(shared: &Arc<Shared>, request: &http::Request<B>) -> Box<Self> {
+    pub(super) fn begin<B>(shared: &Arc<Shared>, request: &http::Request<B>, client: Option<Client>) -> Box<Self> {
         shared.metrics.in_flight.add(1);
         let client_request_id = request.headers().get(&headers::REQUEST_ID).filter(|id| id.len() <= MAX_ID).cloned();
         let path = request.uri().path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
@@ -157,6 +160,7 @@ impl Exchange {
             snapshot: shared.state.load(),
             begun: shared.clock.monotonic(),
             wall: shared.clock.wall(),
+            client,
             id: shared.next_id(),
             client_request_id,
             provider_request_id: None,

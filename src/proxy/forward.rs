@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::exchange::{Attempt, AttemptOutcome, Exchange};
 use super::headers;
+use super::provenance::Provenance;
 use super::reject::Error;
 use crate::backend::{Backend, Credential};
 use crate::live::Live;
@@ -30,6 +31,8 @@ pub(super) struct Outgoing {
     pub(super) headers: HeaderMap,
     /// The client's credential, for a backend that passes it through.
     pub(super) credential: Option<HeaderValue>,
+    /// Who the client is, for a backend that is to know it.
+    pub(super) provenance: Option<Provenance>,
     /// The path below the route's prefix, with the query.
     pub(super) below: Box<str>,
     /// What is collected of the body.
@@ -162,7 +165,7 @@ fn addressed(
         _ => target(backend, &outgoing.below)?,
     };
     // Completed before they are copied: a copy has room for nothing more, and would be copied again.
-    headers::addressed(&mut outgoing.headers, backend, outgoing.credential.as_ref());
+    headers::addressed(&mut outgoing.headers, backend, outgoing.credential.as_ref(), outgoing.provenance.as_ref());
     outgoing.headers.insert(headers::REQUEST_ID, x.request_id().clone());
     *request.headers_mut() = if last { std::mem::take(&mut outgoing.headers) } else { outgoing.headers.clone() };
     headers::unaddressed(&mut outgoing.headers, backend);

@@ -7,6 +7,7 @@
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, TE, TRAILER};
 use smallvec::SmallVec;
 
+use super::provenance::Provenance;
 use crate::backend::{Backend, Credential};
 use crate::dialect::Dialect;
 
@@ -48,7 +49,8 @@ fn hop_by_hop(name: &str) -> Fate {
 }
 
 /// What becomes of a client's field: as above, and no credential leaves, be it for this gateway or for one that stands before it,
-/// nor a word that was meant for Windward. `Host` is another one for each backend, and is replaced there.
+/// nor a word that was meant for Windward, nor one about the client's own network. `Host` is another one for each backend, and is
+/// replaced there.
 fn of_a_client(name: &str) -> Fate {
     match name {
         "authorization"
@@ -61,15 +63,21 @@ fn of_a_client(name: &str) -> Fate {
         | "cf-access-client-secret"
         | "cf-access-jwt-assertion"
         | "cf-aig-authorization"
-        | "helicone-auth" => Fate::Ends,
+        | "helicone-auth"
+        | "via"
+        | "forwarded"
+        | "true-client-ip"
+        | "cf-connecting-ip"
+        | "cf-connecting-ipv6"
+        | "fastly-client-ip" => Fate::Ends,
         _ => name.strip_prefix("x-").map_or_else(|| hop_by_hop(name), of_an_extension),
     }
 }
 
 /// What becomes of a client's field that begins with `x-`, by the rest of its name.
 fn of_an_extension(name: &str) -> Fate {
-    /// Signatures and tokens of a cloud, and words to Windward. `x-amzn-bedrock-` is none of them.
-    const ENDING: [&str; 4] = ["windward-", "amz-", "amzn-oidc-", "ms-token-"];
+    /// Signatures and tokens of a cloud, words to Windward, and what proxies say of the client. `x-amzn-bedrock-` is none of them.
+    const ENDING: [&str; 6] = ["windward-", "amz-", "amzn-oidc-", "ms-token-", "forwarded-", "original-"];
 
     match name {
         "api-key"
@@ -79,7 +87,11 @@ fn of_an_extension(name: &str) -> Fate {
         | "auth-token"
         | "functions-key"
         | "litellm-api-key"
-        | "portkey-api-key" => Fate::Ends,
+        | "portkey-api-key"
+        | "real-ip"
+        | "client-ip"
+        | "cluster-client-ip"
+        | "envoy-external-address" => Fate::Ends,
         _ if ENDING.iter().any(|prefix| name.starts_with(prefix)) => Fate::Ends,
         _ => Fate::Passes,
     }
@@ -173,9 +185,17 @@ pub(super) fn strip_protocol_key(headers: &mut HeaderMap) {
     }
 }
 
-/// Adds what one backend is to see: its name for itself and its own credential.
-pub(super) fn addressed(headers: &mut HeaderMap, backend: &Backend, client_credential: Option<&HeaderValue>) {
+/// Adds what one backend is to see: its name for itself, its own credential, and who the client is if it may know.
+pub(super) fn addressed(
+    headers: &mut HeaderMap,
+    backend: &Backend,
+    client_credential: Option<&HeaderValue>,
+    provenance: Option<&Provenance>,
+) {
     headers.insert(HOST, backend.origin.authority.clone());
+    if let Some(provenance) = provenance.filter(|_| backend.forward_client) {
+        provenance.tell(headers);
+    }
     match &backend.credential {
         Credential::None => {}
         Credential::PassThrough => {
@@ -189,8 +209,11 @@ pub(super) fn addressed(headers: &mut HeaderMap, backend: &Backend, client_crede
     }
 }
 
-/// Takes the credential out again, before another backend is addressed.
+/// Takes out again what the next backend may not see.
 pub(super) fn unaddressed(headers: &mut HeaderMap, backend: &Backend) {
+    if backend.forward_client {
+        Provenance::take_back(headers);
+    }
     match &backend.credential {
         Credential::None => {}
         Credential::PassThrough => {
@@ -239,6 +262,12 @@ mod tests {
             ("x-goog-iap-jwt-assertion", "k"),
             ("ocp-apim-subscription-key", "k"),
             ("cf-access-jwt-assertion", "k"),
+            ("via", "1.1 inner.example"),
+            ("forwarded", "for=192.0.2.1"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-access-token", "k"),
+            ("x-real-ip", "192.0.2.1"),
+            ("true-client-ip", "192.0.2.1"),
             ("cookie", "k"),
             ("proxy-authorization", "k"),
             ("x-windward-objective", "least_latency"),

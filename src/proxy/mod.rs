@@ -10,6 +10,7 @@ mod exchange;
 mod forward;
 mod headers;
 mod intake;
+mod provenance;
 mod reject;
 mod relay;
 mod through;
@@ -23,7 +24,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, Version, header};
 use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -42,6 +43,8 @@ use crate::wire::{Call, call};
 
 use exchange::MAX_ID;
 pub use exchange::{Attempt, AttemptOutcome, Exchange};
+pub use provenance::Client;
+use provenance::Provenance;
 pub use reject::Error;
 use reject::SOON;
 pub use relay::{Body, Cut};
@@ -93,13 +96,8 @@ pub struct Parts {
 
 impl Shared {
     fn next_id(&self) -> HeaderValue {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let number = u64::from(self.run) << 32 | u64::from(self.counter.fetch_add(1, Relaxed));
-        let mut text = [b'0'; 16];
-        for (place, digit) in text.iter_mut().enumerate() {
-            *digit = DIGITS.get((number >> (60 - 4 * place) & 15) as usize).copied().unwrap_or(b'0');
-        }
-        HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+        HeaderValue::from_bytes(&hex(number)).unwrap_or_else(|_| HeaderValue::from_static("0"))
     }
 
     /// How many decisions there were about this model on this route: it rotates ties and turns. One count for everything would
@@ -112,9 +110,22 @@ impl Shared {
     }
 }
 
+/// A number in 16 hexadecimal digits.
+fn hex(number: u64) -> [u8; 16] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [b'0'; 16];
+    for (place, digit) in text.iter_mut().enumerate() {
+        *digit = DIGITS.get((number >> (60 - 4 * place) & 15) as usize).copied().unwrap_or(b'0');
+    }
+    text
+}
+
 /// The proxy, as a service of one request and one response.
 #[derive(Clone)]
-pub struct Proxy(Arc<Shared>);
+pub struct Proxy {
+    shared: Arc<Shared>,
+    client: Option<Client>,
+}
 
 impl Proxy {
     /// A proxy over these parts.
@@ -123,17 +134,24 @@ impl Proxy {
         let (buffered, counter) = (Arc::default(), AtomicU32::new(0));
         let turns = std::array::from_fn(|_| AtomicU32::new(0));
         let retries = RetryBudget::new(clock.monotonic());
-        Self(Arc::new(Shared { state, clock, upstreams, tasks, log, metrics, buffered, run, retries, counter, turns }))
+        let shared = Shared { state, clock, upstreams, tasks, log, metrics, buffered, run, retries, counter, turns };
+        Self { shared: Arc::new(shared), client: None }
+    }
+
+    /// This proxy for the requests of one connection. Backends that are to know the client are told of this one.
+    #[must_use]
+    pub fn serving(&self, client: Client) -> Self {
+        Self { shared: Arc::clone(&self.shared), client: Some(client) }
     }
 
     /// What its workers share.
     pub fn shared(&self) -> &Arc<Shared> {
-        &self.0
+        &self.shared
     }
 
     /// Answers one request. The record is written when the response body ends, or now if there is none.
     pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
-        let mut x = Exchange::begin(&self.0, &request);
+        let mut x = Exchange::begin(&self.shared, &request, self.client);
         let has_body = !request.body().is_end_stream();
         let mut request = request.map(Some);
         match answer(&mut request, &mut x).await {
@@ -210,10 +228,13 @@ async fn answer(request: &mut Request<Option<Incoming>>, x: &mut Exchange) -> Re
     };
     let intake = intake::read(request, operation, x).await?;
     decide_candidates(x, intake.fields.names_stored())?;
+    let tells = x.deployments.iter().flat_map(|all| all.iter()).any(|it| plan.backend(it.backend).forward_client);
+    let provenance = x.client.filter(|_| tells).map(|client| Provenance::of(request, client));
     let head = std::mem::take(request.headers_mut());
     let credential = head.get(headers::credential_field(x.dialect())).cloned();
-    let fields = headers::cleaned_to_read(head);
-    let mut outgoing = forward::Outgoing { headers: fields, credential, below, intake };
+    let mut fields = headers::cleaned_to_read(head);
+    provenance::mark(&mut fields, request.version(), &x.id);
+    let mut outgoing = forward::Outgoing { headers: fields, credential, provenance, below, intake };
     let (response, usage_event) = forward::attempts(&mut outgoing, x).await?;
     x.release_body();
     Ok(Answer::Backend(response, usage_event))
@@ -265,7 +286,7 @@ fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x
     headers::strip_hop_by_hop(&mut head.headers);
     x.status = head.status;
     x.provider_request_id = head.headers.get(&headers::REQUEST_ID).filter(|id| id.len() <= MAX_ID).cloned();
-    decorate(&mut head.headers, &x);
+    decorate(&mut head.headers, head.version, &x);
     let metered = relay::Metered::new(body, &head.headers, usage_event, x);
     if metered.changes_length() {
         head.headers.remove(header::CONTENT_LENGTH);
@@ -277,8 +298,9 @@ fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x
 }
 
 /// The fields that tell the client what was decided. Names and regions were rendered when the plan was made.
-fn decorate(headers: &mut http::HeaderMap, x: &Exchange) {
-    headers.reserve(6);
+fn decorate(headers: &mut http::HeaderMap, version: Version, x: &Exchange) {
+    headers.reserve(7);
+    headers.append(header::VIA, provenance::via(version));
     headers.insert(headers::REQUEST_ID, x.request_id().clone());
     if let Some((backend, index)) = &x.serving {
         headers.insert(headers::BACKEND, backend.name_header.clone());

@@ -20,6 +20,7 @@ use super::exchange::{Attempt, AttemptOutcome, Exchange};
 use super::forward::{self, UsageEvent};
 use super::headers;
 use super::intake;
+use super::provenance::{self, Provenance};
 use super::reject::Error;
 use super::{Answer, decorate};
 use crate::backend::{BackendId, Timeouts};
@@ -45,10 +46,12 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
     let asked = upgrade_asked(request.headers());
     let client_side = asked.is_some().then(|| hyper::upgrade::on(&mut *request));
 
+    let provenance = x.client.filter(|_| backend.forward_client).map(|client| Provenance::of(request, client));
     let head = std::mem::take(request.headers_mut());
     let credential = head.get(headers::credential_field(x.dialect())).cloned();
     let mut fields = headers::cleaned(head);
-    headers::addressed(&mut fields, &backend, credential.as_ref());
+    provenance::mark(&mut fields, request.version(), &x.id);
+    headers::addressed(&mut fields, &backend, credential.as_ref(), provenance.as_ref());
     fields.insert(headers::REQUEST_ID, x.request_id().clone());
     if let Some(protocol) = asked {
         headers::strip_protocol_key(&mut fields);
@@ -119,7 +122,7 @@ fn switching(head: &http::response::Parts, x: &mut Exchange) -> Response<()> {
     if let Some(protocol) = protocol {
         fields.insert(header::UPGRADE, protocol);
     }
-    decorate(&mut fields, x);
+    decorate(&mut fields, head.version, x);
     *response.headers_mut() = fields;
     x.status = StatusCode::SWITCHING_PROTOCOLS;
 

@@ -47,6 +47,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Whether it came by TLS.
     pub tls: bool,
+    /// Whether it is one of the listener's `trusted_proxies`.
+    pub trusted: bool,
 }
 
 /// A service that can answer requests of a connection: [`tower::Service`] over hyper's bodies, never failing.

@@ -11,7 +11,7 @@ use super::{Background, Handle, Serve, StartError, start};
 use crate::clock::Clock;
 use crate::config::Plan;
 use crate::control::health;
-use crate::proxy::{Parts, Proxy};
+use crate::proxy::{Client, Parts, Proxy};
 use crate::state::State;
 use crate::telemetry::log::AccessLog;
 use crate::upstream::{Upstreams, system_roots, tcp};
@@ -44,9 +44,9 @@ pub fn start_proxy(mut serve: Serve) -> Result<Handle, StartError> {
             tasks,
             log: AccessLog::clone(&shared.log),
             metrics: Arc::clone(&shared.metrics),
-            run: fastrand::u32(..),
+            run: fastrand::u32(1..),
         });
-        move |_peer| proxy.clone()
+        move |peer| proxy.serving(Client { address: peer.address, tls: peer.tls, trusted: peer.trusted })
     })
 }
 

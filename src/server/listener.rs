@@ -15,8 +15,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::connection::Peer;
 use super::tls::{self, TlsError};
-use crate::config::Listener;
+use crate::config::{Listener, Network};
 use crate::telemetry::metrics::Metrics;
 
 /// Connections that the kernel keeps until they are accepted: enough for every client of a restarted proxy to come back at once.
@@ -62,7 +63,22 @@ pub enum BindError {
 pub(super) struct Bound {
     pub(super) address: SocketAddr,
     pub(super) sockets: Vec<StdListener>,
+    pub(super) entrance: Entrance,
+}
+
+/// How whoever comes to a listener is met.
+#[derive(Clone, Debug)]
+pub(super) struct Entrance {
     pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) trusted_proxies: Arc<[Network]>,
+}
+
+impl Entrance {
+    /// Who a peer is.
+    pub(super) fn peer(&self, address: SocketAddr) -> Peer {
+        let trusted = self.trusted_proxies.iter().any(|network| network.contains(address.ip()));
+        Peer { address, tls: self.tls.is_some(), trusted }
+    }
 }
 
 /// Binds a listener for `workers` threads.
@@ -86,12 +102,13 @@ pub(super) fn bind(listener: &Listener, index: usize, workers: usize) -> Result<
             let listener = StdListener::from(socket);
             Ok((listener.local_addr()?, listener))
         });
-        let (local, listener) = bound.map_err(|error| refused(address, key(), error))?;
+        let (local, socket) = bound.map_err(|error| refused(address, key(), error))?;
         // The first socket finds the port where none was asked for; the others share it.
         address = local;
-        sockets.push(listener);
+        sockets.push(socket);
     }
-    Ok(Bound { address, sockets, tls })
+    let entrance = Entrance { tls, trusted_proxies: listener.trusted_proxies.clone().into() };
+    Ok(Bound { address, sockets, entrance })
 }
 
 /// Binds an address for one thread alone.
@@ -202,7 +219,7 @@ mod tests {
 
     #[test]
     fn every_worker_has_a_socket_on_the_same_port() {
-        let bound = bind(&Listener { address: ANY_PORT, tls: None }, 0, 3).unwrap();
+        let bound = bind(&Listener { address: ANY_PORT, tls: None, trusted_proxies: Vec::new() }, 0, 3).unwrap();
         assert_ne!(bound.address.port(), 0);
         assert_eq!(bound.sockets.len(), 3);
         assert!(bound.sockets.iter().all(|socket| socket.local_addr().unwrap() == bound.address));
@@ -210,8 +227,9 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_an_error_that_names_it_even_if_it_is_shared() {
-        let first = bind(&Listener { address: ANY_PORT, tls: None }, 0, 2).unwrap();
-        let error = bind(&Listener { address: first.address, tls: None }, 1, 2).unwrap_err().to_string();
+        let first = bind(&Listener { address: ANY_PORT, tls: None, trusted_proxies: Vec::new() }, 0, 2).unwrap();
+        let error =
+            bind(&Listener { address: first.address, tls: None, trusted_proxies: Vec::new() }, 1, 2).unwrap_err().to_string();
         assert!(error.contains(&first.address.to_string()) && error.contains("listeners[1].address"), "{error}");
         let error = bind_alone(first.address, "admin").unwrap_err();
         assert!(matches!(error, BindError::InUse { .. }), "{error}");

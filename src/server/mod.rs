@@ -230,7 +230,7 @@ where
     let (end, ended) = mpsc::channel(workers);
     let mut threads = Vec::with_capacity(workers);
     for index in 0..workers {
-        let sockets = bound.iter_mut().filter_map(|bound| Some((bound.sockets.pop()?, bound.tls.clone()))).collect();
+        let sockets = bound.iter_mut().filter_map(|bound| Some((bound.sockets.pop()?, bound.entrance.clone()))).collect();
         let worker = Worker { common: common.clone(), sockets, service: service.clone(), background: background.cloned() };
         let farewell = Farewell { end: end.clone(), result: Err(std::io::Error::other("a worker panicked")) };
         let thread = named(&format!("windward-{index}")).spawn(move || farewell.say(worker.run()));

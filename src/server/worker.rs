@@ -9,14 +9,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Answers, Peer, Setting, serve};
 use super::guard::Held;
-use super::listener::{Place, accept};
+use super::listener::{Entrance, Place, accept};
 use super::tracked::Connections;
 use crate::state::State;
 use crate::telemetry::log::{AccessLog, FLUSH_EVERY};
@@ -42,7 +41,7 @@ pub(super) struct Common {
 /// What one worker is given.
 pub(super) struct Worker<F> {
     pub(super) common: Common,
-    pub(super) sockets: Vec<(StdListener, Option<Arc<ServerConfig>>)>,
+    pub(super) sockets: Vec<(StdListener, Entrance)>,
     pub(super) service: F,
     pub(super) background: Option<Background>,
 }
@@ -68,12 +67,12 @@ where
             tokio::spawn(background());
         }
         let mut listening = tokio::task::JoinSet::new();
-        for (socket, tls) in sockets {
+        for (socket, entrance) in sockets {
             let listener = TcpListener::from_std(socket)?;
             let (common, service) = (common.clone(), service.clone());
             let (connections, tracker) = (Arc::clone(&connections), tracker.clone());
             listening.spawn(async move {
-                let take = |socket, peer| begin(&common, &connections, &tracker, tls.as_ref(), &service, socket, peer);
+                let take = |socket, peer| begin(&common, &connections, &tracker, &entrance, &service, socket, peer);
                 accept(listener, common.stop.clone(), &common.metrics, take).await;
             });
         }
@@ -102,7 +101,7 @@ fn begin<F, S>(
     common: &Common,
     connections: &Arc<Connections>,
     tracker: &TaskTracker,
-    tls: Option<&Arc<ServerConfig>>,
+    entrance: &Entrance,
     service: &F,
     socket: TcpStream,
     address: SocketAddr,
@@ -117,7 +116,7 @@ fn begin<F, S>(
         return;
     };
     let held = Held { entry: connections.enter(), _place: place, _tracked: tracker.token() };
-    let setting = Setting { limits, metrics: Arc::clone(&common.metrics), tls: tls.cloned(), held };
+    let setting = Setting { limits, metrics: Arc::clone(&common.metrics), tls: entrance.tls.clone(), held };
     // What it holds says when it has ended; an upgraded connection outlives this task.
-    tokio::spawn(serve(socket, service(Peer { address, tls: tls.is_some() }), setting));
+    tokio::spawn(serve(socket, service(entrance.peer(address)), setting));
 }

@@ -63,6 +63,7 @@ fn backend_at(host: &str, port: u16) -> Backend {
         usage: UsageMode::Never,
         keep_idle: Duration::from_secs(4),
         health: None,
+        forward_client: false,
         simulated: false,
     }
 }

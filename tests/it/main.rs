@@ -23,6 +23,7 @@ mod layering;
 mod log;
 mod model_server;
 mod process;
+mod provenance;
 mod reload;
 mod request;
 mod retries;

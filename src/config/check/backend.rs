@@ -109,6 +109,7 @@ impl Check<'_> {
             usage: file.usage.unwrap_or_default(),
             keep_idle: self.span(file.keep_idle, keep_idle),
             health: file.health.and_then(|written| self.health(written)),
+            forward_client: file.forward_client.unwrap_or(false),
             simulated: file.simulated.unwrap_or(false),
             origin,
         };

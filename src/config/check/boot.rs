@@ -9,6 +9,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use super::Check;
 use crate::config::decode::{At, Filled};
 use crate::config::file::{AdminFile, LimitsFile, ListenerFile, LogFile, RetriesFile, TlsFile};
+use crate::config::network::Network;
 use crate::config::node::Mark;
 use crate::config::plan::{Boot, Limits, Listener, ListenerTls, LogTarget};
 use crate::live::RetryLimits;
@@ -21,6 +22,8 @@ const DRAIN_DELAY: Duration = Duration::from_secs(5);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 /// The most listeners.
 const MOST_LISTENERS: usize = 64;
+/// The most ranges of trusted proxies; a provider of such lists a few dozen.
+const MOST_NETWORKS: usize = 1024;
 /// Far above any machine's cores.
 const MOST_WORKERS: u64 = 1024;
 /// More than this without regard to the traffic is no limit.
@@ -45,24 +48,39 @@ impl Check<'_> {
 
     fn listeners(&mut self, written: Option<Filled<ListenerFile>>) -> (Vec<Listener>, Vec<Mark>) {
         let Some(written) = written else {
-            return (vec![Listener { address: DEFAULT_LISTENER, tls: None }], vec![Mark::default()]);
+            return (vec![Listener { address: DEFAULT_LISTENER, tls: None, trusted_proxies: Vec::new() }], vec![Mark::default()]);
         };
         let (mut listeners, mut marks) = (Vec::<Listener>::new(), Vec::<Mark>::new());
         if let Some(past) = written.0.get(MOST_LISTENERS) {
             self.problems.add(past.address.mark, format!("more than {MOST_LISTENERS} listeners"));
         }
-        for ListenerFile { address: at, tls } in written.0.into_iter().take(MOST_LISTENERS) {
+        for ListenerFile { address: at, tls, trusted_proxies } in written.0.into_iter().take(MOST_LISTENERS) {
             let tls = tls.map(|tls| self.tls(&tls));
+            let trusted_proxies = self.networks(&trusted_proxies.unwrap_or_default());
             let Some(address) = self.address(&at) else { continue };
             if let Some(index) = listeners.iter().position(|other| collide(other.address, address)) {
                 let line = marks.get(index).map_or(0, |mark| mark.line);
                 self.problems.add(at.mark, format!("{} is already listened on", at.shown())).mend =
                     Some(format!("the first one is in line {line}"));
             }
-            listeners.push(Listener { address, tls });
+            listeners.push(Listener { address, tls, trusted_proxies });
             marks.push(at.mark);
         }
         (listeners, marks)
+    }
+
+    fn networks(&mut self, written: &[At<String>]) -> Vec<Network> {
+        if let Some(past) = written.get(MOST_NETWORKS) {
+            self.problems.add(past.mark, format!("more than {MOST_NETWORKS} ranges of addresses"));
+        }
+        let mut networks = Vec::new();
+        for range in written.iter().take(MOST_NETWORKS) {
+            match range.value.trim().parse() {
+                Ok(network) => networks.push(network),
+                Err(error) => drop(self.problems.add(range.mark, format!("{} is {error}", range.shown()))),
+            }
+        }
+        networks
     }
 
     fn admin(&mut self, written: &At<String>, listeners: &[Listener], marks: &[Mark]) -> Option<SocketAddr> {

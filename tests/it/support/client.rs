@@ -18,6 +18,11 @@ impl Answer {
         self.message.field(name)
     }
 
+    /// Every value of a field, in order.
+    pub(crate) fn fields(&self, name: &str) -> Vec<&str> {
+        self.message.fields(name)
+    }
+
     /// The body.
     pub(crate) fn body(&self) -> &[u8] {
         &self.message.body
