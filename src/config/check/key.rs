@@ -52,6 +52,7 @@ impl Check<'_> {
                 let message = format!("`{}` is the same key as `{}` in line {}", key.name, other.name, first.line);
                 self.problems.add(mark, message).mend = Some("a request can be only one of them".to_owned());
             }
+            self.served_nowhere(&key, mark, routes);
             keys.push(key);
             marks.push(mark);
         }
@@ -106,6 +107,22 @@ impl Check<'_> {
             }
         };
         Some(Key { name: Arc::from(file.name.value.as_str()), digest, routes, policy })
+    }
+
+    /// A key whose policy leaves nobody on a route opens it to no purpose.
+    fn served_nowhere(&mut self, key: &Key, mark: Mark, routes: &[route::Meant]) {
+        let Some(own) = key.policy.as_ref().filter(|own| !own.outside.is_empty()) else { return };
+        let barred =
+            |id: &BackendId, route: &route::Meant| own.outside.binary_search(id).is_ok() || route.route.outside.contains(id);
+        let nobody = |route: &route::Meant| route.candidates.iter().all(|(id, _)| barred(id, route));
+        let opened = routes.iter().enumerate().find(|(place, route)| key.opens(*place) && nobody(route));
+        if let Some((_, route)) = opened {
+            let message = format!(
+                "no backend of route `{}` lies inside the residency of policy `{}`, so nobody serves key `{}` there",
+                route.route.name, own.policy.name, key.name
+            );
+            self.warnings.add(mark, message).mend = Some("name the key's `routes`, without this one".to_owned());
+        }
     }
 
     /// The places of the routes that a key opens.
