@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 
-use http::header::{HOST, VIA};
+use http::header::{Entry, HOST, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -42,13 +42,20 @@ pub(super) fn via(version: Version) -> HeaderValue {
 /// Adds to a client's cleaned fields what every backend is told. `id` is the exchange's own: 16 hexadecimal digits.
 pub(super) fn mark(fields: &mut HeaderMap, version: Version, id: &HeaderValue) {
     fields.insert(VIA, via(version));
-    let mut given = fields.get_all(&TRACEPARENT).iter();
-    let is_one = given.next().is_some_and(|value| is_traceparent(value.as_bytes())) && given.next().is_none();
-    if !is_one && let Some(made) = traceparent(id, fastrand::u64(..)) {
-        // The state of a trace that is not known means nothing.
-        fields.remove(TRACESTATE);
-        fields.insert(TRACEPARENT, made);
+    let entry = fields.entry(TRACEPARENT);
+    if let Entry::Occupied(given) = &entry
+        && given.iter().count() == 1
+        && is_traceparent(given.get().as_bytes())
+    {
+        return;
     }
+    let Some(made) = traceparent(id, fastrand::u64(..)) else { return };
+    match entry {
+        Entry::Occupied(mut given) => drop(given.insert(made)),
+        Entry::Vacant(none) => drop(none.insert(made)),
+    }
+    // The state of a trace that is not known means nothing.
+    fields.remove(TRACESTATE);
 }
 
 /// The beginning of a trace (W3C Trace Context, version 00). Its parent is the exchange, under the id that the record has, and the
@@ -177,10 +184,11 @@ mod tests {
             (&passed[TRACEPARENT], &passed[TRACESTATE]),
             (&HeaderValue::from_static(GIVEN), &HeaderValue::from_static("a=1"))
         );
-        for fields in [&[("tracestate", "a=1")][..], &[("traceparent", "00-x"), ("tracestate", "a=1")]] {
+        let twice = [("traceparent", GIVEN), ("traceparent", GIVEN), ("tracestate", "a=1")];
+        for fields in [&[("tracestate", "a=1")][..], &[("traceparent", "00-x"), ("tracestate", "a=1")], &twice] {
             let made = marked(fields);
             let text = made[TRACEPARENT].to_str().unwrap();
-            assert!(is_traceparent(text.as_bytes()), "{text}");
+            assert!(is_traceparent(text.as_bytes()) && made.get_all(TRACEPARENT).iter().count() == 1, "{text}");
             assert!(text.starts_with("00-77df26e60000005d") && text.ends_with("-77df26e60000005d-01"), "{text}");
             assert!(!made.contains_key(TRACESTATE));
             assert_ne!(marked(fields)[TRACEPARENT], made[TRACEPARENT]);
