@@ -140,9 +140,9 @@ fn a_key_opens_its_routes_and_no_others() {
     let proxy = narrowed(here.address, there.address);
     assert_eq!(post(&proxy, "/two/chat/completions", BLUE, BODY).status, 200);
     there.next();
+    proxy.record();
     let refused = post(&proxy, "/two/chat/completions", RED, BODY);
     assert_eq!((refused.status, &refused.json()["error"]["code"]), (403, &"key_not_allowed".into()));
-    proxy.record();
     let record = proxy.record();
     assert_eq!((&record["key"], &record["route"]), (&"bound".into(), &"two".into()));
     assert!(!there.saw_more() && here.connections() == 0);
