@@ -202,6 +202,13 @@ async fn answer(request: &mut Request<Option<Incoming>>, x: &mut Exchange) -> Re
         x.shared.metrics.shed.add_one();
         return Err(Error::Busy);
     }
+    // The one makes a server repeat what it was sent, our credential included; the other asks for a tunnel past every rule.
+    if matches!(*request.method(), Method::TRACE | Method::CONNECT) {
+        return Err(Error::MethodNotAllowed { allow: "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT" });
+    }
+    if !x.http1 {
+        crate::wire::framing::check(request).map_err(Error::Framing)?;
+    }
     let path = request.uri().path();
     if has_dot_segment(path) {
         return Err(Error::BadTarget("the path has dot segments"));
@@ -213,10 +220,6 @@ async fn answer(request: &mut Request<Option<Incoming>>, x: &mut Exchange) -> Re
     let route = route.ok_or(Error::NoRoute)?;
     if !x.key_opens_route() {
         return Err(Error::KeyNotAllowed);
-    }
-    // The one makes a server repeat what it was sent, our credential included; the other asks for a tunnel past every rule.
-    if matches!(*request.method(), Method::TRACE | Method::CONNECT) {
-        return Err(Error::MethodNotAllowed { allow: "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT" });
     }
     let below = route.below(path).unwrap_or_default();
     let operation = match call(request.method(), below) {

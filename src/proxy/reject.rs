@@ -38,6 +38,9 @@ pub enum Error {
     /// The target cannot be forwarded as it is.
     #[error("{0}")]
     BadTarget(&'static str),
+    /// The head is ambiguous.
+    #[error("{0}")]
+    Framing(crate::wire::framing::Refusal),
     /// The body is no request.
     #[error("{0}")]
     Malformed(crate::wire::request::Malformed),
@@ -88,6 +91,7 @@ impl Error {
     /// The status.
     pub fn status(&self) -> StatusCode {
         match self {
+            Self::Framing(refusal) => refusal.status(),
             Self::NoRoute | Self::UnknownModel => StatusCode::NOT_FOUND,
             Self::NoKey | Self::WrongKey => StatusCode::UNAUTHORIZED,
             Self::KeyNotAllowed => StatusCode::FORBIDDEN,
@@ -111,6 +115,7 @@ impl Error {
             Self::KeyNotAllowed => "key_not_allowed",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::BadTarget(_) => "bad_target",
+            Self::Framing(refusal) => refusal.code(),
             Self::Malformed(crate::wire::request::Malformed::NoModel) => "model_missing",
             Self::Malformed(_) => "malformed_body",
             Self::Encoded => "encoded_body",

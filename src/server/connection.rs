@@ -14,7 +14,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -24,10 +24,12 @@ use tower::Service;
 
 use super::detect::{Prefix, Version, detect};
 use super::guard::{Guard, Held};
+use super::streams::Streams;
 use super::timers::{Expired, LazyTimer, Timers};
 use super::tracked::{ConnState, InProgress, TrackedBody};
 use crate::config::Limits;
 use crate::telemetry::metrics::Metrics;
+use crate::wire::frames::Frames;
 use crate::wire::framing::Framing;
 
 /// Bytes that hyper may buffer in each direction of an HTTP/1.1 connection, unless a head may be longer. Its own default of 400 KiB
@@ -89,6 +91,7 @@ pub(super) async fn serve<S: Answers>(socket: TcpStream, service: S, setting: Se
     match outcome {
         Outcome::Fine => {}
         Outcome::BadHead => metrics.bad_heads.add_one(),
+        Outcome::Flood => metrics.floods.add_one(),
         Outcome::BadHandshake => metrics.handshake_errors.add_one(),
     }
 }
@@ -114,16 +117,25 @@ async fn secure<S: Answers>(socket: TcpStream, acceptor: TlsAcceptor, service: S
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     /// It ended, or broke off in a way that is the peer's business.
     Fine,
     /// It ended because of a head that was none, or that did not end.
     BadHead,
+    /// It ended because of frames that brought no stream forward.
+    Flood,
     /// It never spoke TLS, or not in time.
     BadHandshake,
 }
 
-async fn run<S, IO>(version: Version, socket: IO, prefix: Prefix, service: S, setting: Setting, begun: Instant) -> Outcome
+pub(super) async fn run<S, IO>(
+    version: Version,
+    socket: IO,
+    prefix: Prefix,
+    service: S,
+    setting: Setting,
+    begun: Instant,
+) -> Outcome
 where
     S: Answers,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -136,7 +148,8 @@ where
         Version::Http2 => Timers::new(limits.header_read, limits.idle, true, Instant::now()),
     };
     let framing = (version == Version::Http1).then(|| Framing::new(limits.head));
-    let io = TokioIo::new(Guard::new(socket, prefix, held, framing));
+    let frames = (version == Version::Http2).then(|| Frames::new(limits.streams, Instant::now().into_std()));
+    let io = TokioIo::new(Guard::new(socket, prefix, held, framing).counting(frames));
     let own = Arc::clone(&state);
     let service = service_fn(move |request| answer(service.clone(), request, InProgress::begin(&own)));
     match version {
@@ -145,7 +158,7 @@ where
             drive(connection.as_mut(), &state, timers, http1::UpgradeableConnection::graceful_shutdown).await
         }
         Version::Http2 => {
-            let mut connection = Box::pin(http2_builder(&limits).serve_connection(io, service));
+            let mut connection = Box::pin(http2_builder(&limits, Streams(Arc::clone(&state))).serve_connection(io, service));
             drive(connection.as_mut(), &state, timers, http2::Connection::graceful_shutdown).await
         }
     }
@@ -158,8 +171,8 @@ fn http1_builder(limits: &Limits) -> http1::Builder {
     builder
 }
 
-fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn http2_builder(limits: &Limits, streams: Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
@@ -199,7 +212,11 @@ where
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 let bad = ended.is_err_and(|error| error.is_parse()) || state.was_refused();
-                return Poll::Ready(if bad { Outcome::BadHead } else { Outcome::Fine });
+                return Poll::Ready(match (state.was_flooded(), bad) {
+                    (true, _) => Outcome::Flood,
+                    (false, true) => Outcome::BadHead,
+                    (false, false) => Outcome::Fine,
+                });
             }
             if !dismissed && state.is_dismissed() && state.is_dismissible() {
                 dismissed = true;

@@ -5,7 +5,8 @@
 //!
 //! Under HTTP/1.1 it shows hyper one message at a time and only what [`framing`](crate::wire::framing) approves. The next message
 //! waits until the last response is written: what is refused is answered here and not by hyper, and an answer must not overtake
-//! another. Bytes are checked where they were read, in hyper's own buffer; they are copied only when a head comes in pieces, or
+//! another. Under HTTP/2 it counts [`frames`](crate::wire::frames) that bring no stream forward, and a flood of them is the end: it is
+//! cut, since an answer could not be put between hyper's frames. Bytes are checked where they were read, in hyper's own buffer; they are copied only when a head comes in pieces, or
 //! when a client sends the next request before it has the answer to the last.
 
 use std::io;
@@ -24,10 +25,11 @@ use super::stash::Stash;
 use super::timers::LazyTimer;
 use super::tracked::Entry;
 use crate::clock::{Clock, SystemClock};
+use crate::wire::frames::Frames;
 use crate::wire::framing::{Framing, Refusal, Then};
 
 /// A peer that takes no byte of its response for that long is gone (nginx's `send_timeout` has the same value).
-const WRITE_STALL: Duration = Duration::from_mins(1);
+pub(super) const WRITE_STALL: Duration = Duration::from_mins(1);
 /// A peer that is still sending when it was refused is listened to this long ..
 const LINGER: Duration = Duration::from_secs(2);
 /// .. and for so many bytes: closing at once would reset the connection, and the reset can overtake the refusal.
@@ -58,6 +60,8 @@ pub(super) struct Guard<S> {
     lingering: Option<Lingering>,
     /// `None` where bytes are no messages of HTTP/1.1.
     framing: Option<Framing>,
+    /// `None` where they are no frames of HTTP/2.
+    frames: Option<Frames>,
     stash: Stash,
     /// Requests whose responses are written.
     settled: u32,
@@ -94,10 +98,23 @@ impl<S> Guard<S> {
             unread: false,
             lingering: None,
             framing,
+            frames: None,
             stash: Stash::default(),
             settled: 0,
             waiting: false,
             refusing: None,
+        }
+    }
+
+    /// With frames of HTTP/2 counted by `frames`, if there are any.
+    pub(super) fn counting(self, frames: Option<Frames>) -> Self {
+        Self { frames, ..self }
+    }
+
+    /// After a write: progress, if there are frames.
+    const fn sent(&mut self, written: &Poll<io::Result<usize>>) {
+        if let (Some(frames), Poll::Ready(Ok(count))) = (&mut self.frames, written) {
+            frames.sent(*count);
         }
     }
 
@@ -155,6 +172,13 @@ impl<S: AsyncRead + Unpin> Guard<S> {
             return read;
         }
         self.held.entry.state.received();
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        if let Some(frames) = &mut self.frames
+            && !frames.feed(read, || Instant::now().into_std())
+        {
+            self.held.entry.state.flood();
+            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
+        }
         // Of the prefix alone there may be something, while the socket has nothing; and an end or an error comes again.
         Poll::Ready(Ok(()))
     }
@@ -298,6 +322,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        self.sent(&written);
         self.progress(written, cx)
     }
 
@@ -315,6 +340,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bytes);
+        self.sent(&written);
         self.progress(written, cx)
     }
 

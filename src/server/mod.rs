@@ -14,6 +14,7 @@ mod listener;
 mod refuse;
 mod stash;
 mod status;
+mod streams;
 mod timers;
 mod tls;
 mod tracked;

@@ -5,13 +5,24 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+
+/// What a response's body did when it was last asked for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyPolled {
+    /// It was not asked.
+    Not,
+    /// It had nothing: a backend is waited for.
+    Waits,
+    /// It gave something, and was not asked again.
+    Gave,
+}
 
 /// One connection's state.
 #[derive(Debug, Default)]
@@ -23,6 +34,8 @@ pub(super) struct ConnState {
     half_head: AtomicBool,
     refused: AtomicBool,
     switched: AtomicBool,
+    flooded: AtomicBool,
+    body: AtomicU8,
     task: OnceLock<Waker>,
 }
 
@@ -71,6 +84,29 @@ impl ConnState {
 
     pub(super) fn was_refused(&self) -> bool {
         self.refused.load(Relaxed)
+    }
+
+    /// Its peer sent too many frames that bring no stream forward.
+    pub(super) fn flood(&self) {
+        self.flooded.store(true, Relaxed);
+    }
+
+    pub(super) fn was_flooded(&self) -> bool {
+        self.flooded.load(Relaxed)
+    }
+
+    /// Notes what a body did. One note is enough for all of a connection's streams: they are polled by one thread, one after another,
+    /// and whoever polls one looks at once.
+    pub(super) fn body_polled(&self, polled: BodyPolled) {
+        self.body.store(polled as u8, Relaxed);
+    }
+
+    pub(super) fn last_body(&self) -> BodyPolled {
+        match self.body.load(Relaxed) {
+            1 => BodyPolled::Waits,
+            2 => BodyPolled::Gave,
+            _ => BodyPolled::Not,
+        }
     }
 
     /// Whether it speaks another protocol than HTTP, or will when the response is out that agrees to it.
@@ -130,7 +166,10 @@ impl<B: Body<Data = Bytes>> Body for TrackedBody<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.project().body.poll_frame(cx)
+        let this = self.project();
+        let frame = this.body.poll_frame(cx);
+        this.request.0.body_polled(if frame.is_pending() { BodyPolled::Waits } else { BodyPolled::Gave });
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -117,6 +117,9 @@ const TABLE: &[Row] = &[
     row("windward_bad_heads", None, "Connections that ended with a malformed or late request head", |s| {
         Counter(s.metrics.bad_heads.get())
     }),
+    row("windward_http2_floods", None, "HTTP/2 connections closed for too many frames without progress", |s| {
+        Counter(s.metrics.floods.get())
+    }),
     row("windward_config_generation", None, "Number of the plan in force", |s| Gauge(s.snapshot.generation as f64)),
     row("windward_config_good", None, "1 while the file is in force, 0 while it is refused", |s| {
         Gauge(s.metrics.config_good.get() as f64)

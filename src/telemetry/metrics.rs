@@ -134,6 +134,8 @@ pub struct Metrics {
     pub handshake_errors: Counter,
     /// Connections that ended with a head that was no head, or that took too long.
     pub bad_heads: Counter,
+    /// HTTP/2 connections that were closed for too many frames without progress.
+    pub floods: Counter,
     /// Reloads that were published.
     pub reloads_ok: Counter,
     /// Reloads that were refused; the plan before stays.
@@ -168,6 +170,7 @@ impl Default for Metrics {
             accept_errors: Counter::default(),
             handshake_errors: Counter::default(),
             bad_heads: Counter::default(),
+            floods: Counter::default(),
             reloads_ok: Counter::default(),
             reloads_failed: Counter::default(),
             config_good: Gauge(AtomicI64::new(1)),

@@ -305,7 +305,7 @@ fn authority(method: &[u8], target: &[u8]) -> Result<Option<(Span, &'static [u8]
 }
 
 /// `uri-host [ ":" port ]` with a host that is not empty, and without user information.
-fn valid_host(value: &[u8]) -> bool {
+pub(super) fn valid_host(value: &[u8]) -> bool {
     let (host, rest) = if value.first() == Some(&b'[') {
         let Some(end) = value.iter().position(|byte| *byte == b']') else { return false };
         let (address, rest) = value.split_at(end + 1);
@@ -336,7 +336,7 @@ fn port_number(port: &[u8]) -> Option<u16> {
 }
 
 /// Whether two authorities name the same, the scheme's default port being said or not.
-fn same_host(one: &[u8], other: &[u8], default_port: &[u8]) -> bool {
+pub(super) fn same_host(one: &[u8], other: &[u8], default_port: &[u8]) -> bool {
     let plain = |value: &[u8]| {
         let value = value.strip_suffix(default_port).filter(|rest| rest.ends_with(b":")).unwrap_or(value);
         value.strip_suffix(b":").unwrap_or(value).to_ascii_lowercase()

@@ -11,10 +11,12 @@
 mod body;
 mod chars;
 mod head;
+mod multiplexed;
 mod refusal;
 #[cfg(test)]
 mod tests;
 
+pub use multiplexed::check;
 pub use refusal::Refusal;
 
 use body::Chunks;

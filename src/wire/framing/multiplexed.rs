@@ -1,0 +1,74 @@
+//! What is left to check of a request of HTTP/2, whose frames and fields were held to RFC 9113 by whoever read them.
+
+use http::{Method, Request, header};
+
+use super::head::{same_host, valid_host};
+use super::refusal::Refusal;
+
+/// Whether it is clear what is asked for, and of whom: RFC 9113, 8.3.1.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let uri = request.uri();
+    // A request without `:path` and `:authority` arrives with an empty path, which others read as `/`.
+    let is_target = uri.path().starts_with('/') || (uri.path() == "*" && request.method() == Method::OPTIONS);
+    if !is_target {
+        return Err(Refusal::Target);
+    }
+    let mut hosts = request.headers().get_all(header::HOST).iter().map(http::HeaderValue::as_bytes);
+    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+    let default_port: &[u8] = if uri.scheme_str() == Some("https") { b"443" } else { b"80" };
+    let clear = match (authority, hosts.next(), hosts.next()) {
+        (_, _, Some(_)) | (None, None, _) => false,
+        (Some(one), None, _) | (None, Some(one), _) => valid_host(one),
+        (Some(authority), Some(host), None) => valid_host(authority) && same_host(authority, host, default_port),
+    };
+    if clear { Ok(()) } else { Err(Refusal::Host) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(uri: &str, hosts: &[&str]) -> Result<(), Refusal> {
+        let request = hosts.iter().fold(Request::get(uri), |request, host| request.header("host", *host));
+        check(&request.body(()).unwrap())
+    }
+
+    #[test]
+    fn one_host_that_could_be_one_is_needed_and_two_have_to_be_the_same() {
+        for (uri, hosts) in [
+            ("http://a.test/", &[] as &[_]),
+            ("/", &["a.test:8080"]),
+            ("http://a.test:80/", &["A.test"]),
+            ("https://a.test/", &["a.test:443"]),
+            ("http://[::1]:8080/x?y", &["[::1]:8080"]),
+        ] {
+            assert_eq!(checked(uri, hosts), Ok(()), "{uri} {hosts:?}");
+        }
+        for (uri, hosts) in [
+            ("/", &[] as &[_]),
+            ("/", &[""]),
+            ("/", &["a.test", "a.test"]),
+            ("http://a.test/", &["a.test", "a.test"]),
+            ("http://a.test/", &["b.test"]),
+            ("http://a.test/", &[""]),
+            ("http://a.test/", &["a.test:443"]),
+            ("http://a.test/", &["a.test@b.test"]),
+            ("http://me@a.test/", &[]),
+        ] {
+            assert_eq!(checked(uri, hosts), Err(Refusal::Host), "{uri} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_a_path_or_an_asterisk_for_options() {
+        assert_eq!(checked("*", &["a.test"]), Err(Refusal::Target));
+        let options = Request::options("*").header("host", "a.test").body(()).unwrap();
+        assert_eq!(check(&options), Ok(()));
+        let mut empty = Request::new(());
+        *empty.uri_mut() = http::Uri::from_parts(http::uri::Parts::default()).unwrap();
+        assert_eq!(check(&empty), Err(Refusal::Target), "no `:path`");
+    }
+}
