@@ -10,6 +10,7 @@
 mod admin;
 mod allocations;
 mod audit;
+mod back_pressure;
 mod bad_input;
 mod carbon;
 mod carbon_feed;
@@ -18,6 +19,7 @@ mod failover;
 mod framing;
 mod fuzz_bodies;
 mod health;
+mod http2;
 mod keys;
 mod layering;
 mod log;

@@ -1,6 +1,7 @@
 //! What the tests share: the proxy in this process with a configuration of the test's own, and peers that misbehave on request.
 
 pub(crate) mod client;
+pub(crate) mod h2;
 pub(crate) mod peer;
 
 use std::fmt::Write as _;

@@ -1,0 +1,70 @@
+//! A backend that pours and a client that does not read: what is between them is bounded.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use super::support::h2::H2Client;
+use super::support::peer::{PATIENCE, Then};
+use super::support::{Client, Harness, Peer};
+
+/// Bytes that the backend has to give.
+const ALL: usize = 200 << 20;
+/// What may be taken from it: the buffers of two sockets' both ends and a few of the proxy's own.
+const MOST: usize = 16 << 20;
+const STREAM: &str = r#"{"model":"m","stream":true}"#;
+
+/// A backend that pours until nobody takes a byte for a while, and says then how many were taken.
+fn pouring() -> (Peer, Receiver<usize>) {
+    let (report, reports) = channel();
+    let report = Mutex::new(report);
+    let peer = Peer::start(move |_, stream| {
+        // A slow machine may take a pause for the end, and then less is counted, not more.
+        stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        report.lock().unwrap().send(pour(stream)).unwrap();
+        Then::Close
+    });
+    (peer, reports)
+}
+
+fn pour(stream: &mut TcpStream) -> usize {
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {ALL}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let event = [b"data: ".as_slice(), &[b'x'; 16_376], b"\n\n"].concat();
+    let mut taken = 0;
+    while taken < ALL {
+        match stream.write(&event[taken % event.len()..]) {
+            Ok(count) => taken += count,
+            Err(_) => break,
+        }
+    }
+    taken
+}
+
+#[test]
+fn a_client_of_http1_that_does_not_read_costs_little() {
+    let (peer, taken) = pouring();
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", STREAM);
+    let taken = taken.recv_timeout(PATIENCE).unwrap();
+    assert!(taken < MOST, "{taken} bytes were taken");
+    assert!(client.read_until("data: x").starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_client_of_http2_that_does_not_read_costs_little() {
+    // Windows wide open and a full socket; the windows that a connection begins with; and no window at all.
+    for (first_window, more) in [(Some(0x7fff_ffff), 1 << 30), (None, 0), (Some(0), 0)] {
+        let (peer, taken) = pouring();
+        let proxy = Harness::start(&[("a", peer.address, "")], "");
+        let settings: Vec<(u16, u32)> = first_window.map(|window| (4, window)).into_iter().collect();
+        let mut client = H2Client::with(proxy.address, &settings, more);
+        assert!(client.call(1, STREAM));
+        let taken = taken.recv_timeout(PATIENCE).unwrap();
+        assert!(taken < MOST, "{taken} bytes were taken with a window of {first_window:?}");
+        assert!(client.frame().is_some());
+    }
+}

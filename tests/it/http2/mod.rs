@@ -1,0 +1,64 @@
+//! HTTP/2 from clients that keep no rule, over raw frames: what is malformed reaches no backend, what floods is contained, and who
+//! behaves is served meanwhile.
+
+mod cases;
+mod floods;
+
+use std::time::Duration;
+
+use cases::Want;
+
+use super::support::h2::{End, H2Client};
+use super::support::peer::{Then, respond};
+use super::support::{Harness, Peer};
+
+fn bench() -> (Peer, Harness) {
+    let backend = Peer::start(|_, stream| {
+        respond(stream, "200 OK", "content-type: application/json\r\n", b"{}");
+        Then::Next
+    });
+    let proxy = Harness::start(&[("a", backend.address, "")], "");
+    (backend, proxy)
+}
+
+#[test]
+fn what_is_malformed_is_refused_and_reaches_no_backend() {
+    let (backend, proxy) = bench();
+    let (mut wrong, all) = (Vec::new(), cases::all());
+    for cases::Case { name, rule, want, sent } in &all {
+        let mut client = H2Client::connect(proxy.address);
+        client.send(sent);
+        let end = client.end(1);
+        if ended_as(&end) != Some(*want) {
+            wrong.push(format!("{name} ({rule}): {end:?}, not {want:?}"));
+        }
+        if *want == Want::Ended {
+            client.end_of_all();
+        } else if !client.ping() {
+            wrong.push(format!("{name}: the connection ended with the stream"));
+        }
+        let reached = backend.saw_more();
+        if reached != (*want == Want::Answered(200)) || backend.saw_more() {
+            wrong.push(format!("{name}: reached the backend: {reached}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), all.len(), wrong.join("\n"));
+}
+
+/// What an end is called in a case.
+fn ended_as(end: &End) -> Option<Want> {
+    match end {
+        End::Answered(status) => Some(Want::Answered(*status)),
+        End::Reset(_) => Some(Want::Reset),
+        End::GoneAway(1..) => Some(Want::Ended),
+        End::GoneAway(0) | End::Closed => None,
+    }
+}
+
+/// Whether somebody who behaves is served, on a connection of his own.
+fn serves(proxy: &Harness) -> bool {
+    let mut client = H2Client::connect(proxy.address);
+    let begun = std::time::Instant::now();
+    let served = client.call(1, r#"{"model":"m"}"#) && client.end(1) == End::Answered(200);
+    served && begun.elapsed() < Duration::from_secs(10)
+}
