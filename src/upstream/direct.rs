@@ -29,6 +29,8 @@ use crate::wire::response::{self, Decoder, Head, Invalid};
 const READ: usize = 64 << 10;
 /// Informational responses before the final one. Real backends send none or one; each costs a look.
 const MAX_INFORMATIONAL: usize = 16;
+/// Bytes of a buffer that an idle connection may keep from the response before; it saves the allocation for the next head.
+const KEPT: usize = 8 << 10;
 /// Pieces of one vectored write; Linux takes 1,024, and the more of them the fewer of these are made.
 const PIECES: usize = 64;
 
@@ -41,6 +43,8 @@ pub(super) struct Direct {
     io: BoxIo,
     /// Read and not yet made sense of: part of a head or of a chunk's line, mostly nothing.
     input: BytesMut,
+    /// How much of it was searched for the end of a head: one that comes byte by byte must not be searched from its beginning for each.
+    searched: usize,
     /// What is still to be sent.
     output: Output,
     /// Whether a byte of the request may have left.
@@ -62,9 +66,19 @@ enum Lost {
     Invalid(Invalid),
 }
 
+/// What is known of a response that has not begun.
+struct Waiting {
+    /// Whether it has no body whatever it says.
+    bodyless: bool,
+    /// Informational ones before it.
+    informational: usize,
+    /// Why the request was not sent to its end.
+    broken: Option<io::Error>,
+}
+
 impl Direct {
     pub(super) fn new(io: BoxIo) -> Box<Self> {
-        Box::new(Self { io, input: BytesMut::new(), output: Output::default(), touched: false, spent: false })
+        Box::new(Self { io, input: BytesMut::new(), searched: 0, output: Output::default(), touched: false, spent: false })
     }
 
     /// The byte stream of an idle connection, for who speaks on it in another way.
@@ -84,9 +98,8 @@ impl Direct {
             return Err(Failed::Unsent(request, error));
         }
         (self.output, self.touched) = (Output::of(&request), false);
-        let bodyless = request.method() == Method::HEAD;
-        let mut informational = 0;
-        let head = poll_fn(|cx| self.poll_exchange(bodyless, &mut informational, cx)).await;
+        let mut waiting = Waiting { bodyless: request.method() == Method::HEAD, informational: 0, broken: None };
+        let head = poll_fn(|cx| self.poll_exchange(&mut waiting, cx)).await;
         head.map_err(|lost| match lost {
             Lost::Io(error) if !self.touched => Failed::Unsent(request, error),
             Lost::Io(error) => Failed::Sent(SendError { reused, ..SendError::lost(SendErrorKind::Broken, error) }),
@@ -94,14 +107,21 @@ impl Direct {
         })
     }
 
-    fn poll_exchange(&mut self, bodyless: bool, informational: &mut usize, cx: &mut Context<'_>) -> Poll<Result<Head, Lost>> {
+    fn poll_exchange(&mut self, waiting: &mut Waiting, cx: &mut Context<'_>) -> Poll<Result<Head, Lost>> {
         loop {
-            let sent = self.poll_send(cx);
-            let head = match (self.poll_head(bodyless, cx), sent) {
-                (Poll::Ready(head), _) => head?,
-                // What cannot be sent may still be answered: a backend that has seen enough says so and closes.
-                (Poll::Pending, Poll::Ready(Err(error))) => return Poll::Ready(Err(Lost::Io(error))),
-                (Poll::Pending, _) => return Poll::Pending,
+            if waiting.broken.is_none()
+                && let Poll::Ready(Err(error)) = self.poll_send(cx)
+            {
+                if !self.touched {
+                    return Poll::Ready(Err(Lost::Io(error)));
+                }
+                // What cannot be sent may still be answered: a backend that has seen enough says so and closes. The answer is here,
+                // but this thread may not have heard of it yet; if there is none, reading ends at once.
+                (self.output, self.spent, waiting.broken) = (Output::default(), true, Some(error));
+            }
+            let head = match ready!(self.poll_head(waiting.bodyless, cx)) {
+                Err(Lost::Io(error)) => return Poll::Ready(Err(Lost::Io(waiting.broken.take().unwrap_or(error)))),
+                head => head?,
             };
             if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Poll::Ready(Err(Lost::Invalid(Invalid("the backend switched protocols unasked"))));
@@ -109,8 +129,8 @@ impl Direct {
             if !head.parts.status.is_informational() {
                 return Poll::Ready(Ok(head));
             }
-            *informational += 1;
-            if *informational > MAX_INFORMATIONAL {
+            waiting.informational += 1;
+            if waiting.informational > MAX_INFORMATIONAL {
                 return Poll::Ready(Err(Lost::Invalid(Invalid("there is no end of informational responses"))));
             }
         }
@@ -137,14 +157,14 @@ impl Direct {
     }
 
     fn poll_head(&mut self, bodyless: bool, cx: &mut Context<'_>) -> Poll<Result<Head, Lost>> {
-        let mut searched = 0;
         loop {
             if !self.input.is_empty() {
-                if let Some(end) = response::head_end(&self.input, searched).map_err(Lost::Invalid)? {
+                if let Some(end) = response::head_end(&self.input, self.searched).map_err(Lost::Invalid)? {
+                    self.searched = 0;
                     let head = self.input.split_to(end).freeze();
                     return Poll::Ready(response::head(&head, bodyless).map_err(Lost::Invalid));
                 }
-                searched = self.input.len();
+                self.searched = self.input.len();
             }
             let input = &mut self.input;
             if ready!(read(&mut self.io, cx, |bytes| input.extend_from_slice(bytes))).map_err(Lost::Io)? == 0 {
@@ -166,6 +186,9 @@ impl Direct {
         loop {
             if !self.input.is_empty() {
                 let data = body.take(&mut self.input)?;
+                if self.input.is_empty() && data.len() > KEPT {
+                    self.input = BytesMut::new();
+                }
                 if !data.is_empty() {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }

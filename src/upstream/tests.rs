@@ -2,6 +2,7 @@
 //! a closed end at once, which makes the races of a pool repeatable; sockets are used where the kernel's behaviour is the subject.
 
 mod exchanges;
+mod hostile;
 mod http2;
 mod over_tls;
 mod pooling;

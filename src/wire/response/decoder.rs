@@ -1,11 +1,14 @@
 //! The framing of a body: what is data, what is not, and where it ends.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HOST, SET_COOKIE, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use httparse::Status;
 
-use super::{Invalid, MAX_FIELDS, MAX_HEAD};
+use super::{END, Invalid, MAX_FIELDS, MAX_HEAD, still_open};
 
 /// Bytes of the line before a chunk: sixteen digits and what extensions there may be. None are in use.
 pub(super) const MAX_CHUNK_LINE: usize = 512;
@@ -26,8 +29,9 @@ enum State {
     Chunk(u64),
     /// The line's end after a chunk.
     ChunkEnd,
-    /// The fields after the last chunk.
-    Trailers,
+    /// The fields after the last chunk, of which so many bytes were searched for their end: who sends them one byte at a time must
+    /// not have all of them read again for each.
+    Trailers(usize),
     /// Nothing is left; these were the trailers.
     Done(Option<Box<HeaderMap>>),
 }
@@ -159,10 +163,10 @@ impl Decoder {
                 _ => Err(Invalid("a chunk is longer than it says")),
             },
             State::ChunkLine => Ok(chunk_line(input)?.map(|(size, length)| {
-                self.0 = if size == 0 { State::Trailers } else { State::Chunk(size) };
+                self.0 = if size == 0 { State::Trailers(0) } else { State::Chunk(size) };
                 length
             })),
-            State::Trailers => Ok(trailers(input)?.map(|(trailers, length)| {
+            State::Trailers(searched) => Ok(trailers(input, searched)?.map(|(trailers, length)| {
                 self.0 = State::Done(trailers);
                 length
             })),
@@ -195,31 +199,60 @@ const fn value_of(digit: u8) -> u8 {
     }
 }
 
-/// Trailers, and the number of bytes they take; `None` when they have not ended. What must not come so late (framing, credentials)
-/// is left out.
+/// Trailers, and the number of bytes they take; `None` when they have not ended. What must not come so late is left out.
 #[expect(clippy::type_complexity, reason = "two nested answers, used once")]
-fn trailers(input: &[u8]) -> Result<Option<(Option<Box<HeaderMap>>, usize)>, Invalid> {
+fn trailers(input: &[u8], searched: &mut usize) -> Result<Option<(Option<Box<HeaderMap>>, usize)>, Invalid> {
+    const NONE: Invalid = Invalid("what comes after the last chunk is no trailer");
     if input.starts_with(b"\r\n") {
         return Ok(Some((None, 2)));
     }
+    let from = searched.saturating_sub(3);
+    let Some(at) = END.find(input.get(from..).unwrap_or_default()) else {
+        *searched = input.len();
+        let open = if input.starts_with(b"\n") { Err(NONE) } else { still_open(input, from) };
+        return if input.len() < MAX_HEAD { open.map(|_| None) } else { Err(Invalid("the trailers are too long")) };
+    };
+    let length = from + at + 4;
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    match httparse::parse_headers(input, &mut fields) {
-        Ok(Status::Complete((length, fields))) => {
-            let mut trailers = HeaderMap::with_capacity(fields.len());
-            for field in fields {
-                let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Invalid("a trailer's name is none"))?;
-                let value = HeaderValue::from_bytes(field.value).map_err(|_| Invalid("a trailer's value is none"))?;
-                if !LATE.contains(&name) {
-                    trailers.append(name, value);
-                }
-            }
-            Ok(Some(((!trailers.is_empty()).then(|| Box::new(trailers)), length)))
-        }
-        Ok(Status::Partial) if input.len() < MAX_HEAD => Ok(None),
-        Ok(Status::Partial) => Err(Invalid("the trailers are too long")),
-        Err(_) => Err(Invalid("what comes after the last chunk is no trailer")),
+    let Ok(Status::Complete((read, fields))) = httparse::parse_headers(input.get(..length).unwrap_or_default(), &mut fields)
+    else {
+        return Err(NONE);
+    };
+    if read != length {
+        return Err(NONE);
+    }
+    let mut trailers = HeaderMap::with_capacity(fields.len());
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Invalid("a trailer's name is none"))?;
+        let value = HeaderValue::from_bytes(field.value).map_err(|_| Invalid("a trailer's value is none"))?;
+        trailers.append(name, value);
+    }
+    keep_trailers(&mut trailers);
+    Ok(Some(((!trailers.is_empty()).then(|| Box::new(trailers)), length)))
+}
+
+/// Takes out the fields that must not be trailers (RFC 9110, 6.5.1): those that frame, route, authorize, or say how the content that
+/// has passed was to be read; and those about a connection, which may be none of the next one's.
+pub fn keep_trailers(fields: &mut HeaderMap) {
+    for late in &LATE {
+        fields.remove(late);
     }
 }
 
-/// Fields that must not be trailers (RFC 9110, 6.5.1): those that frame, route or authorize.
-static LATE: [HeaderName; 8] = [CONTENT_LENGTH, TRANSFER_ENCODING, HOST, AUTHORIZATION, COOKIE, SET_COOKIE, TE, TRAILER];
+static LATE: [HeaderName; 15] = [
+    CONTENT_LENGTH,
+    TRANSFER_ENCODING,
+    HOST,
+    AUTHORIZATION,
+    COOKIE,
+    SET_COOKIE,
+    TE,
+    TRAILER,
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+    CONTENT_RANGE,
+    CONNECTION,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];

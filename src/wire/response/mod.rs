@@ -16,9 +16,9 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, response};
 use httparse::{Header, ParserConfig, Status};
-use memchr::memmem::Finder;
+use memchr::memmem::{self, Finder};
 
-pub use decoder::Decoder;
+pub use decoder::{Decoder, keep_trailers};
 
 /// Bytes of a response head. Real ones have a few KiB; Envoy refuses above 60 KiB, nginx above 4 or 8. It bounds trailers as well.
 pub const MAX_HEAD: usize = 256 << 10;
@@ -52,12 +52,20 @@ pub fn head_end(input: &[u8], searched: usize) -> Result<Option<usize>, Invalid>
     let from = searched.saturating_sub(3);
     match END.find(input.get(from..).unwrap_or_default()) {
         Some(at) if from + at + 4 <= MAX_HEAD => Ok(Some(from + at + 4)),
-        None if input.len() < MAX_HEAD => Ok(None),
+        None if input.len() < MAX_HEAD => still_open(input, from),
         _ => Err(Invalid("the head is too long")),
     }
 }
 
 static END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
+
+/// `None`, unless fields without an end have one all the same for who takes a bare LF for the end of a line: he would wait for
+/// nothing more, and this would wait in vain, or take what follows for more fields.
+fn still_open(input: &[u8], from: usize) -> Result<Option<usize>, Invalid> {
+    let rest = input.get(from..).unwrap_or_default();
+    let bare = memmem::find(rest, b"\n\n").or_else(|| memmem::find(rest, b"\n\r\n"));
+    bare.map_or(Ok(None), |_| Err(Invalid("the empty line begins with a bare LF")))
+}
 
 /// Reads a head, its empty line included. `bodyless` says that the request was HEAD.
 pub fn head(bytes: &Bytes, bodyless: bool) -> Result<Head, Invalid> {

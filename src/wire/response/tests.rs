@@ -114,6 +114,38 @@ fn chunks_are_put_together_and_bad_ones_refused() {
     assert!(decoded(Decoder::chunked(), long.as_bytes(), &[]).is_err());
 }
 
+#[test]
+fn an_end_of_bare_line_feeds_is_refused_and_not_waited_for() {
+    for head in ["HTTP/1.1 200 OK\ncontent-length: 5\n\nhello", "HTTP/1.1 200 OK\r\na: b\n\r\nhello"] {
+        for searched in [0, head.len() - 6] {
+            assert!(head_end(head.as_bytes(), searched).is_err(), "{head:?}");
+        }
+    }
+    for body in ["0\r\na: b\n\nhello", "0\r\na: b\n\r\n", "0\r\n\n"] {
+        assert!(decoded(Decoder::chunked(), body.as_bytes(), &[]).is_err(), "{body:?}");
+    }
+}
+
+#[test]
+fn trailers_that_come_byte_by_byte_are_read_once() {
+    let trailers = "a: b\r\n".repeat(MAX_FIELDS);
+    let body = format!("0\r\n{trailers}\r\n");
+    let cuts: Vec<usize> = (0..body.len()).collect();
+    let (_, fields, left) = decoded(Decoder::chunked(), body.as_bytes(), &cuts).unwrap();
+    assert_eq!((fields.unwrap().len(), left.len()), (MAX_FIELDS, 0));
+    // A quarter of a megabyte in so many pieces: seconds, if each piece meant to read them all again.
+    let long = [b"0\r\nx: ".as_slice(), &vec![b'a'; MAX_HEAD]].concat();
+    let cuts: Vec<usize> = (0..long.len()).collect();
+    assert!(decoded(Decoder::chunked(), &long, &cuts).is_err());
+}
+
+#[test]
+fn what_must_not_come_late_is_no_trailer() {
+    let late = "content-type: a\r\nConnection: x\r\nset-cookie: a=b\r\nkeep-alive: 1\r\nupgrade: h2c\r\n";
+    let (_, fields, _) = decoded(Decoder::chunked(), format!("0\r\n{late}\r\n").as_bytes(), &[]).unwrap();
+    assert_eq!(fields, None);
+}
+
 proptest! {
     #[test]
     fn cuts_make_no_difference(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..6), cuts in prop::collection::vec(0_usize..300, 0..12), trailers: bool) {

@@ -1,0 +1,164 @@
+//! Byte streams that fail at a chosen byte, which no socket does twice in the same way.
+
+use std::collections::VecDeque;
+use std::io;
+
+use tokio::io::ReadBuf;
+
+use super::*;
+
+/// What a read gives.
+#[derive(Clone)]
+enum Read {
+    Bytes(&'static [u8]),
+    /// Nothing yet; the reader is woken at once.
+    Later,
+    End,
+}
+
+/// Takes so many bytes and then fails to take more.
+struct Scripted {
+    takes: usize,
+    reads: VecDeque<Read>,
+}
+
+impl AsyncRead for Scripted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.reads.pop_front() {
+            Some(Read::Bytes(bytes)) => {
+                let (now, later) = bytes.split_at(bytes.len().min(into.remaining()));
+                into.put_slice(now);
+                if !later.is_empty() {
+                    self.reads.push_front(Read::Bytes(later));
+                }
+            }
+            Some(Read::Later) => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Some(Read::End) => {}
+            None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Scripted {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.takes == 0 {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let count = bytes.len().min(self.takes);
+        self.takes -= count;
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// With connections that all go so; and how many were opened.
+fn scripted(takes: usize, reads: &[Read]) -> (World, Arc<AtomicUsize>) {
+    let (opened, reads) = (Arc::new(AtomicUsize::new(0)), reads.iter().cloned().collect::<VecDeque<_>>());
+    let count = Arc::clone(&opened);
+    let connector = Connector::new(tower::service_fn(move |_: Target| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let io = Scripted { takes, reads: reads.clone() };
+        async move { Ok(Box::new(io) as BoxIo) }
+    }));
+    (World::new(connector, backend_at("peer", 80)), opened)
+}
+
+const TOO_LARGE: &[u8] = b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno";
+
+#[tokio::test]
+async fn an_answer_that_is_still_to_be_heard_of_when_sending_fails_is_the_answer() {
+    let (world, opened) = scripted(60, &[Read::Later, Read::Later, Read::Later, Read::Bytes(TOO_LARGE), Read::End]);
+    let body = SendBody::chunks(smallvec![Bytes::from(vec![b'a'; 1 << 20])]);
+    let response = world.send(post(body)).await.unwrap();
+    assert_eq!(response.head.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(text(response.body).await.unwrap(), "no");
+    assert_eq!((world.idle(), opened.load(Ordering::SeqCst)), (0, 1), "a request that was not sent whole ends its connection");
+}
+
+#[tokio::test]
+async fn a_request_that_was_sent_in_part_is_not_sent_again() {
+    let (world, opened) = scripted(60, &[Read::Later, Read::Later, Read::End]);
+    let error = world.send(post(hello())).await.unwrap_err();
+    assert_eq!((error.kind, opened.load(Ordering::SeqCst)), (SendErrorKind::Broken, 1));
+    assert!(error.request.is_none());
+}
+
+#[tokio::test]
+async fn who_speaks_before_he_was_asked_gets_no_request_and_is_not_believed() {
+    for reads in [&[Read::Bytes(TOO_LARGE)][..], &[Read::Later, Read::Bytes(TOO_LARGE)]] {
+        let (world, _) = scripted(0, reads);
+        let error = world.send(post(hello())).await.unwrap_err();
+        assert_eq!(error.kind, SendErrorKind::SentNothing);
+        assert!(error.request.is_some());
+    }
+}
+
+/// Surplus bytes in the same read, in a later one, and after a response that has no body.
+#[tokio::test]
+async fn surplus_bytes_reach_no_other_exchange() {
+    for (asked, reply, later) in [
+        (get(), "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad", ""),
+        (get(), "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad"),
+        (get(), "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n\r\n", ""),
+        (get(), "HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\n", "bad"),
+        (get(), "HTTP/1.1 304 Not Modified\r\ntransfer-encoding: chunked\r\n\r\n", "3\r\nbad\r\n0\r\n\r\n"),
+        (
+            Request::head("/v1/models").header(HOST, "peer").body(SendBody::empty()).unwrap(),
+            "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n",
+            "bad",
+        ),
+    ] {
+        let (world, mut connections) = World::in_memory();
+        let exchange = tokio::spawn(async move {
+            let response = world.send(asked).await.unwrap();
+            let first = text(response.body).await.unwrap();
+            (world, first)
+        });
+        let mut peer = within(connections.recv()).await.unwrap();
+        answer(&mut peer, reply).await;
+        let (world, first) = within(exchange).await.unwrap();
+        assert!(first.is_empty() || first == "ok", "{reply:?} {first:?}");
+        peer.write_all(later.as_bytes()).await.unwrap_or_default();
+        let next = tokio::spawn(async move { text(world.send(get()).await.unwrap().body).await.unwrap() });
+        let mut fresh = within(connections.recv()).await.expect("a connection of its own");
+        answer(&mut fresh, OK).await;
+        assert_eq!(within(next).await.unwrap(), "hello", "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn both_bodies_may_be_larger_than_any_buffer_at_the_same_time() {
+    let (world, mut connections) = World::in_memory();
+    let size = 1 << 20;
+    let exchange = tokio::spawn(async move {
+        let body = SendBody::chunks((0..200).map(|_| Bytes::from(vec![b'a'; size / 200])).collect());
+        let response = world.send(post(body)).await.unwrap();
+        (text(response.body).await.unwrap().len(), world.idle())
+    });
+    let mut peer = within(connections.recv()).await.unwrap();
+    // Says all it has to say before it reads more than the head.
+    let mut some = [0; 64];
+    within(peer.read_exact(&mut some)).await.unwrap();
+    within(peer.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n").as_bytes())).await.unwrap();
+    let (mut reads, mut writes) = tokio::io::split(peer);
+    let echo = async {
+        for _ in 0..16 {
+            writes.write_all(&vec![b'b'; size / 16]).await.unwrap();
+        }
+        let mut rest = Vec::new();
+        reads.read_to_end(&mut rest).await.unwrap();
+    };
+    let (_, (length, idle)) = tokio::join!(within(echo), async { within(exchange).await.unwrap() });
+    assert_eq!((length, idle), (size, 0), "the rest of the request is not worth sending any more");
+}
