@@ -122,6 +122,8 @@ pub struct Exchange {
     pub(super) method: Method,
     pub(super) path: http::uri::PathAndQuery,
     pub(super) http1: bool,
+    /// Whether the client may be sent trailers. Over HTTP/1.1 hyper sees to it; over HTTP/2 it sends whatever it is given.
+    pub(super) takes_trailers: bool,
     pub(super) route: Option<usize>,
     /// The client's key, by its place in the plan.
     pub(super) key: Option<usize>,
@@ -155,6 +157,7 @@ impl Exchange {
     pub(super) fn begin<B>(shared: &Arc<Shared>, request: &http::Request<B>, client: Option<Client>) -> Box<Self> {
         shared.metrics.in_flight.add(1);
         let client_request_id = request.headers().get(&headers::REQUEST_ID).filter(|id| id.len() <= MAX_ID).cloned();
+        let http1 = request.version() < http::Version::HTTP_2;
         let path = request.uri().path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
         Box::new(Self {
             snapshot: shared.state.load(),
@@ -166,7 +169,8 @@ impl Exchange {
             provider_request_id: None,
             method: request.method().clone(),
             path,
-            http1: request.version() < http::Version::HTTP_2,
+            http1,
+            takes_trailers: http1 || headers::asks_for_trailers(request.headers()),
             route: None,
             key: None,
             operation: None,

@@ -136,7 +136,7 @@ fn named(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
     names.filter(|name| name != TE && name != TRAILER)
 }
 
-fn asks_for_trailers(headers: &HeaderMap) -> bool {
+pub(super) fn asks_for_trailers(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     codings.any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }

@@ -18,6 +18,7 @@ use super::exchange::Exchange;
 use super::forward::UsageEvent;
 use crate::record::Ended;
 use crate::upstream::UpstreamBody;
+use crate::wire::response::keep_trailers;
 use crate::wire::strip::UsageStripper;
 use crate::wire::usage::{Meter, StreamError};
 
@@ -183,7 +184,7 @@ impl Metered {
                             // A chunked body from HTTP/1.1 does not say that it is over even now.
                             self.upstream_done = true;
                             self.release_held();
-                            self.trailers = Some(trailers);
+                            self.trailers = self.exchange.takes_trailers.then(|| kept(trailers)).flatten();
                             continue;
                         }
                     };
@@ -257,6 +258,13 @@ impl http_body::Body for Body {
             Self::Relay(body) => body.upstream.size_hint(),
         }
     }
+}
+
+/// What of trailers may be passed on.
+fn kept(trailers: Frame<Bytes>) -> Option<Frame<Bytes>> {
+    let mut fields = trailers.into_trailers().ok()?;
+    keep_trailers(&mut fields);
+    (!fields.is_empty()).then(|| Frame::trailers(fields))
 }
 
 fn is_sse(headers: &HeaderMap) -> bool {
