@@ -28,7 +28,7 @@ use crate::wire::response::{self, Decoder, Head, Invalid};
 /// waits holds no buffer, and a copy of the usual kilobyte is cheaper than the allocation it would take to keep one ready.
 const READ: usize = 64 << 10;
 /// Informational responses before the final one. Real backends send none or one; each costs a look.
-const MAX_INFORMATIONAL: usize = 16;
+pub(super) const MAX_INFORMATIONAL: usize = 16;
 /// Bytes of a buffer that an idle connection may keep from the response before; it saves the allocation for the next head.
 const KEPT: usize = 8 << 10;
 /// Pieces of one vectored write; Linux takes 1,024, and the more of them the fewer of these are made.

@@ -6,6 +6,7 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use super::body::{SendBody, Tracked, Upload};
 use super::connect::BoxIo;
+use super::direct::MAX_INFORMATIONAL;
 use super::gate::Gate;
 
 /// Bytes of a response head. Real ones have a few KiB; Envoy refuses above 60 KiB, nginx above 4 or 8. It bounds trailers as well.
@@ -54,6 +56,8 @@ pub(super) struct Slot {
     /// `None` once it has ended.
     connection: Option<Connection>,
     upload: Arc<Upload>,
+    /// Informational responses before the one that is waited for, which hyper would read for ever.
+    informational: Arc<AtomicUsize>,
     gate: Gate,
 }
 
@@ -66,6 +70,7 @@ impl Slot {
             sender,
             connection: Some(Connection::Plain(connection)),
             upload: Arc::default(),
+            informational: Arc::default(),
             gate: Gate::new(Waker::noop().clone()),
         }))
     }
@@ -81,15 +86,23 @@ impl Slot {
                 already @ Connection::Upgradable(_) => already,
             });
         }
-        let request = request.map(|body| Tracked::new(&self.upload, None, body));
+        let mut request = request.map(|body| Tracked::new(&self.upload, None, body));
+        self.informational.store(0, Ordering::Relaxed);
+        let heard = Arc::clone(&self.informational);
+        hyper::ext::on_informational(&mut request, move |_| {
+            heard.fetch_add(1, Ordering::Relaxed);
+        });
         self.gate.shut();
         // Only polling the connection, or dropping it, can bring a reply; so `reply` needs no waker of its own. But it must not be
         // turned away for want of budget either, for then nobody would come back to it.
         let mut reply = pin!(unconstrained(self.sender.try_send_request(request)));
-        let (gate, connection) = (&mut self.gate, &mut self.connection);
+        let (gate, connection, informational) = (&mut self.gate, &mut self.connection, &self.informational);
         std::future::poll_fn(|cx| {
             // The connection first: it writes the request and reads the head. When it ends, dropping it is what answers `reply`.
             poll(connection, gate, cx);
+            if is_flood(informational) {
+                *connection = None;
+            }
             reply.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         })
         .await
@@ -144,6 +157,11 @@ impl Slot {
         self.connection.is_some() && !self.sender.is_closed()
     }
 
+    /// Whether more came before the response than may.
+    pub(super) fn was_flooded(&self) -> bool {
+        is_flood(&self.informational)
+    }
+
     /// How far the request body has come.
     pub(super) fn upload(&self) -> &Upload {
         &self.upload
@@ -163,6 +181,10 @@ impl Slot {
                 .abort_handle(),
         )
     }
+}
+
+fn is_flood(informational: &AtomicUsize) -> bool {
+    informational.load(Ordering::Relaxed) > MAX_INFORMATIONAL
 }
 
 /// Polls a connection, and drops it when it has ended. Why it ended is told to whoever waits for a head or a body.

@@ -213,6 +213,9 @@ impl Upstreams {
         connect: Option<Duration>,
     ) -> Result<UpstreamResponse, SendError> {
         let invalid = |why: &'static str| Err(SendError::lost(SendErrorKind::InvalidHead, why));
+        if slot.was_flooded() {
+            return invalid("there is no end of informational responses");
+        }
         if let Err(why) = h1::check_head(response.headers_mut()) {
             return invalid(why);
         }

@@ -10,16 +10,15 @@
 //! | POST / HTTP/1.1\r\n   what is sent: the lines one after another, with the escapes below and no line ends but those
 //! ```
 //!
-//! Escapes are `\r`, `\n`, `\t`, `\0`, `\\`, `\xNN`, and `\<count*text>` for a text so many times. `tests/framing_peers.py` reads the
-//! same files and sends them through other proxies.
+//! The escapes are in `support/cases.rs`. `tests/framing_peers.py` reads the same files and sends them through other proxies.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
+use super::support::cases::{blocks, unescaped};
 use super::support::peer::{PATIENCE, Then, begin_events, chunk, end_chunks, read_message, respond, wait_for_close};
 use super::support::{Client, Harness, Peer, patiently};
 
@@ -55,24 +54,20 @@ impl Case {
 
 /// All cases.
 pub(crate) fn cases() -> Vec<Case> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/framing");
-    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    let text: String = paths.iter().map(|path| std::fs::read_to_string(path).unwrap() + "\n\n").collect();
-    text.split("\n\n").filter(|block| block.lines().any(|line| line.starts_with("name "))).map(case).collect()
+    blocks("framing").iter().map(|lines| case(lines)).collect()
 }
 
-fn case(block: &str) -> Case {
+fn case(lines: &[(String, String)]) -> Case {
     let mut case = Case { name: String::new(), want: Vec::new(), sees: Vec::new(), raw: Vec::new() };
     let mut rule = "";
-    for line in block.lines().filter(|line| !line.starts_with('#')) {
-        match line.split_once(' ').unwrap_or((line, "")) {
-            ("name", name) => name.clone_into(&mut case.name),
-            ("rule", text) => rule = text,
-            ("want", words) => case.want = words.split(' ').map(want).collect(),
-            ("sees", body) => case.sees.push(unescaped(body)),
-            ("|", text) => case.raw.extend(unescaped(text)),
-            _ => panic!("{}: what is {line:?}?", case.name),
+    for (key, text) in lines {
+        match &**key {
+            "name" => case.name.clone_from(text),
+            "rule" => rule = text,
+            "want" => case.want = text.split(' ').map(want).collect(),
+            "sees" => case.sees.push(unescaped(text)),
+            "|" => case.raw.extend(unescaped(text)),
+            _ => panic!("{}: what is {key:?}?", case.name),
         }
     }
     assert!(!rule.is_empty() && !case.want.is_empty() && !case.raw.is_empty(), "{} is not whole", case.name);
@@ -87,41 +82,6 @@ fn want(word: &str) -> Want {
         (_, Some(status)) => Want::Answered(status.parse().unwrap()),
         (status, None) => Want::Refused(status.parse().unwrap()),
     }
-}
-
-fn unescaped(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        rest = &rest[first.len_utf8()..];
-        if first != '\\' {
-            assert!(first.is_ascii(), "{text:?} is to be escaped");
-            bytes.push(first as u8);
-            continue;
-        }
-        let (escape, after) = rest.split_at(1);
-        rest = after;
-        match escape {
-            "r" => bytes.push(b'\r'),
-            "n" => bytes.push(b'\n'),
-            "t" => bytes.push(b'\t'),
-            "0" => bytes.push(0),
-            "\\" => bytes.push(b'\\'),
-            "x" => {
-                let (digits, after) = rest.split_at(2);
-                bytes.push(u8::from_str_radix(digits, 16).unwrap());
-                rest = after;
-            }
-            "<" => {
-                let (count, after) = rest.split_once('*').unwrap();
-                let (text, after) = after.split_once('>').unwrap();
-                bytes.extend(unescaped(text).repeat(count.parse().unwrap()));
-                rest = after;
-            }
-            _ => panic!("no escape: \\{escape}"),
-        }
-    }
-    bytes
 }
 
 /// How the bytes of a case are cut.

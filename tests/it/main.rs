@@ -34,3 +34,4 @@ mod secrecy;
 mod sim;
 mod stream;
 mod support;
+mod upstream;

@@ -1,5 +1,6 @@
 //! What the tests share: the proxy in this process with a configuration of the test's own, and peers that misbehave on request.
 
+pub(crate) mod cases;
 pub(crate) mod client;
 pub(crate) mod h2;
 pub(crate) mod peer;
