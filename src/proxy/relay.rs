@@ -17,7 +17,7 @@ use tokio::time::Sleep;
 use super::exchange::Exchange;
 use super::forward::UsageEvent;
 use crate::record::Ended;
-use crate::upstream::UpstreamBody;
+use crate::upstream::{BodyError, UpstreamBody};
 use crate::wire::response::keep_trailers;
 use crate::wire::strip::UsageStripper;
 use crate::wire::usage::{Meter, StreamError};
@@ -66,6 +66,9 @@ pub enum Cut {
     /// The backend broke off.
     #[error("the backend broke off its response")]
     Upstream,
+    /// The client broke off its request while it was answered.
+    #[error("the client broke off its request")]
+    Client,
     /// The backend sent nothing for too long, or the exchange took too long.
     #[error("the backend's response made no progress in time")]
     TimedOut,
@@ -146,8 +149,10 @@ impl Metered {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        if self.ended == Some(Ended::UpstreamBroke) {
-            return Poll::Ready(Some(Err(Cut::Upstream)));
+        match self.ended {
+            Some(Ended::UpstreamBroke) => return Poll::Ready(Some(Err(Cut::Upstream))),
+            Some(Ended::ClientGone) => return Poll::Ready(Some(Err(Cut::Client))),
+            _ => {}
         }
         loop {
             self.look();
@@ -169,8 +174,9 @@ impl Metered {
                     self.upstream_done = true;
                     self.release_held();
                 }
-                Poll::Ready(Some(Err(_))) => {
-                    self.finish(Ended::UpstreamBroke);
+                Poll::Ready(Some(Err(error))) => {
+                    let clients = matches!(error, BodyError::Upload);
+                    self.finish(if clients { Ended::ClientGone } else { Ended::UpstreamBroke });
                     // What came before the break may still be in hyper's buffer, and an error now would throw it away.
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
@@ -247,7 +253,10 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Fixed(body) => body.is_end_stream(),
-            Self::Relay(body) => body.ended.is_some_and(|ended| ended != Ended::UpstreamBroke) && body.ready.is_empty(),
+            Self::Relay(body) => {
+                let cut = matches!(body.ended, None | Some(Ended::UpstreamBroke | Ended::ClientGone));
+                !cut && body.ready.is_empty()
+            }
         }
     }
 

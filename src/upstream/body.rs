@@ -237,14 +237,23 @@ enum Source {
 enum Carrier {
     /// This body.
     Inline { slot: Box<Slot>, home: Home },
-    /// A task of its own, because the request body has not ended.
-    #[expect(dead_code, reason = "held for its drop")]
-    Spawned(AbortOnDrop),
+    /// A task of its own, unless it has ended, because the request body had not.
+    Spawned { upload: Arc<Upload>, _task: Option<AbortOnDrop> },
     /// Nobody in particular: a stream of a connection that many share.
-    #[expect(dead_code, reason = "held for its drop")]
-    Stream { lease: Lease, cancel: Option<oneshot::Sender<()>> },
+    Stream { lease: Lease, _cancel: Option<oneshot::Sender<()>> },
     /// Nobody any more.
     Ended,
+}
+
+impl Carrier {
+    /// Whether the request body failed, with which hyper ends the response as well.
+    fn upload_has_failed(&self) -> bool {
+        match self {
+            Self::Spawned { upload, .. } => upload.has_failed(),
+            Self::Stream { lease, .. } => lease.upload().has_failed(),
+            Self::Inline { .. } | Self::Ended => false,
+        }
+    }
 }
 
 /// Where a connection goes at the end, and for how long at most.
@@ -284,17 +293,17 @@ impl UpstreamBody {
         body
     }
 
-    /// The connection is polled by a task, which ends with this body.
-    pub(super) fn spawned(incoming: Incoming, task: AbortHandle) -> Self {
-        Self::carried(incoming, Carrier::Spawned(AbortOnDrop(task)))
+    /// The connection is polled by a task, which ends with this body; `None` when it has ended already.
+    pub(super) fn spawned(incoming: Incoming, upload: Arc<Upload>, task: Option<AbortHandle>) -> Self {
+        Self::carried(incoming, Carrier::Spawned { upload, _task: task.map(AbortOnDrop) })
     }
 
     /// A stream of a shared connection; `cancel` ends the upload when this body ends or is dropped.
     pub(super) fn stream(incoming: Incoming, lease: Lease, cancel: Option<oneshot::Sender<()>>) -> Self {
-        Self::carried(incoming, Carrier::Stream { lease, cancel })
+        Self::carried(incoming, Carrier::Stream { lease, _cancel: cancel })
     }
 
-    /// Nothing more comes through a connection: it has ended, or was handed to whoever upgrades it.
+    /// Nothing more comes through a connection: it was handed to whoever upgrades it.
     pub(super) fn detached(incoming: Incoming) -> Self {
         Self::carried(incoming, Carrier::Ended)
     }
@@ -355,7 +364,13 @@ impl Body for UpstreamBody {
             Poll::Pending => {}
             // Who knows the length does not ask for the end: it has to be seen here.
             Poll::Ready(Some(Ok(data))) if !data.is_trailers() && !incoming.is_end_stream() => {}
-            Poll::Ready(Some(Err(_))) => *carrier = Carrier::Ended,
+            Poll::Ready(Some(Err(_))) => {
+                let failed = carrier.upload_has_failed();
+                *carrier = Carrier::Ended;
+                if failed {
+                    return Poll::Ready(Some(Err(BodyError::Upload)));
+                }
+            }
             Poll::Ready(_) if matches!(carrier, Carrier::Inline { .. }) => me.end_inline(cx),
             Poll::Ready(_) => *carrier = Carrier::Ended,
         }

@@ -124,6 +124,9 @@ pub enum BodyError {
     /// The framing.
     #[error(transparent)]
     Invalid(#[from] Invalid),
+    /// The request's own body failed while the response was on its way: the client's doing, not the backend's.
+    #[error("the request body broke off")]
+    Upload,
 }
 
 /// A connection that does not stand.

@@ -163,7 +163,7 @@ impl Slot {
     }
 
     /// How far the request body has come.
-    pub(super) fn upload(&self) -> &Upload {
+    pub(super) fn upload(&self) -> &Arc<Upload> {
         &self.upload
     }
 

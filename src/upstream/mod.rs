@@ -235,10 +235,8 @@ impl Upstreams {
             let home = body::Home { shared: Arc::clone(&self.shared), backend: Arc::clone(backend), keep };
             UpstreamBody::inline(incoming, slot, home).await
         } else {
-            match slot.spawn(&self.shared.tasks) {
-                Some(task) => UpstreamBody::spawned(incoming, task),
-                None => UpstreamBody::detached(incoming),
-            }
+            let upload = Arc::clone(slot.upload());
+            UpstreamBody::spawned(incoming, upload, slot.spawn(&self.shared.tasks))
         };
         Ok(UpstreamResponse { head, body, upgrade: None, connect })
     }

@@ -12,6 +12,7 @@ mod allocations;
 mod audit;
 mod back_pressure;
 mod bad_input;
+mod cancel;
 mod carbon;
 mod carbon_feed;
 mod config;

@@ -1,0 +1,219 @@
+//! Clients that leave, in every phase of an exchange and in every way there is: the backend's exchange ends, the record says so, and
+//! the backend's health is none the worse.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::support::peer::{PATIENCE, respond, wait_for_close};
+use super::support::{Client, Harness, patiently};
+
+/// Where in an exchange the client leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Upload,
+    /// The backend answers what it has not got the whole of.
+    AnsweredUpload,
+    BeforeTheFirstByte,
+    Body,
+    Stream,
+}
+
+const PHASES: [Phase; 5] = [Phase::Upload, Phase::AnsweredUpload, Phase::BeforeTheFirstByte, Phase::Body, Phase::Stream];
+const CALL: &str = r#"{"model":"abc"}"#;
+const BODY: &str = r#"{"part":"Hel"#;
+const EVENT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"Hel\"}}]}\n\n";
+
+impl Phase {
+    fn is_upload(self) -> bool {
+        matches!(self, Self::Upload | Self::AnsweredUpload)
+    }
+
+    fn path(self) -> &'static str {
+        if self.is_upload() { "/v1/files" } else { "/v1/chat/completions" }
+    }
+
+    /// What comes of the response before the client leaves, and the whole of its bytes.
+    fn answer(self) -> Option<(&'static str, String)> {
+        match self {
+            Self::Upload | Self::BeforeTheFirstByte => None,
+            Self::AnsweredUpload | Self::Body => {
+                Some((BODY, format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{BODY}")))
+            }
+            Self::Stream => {
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+                Some((EVENT, format!("{head}{:x}\r\n{EVENT}\r\n", EVENT.len())))
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Happened {
+    /// The request, or its beginning, is here.
+    Asked,
+    /// The connection has ended.
+    Ended,
+}
+
+/// A backend that answers as far as the phase goes, and says when its connections end.
+fn backend(phase: Phase) -> (SocketAddr, Receiver<Happened>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (say, happened) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let say = say.clone();
+            std::thread::spawn(move || converse(phase, stream, &say));
+        }
+    });
+    (address, happened)
+}
+
+fn converse(phase: Phase, mut stream: TcpStream, say: &Sender<Happened>) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut seen, mut more) = (Vec::new(), [0; 4096]);
+    let has = |seen: &[u8], what: &[u8]| memchr::memmem::find(seen, what).is_some();
+    while !has(&seen, b"abc") {
+        match stream.read(&mut more) {
+            Ok(0) | Err(_) => return,
+            Ok(count) => seen.extend_from_slice(&more[..count]),
+        }
+    }
+    if has(&seen, b"x-next: 1") {
+        respond(&mut stream, "200 OK", "content-type: application/json\r\n", b"{}");
+        return wait_for_close(&mut stream);
+    }
+    let _ = say.send(Happened::Asked);
+    if let Some((_, bytes)) = phase.answer() {
+        let _ = stream.write_all(bytes.as_bytes());
+    }
+    wait_for_close(&mut stream);
+    let _ = say.send(Happened::Ended);
+}
+
+fn happens(happened: &Receiver<Happened>, what: Happened) {
+    assert_eq!(happened.recv_timeout(PATIENCE), Ok(what));
+}
+
+/// A request whose client has all that it will get.
+fn begun(proxy: &Harness, phase: Phase) -> Client {
+    let mut client = Client::connect(proxy.address);
+    if phase.is_upload() {
+        client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    } else {
+        client.post(phase.path(), "", CALL);
+    }
+    if phase.answer().is_some() {
+        client.read_until("Hel");
+    }
+    client
+}
+
+/// The record of one that left, and that the backend is still the first to be asked.
+fn check(proxy: &Harness, phase: Phase) {
+    let record = proxy.record();
+    let received = phase.answer().map_or(0, |(body, _)| body.len());
+    assert_eq!(record["ended"], "client_gone", "{phase:?}: {record}");
+    assert_eq!(record["attempts"][0]["outcome"], "abandoned", "{phase:?}: {record}");
+    assert_eq!(record["http.response.body.size"].as_u64().unwrap_or(0), received as u64, "{phase:?}: {record}");
+    if !phase.is_upload() {
+        let emissions = &record["emissions"];
+        assert!(emissions["waste_grams"].as_f64().unwrap() > 0.0, "{phase:?}: {record}");
+        assert_eq!(emissions["waste_grams"], emissions["grams"], "all of it is waste: {record}");
+    }
+}
+
+fn is_served(proxy: &Harness) {
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "x-next: 1\r\n", CALL);
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.field("x-windward-backend")), (200, Some("a")), "its health is none the worse");
+    assert_eq!(proxy.record()["ended"], "complete");
+    assert_eq!(proxy.in_flight("a"), 0);
+}
+
+/// Enough for a backend to be shut, were they failures.
+const TIMES: usize = 12;
+
+#[test]
+fn a_connection_that_is_closed_or_reset_ends_the_exchange_in_every_phase() {
+    for phase in PHASES {
+        let (address, happened) = backend(phase);
+        let proxy = Harness::start(&[("a", address, ""), ("b", super::support::Peer::nobody(), "")], "policy: in_order");
+        for nth in 0..TIMES {
+            let client = begun(&proxy, phase);
+            happens(&happened, Happened::Asked);
+            if nth % 2 == 1 {
+                socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            drop(client);
+            happens(&happened, Happened::Ended);
+        }
+        (0..TIMES).for_each(|_| check(&proxy, phase));
+        is_served(&proxy);
+    }
+}
+
+#[test]
+fn a_stream_that_is_reset_ends_the_exchange_in_every_phase() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for phase in PHASES {
+        let (address, happened) = backend(phase);
+        let proxy = Harness::start(&[("a", address, ""), ("b", super::support::Peer::nobody(), "")], "policy: in_order");
+        runtime.block_on(async {
+            let socket = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
+            let (mut sender, connection) = h2::client::handshake(socket).await.unwrap();
+            let connection = tokio::spawn(connection);
+            for _ in 0..TIMES {
+                let request = http::Request::post(format!("http://w{}", phase.path())).body(()).unwrap();
+                sender = sender.ready().await.unwrap();
+                let (response, mut body) = sender.send_request(request, false).unwrap();
+                let data = if phase.is_upload() { "abc" } else { CALL };
+                body.send_data(Bytes::from_static(data.as_bytes()), !phase.is_upload()).unwrap();
+                let mut kept = None;
+                if let Some((wanted, _)) = phase.answer() {
+                    let mut incoming = response.await.unwrap().into_body();
+                    let mut got = Vec::new();
+                    while got.len() < wanted.len() {
+                        got.extend_from_slice(&incoming.data().await.unwrap().unwrap());
+                    }
+                    kept = Some(incoming);
+                }
+                // The connection is driven by this thread, which must not wait for the backend in the meantime.
+                let happened = &happened;
+                let poll = |what| async move {
+                    while happened.try_recv() != Ok(what) {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                };
+                tokio::time::timeout(PATIENCE, poll(Happened::Asked)).await.expect("the backend is asked");
+                body.send_reset(h2::Reason::CANCEL);
+                tokio::time::timeout(PATIENCE, poll(Happened::Ended)).await.expect("the backend's exchange ends");
+                drop(kept);
+            }
+            (0..TIMES).for_each(|_| check(&proxy, phase));
+            assert!(!connection.is_finished(), "one stream is not the connection");
+        });
+        is_served(&proxy);
+    }
+}
+
+#[test]
+fn a_hundred_that_leave_at_once_leave_nothing_behind() {
+    let (address, happened) = backend(Phase::Stream);
+    let proxy = Harness::start(&[("a", address, ""), ("b", super::support::Peer::nobody(), "")], "policy: in_order");
+    let clients: Vec<Client> = (0..100).map(|_| begun(&proxy, Phase::Stream)).collect();
+    assert_eq!(proxy.in_flight("a"), 100);
+    drop(clients);
+    let mut ended = 0;
+    while ended < 100 {
+        ended += usize::from(happened.recv_timeout(PATIENCE).expect("every exchange ends") == Happened::Ended);
+    }
+    (0..100).for_each(|_| check(&proxy, Phase::Stream));
+    patiently("nothing in flight", || (proxy.in_flight("a") == 0).then_some(()));
+    is_served(&proxy);
+}
