@@ -118,6 +118,24 @@ pub struct Origin {
     pub base_path: Arc<str>,
     /// Certificates (DER) to trust instead of the system's.
     pub ca: Option<Arc<[rustls_pki_types::CertificateDer<'static>]>>,
+    /// What is shown to a server that asks who connects (mutual TLS).
+    pub identity: Option<Arc<Identity>>,
+}
+
+/// A certificate and its key.
+#[derive(PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate, then those that lead to an authority.
+    pub chain: Vec<rustls_pki_types::CertificateDer<'static>>,
+    /// Its private key.
+    pub key: rustls_pki_types::PrivateKeyDer<'static>,
+}
+
+/// Says nothing of the key.
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("certificates", &self.chain.len()).finish_non_exhaustive()
+    }
 }
 
 /// How long each phase of an exchange with a backend may take.

@@ -60,6 +60,7 @@ fn backend() -> Backend {
             authority: HeaderValue::from_static("127.0.0.1:9"),
             base_path: Arc::from(""),
             ca: None,
+            identity: None,
         },
         protocol: Protocol::Http1,
         dialect: Dialect::default(),

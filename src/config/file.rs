@@ -49,7 +49,7 @@ section! {
         trusted_proxies: Option<Vec<At<String>>>,
     }
 
-    /// Certificate and key of a listener.
+    /// A certificate and its key.
     struct TlsFile {
         /// Certificate chain, PEM; relative to this file.
         certificate: At<String>,
@@ -221,6 +221,8 @@ section! {
         ca_file: Option<At<String>>,
         /// Tell it the client's address, scheme and host in `X-Forwarded-*`; never when left out.
         forward_client: Option<bool>,
+        /// What it is shown when it asks who connects (mutual TLS).
+        tls: Option<TlsFile>,
         /// Made up for a demonstration; its records are excluded from claims.
         simulated: Option<bool>,
         /// Energy per token of everything it serves, before `energy` above.

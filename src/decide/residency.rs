@@ -88,6 +88,7 @@ mod tests {
                 authority: HeaderValue::from_static("localhost"),
                 base_path: "".into(),
                 ca: None,
+                identity: None,
             },
             protocol: Protocol::Http1,
             dialect: Dialect::Openai,

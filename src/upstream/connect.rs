@@ -21,7 +21,7 @@ use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
 use super::error::{ConnectError, SendErrorKind};
-use crate::backend::{Backend, Protocol};
+use crate::backend::{Backend, Identity, Protocol};
 
 /// A byte stream in both directions.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -133,11 +133,11 @@ fn tokio_now() -> Instant {
     Instant::now()
 }
 
-/// Configurations kept at most: one for each set of certificates and protocol ever used. Beyond it the oldest goes, and with it
+/// Configurations kept at most: one for each set of certificates, identity and protocol ever used. Beyond it the oldest goes, and with it
 /// nothing but the sessions to resume.
 const MAX_CONFIGS: usize = 64;
 
-/// Client side of TLS: one configuration for each (trusted certificates, protocol), shared by all cores so that sessions are
+/// Client side of TLS: one configuration for each (trusted certificates, own identity, protocol), shared by all cores so that sessions are
 /// resumed whichever core reconnects. The lock is taken once per handshake, for the time of a short scan.
 pub(super) struct Tls {
     /// Read for the first backend that needs them: to parse a machine's 140 certificates takes 0.7 MiB for good, and a fleet behind
@@ -150,7 +150,7 @@ pub(super) struct Tls {
 /// What reads the certificates that a backend without a CA of its own is verified by.
 type ReadRoots = Box<dyn FnOnce() -> Arc<RootCertStore> + Send>;
 type Authorities = Option<Arc<[CertificateDer<'static>]>>;
-type TrustKey = (Authorities, Protocol);
+type TrustKey = (Authorities, Option<Arc<Identity>>, Protocol);
 
 /// TLS 1.2 is still what some private endpoints speak; everything before it is refused.
 const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
@@ -179,10 +179,10 @@ impl Tls {
         }
     }
 
-    /// The configuration for a backend, built on first use. It fails when the backend's own certificates do not parse, or there is
-    /// nothing to trust at all.
+    /// The configuration for a backend, built on first use. It fails when the backend's own certificates do not parse, the key is
+    /// not that of the certificate, or there is nothing to trust at all.
     pub(super) fn config(&self, backend: &Backend) -> Result<Arc<ClientConfig>, ConnectError> {
-        let key = (backend.origin.ca.clone(), backend.protocol);
+        let key = (backend.origin.ca.clone(), backend.origin.identity.clone(), backend.protocol);
         let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, config)) = configs.iter().find(|(known, _)| *known == key) {
             return Ok(Arc::clone(config));
@@ -195,7 +195,7 @@ impl Tls {
         Ok(config)
     }
 
-    fn build(&self, (authorities, protocol): &TrustKey) -> Result<ClientConfig, ConnectError> {
+    fn build(&self, (authorities, identity, protocol): &TrustKey) -> Result<ClientConfig, ConnectError> {
         let failed = |error: rustls::Error| ConnectError::new(SendErrorKind::Tls, error);
         let roots = match authorities {
             None => Arc::clone(&self.roots),
@@ -211,11 +211,14 @@ impl Tls {
             return Err(ConnectError::new(SendErrorKind::Tls, "there is no certificate to trust"));
         }
         // Sessions are resumed by rustls' own default, a store of 256 servers in memory.
-        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(VERSIONS)
             .map_err(failed)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(failed)?,
+        };
         config.alpn_protocols = match protocol {
             Protocol::Http1 => vec![b"http/1.1".to_vec()],
             // HTTP/1.1 is offered beside it only to be told so by name instead of by a bare alert.

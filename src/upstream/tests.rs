@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::backend::{Backend, BackendId, Credential, Origin, Protocol, Timeouts, UsageMode};
+use crate::backend::{Backend, BackendId, Credential, Identity, Origin, Protocol, Timeouts, UsageMode};
 use crate::clock::SimulatedClock;
 use crate::units::Pue;
 
@@ -50,6 +50,7 @@ fn backend_at(host: &str, port: u16) -> Backend {
             authority: HeaderValue::from_str(&format!("{host}:{port}")).unwrap(),
             base_path: Arc::from(""),
             ca: None,
+            identity: None,
         },
         protocol: Protocol::Http1,
         dialect: crate::dialect::Dialect::Openai,

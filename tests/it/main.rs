@@ -36,3 +36,4 @@ mod sim;
 mod stream;
 mod support;
 mod upstream;
+mod upstream_tls;

@@ -86,6 +86,10 @@ impl Check<'_> {
         if let (Some(path), false) = (&file.ca_file, origin.tls) {
             self.warnings.add(path.mark, "this backend is reached over http, so `ca_file` has no effect");
         }
+        origin.identity = file.tls.as_ref().and_then(|tls| self.identity(tls));
+        if let (Some(tls), false) = (&file.tls, origin.tls) {
+            self.warnings.add(tls.certificate.mark, "this backend is reached over http, so `tls` has no effect");
+        }
         let (region, placement, pue) = self.place(&file, zones);
         let energy = file.energy.map(|written| Arc::new(self.coefficients(&written)));
         let models = file.models.map(|written| self.models(written, energy.as_ref(), table));
@@ -315,5 +319,5 @@ fn header(text: &str) -> HeaderValue {
 /// What stands for a URL that is none, until the plan is thrown away.
 fn nowhere() -> Origin {
     let authority = HeaderValue::from_static("invalid");
-    Origin { tls: true, host: Arc::from("invalid"), port: 443, authority, base_path: Arc::from(""), ca: None }
+    Origin { tls: true, host: Arc::from("invalid"), port: 443, authority, base_path: Arc::from(""), ca: None, identity: None }
 }

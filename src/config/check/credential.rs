@@ -1,15 +1,16 @@
-//! What a backend is sent as credential.
+//! What a backend is sent as credential, and how it and Windward know each other.
 
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, header};
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Check;
-use crate::backend::{Credential, Secret};
+use crate::backend::{Credential, Identity, Secret};
 use crate::config::choices::{Auth, SecretFile};
 use crate::config::decode::At;
+use crate::config::file::TlsFile;
 
 /// Header fields that frame the message or belong to one connection; a credential there would break the request.
 const NOT_FOR_CREDENTIALS: [HeaderName; 9] = [
@@ -81,5 +82,16 @@ impl Check<'_> {
                 None
             }
         }
+    }
+
+    /// The certificate, with its key, that a backend is shown. Whether they belong together is found when it is prepared.
+    pub(super) fn identity(&mut self, written: &TlsFile) -> Option<Arc<Identity>> {
+        let chain = self.certificates(&written.certificate);
+        let pem = self.read(&written.key)?;
+        let Ok(key) = PrivateKeyDer::from_pem_slice(&pem) else {
+            self.problems.add(written.key.mark, "this file has no private key in PEM");
+            return None;
+        };
+        Some(Arc::new(Identity { chain: chain?.to_vec(), key }))
     }
 }

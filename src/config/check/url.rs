@@ -57,7 +57,7 @@ fn origin(text: &str) -> Result<Origin, Fault> {
     };
     let authority = HeaderValue::from_str(authority.as_str()).map_err(|_| ("this is no URL", EXAMPLE))?;
     let base_path = Arc::from(uri.path().trim_end_matches('/'));
-    Ok(Origin { tls, host: Arc::from(host), port, authority, base_path, ca: None })
+    Ok(Origin { tls, host: Arc::from(host), port, authority, base_path, ca: None, identity: None })
 }
 
 /// Whether what is sent there could be read on the way: http to another machine.

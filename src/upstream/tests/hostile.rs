@@ -159,6 +159,6 @@ async fn both_bodies_may_be_larger_than_any_buffer_at_the_same_time() {
         let mut rest = Vec::new();
         reads.read_to_end(&mut rest).await.unwrap();
     };
-    let (_, (length, idle)) = tokio::join!(within(echo), async { within(exchange).await.unwrap() });
+    let ((), (length, idle)) = tokio::join!(within(echo), async { within(exchange).await.unwrap() });
     assert_eq!((length, idle), (size, 0), "the rest of the request is not worth sending any more");
 }

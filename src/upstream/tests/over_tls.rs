@@ -83,3 +83,62 @@ async fn a_certificate_that_does_not_verify_gets_nothing() {
         assert_eq!(within(peer).await.unwrap().unwrap_or_default(), b"", "not one byte of the request arrived");
     }
 }
+
+#[tokio::test]
+async fn a_version_before_1_2_is_refused() {
+    // A ServerHello of TLS 1.1 with TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA.
+    let server_hello = [[2, 0, 0, 38, 3, 2].as_slice(), &[7; 32], &[0, 0xc0, 0x13, 0]].concat();
+    let record = [[22, 3, 2, 0, 42].as_slice(), &server_hello].concat();
+    let (ca, _) = authority("localhost", &[]);
+    let (world, mut connections) = World::in_memory_for(tls_backend(Some(ca), Protocol::Http1));
+    let peer = tokio::spawn(async move {
+        let mut io = connections.recv().await.unwrap();
+        let mut seen = vec![0; 5];
+        io.read_exact(&mut seen).await.unwrap();
+        io.write_all(&record).await.unwrap();
+        io.read_to_end(&mut seen).await.unwrap();
+        seen
+    });
+    let error = world.send(post(hello())).await.unwrap_err();
+    assert_eq!(error.kind, SendErrorKind::Tls);
+    assert!(format!("{:?}", error.source).contains("PeerIncompatible"), "{:?}", error.source);
+    let seen = within(peer).await.unwrap();
+    // The last thing is an alert: protocol_version.
+    assert!(seen.ends_with(&[2, 70]), "{seen:?}");
+    assert!(memchr::memmem::find(&seen, b"POST").is_none());
+}
+
+#[tokio::test]
+async fn an_end_without_manners_is_a_cut_where_the_end_is_all_there_is() {
+    for (manners, whole) in [(true, true), (false, false)] {
+        let (ca, server) = authority("localhost", &["http/1.1"]);
+        let (world, mut connections) = World::in_memory_for(tls_backend(Some(ca), Protocol::Http1));
+        let peer = tokio::spawn(async move {
+            let io = connections.recv().await.unwrap();
+            let mut io = tokio_rustls::TlsAcceptor::from(server).accept(io).await.unwrap();
+            answer(&mut io, "HTTP/1.1 200 OK\r\n\r\nhello").await;
+            io.flush().await.unwrap();
+            if manners {
+                io.shutdown().await.unwrap();
+            }
+        });
+        let response = world.send(get()).await.unwrap();
+        within(peer).await.unwrap();
+        assert_eq!(text(response.body).await.is_ok(), whole, "who cuts the connection must not pass for the sender");
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_another_certificate_is_found_before_anybody_is_connected_to() {
+    let (ca, _) = authority("localhost", &[]);
+    let mut backend = tls_backend(Some(ca), Protocol::Http1);
+    let made = || rcgen::generate_simple_self_signed(["windward".to_owned()]).unwrap();
+    let (one, other) = (made(), made());
+    for (key, fits) in [(&one, true), (&other, false)] {
+        let key = rustls_pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
+        backend.origin.identity = Some(Arc::new(Identity { chain: vec![one.cert.der().clone()], key }));
+        let (world, _) = World::in_memory_for(backend.clone());
+        assert_eq!(world.upstreams.prepare(&backend).is_ok(), fits);
+        assert!(!format!("{backend:?}").contains("key:"), "a key is never shown");
+    }
+}
