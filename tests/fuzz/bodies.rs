@@ -8,11 +8,12 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
+use hyper::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -24,6 +25,7 @@ use windward::report::{Summary, summarise};
 use windward::wire::Operation;
 use windward::wire::framing::{Framing, Then};
 use windward::wire::request::RequestScan;
+use windward::wire::response::{Head, Invalid, head, head_end, keep_trailers};
 use windward::wire::splice::{apply, edits, length_change};
 use windward::wire::strip::UsageStripper;
 use windward::wire::usage::Meter;
@@ -224,4 +226,100 @@ pub fn framing(data: &[u8]) {
         let (seen, _) = by_hyper(&all.part);
         assert!(seen == [false], "{seen:?}: {:?}", String::from_utf8_lossy(&all.part));
     }
+}
+
+/// A response as somebody understood it; lengths are left out, which ours makes one where they are the same.
+#[derive(Debug, PartialEq)]
+struct Answer {
+    status: StatusCode,
+    fields: HeaderMap,
+    body: Vec<u8>,
+    trailers: HeaderMap,
+}
+
+/// What Windward makes of the bytes of a connection that then ends; an error also for a response that is not whole.
+fn answer<'a>(pieces: impl Iterator<Item = &'a [u8]>, bodyless: bool) -> Result<Answer, Invalid> {
+    let (mut input, mut searched) = (BytesMut::new(), 0);
+    let (mut found, mut data): (Option<Head>, Vec<u8>) = (None, Vec::new());
+    for piece in pieces {
+        match &mut found {
+            Some(head) if input.is_empty() => data.extend_from_slice(&head.body.take_from(piece, &mut input)?),
+            _ => input.extend_from_slice(piece),
+        }
+        while found.is_none() && !input.is_empty() {
+            let Some(end) = head_end(&input, searched)? else { break };
+            let head = head(&input.split_to(end).freeze(), bodyless)?;
+            searched = 0;
+            if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Err(Invalid("nobody asked"));
+            }
+            found = (!head.parts.status.is_informational()).then_some(head);
+        }
+        let Some(head) = &mut found else {
+            searched = input.len();
+            continue;
+        };
+        while !input.is_empty() {
+            let more = head.body.take(&mut input)?;
+            data.extend_from_slice(&more);
+            if more.is_empty() {
+                break;
+            }
+        }
+    }
+    let Some(Head { parts, mut body, .. }) = found else { return Err(Invalid("no head")) };
+    body.connection_ended()?;
+    let trailers = body.take_trailers().unwrap_or_default();
+    Ok(Answer { status: parts.status, fields: parts.headers, body: data, trailers })
+}
+
+/// What hyper's client makes of them; `None` for what it refuses, or takes for cut.
+fn answer_by_hyper(bytes: &[u8], bodyless: bool) -> Option<Answer> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near)).await.ok()?;
+        let connection = tokio::spawn(connection);
+        // Room for all of it; the request is read, so that nothing comes before it was asked.
+        let (mut reads, mut writes) = tokio::io::split(far);
+        let method = if bodyless { "HEAD" } else { "GET" };
+        let request = Request::builder().method(method).uri("/").body(Empty::<Bytes>::new()).unwrap();
+        let peer = async {
+            let mut some = [0; 64];
+            let _ = tokio::io::AsyncReadExt::read(&mut reads, &mut some).await;
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut writes, bytes).await;
+            let _ = tokio::io::AsyncWriteExt::shutdown(&mut writes).await;
+        };
+        let (response, ()) = tokio::join!(sender.send_request(request), peer);
+        let (parts, body) = response.ok()?.into_parts();
+        let body = body.collect().await.ok();
+        connection.abort();
+        let body = body?;
+        let mut trailers = body.trailers().cloned().unwrap_or_default();
+        keep_trailers(&mut trailers);
+        Some(Answer { status: parts.status, fields: parts.headers, body: body.to_bytes().to_vec(), trailers })
+    })
+}
+
+/// More fields than hyper takes.
+const TOO_MANY_FOR_HYPER: usize = 100;
+
+/// Responses of HTTP/1.1: the same is read wherever they are cut, and what is taken for whole is the same whole response for hyper.
+/// Hyper takes more than that: both framings, other codings, lines that end with LF alone.
+pub fn response(data: &[u8]) {
+    let (how, bytes) = cuts(data);
+    let bodyless = how % 8 == 7;
+    let whole = answer(std::iter::once(bytes), bodyless);
+    let cut = answer(pieces(bytes, how), bodyless);
+    assert_eq!(whole.as_ref().ok(), cut.as_ref().ok(), "what is read depends on the cuts");
+    let Ok(mut ours) = whole else { return };
+    if ours.fields.len() >= TOO_MANY_FOR_HYPER {
+        return;
+    }
+    let lengths: Vec<_> = ours.fields.get_all(CONTENT_LENGTH).iter().cloned().collect();
+    assert!(lengths.len() <= 1 && !(lengths.len() == 1 && ours.fields.contains_key(TRANSFER_ENCODING)));
+    let Some(mut theirs) = answer_by_hyper(bytes, bodyless) else { panic!("hyper refuses {ours:?}") };
+    ours.fields.remove(CONTENT_LENGTH);
+    theirs.fields.remove(CONTENT_LENGTH);
+    assert_eq!(ours, theirs);
 }

@@ -86,6 +86,8 @@ const PHRASES: &[&str] = &[
     "0\r\n\r\n",
     "3\r\nabc\r\n",
     "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+    "HTTP/1.1 200 OK\r\n",
+    "HTTP/1.1 100 Continue\r\n\r\n",
 ];
 
 /// The contents of the files of a folder below the repository, one seed each.
@@ -151,6 +153,16 @@ fn framing() {
     for cases in [valid, wrong] {
         let seeds: Vec<Vec<u8>> = cases.into_iter().map(|case| case.raw).collect();
         rounds(&seeds, bodies::framing);
+    }
+}
+
+#[test]
+fn response() {
+    let short = super::upstream::cases().into_iter().filter(|case| case.raw.len() < 1 << 10);
+    let (valid, wrong): (Vec<_>, Vec<_>) = short.partition(super::upstream::Case::passes);
+    for cases in [valid, wrong] {
+        let seeds: Vec<Vec<u8>> = cases.into_iter().map(|case| case.raw).collect();
+        rounds(&seeds, bodies::response);
     }
 }
 

@@ -68,6 +68,13 @@ pub(crate) struct Case {
     later: Vec<u8>,
 }
 
+impl Case {
+    /// Whether it is passed on.
+    pub(crate) fn passes(&self) -> bool {
+        self.want.status.is_some_and(|status| status != 502)
+    }
+}
+
 /// All cases.
 pub(crate) fn cases() -> Vec<Case> {
     blocks("upstream").iter().map(|lines| case(lines)).collect()
