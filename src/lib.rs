@@ -26,9 +26,11 @@
 //! | 3 | state, telemetry, upstream | 0, 1, 2, 3 |
 //! | 4 | control, proxy | 0, 1, 2, 3 |
 //! | 5 | server, mock, report | 0, 1, 2, 3, 4 |
-//! | 6 | cli | 0, 1, 2, 3, 4, 5 |
+//! | 6 | cli, promises | 0, 1, 2, 3, 4, 5 |
 //!
 //! # Invariants
+//!
+//! [`promises`] says for each thing that is promised to an operator which test shows it.
 //!
 //! * **The core is pure.** Layers 0 to 2 do no I/O, take no lock and spawn nothing; only [`clock`] reads a clock. Time, randomness
 //!   and environment are arguments.
@@ -74,6 +76,8 @@ pub mod report;
 pub mod server;
 
 pub mod cli;
+
+pub mod promises;
 
 #[cfg(test)]
 mod testing;

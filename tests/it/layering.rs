@@ -234,6 +234,25 @@ fn no_file_is_longer_than_can_be_read() {
 }
 
 #[test]
+fn every_promise_names_tests_that_are_there() {
+    let page = fs::read_to_string(root().join("src/promises.rs")).unwrap();
+    let sources: String =
+        ["src", "tests"].iter().flat_map(|folder| rust_files(&root().join(folder))).map(|(_, text)| text).collect();
+    let rows = page.lines().filter(|line| line.starts_with("//! |") && !line.contains("|---|") && !line.contains("| shown by |"));
+    let mut promises = 0;
+    for row in rows {
+        let shown_by = row.rsplit('|').nth(1).unwrap();
+        let names: Vec<&str> = shown_by.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "nothing shows: {row}");
+        for name in names {
+            assert!(sources.contains(&format!("fn {name}(")), "there is no test `{name}`");
+        }
+        promises += 1;
+    }
+    assert!(promises > 25);
+}
+
+#[test]
 fn nothing_lies_about_at_the_top() {
     let names = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let other: Vec<String> = names.filter(|name| !name.starts_with('.') && !TOP_LEVEL.contains(&name.as_str())).collect();

@@ -1,0 +1,69 @@
+//! What Windward promises, and the test that would fail if it did not hold.
+//!
+//! A promise without a test is an intention. Every line names the functions that show it (`tests/it` unless a module is named); a
+//! test of its own reads this page and fails when one of them is no longer there.
+//!
+//! # A request is forwarded only if it can be read in one way
+//!
+//! | promise | shown by |
+//! |---|---|
+//! | HTTP/1.1 that is ambiguous is refused with a reason, `Connection: close` and an end of the connection, and nothing of it reaches a backend; the unusual but valid passes | `every_case_as_it_was_sent`, `every_case_in_pieces_that_end_within_line_ends`, `short_cases_byte_by_byte` |
+//! | What passes is, to hyper, exactly one message | fuzz body `framing` |
+//! | A refusal waits for the answers before it, and a body that breaks is the client's fault | `a_refusal_waits_for_the_response_before_it`, `a_broken_upload_ends_the_attempt_and_is_the_clients_fault` |
+//! | HTTP/2 that is malformed is refused and reaches no backend | `what_is_malformed_is_refused_and_reaches_no_backend` |
+//! | A flood of frames ends its connection while others are served, and what many clients do is no flood | `a_flood_is_ended_and_others_are_served_meanwhile`, `what_many_clients_do_is_no_flood` |
+//! | No field of a request names a destination, and redirects are not followed | `no_field_of_a_request_names_a_destination`, `a_redirect_is_the_clients_to_follow` |
+//!
+//! # A response is passed on only if it is whole, or is seen to be cut
+//!
+//! | promise | shown by |
+//! |---|---|
+//! | A backend that answers nonsense gives 502, or a cut once its head is out; nothing is sent a second time, and no byte gets into another exchange | `every_answer_at_once`, `short_answers_byte_by_byte`, `every_answer_to_an_upload` |
+//! | The bytes of an event stream pass unchanged, and each before the next one exists | `an_event_is_passed_on_before_the_next_exists`, `a_client_that_asked_for_usage_gets_the_bytes_as_they_came` |
+//! | A backend that cannot prove who it is gets no request | `who_cannot_prove_who_he_is_gets_no_request` |
+//!
+//! # Work is done once, unless the policy says otherwise
+//!
+//! | promise | shown by |
+//! |---|---|
+//! | What was not refused is not sent again | `work_that_was_not_refused_is_never_done_twice`, `what_was_not_refused_is_sent_again_only_if_the_policy_says_so` |
+//! | A second attempt has the same bytes, and the credential of its own backend only | `a_second_attempt_has_the_same_bytes_and_its_own_credential` |
+//! | Retries stay a share of the requests, whatever the backends do | `retries_never_double_an_outage` |
+//! | No more than half of the candidates are ejected, and never the last | `no_more_than_half_are_ejected_and_the_last_one_never` |
+//! | A client that leaves ends its backend's work in every phase, is booked as waste, and costs the backend no health | `a_connection_that_is_closed_or_reset_ends_the_exchange_in_every_phase`, `a_stream_that_is_reset_ends_the_exchange_in_every_phase` |
+//!
+//! # Everything is bounded
+//!
+//! | promise | shown by |
+//! |---|---|
+//! | A body over the limit is refused before it is read | `a_body_over_the_limit_is_refused_before_it_is_read` |
+//! | A client that does not read costs little, whatever the backend sends | `a_client_of_http1_that_does_not_read_costs_little`, `a_client_of_http2_that_does_not_read_costs_little` |
+//! | A decision among sixteen candidates allocates nothing | `a_decision_among_sixteen_allocates_nothing` |
+//!
+//! # Secrets stay where they belong
+//!
+//! | promise | shown by |
+//! |---|---|
+//! | No key, prompt, completion or query secret is in any log, metric, admin page or error, at the most talkative level | `at_its_most_talkative_it_tells_no_secret` |
+//! | A backend sees its own credential and none of the client's | `a_backend_is_sent_its_own_credential_or_none`, `a_key_comes_in_by_every_way_of_an_official_client_and_goes_nowhere` |
+//! | Who has no right key is turned away, and nobody is contacted | `who_has_no_key_is_turned_away_and_nobody_hears_of_it` |
+//! | A backend learns who the client is only if it is to | `who_the_client_is_reaches_only_a_backend_that_is_to_know_it` |
+//!
+//! # The books add up
+//!
+//! | promise | shown by |
+//! |---|---|
+//! | Every gram of a line follows from the line and the shipped table | `an_answer_after_a_failover_adds_up`, `failures_of_every_kind_add_up_and_save_nothing` |
+//! | Nothing is lost between baseline, actual, waste and saved | `grams_are_conserved`, `sums_of_records_are_conserved` |
+//! | A line is written as its reader reads it, every field of it | `every_field_is_written_as_serde_json_writes_it_and_left_out_where_it_does` |
+//! | A full disk or a vanished folder stops no request, and is counted | `a_full_disk_stops_no_request_and_is_counted`, `a_folder_that_vanished_costs_no_line_and_is_found_again` |
+//! | What is promised of a decision holds whatever readings, backends and files do | `what_is_promised_of_a_decision_holds_whatever_happens` |
+//!
+//! # Carbon data and configuration cannot hurt a request
+//!
+//! | promise | shown by |
+//! |---|---|
+//! | A feed that lies, stalls or dies changes no request; its last good value stays for its time, then the next source speaks | `the_last_good_value_stays`, `the_next_source_speaks_for_a_feed_that_never_did`, `a_value_past_its_age_limit_gives_way_to_the_next_source` |
+//! | A feed is asked at its own pace | `a_feed_is_asked_at_its_pace_and_not_by_requests` |
+//! | A bad file changes nothing and is said until it is mended; a stream survives the removal of its backend | `a_bad_file_changes_nothing_and_is_said_until_it_is_mended`, `a_stream_survives_the_removal_of_its_backend` |
+//! | A drain lets streams end and loses no line | `a_drain_lets_streams_end_and_loses_no_line` |
