@@ -224,6 +224,46 @@ fn trailers_pass() {
     assert_eq!(proxy.record()["ended"], "complete");
 }
 
+/// Over HTTP/2 hyper sends whatever trailers it is given, asked for or not.
+#[test]
+fn trailers_pass_over_http2_where_they_are_asked_for_and_only_what_may_come_late() {
+    let peer = Peer::start(|_, stream| {
+        use std::io::Write;
+        let _ = stream.write_all(
+            b"HTTP/1.1 200 OK\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-sum: 42\r\nset-cookie: a=b\r\n\r\n",
+        );
+        Then::Next
+    });
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
+        let (mut sender, connection) = h2::client::handshake(socket).await.unwrap();
+        tokio::spawn(connection);
+        for (te, wanted) in [(Some("trailers"), Some("42")), (None, None)] {
+            let mut request = http::Request::get("http://w/v1/files/f/content").body(()).unwrap();
+            if let Some(te) = te {
+                request.headers_mut().insert("te", http::HeaderValue::from_static(te));
+            }
+            sender = sender.ready().await.unwrap();
+            let (response, _) = sender.send_request(request, true).unwrap();
+            let mut body = response.await.unwrap().into_body();
+            assert_eq!(body.data().await.unwrap().unwrap(), "ok");
+            while let Some(end) = body.data().await {
+                assert_eq!(end.unwrap(), "");
+            }
+            let trailers = body.trailers().await.unwrap();
+            let sum = trailers.as_ref().and_then(|fields| fields.get("x-sum")?.to_str().ok());
+            assert_eq!(sum, wanted, "{trailers:?}");
+            assert!(trailers.is_none_or(|fields| fields.len() == 1));
+            assert_eq!(peer.next().field("te"), te);
+        }
+    });
+    for _ in 0..2 {
+        assert_eq!(proxy.record()["ended"], "complete");
+    }
+}
+
 #[test]
 fn only_a_websocket_becomes_a_tunnel() {
     let peer = Peer::answering("200 OK", "{}");

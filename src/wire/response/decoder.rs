@@ -8,7 +8,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use httparse::Status;
 
-use super::{END, Invalid, MAX_FIELDS, MAX_HEAD, still_open};
+use super::{END, Invalid, MAX_FIELDS, MAX_HEAD};
 
 /// Bytes of the line before a chunk: sixteen digits and what extensions there may be. None are in use.
 pub(super) const MAX_CHUNK_LINE: usize = 512;
@@ -208,11 +208,17 @@ fn trailers(input: &[u8], searched: &mut usize) -> Result<Option<(Option<Box<Hea
     }
     let from = searched.saturating_sub(3);
     let Some(at) = END.find(input.get(from..).unwrap_or_default()) else {
+        // What is wrong may be asked for once more, and has to be found again.
+        if has_bare_line_feed(input, *searched) {
+            return Err(NONE);
+        }
         *searched = input.len();
-        let open = if input.starts_with(b"\n") { Err(NONE) } else { still_open(input, from) };
-        return if input.len() < MAX_HEAD { open.map(|_| None) } else { Err(Invalid("the trailers are too long")) };
+        return if input.len() < MAX_HEAD { Ok(None) } else { Err(Invalid("the trailers are too long")) };
     };
     let length = from + at + 4;
+    if has_bare_line_feed(input.get(..length).unwrap_or_default(), *searched) {
+        return Err(NONE);
+    }
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let Ok(Status::Complete((read, fields))) = httparse::parse_headers(input.get(..length).unwrap_or_default(), &mut fields)
     else {
@@ -229,6 +235,12 @@ fn trailers(input: &[u8], searched: &mut usize) -> Result<Option<(Option<Box<Hea
     }
     keep_trailers(&mut trailers);
     Ok(Some(((!trailers.is_empty()).then(|| Box::new(trailers)), length)))
+}
+
+/// Whether a line behind `from` ends with LF alone. Unlike in a head, nobody has ever sent that; hyper refuses it as well.
+fn has_bare_line_feed(input: &[u8], from: usize) -> bool {
+    let mut ends = memchr::memchr_iter(b'\n', input.get(from..).unwrap_or_default()).map(|at| from + at);
+    ends.any(|end| end.checked_sub(1).and_then(|before| input.get(before)) != Some(&b'\r'))
 }
 
 /// Takes out the fields that must not be trailers (RFC 9110, 6.5.1): those that frame, route, authorize, or say how the content that

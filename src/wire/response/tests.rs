@@ -121,7 +121,7 @@ fn an_end_of_bare_line_feeds_is_refused_and_not_waited_for() {
             assert!(head_end(head.as_bytes(), searched).is_err(), "{head:?}");
         }
     }
-    for body in ["0\r\na: b\n\nhello", "0\r\na: b\n\r\n", "0\r\n\n"] {
+    for body in ["0\r\na: b\n\nhello", "0\r\na: b\n\r\n", "0\r\n\n", "0\r\na: b\nc: d\r\n\r\n"] {
         assert!(decoded(Decoder::chunked(), body.as_bytes(), &[]).is_err(), "{body:?}");
     }
 }
