@@ -162,3 +162,78 @@ async fn both_bodies_may_be_larger_than_any_buffer_at_the_same_time() {
     let ((), (length, idle)) = tokio::join!(within(echo), async { within(exchange).await.unwrap() });
     assert_eq!((length, idle), (size, 0), "the rest of the request is not worth sending any more");
 }
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A frame of the first stream.
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+    [&[0, length[0], length[1], kind, flags, 0, 0, 0, 1], payload].concat()
+}
+
+/// A response head: a status and fields, none of them in a table.
+fn h2_head(status: &str, fields: &[(&str, &str)], flags: u8) -> Vec<u8> {
+    let text = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+    let mut block = if status.is_empty() { Vec::new() } else { [vec![8], text(status)].concat() };
+    for (name, value) in fields {
+        block.extend([vec![0], text(name), text(value)].concat());
+    }
+    frame(HEADERS, END_HEADERS | flags, &block)
+}
+
+/// What comes of an HTTP/2 response that is not one: an error before the head, which forbids to send again, or a cut after it.
+#[tokio::test]
+async fn an_http2_peer_that_misbehaves_is_never_taken_for_whole() {
+    let ok = h2_head("200", &[], 0);
+    let sized = |length: &str| h2_head("200", &[("content-length", length)], 0);
+    let (hello, end) = (frame(DATA, 0, b"hello"), frame(DATA, END_STREAM, b""));
+    let whole =
+        [(vec![ok.clone(), hello.clone(), end.clone()], "hello"), (vec![sized("5"), hello.clone(), end.clone()], "hello")];
+    let cut = [
+        vec![ok.clone(), hello.clone()],
+        vec![ok.clone()],
+        vec![sized("6"), hello.clone(), end.clone()],
+        vec![sized("4"), hello.clone(), end.clone()],
+        vec![sized("5"), hello.clone(), hello.clone(), end.clone()],
+        vec![ok.clone(), hello.clone(), h2_head("", &[("x-sum", "1")], 0)],
+        vec![ok.clone(), hello.clone(), b"HTTP/1.1 200 OK\r\n\r\n".to_vec()],
+    ];
+    let refused = [
+        vec![hello.clone(), end.clone()],
+        vec![h2_head("", &[], 0), hello.clone(), end.clone()],
+        vec![h2_head("abc", &[], 0), hello.clone(), end.clone()],
+        vec![h2_head("101", &[], 0), hello.clone(), end.clone()],
+        vec![h2_head("103", &[], END_STREAM)],
+        vec![h2_head("103", &[], 0), hello.clone(), end.clone()],
+        vec![h2_head("200", &[("transfer-encoding", "chunked")], 0), hello.clone(), end.clone()],
+        vec![h2_head("200", &[("connection", "close")], 0), hello.clone(), end.clone()],
+        vec![h2_head("200", &[("X-Upper", "1")], 0), hello.clone(), end.clone()],
+        vec![h2_head("200", &[("x", "a\r\nb")], 0), hello.clone(), end.clone()],
+        vec![h2_head("200", &[("content-length", "five")], 0), hello.clone(), end.clone()],
+        vec![frame(HEADERS, END_HEADERS, &[0xff, 0xff, 0xff, 0xff, 0xff])],
+        vec![b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec()],
+    ];
+    let cases = whole.into_iter().map(|(frames, text)| (frames, Some(Some(text))));
+    let cases =
+        cases.chain(cut.into_iter().map(|frames| (frames, Some(None)))).chain(refused.into_iter().map(|frames| (frames, None)));
+    for (nth, (frames, want)) in cases.enumerate() {
+        let mut backend = backend_at("peer", 80);
+        backend.protocol = Protocol::Http2;
+        let (world, mut connections) = World::in_memory_for(backend);
+        let peer = tokio::spawn(async move {
+            let io = connections.recv().await.unwrap();
+            http2::http2_frames_after_a_request(io, &frames.concat()).await;
+            connections
+        });
+        match (world.send(post(super::hello())).await, want) {
+            (Ok(response), Some(text_wanted)) => assert_eq!(text(response.body).await.ok().as_deref(), text_wanted, "{nth}"),
+            (Err(error), None) => assert!(!error.kind.nothing_done() && error.request.is_none(), "{nth}: {error:?}"),
+            (Err(error), Some(None)) => assert!(!error.kind.nothing_done(), "{nth}: {error:?}"),
+            (found, _) => panic!("{nth}: {found:?}"),
+        }
+        assert!(within(peer).await.unwrap().try_recv().is_err(), "{nth}: one connection, one request");
+    }
+}

@@ -173,7 +173,7 @@ async fn http2_that_is_not_spoken_is_said_so() {
 }
 
 /// Speaks HTTP/2 just far enough to read until the first request, and then writes these frames and closes.
-async fn http2_frames_after_a_request(mut io: DuplexStream, frames: &[u8]) {
+pub(super) async fn http2_frames_after_a_request(mut io: DuplexStream, frames: &[u8]) {
     const PREFACE: usize = 24;
     const HEADERS: u8 = 1;
     io.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
