@@ -138,6 +138,13 @@ impl std::fmt::Debug for Identity {
     }
 }
 
+impl Origin {
+    /// Whether it is the same place, whatever is trusted of it and shown to it: a certificate that is renewed is no other backend.
+    pub fn is_at(&self, other: &Self) -> bool {
+        (self.tls, &self.host, self.port, &self.base_path) == (other.tls, &other.host, other.port, &other.base_path)
+    }
+}
+
 /// How long each phase of an exchange with a backend may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {

@@ -50,7 +50,7 @@ impl Snapshot {
             .backends
             .iter()
             .map(|backend| {
-                let old = self.plan.backends.iter().position(|old| old.name == backend.name && old.origin == backend.origin);
+                let old = self.plan.backends.iter().position(|old| old.name == backend.name && old.origin.is_at(&backend.origin));
                 match old.and_then(|index| self.live.get(index).map(|live| (live, index))) {
                     Some((live, index)) if self.plan.priors(BackendId(index as u16)).eq(plan.priors(backend.id)) => {
                         Arc::clone(live)

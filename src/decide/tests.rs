@@ -378,7 +378,10 @@ proptest! {
             prop_assert_eq!(decision.verdicts.len(), candidates.len());
             for (index, verdict) in decision.verdicts.iter().enumerate() {
                 prop_assert_eq!(*verdict == Verdict::Chosen, index == usize::from(decision.chosen()));
-                let excluded = exclusion(&policy, streamed, &candidates[index]);
+                // Where nobody else is ready, those that come back are weighed against each other as if they were.
+                let lead = candidates[usize::from(decision.chosen())].standing;
+                let weighed = lead == Standing::Returning && candidates[index].standing == Standing::Returning;
+                let excluded = exclusion(&policy, streamed, &candidates[index]).filter(|_| !weighed);
                 prop_assert!(*verdict == Verdict::Chosen || excluded.is_none_or(|excluded| excluded == *verdict));
             }
         }

@@ -79,6 +79,9 @@ fn judge(x: &Exchange, now: Instant) {
     match x.ended {
         // It works, and says so of the request. Anybody could shut a backend by sending it such ones.
         Ended::UpstreamBroke if x.error == Some(relay::REQUEST_ERROR_EVENT) => {}
+        // Its status was counted when it came, and a tunnel in which nobody says anything is nobody's fault.
+        Ended::UpstreamBroke | Ended::TimedOut if x.status.is_server_error() => {}
+        Ended::TimedOut if x.status == StatusCode::SWITCHING_PROTOCOLS => {}
         Ended::UpstreamBroke | Ended::TimedOut => live.failed(now, || x.remedy(backend.id, now)),
         Ended::Complete if !x.status.is_server_error() && x.status != StatusCode::TOO_MANY_REQUESTS => live.succeeded(now),
         Ended::Complete | Ended::ClientGone | Ended::Rejected => {}

@@ -52,8 +52,7 @@ pub(super) enum UsageEvent {
 pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Result<(UpstreamResponse, UsageEvent), Error> {
     let Some(policy) = x.policy().map(Arc::clone) else { return Err(Error::NoRoute) };
     let order: SmallVec<[u16; 16]> = x.decision.as_ref().map(|decision| decision.order.clone()).unwrap_or_default();
-    let mut fault = Error::Unreachable;
-    let mut refusal = None;
+    let (mut fault, mut refusal) = (Error::Unreachable, None);
     let limit = usize::from(policy.attempts.max.max(1));
     for (nth, &index) in order.iter().take(limit).enumerate() {
         let last = nth + 1 >= limit.min(order.len());
@@ -63,7 +62,10 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
         occupy(x, &backend, &live, usize::from(index));
         let (request, usage_event) = addressed(outgoing, x, &backend, deployment.upstream_model_json.as_ref(), last)?;
         let begun = x.shared.clock.monotonic();
-        let within = in_time(x, &backend, begun)?;
+        let Some(within) = in_time(x, &backend, begun) else {
+            fault = Error::UpstreamTimeout;
+            break;
+        };
         open(x, &backend, nth, begun);
         let sent = send(x, &backend, request, within).await;
         let now = x.shared.clock.monotonic();
@@ -79,7 +81,6 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
                 if last || !policy.attempts.retry_unsafe || !may_retry(x, now) {
                     return Ok((response, UsageEvent::Keep));
                 }
-                x.permit = None;
                 continue;
             }
             Ok(Ok(response)) => {
@@ -105,11 +106,11 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
                 }
             }
         }
-        x.permit = None;
         if !last && !may_retry(x, now) {
             break;
         }
     }
+    x.permit = None;
     // A client that is told to come back later knows more than one that is told that somebody could not be reached.
     let Some(refusal) = refusal else {
         x.serving = None;
@@ -210,8 +211,8 @@ fn may_retry(x: &Exchange, now: Instant) -> bool {
 }
 
 /// How long the attempt that begins now may take; none begins once the exchange has had its time.
-fn in_time(x: &Exchange, backend: &Backend, now: Instant) -> Result<Duration, Error> {
-    Some(x.first_byte_within(backend, now)).filter(|left| !left.is_zero()).ok_or(Error::UpstreamTimeout)
+fn in_time(x: &Exchange, backend: &Backend, now: Instant) -> Option<Duration> {
+    Some(x.first_byte_within(backend, now)).filter(|left| !left.is_zero())
 }
 
 /// Books an attempt that ended without a response head, and says whether it is certain that the backend has done nothing.
@@ -233,14 +234,14 @@ fn keep_refusal(kept: &mut Option<Box<Refusal>>, refusal: UpstreamResponse, x: &
 }
 
 /// A refusal counts for everybody, but for one: a client's own key may be spent without the backend being full for the others.
-fn note_refusal(live: &Live, backend: &Backend, head: &http::response::Parts, now: Instant) {
+pub(super) fn note_refusal(live: &Live, backend: &Backend, head: &http::response::Parts, now: Instant) {
     if head.status != StatusCode::TOO_MANY_REQUESTS || backend.credential != Credential::PassThrough {
         live.refused(now, retry_after(&head.headers));
     }
 }
 
 /// Of a machine without descriptors or ports every backend looks dead, and none of them is.
-fn is_its_fault(kind: SendErrorKind) -> bool {
+pub(super) fn is_its_fault(kind: SendErrorKind) -> bool {
     kind != SendErrorKind::Exhausted
 }
 

@@ -101,7 +101,8 @@ fn of_an_extension(name: &str) -> Fate {
 /// The length is the collected body's in any case, and is replaced in its place.
 fn of_a_reader(name: &str) -> Fate {
     match name {
-        "accept-encoding" => Fate::Ends,
+        // Beside it none of these is a WebSocket, in whose protocols a browser's client puts its key.
+        "accept-encoding" | "sec-websocket-protocol" => Fate::Ends,
         "content-length" => Fate::Passes,
         _ => of_a_client(name),
     }

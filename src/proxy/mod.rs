@@ -28,6 +28,7 @@ use http::{HeaderValue, Method, Request, Response, Version, header};
 use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 use smallvec::SmallVec;
 use tokio_util::task::TaskTracker;
 
@@ -302,6 +303,9 @@ fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x
     let mut response = Response::new(Body::Relay(Box::new(metered)));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
+    if let Some(reason) = head.extensions.remove::<ReasonPhrase>() {
+        response.extensions_mut().insert(reason);
+    }
     response
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
+use crate::decide::NoCandidate;
 use crate::dialect::Dialect;
 use crate::wire::error::error_body;
 
@@ -72,7 +73,7 @@ pub enum Error {
     #[error("no backend can take the request: {why}")]
     NoCandidate {
         /// Why not.
-        why: crate::decide::NoCandidate,
+        why: NoCandidate,
         /// When it may be otherwise.
         after: Duration,
     },
@@ -136,6 +137,8 @@ impl Error {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Busy => Some(SOON),
+            // Where nobody may serve it, waiting changes nothing.
+            Self::NoCandidate { why: NoCandidate::AllExcluded { no_capacity: 0, .. } | NoCandidate::NoneServes, .. } => None,
             Self::NoCandidate { after, .. } => Some(*after),
             _ => None,
         }

@@ -4,17 +4,18 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio_util::io::InspectReader;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time::error::Elapsed;
 
 use super::exchange::{Attempt, AttemptOutcome, Exchange};
 use super::forward::{self, UsageEvent};
@@ -23,10 +24,11 @@ use super::intake;
 use super::provenance::{self, Provenance};
 use super::reject::Error;
 use super::{Answer, decorate};
-use crate::backend::{BackendId, Timeouts};
+use crate::backend::{Backend, BackendId, Timeouts};
 use crate::decide::NoCandidate;
 use crate::record::Ended;
-use crate::upstream::{SendBody, SendErrorKind};
+use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
+use crate::wire::refusal::refuses;
 
 /// Sends the request to `home` as it comes.
 pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: BackendId, x: &mut Exchange) -> Result<Answer, Error> {
@@ -53,8 +55,8 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
     provenance::mark(&mut fields, request.version(), &x.id);
     headers::addressed(&mut fields, &backend, credential.as_ref(), provenance.as_ref());
     fields.insert(headers::REQUEST_ID, x.request_id().clone());
+    headers::strip_protocol_key(&mut fields);
     if let Some(protocol) = asked {
-        headers::strip_protocol_key(&mut fields);
         fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         fields.insert(header::UPGRADE, protocol);
     }
@@ -63,6 +65,7 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
     *outgoing.method_mut() = request.method().clone();
     *outgoing.uri_mut() = forward::target(&backend, &below)?;
     *outgoing.headers_mut() = fields;
+    let uploads = outgoing.body().is_stream();
 
     x.permit = Some(live.admit(0));
     x.serving = Some((Arc::clone(&backend), None));
@@ -70,28 +73,7 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
     x.overhead_us = u64::try_from((begun - x.begun).as_micros()).unwrap_or(u64::MAX);
     x.attempts.push(Attempt { backend: home, outcome: AttemptOutcome::Abandoned, status: None, begun, ended: begun });
     let sent = tokio::time::timeout(x.first_byte_within(&backend, begun), x.shared.upstreams.send(&backend, outgoing)).await;
-    let now = x.shared.clock.monotonic();
-    let (outcome, result) = match sent {
-        Ok(Ok(response)) => (AttemptOutcome::Answered, Ok(response)),
-        Ok(Err(error)) => {
-            tracing::warn!(backend = &*backend.name, id = ?x.id, kind = %error, cause = %error.source, "attempt failed");
-            match error.kind {
-                SendErrorKind::RequestBody => (AttemptOutcome::Abandoned, Err(intake::broken(&*error.source))),
-                kind if kind.nothing_sent() => (AttemptOutcome::Unreachable, Err(Error::Unreachable)),
-                _ => (AttemptOutcome::Broken, Err(Error::BadGateway)),
-            }
-        }
-        Err(_) => (AttemptOutcome::TimedOut, Err(Error::UpstreamTimeout)),
-    };
-    if matches!(outcome, AttemptOutcome::Unreachable | AttemptOutcome::Broken | AttemptOutcome::TimedOut) {
-        // Nobody else could serve this call, and health is also about those that others could.
-        live.failed(now, || x.remedy(home, now));
-    }
-    if let Some(attempt) = x.attempts.last_mut() {
-        attempt.outcome = outcome;
-        attempt.ended = now;
-        attempt.status = result.as_ref().ok().map(|response| response.head.status);
-    }
+    let result = booked(sent, uploads, &backend, x);
     let mut response = result?;
     if response.head.status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Answer::Backend(response, UsageEvent::Keep));
@@ -100,6 +82,49 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
         (Some(client), Some(upstream)) => Ok(Answer::Tunnel(switching(&response.head, x), Tunnel { client, upstream })),
         _ => Err(Error::BadGateway),
     }
+}
+
+/// Books how the attempt went, for the record and for the backend's health.
+fn booked(
+    sent: Result<Result<UpstreamResponse, SendError>, Elapsed>,
+    uploads: bool,
+    backend: &Backend,
+    x: &mut Exchange,
+) -> Result<UpstreamResponse, Error> {
+    let (now, live) = (x.shared.clock.monotonic(), Arc::clone(x.snapshot.live(backend.id)));
+    let mut its_fault = true;
+    let (outcome, result) = match sent {
+        Ok(Ok(response)) => {
+            if refuses(response.head.status) {
+                forward::note_refusal(&live, backend, &response.head, now);
+            }
+            (AttemptOutcome::Answered, Ok(response))
+        }
+        Ok(Err(error)) => {
+            its_fault = forward::is_its_fault(error.kind);
+            tracing::warn!(backend = &*backend.name, id = ?x.id, kind = %error, cause = %error.source, "attempt failed");
+            match error.kind {
+                SendErrorKind::RequestBody => (AttemptOutcome::Abandoned, Err(intake::broken(&*error.source))),
+                kind if kind.nothing_done() => (AttemptOutcome::Unreachable, Err(Error::Unreachable)),
+                _ => (AttemptOutcome::Broken, Err(Error::BadGateway)),
+            }
+        }
+        Err(_) => {
+            // Of an upload that took all that time nobody knows whether the client was slow or the backend.
+            its_fault = !uploads;
+            (AttemptOutcome::TimedOut, Err(Error::UpstreamTimeout))
+        }
+    };
+    if its_fault && matches!(outcome, AttemptOutcome::Unreachable | AttemptOutcome::Broken | AttemptOutcome::TimedOut) {
+        // Nobody else could serve this call, and health is also about those that others could.
+        live.failed(now, || x.remedy(backend.id, now));
+    }
+    if let Some(attempt) = x.attempts.last_mut() {
+        attempt.outcome = outcome;
+        attempt.ended = now;
+        attempt.status = result.as_ref().ok().map(|response| response.head.status);
+    }
+    result
 }
 
 /// The protocol that the client asks to switch to. Only `websocket` is one: through `h2c`, for one, requests would pass to the
@@ -145,13 +170,15 @@ impl Tunnel {
             let (upstream_reads, upstream_writes) = tokio::io::split(TokioIo::new(upstream));
             let idle = x.serving.as_ref().map_or(Timeouts::default().idle, |(backend, _)| backend.timeouts.idle);
             let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
-            let upwards = carry(client_reads, upstream_writes, &up);
-            let downwards = carry(upstream_reads, client_writes, &down);
+            let upwards = carry((client_reads, Side::Client), (upstream_writes, Side::Backend), &up);
+            let downwards = carry((upstream_reads, Side::Backend), (client_writes, Side::Client), &down);
             let carried = || up.load(Relaxed) + down.load(Relaxed);
             x.ended = tokio::select! {
                 ended = until_upstream_ends(upwards, downwards) => match ended {
                     Ok(()) => Ended::Complete,
-                    Err(_) => Ended::UpstreamBroke,
+                    // Clients leave a realtime session as they like, by a reset or without a goodbye under TLS.
+                    Err(Side::Client) => Ended::ClientGone,
+                    Err(Side::Backend) => Ended::UpstreamBroke,
                 },
                 () = until_idle(idle, carried) => Ended::TimedOut,
             };
@@ -161,26 +188,55 @@ impl Tunnel {
     }
 }
 
-/// Bytes from one side to the other until the first ends, counted as they go.
-async fn carry(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, count: &AtomicU64) -> io::Result<()> {
-    let mut from = InspectReader::new(from, |bytes: &[u8]| {
-        count.fetch_add(bytes.len() as u64, Relaxed);
-    });
-    tokio::io::copy(&mut from, &mut to).await?;
-    to.shutdown().await
+/// Who broke a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Client,
+    Backend,
+}
+
+/// Bytes from one side to the other until the first ends, counted as they go; an error says whose connection broke.
+async fn carry(
+    (from, from_side): (impl AsyncRead + Unpin, Side),
+    (mut to, to_side): (impl AsyncWrite + Unpin, Side),
+    count: &AtomicU64,
+) -> Result<(), Side> {
+    let reading = AtomicBool::new(false);
+    let mut from = Counted { from, count, failed: &reading };
+    let copied = tokio::io::copy(&mut from, &mut to).await;
+    let side = |_| if reading.load(Relaxed) { from_side } else { to_side };
+    copied.map_err(side)?;
+    to.shutdown().await.map_err(|_| to_side)
+}
+
+/// Counts what is read, and notes that reading failed: `copy` does not say which of its two ends did.
+struct Counted<'a, R> {
+    from: R,
+    count: &'a AtomicU64,
+    failed: &'a AtomicBool,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Counted<'_, R> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut self.from).poll_read(cx, buffer));
+        self.count.fetch_add((buffer.filled().len() - before) as u64, Relaxed);
+        self.failed.store(read.is_err(), Relaxed);
+        Poll::Ready(read)
+    }
 }
 
 /// A client that has said everything may still listen; once the backend has, there is nobody left to talk to.
 async fn until_upstream_ends(
-    upwards: impl Future<Output = io::Result<()>>,
-    downwards: impl Future<Output = io::Result<()>>,
-) -> io::Result<()> {
+    upwards: impl Future<Output = Result<(), Side>>,
+    downwards: impl Future<Output = Result<(), Side>>,
+) -> Result<(), Side> {
     let (mut upwards, mut downwards) = (pin!(upwards), pin!(downwards));
     tokio::select! {
         ended = &mut downwards => ended,
         ended = &mut upwards => match ended {
             Ok(()) => downwards.await,
-            Err(error) => Err(error),
+            Err(side) => Err(side),
         },
     }
 }

@@ -6,8 +6,8 @@
 //! Under HTTP/1.1 it shows hyper one message at a time and only what [`framing`](crate::wire::framing) approves. The next message
 //! waits until the last response is written: what is refused is answered here and not by hyper, and an answer must not overtake
 //! another. Under HTTP/2 it counts [`frames`](crate::wire::frames) that bring no stream forward, and a flood of them is the end: it is
-//! cut, since an answer could not be put between hyper's frames. Bytes are checked where they were read, in hyper's own buffer; they are copied only when a head comes in pieces, or
-//! when a client sends the next request before it has the answer to the last.
+//! cut, since an answer could not be put between hyper's frames. Bytes are checked where they were read, in hyper's own buffer; they
+//! are copied only when a head comes in pieces, or when a client sends the next request before it has the answer to the last.
 
 use std::io;
 use std::pin::Pin;

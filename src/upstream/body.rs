@@ -89,7 +89,8 @@ impl SendBody {
         }
     }
 
-    pub(super) fn is_stream(&self) -> bool {
+    /// Whether it is still coming.
+    pub fn is_stream(&self) -> bool {
         matches!(self.0, Content::Stream(_))
     }
 }

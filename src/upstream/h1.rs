@@ -25,9 +25,8 @@ use super::body::{SendBody, Tracked, Upload};
 use super::connect::BoxIo;
 use super::direct::MAX_INFORMATIONAL;
 use super::gate::Gate;
+use crate::wire::response::MAX_HEAD;
 
-/// Bytes of a response head. Real ones have a few KiB; Envoy refuses above 60 KiB, nginx above 4 or 8. It bounds trailers as well.
-const MAX_HEAD: usize = 256 << 10;
 /// Bytes that hyper reads ahead of what is asked for: its own default, stated because memory per stream depends on it.
 const MAX_READ_AHEAD: usize = 408 << 10;
 

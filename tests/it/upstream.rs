@@ -200,7 +200,7 @@ struct Got {
     head: String,
     /// `None` when the connection ended within it.
     body: Option<Vec<u8>>,
-    /// What came of it, framing and all, when it did.
+    /// What came of it when it did, without the framing of whole chunks.
     part: Vec<u8>,
     closes: bool,
 }
@@ -300,7 +300,7 @@ impl Raw {
     }
 
     fn chunks(&mut self) -> Option<Vec<u8>> {
-        let (mut body, mut all) = (Vec::new(), Vec::new());
+        let mut body = Vec::new();
         loop {
             let whole = self.fill(|bytes| memchr::memmem::find(bytes, b"\r\n").map(|at| at + 2)).and_then(|line| {
                 let size = usize::from_str_radix(std::str::from_utf8(&self.buffer[..line]).unwrap().trim(), 16).unwrap();
@@ -308,12 +308,12 @@ impl Raw {
                     .map(|end| (line, size, end))
             });
             let Some((line, size, end)) = whole else {
-                all.append(&mut self.buffer);
-                self.buffer = all;
+                body.append(&mut self.buffer);
+                self.buffer = body;
                 return None;
             };
             body.extend_from_slice(&self.buffer[line..line + size]);
-            all.extend(self.buffer.drain(..end));
+            self.buffer.drain(..end);
             if size == 0 {
                 return Some(body);
             }
