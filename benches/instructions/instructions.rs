@@ -115,7 +115,7 @@ fn choose(policy: Policy, candidates: Vec<Candidate>) -> (Result<Decision, NoCan
 
 // The access log's line, of four candidates, into a buffer that has room.
 #[library_benchmark]
-#[bench::of_4(args = (sample()), config = at_most(28_500))]
+#[bench::of_4(args = (sample()), config = at_most(15_100))]
 fn record((record, mut buffer): (AccessRecord<'static>, Vec<u8>)) -> (AccessRecord<'static>, Vec<u8>) {
     line::append(&mut buffer, black_box(&record));
     (record, black_box(buffer))
