@@ -48,6 +48,11 @@ fn hop_by_hop(name: &str) -> Fate {
     }
 }
 
+/// What becomes of a backend's field. `x-windward-*` is what this proxy says of its choice: one behind it, or a liar, is not heard.
+fn of_a_backend(name: &str) -> Fate {
+    if name.starts_with("x-windward-") { Fate::Ends } else { hop_by_hop(name) }
+}
+
 /// What becomes of a client's field: as above, and no credential leaves, be it for this gateway or for one that stands before it,
 /// nor a word that was meant for Windward, nor one about the client's own network. `Host` is another one for each backend, and is
 /// replaced there.
@@ -142,12 +147,13 @@ pub(super) fn asks_for_trailers(headers: &HeaderMap) -> bool {
     codings.any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
-/// Takes out every field that is about one connection, those named by `Connection` included.
+/// Takes out of a backend's fields every one that is about its connection, those named by `Connection` included, and what only this
+/// Windward says to its clients.
 ///
 /// `TE: trailers` is put back where the sender said so, and `Trailer` stays, because trailers are forwarded and hyper sends them
 /// only when both are there.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    sift(headers, hop_by_hop);
+    sift(headers, of_a_backend);
 }
 
 /// The one field in which a client of that dialect puts its credential.
@@ -244,6 +250,7 @@ mod tests {
             ("trailer", "x-sum"),
             ("transfer-encoding", "chunked"),
             ("upgrade", "h2c"),
+            ("x-windward-carbon-intensity", "1"),
             ("accept", "*/*"),
         ]);
         strip_hop_by_hop(&mut headers);

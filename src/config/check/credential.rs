@@ -12,8 +12,9 @@ use crate::config::choices::{Auth, SecretFile};
 use crate::config::decode::At;
 use crate::config::file::TlsFile;
 
-/// Header fields that frame the message or belong to one connection; a credential there would break the request.
-const NOT_FOR_CREDENTIALS: [HeaderName; 9] = [
+/// Header fields that frame the message, belong to one connection, or are written by Windward; a credential there would break the
+/// request, or never leave.
+const NOT_FOR_CREDENTIALS: [HeaderName; 12] = [
     header::HOST,
     header::CONTENT_LENGTH,
     header::CONTENT_TYPE,
@@ -23,6 +24,9 @@ const NOT_FOR_CREDENTIALS: [HeaderName; 9] = [
     header::TRAILER,
     header::UPGRADE,
     header::EXPECT,
+    header::VIA,
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("traceparent"),
 ];
 
 impl Check<'_> {
