@@ -44,7 +44,7 @@ pub struct Live {
     counts: Arc<Counts>,
     /// Shared at a reload like the counts.
     health: Arc<Health>,
-    /// Ordered by name. Most backends have a few, and searching these costs a quarter of a hash of the name.
+    /// Ordered by name. Most backends have a few, and comparing these is less work than a keyed hash of the name.
     models: Box<[(Arc<str>, ModelLive)]>,
 }
 

@@ -17,7 +17,6 @@ use crate::mock;
 /// Every region is an OpenAI-shaped endpoint that becomes slow when crowded and refuses when full. `POST /_ctl` makes things go
 /// wrong while it runs, `GET /_ledger` tells what was served.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  windward mock -c config/fleet.yaml\n  curl -d '{\"slow\": 4}' http://127.0.0.1:9102/_ctl")]
 pub struct MockArgs {
     /// The file that describes the fleet.
     #[arg(short, long, value_name = "FILE")]
