@@ -10,7 +10,7 @@
 //!
 //! [`proxy::Proxy`] tells it in one function: *route* finds who may serve it, *admit* looks at the client's [`key`], *intake* reads
 //! just enough of the request to decide, [`estimate`] predicts latency and grams for each candidate, [`decide`](mod@decide) picks one
-//! and says why not the others, *forward* sends the bytes and fails over before the first byte of the response, *relay* passes the
+//! and says why not the others (beside it, once a second, [`price`] finds what scarce clean capacity is worth), *forward* sends the bytes and fails over before the first byte of the response, *relay* passes the
 //! response on and measures it, [`ledger`] turns what happened into grams, and [`telemetry`] writes the line.
 //!
 //! # Layers
@@ -21,7 +21,7 @@
 //! | layer | modules | may import |
 //! |---|---|---|
 //! | 0 | units, clock | - |
-//! | 1 | grid, tables, dialect, live, backend, policy, route, key, estimate, decide, record, ledger, fleet | 0, 1 |
+//! | 1 | grid, tables, dialect, demand, live, backend, policy, route, key, estimate, decide, price, record, ledger, fleet | 0, 1 |
 //! | 2 | wire, carbon, config | 0, 1, 2 |
 //! | 3 | state, telemetry, upstream | 0, 1, 2, 3 |
 //! | 4 | control, proxy | 0, 1, 2, 3 |
@@ -48,6 +48,7 @@ pub mod units;
 
 pub mod backend;
 pub mod decide;
+pub mod demand;
 pub mod dialect;
 pub mod estimate;
 pub mod fleet;
@@ -56,6 +57,7 @@ pub mod key;
 pub mod ledger;
 pub mod live;
 pub mod policy;
+pub mod price;
 pub mod record;
 pub mod route;
 pub mod tables;

@@ -5,16 +5,25 @@
 //! every request. Counts that must balance (requests in flight) are only changed by read-modify-write and released by a guard, on
 //! every path, because a leak would be a permanent loss of capacity.
 
+mod first_token;
+mod flow;
 mod health;
+mod margin;
+mod model;
 mod retries;
+mod token_rate;
 mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+pub use first_token::FirstTokenEstimate;
+pub use flow::{Asked, Flow, PROMPT_CLASSES};
 use health::Health;
 pub use health::Remedy;
+pub use margin::Margin;
+pub use model::{Capacity, ModelLive, Prior};
 pub use retries::{RetryBudget, RetryLimits};
 
 use crate::units::Millis;
@@ -56,6 +65,41 @@ struct Counts {
     pending_prompt_tokens: AtomicU64,
     requests: AtomicU64,
     failures: AtomicU64,
+    cut: Cut,
+}
+
+/// What a backend's refusals have left of its capacity.
+#[derive(Debug)]
+struct Cut {
+    share: AtomicF64,
+    /// When it was last cut, in milliseconds after the start.
+    at_ms: AtomicU64,
+}
+
+impl Default for Cut {
+    fn default() -> Self {
+        Self { share: AtomicF64::new(1.0), at_ms: AtomicU64::new(NEVER) }
+    }
+}
+
+/// In the place of a time.
+const NEVER: u64 = u64::MAX;
+/// What one refusal leaves of the capacity ..
+const CUT: f64 = 0.85;
+/// .. at most this often: a full backend refuses many at once, and all of them say the same.
+const CUT_EVERY_MS: u64 = 2_000;
+/// The least that refusals leave: two requests of a hundred still find out when it is over.
+const LEAST_CUT: f64 = 0.02;
+/// What comes back of the capacity in a second without a refusal.
+const CUT_HEALS: f64 = 0.01;
+
+/// What a backend has before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Requests sent and not yet finished.
+    pub in_flight: u32,
+    /// Prompt tokens sent and not yet answered with a first byte.
+    pub pending_prompt_tokens: u64,
 }
 
 /// A supplier's `Retry-After` is believed up to here; an hour would take a region away on one bad header.
@@ -101,6 +145,11 @@ impl Live {
     /// Prompt tokens sent and not yet answered with a first byte.
     pub fn pending_prompt_tokens(&self) -> u64 {
         self.counts.pending_prompt_tokens.load(Relaxed)
+    }
+
+    /// What is ahead of the next request.
+    pub fn load(&self) -> Load {
+        Load { in_flight: self.in_flight(), pending_prompt_tokens: self.pending_prompt_tokens() }
     }
 
     /// Attempts since the start, and how many of them failed.
@@ -180,7 +229,32 @@ impl Live {
     pub fn refused(&self, now: Instant, retry_after: Option<Duration>) {
         self.counts.failures.fetch_add(1, Relaxed);
         let span = retry_after.unwrap_or(Duration::from_secs(1)).min(LONGEST_RETRY_AFTER);
-        self.health.full_until(self.millis(now).saturating_add(span.as_millis() as u64));
+        let now_ms = self.millis(now);
+        self.health.full_until(now_ms.saturating_add(span.as_millis() as u64));
+        let Cut { share, at_ms } = &self.counts.cut;
+        let last = at_ms.load(Relaxed);
+        if (last == NEVER || now_ms >= last.saturating_add(CUT_EVERY_MS))
+            && at_ms.compare_exchange(last, now_ms, Relaxed, Relaxed).is_ok()
+        {
+            share.set((share.get() * CUT).max(LEAST_CUT));
+        }
+    }
+
+    /// The share of its capacity that its refusals have left, in (0, 1].
+    pub fn cut(&self) -> f64 {
+        self.counts.cut.share.get()
+    }
+
+    /// Moves the limits of its models to where they should be, `seconds` after the last time, and lets what refusals cut off come back.
+    /// `per_output_token` says the strictest budget of each model.
+    pub fn adapt(&self, declared: u32, seconds: f64, per_output_token: impl Fn(&str) -> Option<Millis>) {
+        let share = &self.counts.cut.share;
+        share.set((share.get() + CUT_HEALS * seconds).min(1.0));
+        let (in_flight, cut) = (self.in_flight(), self.cut());
+        for (name, model) in &self.models {
+            let capacity = Capacity { declared, in_flight, per_output_token: per_output_token(name), cut };
+            model.adapt_limit(capacity, seconds);
+        }
     }
 
     /// Milliseconds since the statistics began.
@@ -209,168 +283,17 @@ impl Permit {
         self.live.counts.pending_prompt_tokens.fetch_sub(u64::from(self.pending), Relaxed);
         self.pending = 0;
     }
+
+    /// Requests that the backend has in flight, this one included.
+    pub fn in_flight(&self) -> u32 {
+        self.live.in_flight()
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         self.answered();
         self.live.counts.in_flight.fetch_sub(1, Relaxed);
-    }
-}
-
-/// What is believed of a backend's model before it was ever used.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Prior {
-    /// Time to the first token of a short prompt.
-    pub first_token: Millis,
-    /// What each further prompt token adds.
-    pub per_prompt_token: Millis,
-    /// Output tokens per second of one stream.
-    pub tokens_per_second: f64,
-}
-
-impl Default for Prior {
-    /// Neither best nor never tried: a middling hosted model (0.6 s, 16,000 prompt tokens a second, 50 output tokens a second).
-    fn default() -> Self {
-        Self { first_token: Millis::saturating(600.0), per_prompt_token: Millis::saturating(1.0 / 16.0), tokens_per_second: 50.0 }
-    }
-}
-
-/// What was learned about one model at one backend.
-#[derive(Debug)]
-pub struct ModelLive {
-    prior: Prior,
-    /// Observed first-token time over the prior's, at the tracked quantile.
-    ratio: AtomicF64,
-    /// Milliseconds per output token, smoothed.
-    per_output_token_ms: AtomicF64,
-    /// Output tokens per response, smoothed.
-    output_tokens: AtomicF64,
-    /// Request bytes per prompt token, smoothed.
-    bytes_per_token: AtomicF64,
-    samples: AtomicU64,
-    /// When it was last looked at whether the belief still has reasons, in milliseconds after the start ..
-    looked_ms: AtomicU64,
-    /// .. and how many samples there were then.
-    samples_then: AtomicU64,
-}
-
-/// A belief that a backend is slow, and that no response confirms, is halved this often. Without it a backend that was crowded once
-/// would be over budget, and so untried, for ever; each try costs at most one late answer in this time.
-const DOUBT_EVERY_MS: u64 = 5_000;
-/// Step of the multiplicative quantile tracker: one miss at the 95th percentile moves the estimate by 5.9 %, one hit by 0.3 %.
-const QUANTILE_STEP: f64 = 0.0625;
-/// First samples move faster, so that a wrong prior is gone after a dozen requests instead of a hundred.
-const EARLY_SAMPLES: u64 = 16;
-/// The ratio stays within what a prior can be wrong by; beyond it a sample is an accident.
-const RATIO_RANGE: (f64, f64) = (0.01, 1000.0);
-/// Weight of a new sample in the smoothed means: a memory of about thirty requests.
-const SMOOTHING: f64 = 0.05;
-/// Bytes of request JSON per prompt token until usage reports teach better (English text is about 4, JSON around it adds some).
-const BYTES_PER_TOKEN: f64 = 4.5;
-/// Output tokens expected until responses teach better.
-const OUTPUT_TOKENS: f64 = 250.0;
-
-impl ModelLive {
-    fn new(prior: Prior) -> Self {
-        Self {
-            prior,
-            ratio: AtomicF64::new(1.0),
-            per_output_token_ms: AtomicF64::new(1e3 / prior.tokens_per_second.max(0.01)),
-            output_tokens: AtomicF64::new(OUTPUT_TOKENS),
-            bytes_per_token: AtomicF64::new(BYTES_PER_TOKEN),
-            samples: AtomicU64::new(0),
-            looked_ms: AtomicU64::new(0),
-            samples_then: AtomicU64::new(0),
-        }
-    }
-
-    fn learn_from(&self, old: &Self) {
-        let scale = self.base(0).get() / old.base(0).get().max(1e-6);
-        self.ratio.set((old.ratio.get() / scale.max(1e-6)).clamp(RATIO_RANGE.0, RATIO_RANGE.1));
-        self.per_output_token_ms.set(old.per_output_token_ms.get());
-        self.output_tokens.set(old.output_tokens.get());
-        self.bytes_per_token.set(old.bytes_per_token.get());
-        self.samples.store(old.samples.load(Relaxed), Relaxed);
-    }
-
-    fn base(&self, prompt_tokens: u32) -> Millis {
-        self.prior.first_token + self.prior.per_prompt_token * f64::from(prompt_tokens)
-    }
-
-    /// First-token time at the tracked quantile for a prompt of that length behind `pending` prompt tokens not yet answered.
-    pub fn first_token(&self, prompt_tokens: u32, pending: u64) -> Millis {
-        let queue = self.prior.per_prompt_token * (pending as f64);
-        (self.base(prompt_tokens) + queue) * self.ratio.get()
-    }
-
-    /// Lets a belief that it is slower than declared fade while no response confirms it. `now_ms` is [`Live::millis`].
-    pub fn doubt(&self, now_ms: u64) {
-        let looked = self.looked_ms.load(Relaxed);
-        if now_ms.saturating_sub(looked) < DOUBT_EVERY_MS
-            || self.looked_ms.compare_exchange(looked, now_ms, Relaxed, Relaxed).is_err()
-        {
-            return;
-        }
-        let samples = self.samples();
-        let ratio = self.ratio.get();
-        if self.samples_then.swap(samples, Relaxed) == samples && ratio > 1.0 {
-            self.ratio.set(ratio.sqrt());
-        }
-    }
-
-    /// Time per output token.
-    pub fn per_output_token(&self) -> Millis {
-        Millis::saturating(self.per_output_token_ms.get())
-    }
-
-    /// Output tokens to expect, at most `limit` where the client set one.
-    pub fn output_tokens(&self, limit: Option<u32>) -> u32 {
-        let expected = self.output_tokens.get().max(1.0) as u32;
-        limit.map_or(expected, |limit| expected.min(limit))
-    }
-
-    /// Prompt tokens to expect of a request body of that many bytes.
-    pub fn prompt_tokens(&self, body_bytes: usize) -> u32 {
-        (body_bytes as f64 / self.bytes_per_token.get().max(0.1)) as u32
-    }
-
-    /// Responses it has learned from.
-    pub fn samples(&self) -> u64 {
-        self.samples.load(Relaxed)
-    }
-
-    /// A response began after `took`; `expected` is what [`ModelLive::first_token`] said, and `quantile` the share that should not
-    /// be later.
-    pub fn saw_first_token(&self, took: Millis, expected: Millis, quantile: f64) {
-        let early = self.samples.fetch_add(1, Relaxed) < EARLY_SAMPLES;
-        let step = if early { QUANTILE_STEP * 4.0 } else { QUANTILE_STEP };
-        let factor = if took > expected { (step * quantile).exp() } else { (-step * (1.0 - quantile).max(0.002)).exp() };
-        // While nothing is known the prior may be far too slow, and waiting for 5 % steps down would keep a good backend unused.
-        let observed = took.get() / expected.get().max(1e-6);
-        let factor = if early && observed < 0.5 { 0.8 } else { factor };
-        self.ratio.set((self.ratio.get() * factor).clamp(RATIO_RANGE.0, RATIO_RANGE.1));
-    }
-
-    /// A response ended: `output_tokens` came in `streaming` after the first one.
-    pub fn saw_output(&self, output_tokens: u64, streaming: Option<Millis>) {
-        smooth(&self.output_tokens, output_tokens as f64);
-        if let Some(streaming) = streaming.filter(|_| output_tokens > 1) {
-            smooth(&self.per_output_token_ms, streaming.get() / (output_tokens - 1) as f64);
-        }
-    }
-
-    /// The backend reported how many prompt tokens a body of that many bytes was.
-    pub fn saw_prompt(&self, body_bytes: usize, prompt_tokens: u64) {
-        if prompt_tokens > 0 {
-            smooth(&self.bytes_per_token, body_bytes as f64 / prompt_tokens as f64);
-        }
-    }
-}
-
-fn smooth(mean: &AtomicF64, sample: f64) {
-    if sample.is_finite() {
-        mean.set(mean.get() + SMOOTHING * (sample - mean.get()));
     }
 }
 
@@ -409,44 +332,28 @@ mod tests {
     }
 
     #[test]
-    fn the_quantile_is_tracked() {
-        let (live, _) = live();
+    fn refusals_cut_the_capacity_once_for_many_and_it_comes_back() {
+        let (live, now) = live();
+        (0..50).for_each(|_| live.refused(now, None));
+        assert!((live.cut() - CUT).abs() < 1e-9);
+        live.refused(now + Duration::from_secs(2), None);
+        assert!((live.cut() - CUT * CUT).abs() < 1e-9);
         let model = live.model("m").unwrap();
-        let mut random = fastrand::Rng::with_seed(7);
-        let mut late = 0;
-        for round in 0..4000 {
-            let expected = model.first_token(0, 0);
-            let took = Millis::saturating(50.0 + 100.0 * random.f64());
-            model.saw_first_token(took, expected, 0.95);
-            late += u32::from(round >= 1000 && took > expected);
-        }
-        let share = f64::from(late) / 3000.0;
-        assert!((0.03..0.07).contains(&share), "{share} of the responses were later than predicted");
-    }
-
-    #[test]
-    fn a_belief_that_nothing_confirms_fades_and_a_confirmed_one_stays() {
-        let (live, _) = live();
-        let model = live.model("m").unwrap();
-        let (prior, slow) = (model.first_token(0, 0), Millis::saturating(60_000.0));
-        (0..40).for_each(|_| model.saw_first_token(slow, model.first_token(0, 0), 0.95));
-        let learned = model.first_token(0, 0);
-        assert!(learned.get() > prior.get() * 10.0);
-        model.doubt(DOUBT_EVERY_MS);
-        assert_eq!(model.first_token(0, 0), learned, "there were samples since the last look");
-        (2..9).for_each(|round| model.doubt(round * DOUBT_EVERY_MS));
-        assert!(model.first_token(0, 0).get() < prior.get() * 1.05);
+        live.adapt(100, 1.0, |_| None);
+        assert_eq!(model.limit(100), 73);
+        (0..40).for_each(|_| live.adapt(100, 1.0, |_| None));
+        assert!((live.cut() - 1.0).abs() < 1e-9);
     }
 
     #[test]
     fn what_was_learned_survives_a_reload() {
         let (live, now) = live();
         (0..3).for_each(|_| live.failed(now, || Remedy::Eject));
-        live.model("m").unwrap().saw_first_token(Millis::saturating(6000.0), Millis::saturating(600.0), 0.95);
+        live.model("m").unwrap().saw_first_token(10, Millis::ZERO, Millis::saturating(6000.0));
         let before = live.model("m").unwrap().first_token(10, 0);
         let next = live.carried_over([(Arc::from("m"), Prior { first_token: Millis::saturating(300.0), ..Prior::default() })]);
-        let after = next.model("m").unwrap().first_token(0, 0);
-        assert!((after.get() - before.get()).abs() < 5.0, "{before:?} became {after:?}");
+        let after = next.model("m").unwrap().first_token(10, 0);
+        assert_eq!(after, before);
         assert_eq!(next.shut_for(now), Some(Duration::from_secs(5)), "an ejection survives, too");
     }
 }

@@ -49,6 +49,8 @@ pub struct LatencyBudget {
     pub first_token: Millis,
     /// Added for every prompt token, because a long prompt takes long to read anywhere.
     pub per_prompt_token: Millis,
+    /// For each output token after the first; a backend is not filled beyond the point where its tokens would come more slowly.
+    pub per_output_token: Option<Millis>,
     /// Until the end, for a response that is not streamed; none means that such requests have no budget.
     pub total: Option<Millis>,
     /// The share of requests that must meet it, in (0, 1).
@@ -84,9 +86,22 @@ pub struct Attempts {
     pub retry_unsafe: bool,
 }
 
+/// A policy's place in the plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyId(pub u16);
+
+impl PolicyId {
+    /// As an index.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
 /// A policy of the plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
+    /// Its place in the plan.
+    pub id: PolicyId,
     /// Its name in the file.
     pub name: Arc<str>,
     /// What is wanted.
@@ -107,11 +122,13 @@ impl Policy {
     /// The policy that stands when a route names none: least carbon, two seconds to the first token for 95 of 100 requests.
     pub fn standard(name: &str) -> Self {
         Self {
+            id: PolicyId::default(),
             name: Arc::from(name),
             objective: Objective::LeastCarbon,
             budget: Some(LatencyBudget {
                 first_token: Millis::from(Duration::from_secs(2)),
                 per_prompt_token: Millis::ZERO,
+                per_output_token: None,
                 total: None,
                 quantile: 0.95,
             }),

@@ -20,6 +20,19 @@ pub struct Deployment {
     pub coefficients: Option<Arc<crate::tables::Coefficients>>,
     /// Share under the objective `weighted`.
     pub weight: u32,
+    /// The requests for this model on this route: the same for all of its candidates.
+    pub flow: FlowId,
+}
+
+/// A flow's place in the plan: the requests for one model on one route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowId(pub u32);
+
+impl FlowId {
+    /// As an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
 }
 
 /// A route of the plan.

@@ -1,5 +1,6 @@
 //! What a request sees of the world: one immutable snapshot, loaded once and kept for the whole exchange.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,10 +10,12 @@ use jiff::Timestamp;
 use crate::backend::{Backend, BackendId};
 use crate::config::Plan;
 use crate::decide::{Candidate, Standing};
-use crate::estimate::{Demand, estimate};
+use crate::estimate::{Demand, Estimate, Size, Terms, estimate};
 use crate::grid::{Grid, Intensity};
-use crate::live::{Live, Remedy};
-use crate::route::Deployment;
+use crate::live::{Flow, Live, Load, Margin, ModelLive, Remedy};
+use crate::policy::{Policy, PolicyId};
+use crate::route::{Deployment, FlowId};
+use crate::units::{Grams, Millis};
 
 /// Plan and grid as of one generation, with the live statistics of its backends.
 #[derive(Debug)]
@@ -25,14 +28,25 @@ pub struct Snapshot {
     pub grid: Arc<Grid>,
     /// Statistics of the plan's backends, by `BackendId`; the same objects as before a reload for backends that stay.
     pub live: Vec<Arc<Live>>,
+    /// What is known of the requests of each flow, kept across reloads likewise.
+    flows: Vec<Arc<Flow>>,
+    /// How much of its budget each policy believes, by `PolicyId`, kept likewise.
+    margins: Vec<Arc<Margin>>,
+    /// What capacity is worth, by `BackendId`: for each output token. Empty until somebody has found out.
+    pub prices: Arc<[Grams]>,
 }
+
+/// Flows that are learned apart; where a plan has more of them, some share. Each takes about half a kilobyte.
+const MOST_FLOWS: usize = 16_384;
 
 impl Snapshot {
     /// The first snapshot of a plan: nothing is known but the yearly figures.
     pub fn first(plan: Arc<Plan>, now: Instant) -> Self {
         let live = plan.backends.iter().map(|backend| Arc::new(Live::new(now, plan.priors(backend.id)))).collect();
         let grid = Arc::new(Grid::new(plan.carbon.yearly.clone(), plan.carbon.max_age));
-        Self { generation: 1, plan, grid, live }
+        let flows = plan.flows.iter().take(MOST_FLOWS).map(|_| Arc::default()).collect();
+        let margins = plan.policies.iter().map(|_| Arc::default()).collect();
+        Self { generation: 1, plan, grid, live, flows, margins, prices: Arc::default() }
     }
 
     /// This snapshot with another plan: readings stay for zones that stay, statistics for backends that stay, both by name.
@@ -60,19 +74,66 @@ impl Snapshot {
                 }
             })
             .collect();
-        Self { generation: self.generation + 1, plan, grid: Arc::new(grid), live }
+        let known: HashMap<_, _> = self.plan.flows.iter().zip(&self.flows).collect();
+        let flows =
+            plan.flows.iter().take(MOST_FLOWS).map(|names| known.get(names).map_or_else(Arc::default, |flow| Arc::clone(flow)));
+        let margin = |policy: &Arc<Policy>| {
+            let old = self
+                .plan
+                .policies
+                .iter()
+                .zip(&self.margins)
+                .find(|(old, _)| old.name == policy.name && old.budget == policy.budget);
+            old.map_or_else(Arc::default, |(_, margin)| Arc::clone(margin))
+        };
+        let (flows, margins) = (flows.collect(), plan.policies.iter().map(margin).collect());
+        let old_price = |backend: &Arc<Backend>| {
+            let old = self.plan.backends.iter().position(|old| old.name == backend.name);
+            old.and_then(|index| self.prices.get(index).copied()).unwrap_or(Grams::ZERO)
+        };
+        let prices = plan.backends.iter().map(old_price).collect();
+        Self { generation: self.generation + 1, plan, grid: Arc::new(grid), live, flows, margins, prices }
+    }
+
+    /// This snapshot with other prices.
+    #[must_use]
+    pub fn with_prices(&self, prices: Arc<[Grams]>) -> Self {
+        Self { prices, ..self.with_grid(Arc::clone(&self.grid)) }
     }
 
     /// This snapshot with other readings.
     #[must_use]
     pub fn with_grid(&self, grid: Arc<Grid>) -> Self {
-        Self { generation: self.generation, plan: Arc::clone(&self.plan), grid, live: self.live.clone() }
+        Self {
+            generation: self.generation,
+            plan: Arc::clone(&self.plan),
+            grid,
+            live: self.live.clone(),
+            flows: self.flows.clone(),
+            margins: self.margins.clone(),
+            prices: Arc::clone(&self.prices),
+        }
     }
 
     /// The live statistics of a backend.
     pub fn live(&self, id: BackendId) -> &Arc<Live> {
         #[expect(clippy::indexing_slicing, reason = "built with one entry for each backend of the plan")]
         &self.live[id.index()]
+    }
+
+    /// What is known of a flow's requests; `None` only where the plan has no flow at all.
+    pub fn flow(&self, id: FlowId) -> Option<&Arc<Flow>> {
+        self.flows.get(id.index().checked_rem(self.flows.len())?)
+    }
+
+    /// What predictions are multiplied by under a policy.
+    pub fn margin(&self, id: PolicyId) -> Option<&Arc<Margin>> {
+        self.margins.get(id.index())
+    }
+
+    /// How large a request of that flow is expected to be.
+    pub fn size(&self, flow: FlowId, demand: &Demand) -> Size {
+        self.flow(flow).map_or_else(|| Flow::default().size(demand), |flow| flow.size(demand))
     }
 
     /// What may be done about a failing backend where no decision says who else could serve: the hardest that one of its routes
@@ -92,15 +153,36 @@ impl Snapshot {
     /// One that may serve, as it stands at this moment; `None` when nothing is known of the model there. `inside` says whether it
     /// may be used where it is.
     pub fn candidate(&self, deployment: &Deployment, inside: bool, question: &Question<'_>) -> Option<Candidate> {
-        let Question { model, demand, now, wall, turn } = question;
-        let backend = self.plan.backend(deployment.backend);
         let live = self.live(deployment.backend);
         let learned = live.model(&deployment.model)?;
+        learned.doubt(live.millis(question.now));
+        Some(self.judged(deployment, inside, question, learned, live.load()))
+    }
+
+    /// The same as it would be with nothing ahead of the request: what a price is made of.
+    pub fn prospect(&self, deployment: &Deployment, inside: bool, question: &Question<'_>) -> Option<Candidate> {
+        let learned = self.live(deployment.backend).model(&deployment.model)?;
+        Some(self.judged(deployment, inside, question, learned, Load::default()))
+    }
+
+    fn judged(
+        &self,
+        deployment: &Deployment,
+        inside: bool,
+        question: &Question<'_>,
+        learned: &ModelLive,
+        load: Load,
+    ) -> Candidate {
+        let Question { model, size, policy, now, wall, turn } = question;
+        let (backend, live) = (self.plan.backend(deployment.backend), self.live(deployment.backend));
         let now_ms = live.millis(*now);
-        learned.doubt(now_ms);
-        let table = deployment.coefficients.as_deref().unwrap_or_else(|| self.plan.energy.find(model));
-        let intensity = self.intensity(backend, *wall).map(|intensity| intensity.reading.intensity);
-        let estimate = estimate(demand, backend, learned, live, table, intensity);
+        let terms = Terms {
+            coefficients: deployment.coefficients.as_deref().unwrap_or_else(|| self.plan.energy.find(model)),
+            intensity: self.intensity(backend, *wall).map(|intensity| intensity.reading.intensity),
+            margin: self.margin(policy.id).map_or(1.0, |margin| margin.get()),
+            price_per_output_token: self.prices.get(deployment.backend.index()).copied().unwrap_or(Grams::ZERO),
+        };
+        let estimate = estimate(*size, backend, learned, load, &terms);
         let in_flight = if live.is_full(now_ms) { u32::MAX } else { estimate.in_flight };
         // Two that come back at once are not let in by the same turns.
         let own_turn = turn.wrapping_add(deployment.backend.0.into());
@@ -111,8 +193,9 @@ impl Snapshot {
         } else {
             Standing::Returning
         };
-        let standing = Standing::of(inside, by_health, in_flight, estimate.limit);
-        Some(Candidate { backend: deployment.backend, estimate, standing, weight: deployment.weight })
+        // What was declared is a bound; what was learned below it is a matter of latency, and weighed with it.
+        let standing = Standing::of(inside, by_health, in_flight, backend.max_in_flight);
+        Candidate { backend: deployment.backend, estimate, standing, weight: deployment.weight }
     }
 
     /// The intensity that counts for a backend: of the zones it may run in, the dirtiest; `None` when a zone is unknown or nobody
@@ -134,14 +217,67 @@ impl Snapshot {
 pub struct Question<'a> {
     /// The model as the client names it.
     pub model: &'a str,
-    /// What the request asks for.
-    pub demand: &'a Demand,
+    /// How large the request is expected to be.
+    pub size: Size,
+    /// What is wanted.
+    pub policy: &'a Policy,
     /// Now, for what backends did lately.
     pub now: Instant,
     /// Now, for how old a reading is.
     pub wall: Timestamp,
     /// The rotation's state.
     pub turn: u32,
+}
+
+/// What was seen of a request that a backend answered.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// From the attempt's begin to the first data, where that shows when the prompt was read.
+    pub first_token: Option<Millis>,
+    /// From the attempt's begin to the end, for an answer that is whole.
+    pub whole: Option<Millis>,
+    /// From the request's arrival to the first data: what its budget is about.
+    pub waited: Option<Millis>,
+    /// Requests that the backend had in flight at the first token.
+    pub in_flight_then: u32,
+    /// Generated tokens, as reported or counted.
+    pub output_tokens: Option<u64>,
+    /// Prompt tokens, as reported.
+    pub input_tokens: Option<u64>,
+}
+
+impl Snapshot {
+    /// Teaches the statistics what an answered request showed: of the backend, of the flow, and of how far predictions can be trusted.
+    pub fn learn(&self, deployment: &Deployment, candidate: &Candidate, policy: &Policy, demand: &Demand, seen: &Seen) {
+        let live = self.live(deployment.backend);
+        let Some(model) = live.model(&deployment.model) else { return };
+        let Estimate { prompt_tokens, queue, .. } = candidate.estimate;
+        if let Some(took) = seen.first_token {
+            model.saw_first_token(seen.input_tokens.map_or(prompt_tokens, |it| it.min(u32::MAX.into()) as u32), queue, took);
+        }
+        let budget =
+            policy.budget.and_then(|budget| budget.of(demand.streamed, prompt_tokens).map(|span| (span, budget.quantile)));
+        let waited = if demand.streamed { seen.waited } else { seen.whole };
+        if let (Some((budget, quantile)), Some(waited), Some(margin)) = (budget, waited, self.margin(policy.id)) {
+            margin.saw(waited > budget, quantile);
+        }
+        let (Some(whole), Some(flow)) = (seen.whole, self.flow(deployment.flow)) else { return };
+        if let Some(output) = seen.output_tokens.filter(|_| !demand.embeddings) {
+            flow.saw_output(output);
+            // Of an answer that came in one piece it is only believed when its first token would have come.
+            let before = seen.first_token.unwrap_or(candidate.estimate.first_token);
+            if let Some(streaming) = Millis::new(whole.get() - before.get()).filter(|left| *left > Millis::ZERO) {
+                let then = if seen.first_token.is_some() { seen.in_flight_then } else { candidate.estimate.in_flight };
+                // The mean of both ends: the requests of the time between are nearly those of one or the other.
+                let in_flight = f64::midpoint(f64::from(then), f64::from(live.in_flight() + 1));
+                let declared = self.plan.backend(deployment.backend).max_in_flight;
+                model.saw_output(output, streaming, in_flight, declared);
+            }
+        }
+        if let Some(input) = seen.input_tokens {
+            flow.saw_prompt(demand.body_bytes, input);
+        }
+    }
 }
 
 /// The snapshot in force. Only `control` publishes; a request loads once (about 25 ns uncontended, 90 ns contended; a lock would

@@ -41,6 +41,8 @@ pub(crate) fn plan() -> Plan {
         backends: vec![Arc::new(backend())],
         models: vec![vec![(Arc::from("m"), Prior::default())]],
         routes: Vec::new(),
+        flows: Vec::new(),
+        policies: Vec::new(),
         keys: Keys::default(),
         limits: Limits::default(),
         model_lists: Vec::new(),

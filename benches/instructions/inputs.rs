@@ -76,6 +76,8 @@ pub fn candidates(count: u16) -> Vec<Candidate> {
                     prompt_tokens: 312,
                     output_tokens: 200,
                     first_token: Millis::saturating(200.0 + f64::from(id * 53 % 700)),
+                    queue: Millis::ZERO,
+                    per_output_token: Millis::saturating(20.0),
                     total: Millis::saturating(4000.0),
                     energy: EnergyBand::exact(Joules::saturating(656.0)),
                     intensity: intensity.map(GramsPerKwh::saturating),

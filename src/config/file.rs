@@ -361,6 +361,8 @@ section! {
         first_token: Option<At<Span>>,
         /// Added for each prompt token.
         per_prompt_token: Option<At<Span>>,
+        /// For each output token after the first; a backend is not filled beyond the point where they come more slowly.
+        per_output_token: Option<At<Span>>,
         /// To the end of a response that is not streamed; no budget when left out.
         total: Option<At<Span>>,
         /// Share of requests that must meet it, between 0 and 1.

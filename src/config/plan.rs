@@ -13,6 +13,7 @@ use crate::backend::{Backend, BackendId, Secret};
 use crate::grid::{Basis, GridZone, Reading, Signal};
 use crate::key::Keys;
 use crate::live::{Prior, RetryLimits};
+use crate::policy::Policy;
 use crate::route::Route;
 use crate::tables::EnergyTable;
 
@@ -33,6 +34,10 @@ pub struct Plan {
     pub models: Vec<Vec<(Arc<str>, Prior)>>,
     /// Routes in the file's order.
     pub routes: Vec<Route>,
+    /// Names of route and model of every flow (`*` for models that nobody lists); a `FlowId` is an index.
+    pub flows: Vec<(Arc<str>, Arc<str>)>,
+    /// Policies, with the implied one last where the file has none of its name; a `PolicyId` is an index.
+    pub policies: Vec<Arc<Policy>>,
     /// Who may use the routes; without any, everybody.
     pub keys: Keys,
     /// Limits of every request.

@@ -5,6 +5,7 @@
 
 pub mod carbon;
 pub mod health;
+pub mod pricing;
 pub mod reload;
 
 mod publisher;
@@ -20,6 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::carbon::{SourceStatus, Sources};
+use self::pricing::Pricer;
 use self::publisher::Publisher;
 use self::reload::{Debounce, Outcome, Reloader, watch};
 use crate::clock::Clock;
@@ -181,6 +183,8 @@ impl Control {
         let (mut poll, mut resolve) = (interval(POLL_EVERY), interval(RESOLVE_EVERY));
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         resolve.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut pricer, mut price) = (Pricer::new(&self.publisher.snapshot()), interval(pricing::EVERY));
+        price.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut debounce = Debounce::default();
         loop {
             let quiet = debounce.until();
@@ -201,6 +205,11 @@ impl Control {
                 }
                 _ = poll.tick() => { self.reload(false, &mut sources); }
                 _ = resolve.tick() => self.publisher.resolve(),
+                _ = price.tick() => {
+                    if !self.publisher.price(&mut pricer) {
+                        self.metrics.prices_kept.add_one();
+                    }
+                }
             }
         }
     }

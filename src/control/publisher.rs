@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::pricing::Pricer;
 use crate::carbon::chain::{Link, resolve};
 use crate::clock::Clock;
 use crate::config::Plan;
@@ -50,6 +51,17 @@ impl Publisher {
             self.forget();
         }
         again
+    }
+
+    /// Adapts limits and prices. Returns whether new prices were found.
+    pub(super) fn price(&self, pricer: &mut Pricer) -> bool {
+        let snapshot = self.state.load();
+        let found = pricer.tick(&snapshot, self.clock.monotonic(), self.clock.wall()).prices;
+        // Most often there is room everywhere, and then there is nothing to publish.
+        if let Some(prices) = found.as_ref().filter(|prices| **prices != snapshot.prices) {
+            self.state.publish(snapshot.with_prices(Arc::clone(prices)));
+        }
+        found.is_some()
     }
 
     /// Takes what a source said, and publishes it if it changes what counts.

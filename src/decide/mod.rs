@@ -92,7 +92,7 @@ pub fn decide(policy: &Policy, streamed: bool, candidates: &[Candidate], turn: u
     let last_resort = standing == Standing::Ejected;
 
     let (punctual, late) = order.split_at_mut(within);
-    weighing.rank_by_latency(late);
+    weighing.rank_by_lateness(late);
     let Ranking { baseline, reason, tied } = weighing.rank(punctual);
     let chosen = punctual.first().or(late.first()).copied().unwrap_or_default();
     let reason = if last_resort {
@@ -126,11 +126,20 @@ pub fn decide(policy: &Policy, streamed: bool, candidates: &[Candidate], turn: u
 /// with a verdict for every candidate, too.
 pub fn exclusion(policy: &Policy, streamed: bool, candidate: &Candidate) -> Option<Verdict> {
     match candidate.standing {
-        Standing::Ready => over_budget(policy, streamed, candidate).map(|by| Verdict::OverBudget { by }),
+        Standing::Ready => late(policy, streamed, candidate),
         Standing::Returning | Standing::Ejected => Some(Verdict::Ejected),
         Standing::NoCapacity => Some(Verdict::NoCapacity),
         Standing::OutsideResidency => Some(Verdict::OutsideResidency),
     }
+}
+
+/// Why a candidate would miss the budget, if it would: its first token (or its end) comes too late, or there are as many requests as
+/// it can give tokens to in time.
+fn late(policy: &Policy, streamed: bool, candidate: &Candidate) -> Option<Verdict> {
+    let estimate = &candidate.estimate;
+    let crowded = (estimate.in_flight >= estimate.limit)
+        .then(|| Verdict::Crowded { by: (estimate.in_flight - estimate.limit).saturating_add(1) });
+    over_budget(policy, streamed, candidate).map(|by| Verdict::OverBudget { by }).or(crowded)
 }
 
 /// By how much a candidate would miss the budget, if it would.
@@ -198,17 +207,24 @@ impl Weighing<'_> {
                 outside_residency: count(Standing::OutsideResidency) as u32,
             });
         };
-        let excess = |candidate| over_budget(self.policy, self.streamed, candidate);
+        let late = |candidate| late(self.policy, self.streamed, candidate);
         let those = || self.candidates.iter().enumerate().filter(|(_, candidate)| candidate.standing == standing);
         let mut order: SmallVec<[u16; 16]> =
-            those().filter(|(_, candidate)| excess(candidate).is_none()).map(|(index, _)| index as u16).collect();
+            those().filter(|(_, candidate)| late(candidate).is_none()).map(|(index, _)| index as u16).collect();
         let within = order.len();
         match self.policy.on_no_candidate {
             OnNoCandidate::Fastest => {
-                order.extend(those().filter(|(_, candidate)| excess(candidate).is_some()).map(|(index, _)| index as u16));
+                order.extend(those().filter(|(_, candidate)| late(candidate).is_some()).map(|(index, _)| index as u16));
             }
             OnNoCandidate::Reject if within == 0 => {
-                let least = those().filter_map(|(_, candidate)| excess(candidate)).map(Millis::get).fold(f64::MAX, f64::min);
+                let excess = |(_, candidate)| over_budget(self.policy, self.streamed, candidate).map(Millis::get);
+                let Some(least) = those().filter_map(excess).reduce(f64::min) else {
+                    let (full, outside) = (count(Standing::NoCapacity), count(Standing::OutsideResidency));
+                    return Err(NoCandidate::AllExcluded {
+                        no_capacity: (those().count() + full) as u32,
+                        outside_residency: outside as u32,
+                    });
+                };
                 return Err(NoCandidate::OverBudget { by: Millis::saturating(least) });
             }
             OnNoCandidate::Reject => {}
@@ -220,7 +236,7 @@ impl Weighing<'_> {
     fn fall_back(&self, order: &mut SmallVec<[u16; 16]>) {
         let from = order.len();
         let rejects = self.policy.on_no_candidate == OnNoCandidate::Reject;
-        let fits = |candidate| !rejects || over_budget(self.policy, self.streamed, candidate).is_none();
+        let fits = |candidate| !rejects || late(self.policy, self.streamed, candidate).is_none();
         let returning = self.candidates.iter().enumerate().filter(|(_, candidate)| candidate.standing == Standing::Returning);
         order.extend(returning.filter(|(_, candidate)| fits(candidate)).map(|(index, _)| index as u16));
         if let Some(added) = order.get_mut(from..).filter(|added| !added.is_empty()) {
@@ -267,6 +283,22 @@ impl Weighing<'_> {
     /// Fastest first. Returns how many are as good as the best.
     fn rank_by_latency(&self, order: &mut [u16]) -> usize {
         self.rank_by(order, |index| self.latency(index), |index| self.latency(index) * TIE)
+    }
+
+    /// Of those that miss the budget, those that miss it least first: by the share of it that their first token takes, or that each
+    /// further token takes of its own. Without a budget, the fastest.
+    fn rank_by_lateness(&self, order: &mut [u16]) {
+        let Some(budget) = self.policy.budget else {
+            self.rank_by_latency(order);
+            return;
+        };
+        let share = |index: u16| {
+            let estimate = &self.at(index).estimate;
+            let of_first = budget.of(self.streamed, estimate.prompt_tokens).map_or(0.0, |span| self.latency(index) / span.get());
+            let of_next = budget.per_output_token.map_or(0.0, |span| estimate.per_output_token.get() / span.get());
+            of_first.max(of_next)
+        };
+        self.rank_by(order, share, |index| share(index) * TIE);
     }
 
     /// The least `cost` first, but at the head those that come within `tolerance` of the best by their load, and those of the least
@@ -364,5 +396,7 @@ const fn splitmix(n: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+#[cfg(test)]
+mod late_tests;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ pub enum Standing {
     Returning,
     /// It failed lately and is left alone for a while.
     Ejected,
-    /// It has as many requests in flight as it takes.
+    /// It has as many requests in flight as it was declared to take.
     NoCapacity,
     /// The policy or the client does not allow a request to run where it runs.
     OutsideResidency,
@@ -63,6 +63,11 @@ pub enum Verdict {
         /// By how much.
         by: Millis,
     },
+    /// It has as many requests in flight as it can give tokens to in time, or as its refusals have left.
+    Crowded {
+        /// How many more than that it would have.
+        by: u32,
+    },
     /// Nobody knows where it runs or how clean that is, and the chosen one is known.
     UnknownCarbon,
     /// See [`Standing::Ejected`], and [`Standing::Returning`], of which nothing else can be said.
@@ -84,6 +89,7 @@ impl Verdict {
             Self::Tied => "tied",
             Self::LaterInOrder => "later_in_order",
             Self::OverBudget { .. } => "over_budget",
+            Self::Crowded { .. } => "crowded",
             Self::UnknownCarbon => "unknown_carbon",
             Self::Ejected => "ejected",
             Self::NoCapacity => "no_capacity",
@@ -171,6 +177,7 @@ mod tests {
             Verdict::Tied,
             Verdict::LaterInOrder,
             Verdict::OverBudget { by },
+            Verdict::Crowded { by: 1 },
             Verdict::UnknownCarbon,
             Verdict::Ejected,
             Verdict::NoCapacity,

@@ -16,9 +16,10 @@ use crate::ledger::{Account, Attempted, Baseline, Place, account};
 use crate::record::{
     AccessRecord, AttemptUsed, CandidateUsed, Carbon, CarbonUsed, DecisionUsed, Emissions, Ended, EnergyUsed, Text, UsageSource,
 };
+use crate::state::Seen;
 use crate::tables::{Coefficients, EnergyBand, TokenCounts};
 use crate::telemetry::line;
-use crate::units::Millis;
+use crate::units::{Grams, Millis};
 use crate::wire::{self, usage::Usage};
 
 /// Closes the books of an exchange that found its route.
@@ -90,34 +91,26 @@ fn judge(x: &Exchange, now: Instant) {
 
 /// Teaches the serving backend's statistics what this exchange showed.
 fn learn(x: &Exchange, now: Instant) {
-    let (Some((backend, Some(index))), Some(attempt), Some(demand)) = (&x.serving, x.attempts.last(), x.demand) else { return };
+    let (Some((_, Some(index))), Some(attempt), Some(demand)) = (&x.serving, x.attempts.last(), x.demand) else { return };
     let (Some(candidate), Some(deployments), Some(policy)) = (x.candidates.get(*index), &x.deployments, x.policy()) else {
         return;
     };
     let Some(deployment) = deployments.get(*index) else { return };
-    let Some(model) = x.snapshot.live(backend.id).model(&deployment.model) else { return };
     // The first data of a stream that brought an error may be the error, and failing is quick.
     if !x.status.is_success() || x.error.is_some() {
         return;
     }
     // Only a stream, or an answer without output tokens, shows when the prompt was read; any other comes whole at its end.
     let first = x.first_token.filter(|_| demand.streamed || demand.embeddings).map(|at| Millis::from(at - attempt.begun));
-    if let Some(took) = first {
-        model.saw_first_token(took, candidate.estimate.first_token, policy.quantile());
-    }
-    if answered(x) {
-        let (usage, _) = x.usage;
-        if let Some(output) = usage.output_tokens.filter(|_| !demand.embeddings) {
-            let whole = Millis::from(now - attempt.begun);
-            let before = first.unwrap_or(candidate.estimate.first_token);
-            // An answer that came whole before its first token was expected says nothing of the tokens after it.
-            let streaming = Millis::new(whole.get() - before.get()).filter(|left| *left > Millis::ZERO);
-            model.saw_output(output, streaming);
-        }
-        if let Some(input) = usage.input_tokens {
-            model.saw_prompt(demand.body_bytes, input);
-        }
-    }
+    let seen = Seen {
+        first_token: first,
+        whole: answered(x).then(|| Millis::from(now - attempt.begun)),
+        waited: x.first_token.map(|at| Millis::from(at - x.begun)),
+        in_flight_then: x.in_flight_then,
+        output_tokens: x.usage.0.output_tokens,
+        input_tokens: x.usage.0.input_tokens,
+    };
+    x.snapshot.learn(deployment, candidate, policy, &demand, &seen);
 }
 
 /// The tokens as the record states them.
@@ -387,6 +380,7 @@ fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
     let policy = x.policy().filter(|_| !x.candidates.is_empty())?;
     let decision = x.decision.as_ref();
     let name = |index: usize| x.candidates.get(index).map(|c| Text::from(&*x.snapshot.plan.backend(c.backend).name));
+    let paced = policy.budget.is_some_and(|budget| budget.per_output_token.is_some());
     let candidates = x.candidates.iter().enumerate().map(|(index, candidate)| {
         // Without a decision every candidate is excluded, and by what is found again the way `decide` found it.
         let verdict = match decision {
@@ -410,6 +404,8 @@ fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
             pue: Some(backend.pue),
             intensity_g_per_kwh: estimate.intensity,
             grams: estimate.emissions,
+            price_grams: Some(estimate.price).filter(|price| *price > Grams::ZERO),
+            per_output_token_ms: paced.then_some(estimate.per_output_token),
             in_flight: estimate.in_flight,
             limit: Some(estimate.limit),
         }
@@ -422,9 +418,10 @@ fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
     })
 }
 
-/// The size of a verdict, in the unit that goes with its word: grams or milliseconds.
+/// The size of a verdict, in the unit that goes with its word: grams, milliseconds or requests.
 fn by(verdict: Verdict) -> Option<f64> {
     match verdict {
+        Verdict::Crowded { by } => Some(by.into()),
         Verdict::Dirtier { by } | Verdict::Scarcer { by } => Some(by.get()),
         Verdict::Slower { by } | Verdict::OverBudget { by } => Some(by.get()),
         _ => None,

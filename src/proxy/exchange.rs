@@ -148,6 +148,8 @@ pub struct Exchange {
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
     pub(super) first_token: Option<Instant>,
+    /// Requests that the backend had in flight when the first token came.
+    pub(super) in_flight_then: u32,
     pub(super) usage: (Usage, UsageSource),
     pub(super) ended: Ended,
 }
@@ -191,6 +193,7 @@ impl Exchange {
             request_bytes: 0,
             response_bytes: 0,
             first_token: None,
+            in_flight_then: 0,
             usage: (Usage::default(), UsageSource::Unknown),
             // Until something better is known: hyper drops the whole future when the client leaves.
             ended: Ended::ClientGone,
@@ -284,6 +287,7 @@ impl Exchange {
             self.first_token = Some(self.shared.clock.monotonic());
             if let Some(permit) = &mut self.permit {
                 permit.answered();
+                self.in_flight_then = permit.in_flight();
             }
         }
     }

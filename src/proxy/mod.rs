@@ -262,7 +262,9 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> 
     let pinned = at_home_only && x.may_serve(home);
     let turn = (!pinned).then(|| x.shared.turn(x.route, model));
     let now = x.shared.clock.monotonic();
-    let question = Question { model, demand: &demand, now, wall: x.wall, turn: turn.unwrap_or_default() };
+    let flow = deployments.first().map(|deployment| deployment.flow).unwrap_or_default();
+    let size = snapshot.size(flow, &demand);
+    let question = Question { model, size, policy: &policy, now, wall: x.wall, turn: turn.unwrap_or_default() };
     let mut candidates: SmallVec<[Candidate; 4]> = SmallVec::with_capacity(deployments.len());
     for deployment in deployments.iter() {
         let candidate = snapshot.candidate(deployment, x.may_serve(deployment.backend), &question);
@@ -270,6 +272,9 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> 
     }
     if candidates.is_empty() {
         return Err(Error::UnknownModel);
+    }
+    if let Some(flow) = snapshot.flow(flow) {
+        flow.asked(size, demand.streamed);
     }
     let decision = match turn {
         None => Ok(Decision::pinned()),

@@ -64,10 +64,16 @@ pub struct CandidateUsed<'a> {
     /// Grams as predicted, of the five fields above; null when unknown.
     #[serde(default)]
     pub grams: Option<Grams>,
+    /// What one more request there costs all others, because its capacity is scarce; none where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_grams: Option<Grams>,
+    /// Each further token as predicted, with this request in flight; none where the policy has no budget for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_output_token_ms: Option<Millis>,
     /// Requests in flight there.
     #[serde(default)]
     pub in_flight: u32,
-    /// Most that it may have in flight; none when no limit was declared.
+    /// Requests that it takes at once, as learned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }

@@ -11,7 +11,7 @@ use crate::control::LastReload;
 use crate::control::carbon::SourceStatus;
 use crate::grid::{Basis, Freshness, GridZone, Quality, Signal, ZoneId, age};
 use crate::state::Snapshot;
-use crate::units::{GramsPerKwh, Millis};
+use crate::units::{Grams, GramsPerKwh, Millis};
 
 /// Prompt tokens of the request for which a model's first token is shown.
 const TYPICAL_PROMPT: u32 = 1000;
@@ -48,6 +48,10 @@ struct BackendStatus {
     region: Arc<str>,
     in_flight: u32,
     max_in_flight: u32,
+    /// What its capacity is worth to all, in grams for each output token; zero where there is room.
+    price_grams_per_output_token: Grams,
+    /// The share of its capacity that its refusals have left.
+    cut: f64,
     pending_prompt_tokens: u64,
     /// How much longer it is left alone after failures; null when it is used.
     shut_for_ms: Option<u64>,
@@ -73,10 +77,14 @@ struct CheckStatus {
 #[derive(Debug, Serialize)]
 struct ModelStatus {
     model: Arc<str>,
-    /// For a prompt of 1000 tokens behind what is pending now, at the quantile of the policy that taught it.
+    /// For a prompt of 1000 tokens behind what is pending now, at the 99th percentile.
     first_token_ms: Millis,
+    /// Of it, what is pending.
+    queue_ms: Millis,
+    /// With one request more than now.
     per_output_token_ms: Millis,
-    output_tokens: u32,
+    /// Requests that it takes at once, as learned.
+    limit: u32,
     samples: u64,
 }
 
@@ -148,10 +156,12 @@ fn backends(snapshot: &Snapshot, now: std::time::Instant) -> Vec<BackendStatus> 
         let (passed, failed, failed_in_a_row) = live.checks();
         let models = snapshot.plan.priors(backend.id).filter_map(|(model, _)| {
             let known = live.model(&model)?;
+            let first_token = known.first_token(TYPICAL_PROMPT, live.pending_prompt_tokens());
             Some(ModelStatus {
-                first_token_ms: known.first_token(TYPICAL_PROMPT, live.pending_prompt_tokens()),
-                per_output_token_ms: known.per_output_token(),
-                output_tokens: known.output_tokens(None),
+                first_token_ms: first_token.late.rounded(),
+                queue_ms: first_token.queue.rounded(),
+                per_output_token_ms: known.per_output_token(live.in_flight().saturating_add(1), backend.max_in_flight).rounded(),
+                limit: known.limit(backend.max_in_flight),
                 samples: known.samples(),
                 model,
             })
@@ -161,6 +171,8 @@ fn backends(snapshot: &Snapshot, now: std::time::Instant) -> Vec<BackendStatus> 
             region: Arc::clone(&backend.region),
             in_flight: live.in_flight(),
             max_in_flight: backend.max_in_flight,
+            price_grams_per_output_token: snapshot.prices.get(backend.id.index()).copied().unwrap_or(Grams::ZERO),
+            cut: live.cut(),
             pending_prompt_tokens: live.pending_prompt_tokens(),
             shut_for_ms: live.shut_for(now).map(millis),
             full_for_ms: live.full_for(now).map(millis),

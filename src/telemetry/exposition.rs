@@ -91,6 +91,13 @@ const TABLE: &[Row] = &[
     row("windward_backend_in_flight", None, "Requests that a backend has now", |s| {
         Gauges("backend", backends(s, |live| f64::from(live.in_flight())).collect())
     }),
+    row("windward_backend_price_grams_per_output_token", None, "What a backend's capacity is worth to all requests", |s| {
+        let price = |id: crate::backend::BackendId| s.snapshot.prices.get(id.index()).map_or(0.0, |price| price.get());
+        Gauges("backend", s.snapshot.plan.backends.iter().map(|backend| (&*backend.name, price(backend.id))).collect())
+    }),
+    row("windward_prices_kept", None, "Times that no new prices were found and the ones before stayed", |s| {
+        Counter(s.metrics.prices_kept.get())
+    }),
     row("windward_grid_intensity_grams_per_kwh", None, "Carbon intensity in use, in gCO2e/kWh", |s| {
         Gauges("grid_zone", zones(s, |intensity, _| intensity.reading.intensity.get()).collect())
     }),

@@ -148,7 +148,7 @@ fn write_candidates(json: &mut Json, candidates: &[CandidateUsed<'_>]) {
         #[rustfmt::skip]
         let CandidateUsed {
             backend, region, grid_zone, verdict, by, first_token_ms, total_ms, input_tokens, output_tokens, coefficient, pue,
-            intensity_g_per_kwh, grams, in_flight, limit,
+            intensity_g_per_kwh, grams, price_grams, per_output_token_ms, in_flight, limit,
         } = candidate;
         json.constant(b"{\"backend\":");
         json.text(backend);
@@ -165,6 +165,8 @@ fn write_candidates(json: &mut Json, candidates: &[CandidateUsed<'_>]) {
             "pue" left_out Json::float, pue.map(Pue::get);
             "intensity_g_per_kwh" null Json::float, intensity_g_per_kwh.map(GramsPerKwh::get);
             "grams" null Json::float, grams.map(Grams::get);
+            "price_grams" left_out Json::float, price_grams.map(Grams::get);
+            "per_output_token_ms" left_out Json::millis, *per_output_token_ms;
             "in_flight" always Json::integer, *in_flight;
             "limit" left_out Json::integer, *limit;
         }

@@ -144,6 +144,8 @@ pub struct Metrics {
     pub config_good: Gauge,
     /// When a plan was last published, in seconds since 1970.
     pub last_reload: Gauge,
+    /// Times that prices could not be found and the ones before stayed.
+    pub prices_kept: Counter,
     /// Answers of carbon sources that were taken.
     pub carbon_ok: Counter,
     /// Questions to carbon sources that failed.
@@ -175,6 +177,7 @@ impl Default for Metrics {
             reloads_failed: Counter::default(),
             config_good: Gauge(AtomicI64::new(1)),
             last_reload: Gauge::default(),
+            prices_kept: Counter::default(),
             carbon_ok: Counter::default(),
             carbon_failed: Counter::default(),
         }

@@ -14,6 +14,8 @@ fn candidate(id: u16) -> Candidate {
         prompt_tokens: 1000,
         output_tokens: 200,
         first_token: Millis::saturating(100.0 + f64::from(id)),
+        queue: Millis::ZERO,
+        per_output_token: Millis::saturating(20.0),
         total: Millis::saturating(4000.0),
         energy: Band::exact(Joules::saturating(100.0)),
         intensity: Some(GramsPerKwh::saturating(f64::from(id) * 20.0)),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use windward::backend::BackendId;
 use windward::config::{self, Env, Files};
+use windward::control::pricing::Pricer;
 use windward::decide::{Candidate, Decision, NoCandidate, Standing, Verdict, decide};
 use windward::estimate::Demand;
 use windward::grid::{Basis, Freshness, Quality, Reading, Signal, ZoneId};
@@ -64,6 +65,7 @@ fn file(random: &mut fastrand::Rng) -> String {
 struct World {
     random: fastrand::Rng,
     state: State,
+    pricer: Pricer,
     now: Instant,
     wall: Timestamp,
     /// What is in flight: whose, since when, and whether its first token is there.
@@ -80,12 +82,14 @@ impl World {
         let plan = Arc::new(plan.expect("one file in a hundred is good").plan);
         let (now, wall) = (Instant::now(), "2026-11-26T12:00:00Z".parse().unwrap());
         let state = State::new(Snapshot::first(plan, now));
-        Self { random, state, now, wall, open: Vec::new(), generation: 1, turn: 0, decided: 0 }
+        let pricer = Pricer::new(&state.load());
+        Self { random, state, pricer, now, wall, open: Vec::new(), generation: 1, turn: 0, decided: 0 }
     }
 
     fn step(&mut self) {
         match self.random.u32(..100) {
-            0..10 => self.pass_time(),
+            0..8 => self.pass_time(),
+            8..10 => self.price(),
             10..22 => self.read_grid(),
             22..27 => self.change_file(),
             27..45 => self.end_one(),
@@ -101,6 +105,21 @@ impl World {
         let span = Duration::from_millis(self.random.u64(1..20_000_000));
         self.now += span;
         self.wall += span;
+    }
+
+    /// What the control task does each second.
+    fn price(&mut self) {
+        let snapshot = self.state.load();
+        let ticked = self.pricer.tick(&snapshot, self.now, self.wall);
+        let prices = ticked.prices.expect("a market of a few is cleared");
+        assert_eq!(prices.len(), snapshot.plan.backends.len());
+        self.state.publish(snapshot.with_prices(prices));
+        for backend in &snapshot.plan.backends {
+            for (model, _) in snapshot.plan.priors(backend.id) {
+                let limit = snapshot.live(backend.id).model(&model).unwrap().limit(backend.max_in_flight);
+                assert!((1..=backend.max_in_flight).contains(&limit));
+            }
+        }
     }
 
     /// A reading for one zone, at times an old one, or one of long ago.
@@ -182,7 +201,9 @@ impl World {
             streamed: self.random.bool(),
             embeddings: false,
         };
-        let question = Question { model, demand: &demand, now: self.now, wall: self.wall, turn: self.turn };
+        let flow = route.candidates(model).first().map(|deployment| deployment.flow).unwrap_or_default();
+        let size = snapshot.size(flow, &demand);
+        let question = Question { model, size, policy: &route.policy, now: self.now, wall: self.wall, turn: self.turn };
         let candidates: Vec<Candidate> = route
             .candidates(model)
             .iter()
@@ -209,7 +230,7 @@ impl World {
 fn late(route: &Route, candidate: &Candidate, streamed: bool) -> bool {
     let budget = route.policy.budget.as_ref().and_then(|budget| budget.of(streamed, candidate.estimate.prompt_tokens));
     let latency = if streamed { candidate.estimate.first_token } else { candidate.estimate.total };
-    budget.is_some_and(|budget| latency > budget)
+    budget.is_some_and(|budget| latency > budget) || candidate.estimate.in_flight >= candidate.estimate.limit
 }
 
 /// A request is refused only when nobody may take it.
@@ -217,7 +238,11 @@ fn none_could(why: &NoCandidate, route: &Route, candidates: &[Candidate], stream
     let usable = |candidate: &&Candidate| matches!(candidate.standing, Standing::Ready | Standing::Returning | Standing::Ejected);
     match why {
         NoCandidate::NoneServes => assert!(candidates.is_empty()),
-        NoCandidate::AllExcluded { .. } => assert_eq!(candidates.iter().filter(usable).count(), 0),
+        NoCandidate::AllExcluded { .. } => {
+            let crowded = |candidate: &&Candidate| candidate.estimate.in_flight >= candidate.estimate.limit;
+            let rejects = route.policy.on_no_candidate == OnNoCandidate::Reject;
+            assert!(candidates.iter().filter(usable).all(|candidate| rejects && crowded(&candidate)));
+        }
         NoCandidate::OverBudget { by } => {
             assert!(*by > Millis::ZERO && route.policy.on_no_candidate == OnNoCandidate::Reject);
             let ready = candidates.iter().filter(|candidate| candidate.standing == Standing::Ready);

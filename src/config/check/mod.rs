@@ -29,6 +29,7 @@ use super::file::File;
 use super::node::{Mark, Node};
 use super::plan::Plan;
 use super::values::{Size, Span};
+use crate::policy::Policy;
 use crate::tables::Coefficients;
 
 /// What all checks share.
@@ -46,6 +47,8 @@ pub(super) struct Check<'a> {
     deployments: usize,
     /// Figures of energy by their ids so far.
     figures: HashMap<Arc<str>, Coefficients>,
+    /// Names of route and model of the flows so far.
+    flows: Vec<(Arc<str>, Arc<str>)>,
 }
 
 impl<'a> Check<'a> {
@@ -54,8 +57,8 @@ impl<'a> Check<'a> {
         let base = Path::new(file_name).parent().map(Path::to_path_buf).unwrap_or_default();
         let (backend_names, policy_names, route_names) = (names("backends"), names("policies"), names("routes"));
         let warnings = Problems::default();
-        let (deployments, figures) = (0, HashMap::new());
-        Self { problems, warnings, files, base, backend_names, policy_names, route_names, deployments, figures }
+        let (deployments, figures, flows) = (0, HashMap::new(), Vec::new());
+        Self { problems, warnings, files, base, backend_names, policy_names, route_names, deployments, figures, flows }
     }
 
     /// The plan that a file means. It may only be used when no problem was noted.
@@ -73,6 +76,8 @@ impl<'a> Check<'a> {
         }
         let keys = self.keys(file.keys.0, &backends, &policies, &routes, &names);
         self.lint(&backends, &policies, &routes, &keys, &zones);
+        let mut all: Vec<Arc<Policy>> = policies.iter().map(|meant| Arc::clone(&meant.policy)).collect();
+        all.extend(Some(route::standard(&policies)).filter(|standard| standard.id.index() == policies.len()));
         let model_lists = routes.iter().map(route::Meant::model_list).collect();
         let models = backends.iter().map(backend::Meant::priors).collect();
         Plan {
@@ -83,6 +88,8 @@ impl<'a> Check<'a> {
             backends: backends.into_iter().map(|meant| Arc::new(meant.backend)).collect(),
             models,
             routes: routes.into_iter().map(|meant| meant.route).collect(),
+            flows: std::mem::take(&mut self.flows),
+            policies: all,
             keys,
             limits,
             model_lists,

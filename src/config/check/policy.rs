@@ -7,7 +7,7 @@ use crate::config::choices::BudgetFile;
 use crate::config::decode::At;
 use crate::config::file::{AttemptsFile, LatencyFile, PolicyFile};
 use crate::config::node::Mark;
-use crate::policy::{Attempts, LatencyBudget, Objective, Policy};
+use crate::policy::{Attempts, LatencyBudget, Objective, Policy, PolicyId};
 use crate::tables::Glob;
 use crate::units::Millis;
 
@@ -40,13 +40,14 @@ impl Check<'_> {
         for file in written.into_iter().take(MOST_POLICIES) {
             self.name(&file.name);
             self.once("policy", &file.name, policies.iter().map(|other| (&*other.policy.name, other.mark)));
-            policies.push(self.policy(file));
+            let id = PolicyId(policies.len() as u16);
+            policies.push(self.policy(file, id));
         }
         policies
     }
 
-    fn policy(&mut self, file: PolicyFile) -> Meant {
-        let mut policy = Policy::standard(&file.name.value);
+    fn policy(&mut self, file: PolicyFile, id: PolicyId) -> Meant {
+        let mut policy = Policy { id, ..Policy::standard(&file.name.value) };
         policy.objective = file.objective.as_ref().map_or(Objective::default(), |written| written.value);
         let mut budget_mark = None;
         match file.latency_budget {
@@ -88,6 +89,7 @@ impl Check<'_> {
         LatencyBudget {
             first_token: Millis::from(self.span(written.first_token, default)),
             per_prompt_token: written.per_prompt_token.map_or(Millis::ZERO, |written| Millis::from(written.value.0)),
+            per_output_token: written.per_output_token.map(|span| Millis::from(self.span(Some(span), default))),
             total: written.total.map(|total| Millis::from(self.span(Some(total), default))),
             quantile,
         }

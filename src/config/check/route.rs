@@ -14,8 +14,8 @@ use crate::config::file::{MatchFile, RouteFile};
 use crate::config::node::Mark;
 use crate::decide::resident;
 use crate::grid::GridZone;
-use crate::policy::Policy;
-use crate::route::{Deployment, Route};
+use crate::policy::{Policy, PolicyId};
+use crate::route::{Deployment, FlowId, Route};
 
 /// What a route takes that says nothing: the paths of the OpenAI API and its kin.
 const PREFIX: &str = "/v1";
@@ -80,7 +80,7 @@ impl Check<'_> {
             }
             self.bound(&mut candidates, None, backends, Mark::default());
             let policy = standard(policies);
-            return vec![assemble(Arc::from("default"), Arc::from(PREFIX), candidates, None, policy, backends)];
+            return vec![self.assemble(Arc::from("default"), Arc::from(PREFIX), candidates, None, policy, backends)];
         };
         let mut routes: Vec<Meant> = Vec::with_capacity(written.0.len());
         if let Some(past) = written.0.get(MOST_ROUTES) {
@@ -121,7 +121,7 @@ impl Check<'_> {
         let only: Option<Vec<Arc<str>>> = models.map(|written| self.only_models(&written, &candidates, backends));
         self.bound(&mut candidates, only.as_deref(), backends, file.name.mark);
         let name = Arc::from(file.name.value.as_str());
-        let mut meant = assemble(name, prefix, candidates, only.as_deref(), policy, backends);
+        let mut meant = self.assemble(name, prefix, candidates, only.as_deref(), policy, backends);
         meant.route.headers = headers;
         meant.route.home = home.unwrap_or(meant.route.home);
         (meant.mark, meant.candidates_mark) = (file.name.mark, candidates_mark);
@@ -146,6 +146,31 @@ impl Check<'_> {
             self.problems.add(at, format!("more than {MOST_DEPLOYMENTS} pairs of model and backend over all routes"));
             candidates.clear();
         }
+    }
+
+    /// A route of its candidates: who serves each model, in the file's order.
+    fn assemble(
+        &mut self,
+        name: Arc<str>,
+        prefix: Arc<str>,
+        candidates: Vec<(BackendId, u32)>,
+        only: Option<&[Arc<str>]>,
+        policy: Arc<Policy>,
+        backends: &[backend::Meant],
+    ) -> Meant {
+        let meant = |id: BackendId| backends.get(id.index());
+        let model_names = only.map_or_else(|| served(&candidates, backends), <[Arc<str>]>::to_vec);
+        let mut deployments = |model: Option<&Arc<str>>| -> Arc<[Deployment]> {
+            let flow = FlowId(self.flows.len() as u32);
+            self.flows.push((Arc::clone(&name), model.map_or_else(|| Arc::from("*"), Arc::clone)));
+            candidates.iter().filter_map(|(id, weight)| deployment(meant(*id)?, model, *weight, flow)).collect()
+        };
+        let models: HashMap<Arc<str>, Arc<[Deployment]>> =
+            model_names.iter().map(|name| (Arc::clone(name), deployments(Some(name)))).collect();
+        let any_model = if only.is_some() { Arc::from([]) } else { deployments(None) };
+        let home = candidates.first().map_or(BackendId(0), |(id, _)| *id);
+        let route = Route { name, prefix, headers: Vec::new(), models, any_model, home, policy, outside: Box::default() };
+        Meant { route, mark: Mark::default(), candidates, candidates_mark: Mark::default(), model_names }
     }
 
     fn prefix(&mut self, written: &At<String>) -> Arc<str> {
@@ -251,9 +276,11 @@ fn served(candidates: &[(BackendId, u32)], backends: &[backend::Meant]) -> Vec<A
 }
 
 /// The policy that stands for routes which name none.
-fn standard(policies: &[policy::Meant]) -> Arc<Policy> {
+pub(super) fn standard(policies: &[policy::Meant]) -> Arc<Policy> {
     let own = policies.iter().find(|meant| &*meant.policy.name == policy::STANDARD);
-    own.map_or_else(|| Arc::new(Policy::standard(policy::STANDARD)), |meant| Arc::clone(&meant.policy))
+    let id = PolicyId(policies.len() as u16);
+    let implied = || Arc::new(Policy { id, ..Policy::standard(policy::STANDARD) });
+    own.map_or_else(implied, |meant| Arc::clone(&meant.policy))
 }
 
 /// Whether every request that `later` takes is taken by `before`, which stands first.
@@ -264,34 +291,12 @@ fn shadows(before: &Route, later: &Route) -> bool {
     before.prefix == later.prefix && before.headers.iter().all(asked)
 }
 
-/// A route of its candidates: who serves each model, in the file's order.
-fn assemble(
-    name: Arc<str>,
-    prefix: Arc<str>,
-    candidates: Vec<(BackendId, u32)>,
-    only: Option<&[Arc<str>]>,
-    policy: Arc<Policy>,
-    backends: &[backend::Meant],
-) -> Meant {
-    let meant = |id: BackendId| backends.get(id.index());
-    let model_names = only.map_or_else(|| served(&candidates, backends), <[Arc<str>]>::to_vec);
-    let deployments = |model: Option<&Arc<str>>| -> Arc<[Deployment]> {
-        candidates.iter().filter_map(|(id, weight)| deployment(meant(*id)?, model, *weight)).collect()
-    };
-    let models: HashMap<Arc<str>, Arc<[Deployment]>> =
-        model_names.iter().map(|name| (Arc::clone(name), deployments(Some(name)))).collect();
-    let any_model = if only.is_some() { Arc::from([]) } else { deployments(None) };
-    let home = candidates.first().map_or(BackendId(0), |(id, _)| *id);
-    let route = Route { name, prefix, headers: Vec::new(), models, any_model, home, policy, outside: Box::default() };
-    Meant { route, mark: Mark::default(), candidates, candidates_mark: Mark::default(), model_names }
-}
-
 /// A backend as candidate for a model (`None`: for one that no backend lists), if it serves it.
-fn deployment(meant: &backend::Meant, model: Option<&Arc<str>>, weight: u32) -> Option<Deployment> {
+fn deployment(meant: &backend::Meant, model: Option<&Arc<str>>, weight: u32, flow: FlowId) -> Option<Deployment> {
     let backend = meant.backend.id;
     let Some(models) = &meant.models else {
         let coefficients = meant.energy.clone();
-        return Some(Deployment { backend, model: Arc::from("*"), upstream_model_json: None, coefficients, weight });
+        return Some(Deployment { backend, model: Arc::from("*"), upstream_model_json: None, coefficients, weight, flow });
     };
     let served = models.get(*meant.by_name.get(model?)?)?;
     Some(Deployment {
@@ -300,5 +305,6 @@ fn deployment(meant: &backend::Meant, model: Option<&Arc<str>>, weight: u32) -> 
         upstream_model_json: served.upstream_json.clone(),
         coefficients: Some(Arc::clone(&served.coefficients)),
         weight: served.weight.unwrap_or(weight),
+        flow,
     })
 }

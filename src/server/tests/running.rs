@@ -107,7 +107,7 @@ fn the_admin_address_answers_what_it_has_and_nothing_else() {
         assert!(text.as_str().unwrap().contains("windward_config_generation 1.0\n"), "{text}");
         let (_, status) = server.admin("GET", "/status").await;
         assert_eq!((&status["instance"], &status["generation"]), (&"test".into(), &1.into()));
-        assert_eq!(status["backends"][0]["models"][0]["first_token_ms"], 662.5);
+        assert_eq!(status["backends"][0]["models"][0]["first_token_ms"], 795.0);
         assert_eq!(status["grid"][0]["grid_zone"], "SE-SE1");
         assert_eq!(server.admin("POST", "/status").await.0, 405);
         assert_eq!(server.admin("GET", "/reload").await.0, 405);

@@ -1,0 +1,44 @@
+//! What is done with candidates that would be late.
+
+use super::tests::{candidate, decided, policy};
+use super::*;
+
+#[test]
+fn a_candidate_stays_small() {
+    assert!(size_of::<Candidate>() <= 120, "{} bytes", size_of::<Candidate>());
+    assert!(size_of::<NoCandidate>() <= 16);
+}
+
+#[test]
+fn a_crowded_one_is_left_to_those_for_whom_nobody_else_is_in_time() {
+    let crowded = |id, grams| {
+        let mut it = candidate(id, Some(grams), 100.0, 7);
+        it.estimate.limit = 7;
+        it
+    };
+    let green = policy(Objective::LeastCarbon);
+    let got = decided(&green, &[crowded(0, 1.0), candidate(1, Some(50.0), 100.0, 0)]);
+    assert_eq!((got.chosen(), got.verdicts[0]), (1, Verdict::Crowded { by: 1 }));
+    assert_eq!(got.order.as_slice(), [1, 0], "it is still better than no answer");
+    let all = decided(&green, &[crowded(0, 1.0), crowded(1, 50.0)]);
+    assert_eq!(all.reason, Reason::FastestOverBudget);
+    let rejects = Policy { on_no_candidate: OnNoCandidate::Reject, ..green };
+    let refused = decide(&rejects, true, &[crowded(0, 1.0), crowded(1, 50.0)], 0);
+    assert_eq!(refused, Err(NoCandidate::AllExcluded { no_capacity: 2, outside_residency: 0 }));
+}
+
+#[test]
+fn of_the_late_ones_the_least_late_by_either_budget_comes_first() {
+    let mut green = policy(Objective::LeastCarbon);
+    if let Some(budget) = &mut green.budget {
+        budget.per_output_token = Some(Millis::saturating(10.0));
+    }
+    let late = |id, first: f64, next: f64| {
+        let mut it = candidate(id, Some(1.0), first, 7);
+        (it.estimate.limit, it.estimate.per_output_token) = (7, Millis::saturating(next));
+        it
+    };
+    // By their shares of the budgets: 3.0, 1.5 and 2.0.
+    let got = decided(&green, &[late(0, 100.0, 30.0), late(1, 1500.0, 9.0), late(2, 2000.0, 20.0)]);
+    assert_eq!(got.order.as_slice(), [1, 2, 0]);
+}

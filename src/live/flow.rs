@@ -1,0 +1,187 @@
+//! What is known of the requests for one model on one route, wherever they are served: how long they are, and how many there are.
+//!
+//! It is kept apart from the backends, because all candidates of a request must be judged for the same request: a backend that was
+//! never used would otherwise be thought to get a shorter prompt.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::AtomicF64;
+use super::first_token::prompt_class;
+use crate::demand::{Demand, Size};
+
+/// Classes of prompts that demand is counted by.
+pub const PROMPT_CLASSES: usize = 3;
+/// Weight of a response in the mean: a memory of about thirty.
+const SMOOTHING: f64 = 0.03;
+/// Bytes of request JSON for each prompt token until usage reports teach better (English text is about 4, JSON around it adds some).
+const BYTES_PER_TOKEN: f64 = 4.5;
+/// Output tokens expected until responses teach better.
+const OUTPUT_TOKENS: f64 = 250.0;
+/// Classes of lengths of responses, each twice as long as the one before: up to 2^20 tokens.
+const LENGTHS: usize = 20;
+/// Weight of the past in the distribution of lengths: about a thousand responses.
+const KEPT: f64 = 0.999;
+/// The prior of the distribution counts as so many responses.
+const PRIOR_WEIGHT: f64 = 4.0;
+
+/// What was asked for so far, in one class of prompts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Requests.
+    pub requests: u64,
+    /// Of these, those that asked for a stream.
+    pub streamed: u64,
+    /// Prompt tokens, as estimated.
+    pub prompt_tokens: u64,
+    /// Output tokens, as expected.
+    pub output_tokens: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    requests: AtomicU64,
+    streamed: AtomicU64,
+    prompt_tokens: AtomicU64,
+    output_tokens: AtomicU64,
+}
+
+/// What is known of the requests for one model on one route.
+#[derive(Debug)]
+pub struct Flow {
+    bytes_per_token: AtomicF64,
+    output_tokens: AtomicF64,
+    /// Weight of responses with at most 1, 2, 4, .. tokens.
+    lengths: [AtomicF64; LENGTHS],
+    asked: [Counters; PROMPT_CLASSES],
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        let usual = length_class(OUTPUT_TOKENS);
+        let weight = |class: usize| if class.abs_diff(usual) <= 1 { PRIOR_WEIGHT / 3.0 } else { 0.0 };
+        Self {
+            bytes_per_token: AtomicF64::new(BYTES_PER_TOKEN),
+            output_tokens: AtomicF64::new(OUTPUT_TOKENS),
+            lengths: std::array::from_fn(|class| AtomicF64::new(weight(class))),
+            asked: std::array::from_fn(|_| Counters::default()),
+        }
+    }
+}
+
+fn length_class(tokens: f64) -> usize {
+    (tokens.max(1.0).log2().ceil() as usize).min(LENGTHS - 1)
+}
+
+impl Flow {
+    /// How large a request is expected to be.
+    pub fn size(&self, demand: &Demand) -> Size {
+        let prompt_tokens = (demand.body_bytes as f64 / self.bytes_per_token.get().max(0.1)) as u32;
+        let output_tokens = if demand.embeddings { 0 } else { self.output_tokens(demand.max_output_tokens) };
+        Size { prompt_tokens, output_tokens }
+    }
+
+    /// Output tokens to expect, at least 1. A limit cuts the long responses off, and the mean by what was cut.
+    pub fn output_tokens(&self, limit: Option<u32>) -> u32 {
+        let mean = self.output_tokens.get().max(1.0);
+        let Some(limit) = limit else { return mean as u32 };
+        let (mut weight, mut sum, mut whole) = (0.0, 0.0, 0.0);
+        for (class, seen) in self.lengths.iter().enumerate() {
+            // Three quarters of the upper end are the middle of the class.
+            let tokens = (0.75 * f64::from(1_u32 << class)).max(1.0);
+            weight += seen.get();
+            whole += seen.get() * tokens;
+            sum += seen.get() * tokens.min(f64::from(limit));
+        }
+        let kept = if weight > 0.0 && whole > 0.0 { sum / whole } else { 1.0 };
+        (mean * kept).min(f64::from(limit)).max(1.0) as u32
+    }
+
+    /// A request of that size was decided.
+    pub fn asked(&self, size: Size, streamed: bool) {
+        let Some(counters) = self.asked.get(prompt_class(size.prompt_tokens)) else { return };
+        counters.requests.fetch_add(1, Relaxed);
+        counters.streamed.fetch_add(u64::from(streamed), Relaxed);
+        counters.prompt_tokens.fetch_add(size.prompt_tokens.into(), Relaxed);
+        counters.output_tokens.fetch_add(size.output_tokens.into(), Relaxed);
+    }
+
+    /// What was asked for since the start, by class of prompts.
+    pub fn totals(&self) -> [Asked; PROMPT_CLASSES] {
+        std::array::from_fn(|class| {
+            self.asked.get(class).map_or_else(Asked::default, |counters| Asked {
+                requests: counters.requests.load(Relaxed),
+                streamed: counters.streamed.load(Relaxed),
+                prompt_tokens: counters.prompt_tokens.load(Relaxed),
+                output_tokens: counters.output_tokens.load(Relaxed),
+            })
+        })
+    }
+
+    /// A response had so many output tokens.
+    pub fn saw_output(&self, tokens: u64) {
+        let tokens = tokens as f64;
+        smooth(&self.output_tokens, tokens);
+        let own = length_class(tokens);
+        for (class, weight) in self.lengths.iter().enumerate() {
+            weight.set(weight.get() * KEPT + f64::from(u8::from(class == own)));
+        }
+    }
+
+    /// A backend reported how many prompt tokens a body of that many bytes was.
+    pub fn saw_prompt(&self, body_bytes: usize, prompt_tokens: u64) {
+        if prompt_tokens > 0 {
+            smooth(&self.bytes_per_token, body_bytes as f64 / prompt_tokens as f64);
+        }
+    }
+}
+
+fn smooth(mean: &AtomicF64, sample: f64) {
+    if sample.is_finite() {
+        mean.set(mean.get() + SMOOTHING * (sample - mean.get()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_learned() {
+        let flow = Flow::default();
+        let demand = Demand { body_bytes: 4500, streamed: true, ..Demand::default() };
+        assert_eq!(flow.size(&demand), Size { prompt_tokens: 1000, output_tokens: 250 });
+        for _ in 0..500 {
+            flow.saw_prompt(9000, 1000);
+            flow.saw_output(40);
+        }
+        assert_eq!(flow.size(&demand), Size { prompt_tokens: 500, output_tokens: 40 });
+        let vectors = Demand { embeddings: true, ..demand };
+        assert_eq!(flow.size(&vectors).output_tokens, 0);
+    }
+
+    #[test]
+    fn a_limit_cuts_only_what_is_longer() {
+        let flow = Flow::default();
+        for _ in 0..3000 {
+            flow.saw_output(50);
+            flow.saw_output(950);
+        }
+        let free = flow.output_tokens(None);
+        assert!((450..550).contains(&free), "{free}");
+        assert_eq!(flow.output_tokens(Some(100_000)), free);
+        let cut = flow.output_tokens(Some(100));
+        assert!((50..=100).contains(&cut), "{cut}");
+        assert_eq!(flow.output_tokens(Some(1)), 1);
+    }
+
+    #[test]
+    fn demand_is_counted_by_class() {
+        let flow = Flow::default();
+        flow.asked(Size { prompt_tokens: 100, output_tokens: 10 }, true);
+        flow.asked(Size { prompt_tokens: 511, output_tokens: 10 }, false);
+        flow.asked(Size { prompt_tokens: 5000, output_tokens: 30 }, true);
+        let [short, middle, long] = flow.totals();
+        assert_eq!(short, Asked { requests: 2, streamed: 1, prompt_tokens: 611, output_tokens: 20 });
+        assert_eq!((middle, long.output_tokens), (Asked::default(), 30));
+    }
+}

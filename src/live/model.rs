@@ -1,0 +1,224 @@
+//! What was learned about one model at one backend.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::AtomicF64;
+use super::first_token::{FirstToken, FirstTokenEstimate};
+use super::token_rate::TokenRate;
+use crate::units::Millis;
+
+/// What is believed of a backend's model before it was ever used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prior {
+    /// Time to the first token of a short prompt.
+    pub first_token: Millis,
+    /// What each further prompt token adds.
+    pub per_prompt_token: Millis,
+    /// Output tokens per second of one stream, at a light load.
+    pub tokens_per_second: f64,
+}
+
+impl Default for Prior {
+    /// Neither best nor never tried: a middling hosted model (0.6 s, 16,000 prompt tokens a second, 50 output tokens a second).
+    fn default() -> Self {
+        Self { first_token: Millis::saturating(600.0), per_prompt_token: Millis::saturating(1.0 / 16.0), tokens_per_second: 50.0 }
+    }
+}
+
+/// A belief that a backend is slow, and that no response confirms, loses 30 % this often. Without it a backend that was crowded once
+/// would be over budget, and so untried, for ever; each try costs at most one late answer in this time.
+const DOUBT_EVERY_MS: u64 = 5_000;
+const DOUBT: f64 = 0.7;
+/// Doubt does not go further than this, which is a second belief a thousand times better than the first.
+const MOST_DOUBT: f64 = 1e-3;
+
+/// A limit grows by so much in a second at most, and only while it is used: what lies beyond it is untried ..
+const GROWTH: f64 = 0.05;
+/// .. where "used" is this share of it ..
+const USED: f64 = 0.7;
+/// .. and shrinks by so much at most: a few slow answers are no reason to empty a region.
+const SHRINKING: f64 = 0.2;
+/// The least limit: with fewer in flight nothing would be learned any more.
+const LEAST_LIMIT: f64 = 3.0;
+
+/// What was learned about one model at one backend.
+#[derive(Debug)]
+pub struct ModelLive {
+    first_token: FirstToken,
+    token_rate: TokenRate,
+    /// Requests at once, of whatever model, up to which its tokens are within the strictest budget; infinite until something says so.
+    limit: AtomicF64,
+    samples: AtomicU64,
+    /// By how much of itself the first token is believed while no response confirms it.
+    doubted: AtomicF64,
+    /// When it was last looked at whether the belief still has reasons, in milliseconds after the start ..
+    looked_ms: AtomicU64,
+    /// .. and how many samples there were then.
+    samples_then: AtomicU64,
+}
+
+/// What a limit is made of, beside what was learned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Capacity {
+    /// Requests that the backend was declared to take at once.
+    pub declared: u32,
+    /// Requests that it has now.
+    pub in_flight: u32,
+    /// The strictest budget for an output token, of all policies that send to it; without one only refusals limit it.
+    pub per_output_token: Option<Millis>,
+    /// The share of its capacity that its refusals have left, in (0, 1].
+    pub cut: f64,
+}
+
+impl ModelLive {
+    pub(super) fn new(prior: Prior) -> Self {
+        Self {
+            first_token: FirstToken::new(prior),
+            token_rate: TokenRate::new(prior),
+            limit: AtomicF64::new(f64::INFINITY),
+            samples: AtomicU64::new(0),
+            doubted: AtomicF64::new(1.0),
+            looked_ms: AtomicU64::new(0),
+            samples_then: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn learn_from(&self, old: &Self) {
+        if old.samples() == 0 {
+            return;
+        }
+        self.first_token.learn_from(&old.first_token);
+        self.token_rate.learn_from(&old.token_rate);
+        self.limit.set(old.limit.get());
+        self.samples.store(old.samples(), Relaxed);
+    }
+
+    /// First-token time at the 99th percentile for a prompt of that length behind `pending` prompt tokens not yet answered.
+    pub fn first_token(&self, prompt_tokens: u32, pending: u64) -> FirstTokenEstimate {
+        let believed = self.first_token.predict(prompt_tokens, pending);
+        let doubted = self.doubted.get();
+        if doubted >= 1.0 {
+            return believed;
+        }
+        let declared = (self.first_token.declared(prompt_tokens) + believed.queue).get();
+        let late = (believed.late.get() * doubted).max(declared.min(believed.late.get()));
+        FirstTokenEstimate { late: Millis::saturating(late), ..believed }
+    }
+
+    /// Lets a belief that it is slower than declared fade while no response confirms it. `now_ms` is [`super::Live::millis`].
+    pub fn doubt(&self, now_ms: u64) {
+        let looked = self.looked_ms.load(Relaxed);
+        if now_ms.saturating_sub(looked) < DOUBT_EVERY_MS
+            || self.looked_ms.compare_exchange(looked, now_ms, Relaxed, Relaxed).is_err()
+        {
+            return;
+        }
+        let samples = self.samples();
+        let confirmed = self.samples_then.swap(samples, Relaxed) != samples;
+        self.doubted.set(if confirmed { 1.0 } else { (self.doubted.get() * DOUBT).max(MOST_DOUBT) });
+    }
+
+    /// Time per output token with `in_flight` requests of `declared` at the backend.
+    pub fn per_output_token(&self, in_flight: u32, declared: u32) -> Millis {
+        self.token_rate.at(f64::from(in_flight) / f64::from(declared.max(1)))
+    }
+
+    /// Requests that it takes at once, of `declared`, before its tokens come too slowly or it refuses.
+    pub fn limit(&self, declared: u32) -> u32 {
+        // At least one, or it could never show that it has become better.
+        (self.limit.get().min(f64::from(declared)) as u32).max(1).min(declared)
+    }
+
+    /// Moves the limit to where it should be by now, `seconds` after the last time: up slowly and only where it is used, down fast.
+    pub fn adapt_limit(&self, capacity: Capacity, seconds: f64) {
+        let declared = f64::from(capacity.declared);
+        let within = capacity.per_output_token.and_then(|budget| self.token_rate.load_within(budget));
+        let target = (within.unwrap_or(1.0) * declared * capacity.cut).min(declared).max(LEAST_LIMIT.min(declared));
+        let now = self.limit.get();
+        let next = if !now.is_finite() || now > declared {
+            target
+        } else if target > now {
+            let used = f64::from(capacity.in_flight) >= USED * now;
+            if used { target.min(now * (1.0 + GROWTH).powf(seconds)) } else { now }
+        } else {
+            target.max(now * (1.0 - SHRINKING).powf(seconds))
+        };
+        self.limit.set(next);
+    }
+
+    /// Responses it has learned from.
+    pub fn samples(&self) -> u64 {
+        self.samples.load(Relaxed)
+    }
+
+    /// A response to a prompt of `prompt_tokens` began after `took`; `queue` is what [`Self::first_token`] said when it was sent.
+    pub fn saw_first_token(&self, prompt_tokens: u32, queue: Millis, took: Millis) {
+        self.samples.fetch_add(1, Relaxed);
+        self.doubted.set(1.0);
+        self.first_token.saw(prompt_tokens, queue, took);
+    }
+
+    /// A response ended: `output_tokens` came in `streaming` after the first one, while the backend had about `in_flight` requests of
+    /// the `declared` it takes.
+    pub fn saw_output(&self, output_tokens: u64, streaming: Millis, in_flight: f64, declared: u32) {
+        if output_tokens > 1 {
+            let per_token = Millis::saturating(streaming.get() / (output_tokens - 1) as f64);
+            self.token_rate.saw(per_token, in_flight / f64::from(declared.max(1)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capacity(in_flight: u32) -> Capacity {
+        Capacity { declared: 100, in_flight, per_output_token: Some(Millis::saturating(35.0)), cut: 1.0 }
+    }
+
+    #[test]
+    fn a_belief_that_nothing_confirms_fades_and_a_confirmed_one_stays() {
+        let model = ModelLive::new(Prior::default());
+        let slow = Millis::saturating(60_000.0);
+        let declared = model.first_token(10, 0).late;
+        (0..400).for_each(|_| model.saw_first_token(10, Millis::ZERO, slow));
+        let learned = model.first_token(10, 0);
+        assert!(learned.late.get() > declared.get() * 10.0);
+        model.doubt(DOUBT_EVERY_MS);
+        assert_eq!(model.first_token(10, 0), learned, "there were samples since the last look");
+        (2..40).for_each(|round| model.doubt(round * DOUBT_EVERY_MS));
+        assert!(model.first_token(10, 0).late.get() <= declared.get());
+        model.saw_first_token(10, Millis::ZERO, slow);
+        assert!(model.first_token(10, 0).late.get() >= 60_000.0, "one response is enough to believe it again");
+    }
+
+    #[test]
+    fn a_limit_shrinks_at_once_and_grows_only_where_it_is_used() {
+        let model = ModelLive::new(Prior::default());
+        assert_eq!(model.limit(100), 100);
+        model.adapt_limit(capacity(0), 1.0);
+        let cold = model.limit(100);
+        assert!((45..70).contains(&cold), "{cold}");
+        (0..3000).for_each(|_| model.saw_output(101, Millis::saturating(100.0 * 15.0), 50.0, 100));
+        model.adapt_limit(capacity(10), 1.0);
+        assert_eq!(model.limit(100), cold, "nobody needs more");
+        model.adapt_limit(capacity(cold), 1.0);
+        let grown = model.limit(100);
+        assert!(grown > cold && f64::from(grown) <= f64::from(cold + 1) * 1.05, "{cold} became {grown}");
+        (0..500).for_each(|_| model.saw_output(101, Millis::saturating(100.0 * 90.0), 50.0, 100));
+        model.adapt_limit(capacity(grown), 1.0);
+        assert!(f64::from(model.limit(100)) >= f64::from(grown) * 0.8 - 1.0);
+        (0..60).for_each(|_| model.adapt_limit(capacity(50), 1.0));
+        assert_eq!(model.limit(100), 3);
+    }
+
+    #[test]
+    fn without_a_budget_only_refusals_limit_it() {
+        let model = ModelLive::new(Prior::default());
+        let free = Capacity { per_output_token: None, ..capacity(0) };
+        model.adapt_limit(free, 1.0);
+        assert_eq!(model.limit(100), 100);
+        model.adapt_limit(Capacity { cut: 0.85, ..free }, 1.0);
+        assert_eq!(model.limit(100), 85);
+    }
+}
