@@ -25,6 +25,14 @@ pub enum Objective {
 }
 
 impl Objective {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::LeastCarbon, Self::LeastLatency, Self::ListedOrder, Self::RoundRobin, Self::Weighted];
+
+    /// The objective of that word.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|objective| objective.as_str() == word)
+    }
+
     /// Whether the choice depends on carbon, so that a baseline without it can differ.
     pub const fn weighs_carbon(self) -> bool {
         matches!(self, Self::LeastCarbon)
@@ -55,13 +63,19 @@ pub struct LatencyBudget {
     pub total: Option<Millis>,
     /// The share of requests that must meet it, in (0, 1).
     pub quantile: f64,
+    /// No longer than this, whatever the fields above allow: what one request asked for.
+    pub at_most: Option<Millis>,
 }
 
 impl LatencyBudget {
     /// The budget of one request: to the first token when `streamed`, else to the end.
     pub fn of(&self, streamed: bool, prompt_tokens: u32) -> Option<Millis> {
         let allowance = self.per_prompt_token * f64::from(prompt_tokens);
-        if streamed { Some(self.first_token + allowance) } else { self.total.map(|total| total + allowance) }
+        let own = if streamed { Some(self.first_token + allowance) } else { self.total.map(|total| total + allowance) };
+        match (own, self.at_most) {
+            (Some(own), Some(most)) if most < own => Some(most),
+            (own, most) => own.or(most),
+        }
     }
 }
 
@@ -119,6 +133,9 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// The share of requests that must meet a budget which names none.
+    pub const QUANTILE: f64 = 0.95;
+
     /// The policy that stands when a route names none: least carbon, two seconds to the first token for 95 of 100 requests.
     pub fn standard(name: &str) -> Self {
         Self {
@@ -130,7 +147,8 @@ impl Policy {
                 per_prompt_token: Millis::ZERO,
                 per_output_token: None,
                 total: None,
-                quantile: 0.95,
+                quantile: Self::QUANTILE,
+                at_most: None,
             }),
             latency_price_grams_per_second: 0.0,
             residency: Vec::new(),
@@ -141,6 +159,6 @@ impl Policy {
 
     /// The quantile at which latency is predicted.
     pub fn quantile(&self) -> f64 {
-        self.budget.map_or(0.95, |budget| budget.quantile)
+        self.budget.map_or(Self::QUANTILE, |budget| budget.quantile)
     }
 }

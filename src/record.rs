@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::books::{AttemptUsed, Carbon, CarbonUsed, Emissions, EnergyUsed};
-pub use self::decided::{CandidateUsed, DecisionUsed};
+pub use self::decided::{CandidateUsed, DecisionUsed, NarrowedBy, ShadowUsed};
 pub use self::words::{Ended, UsageSource};
 
 use crate::backend::PlacementKind;
@@ -54,6 +54,9 @@ pub struct AccessRecord<'a> {
     /// Name of the policy.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Text<'a>>,
+    /// What the client asked for beyond the policy, by the headers it may narrow it with.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub narrowed: Option<NarrowedBy<'a>>,
     /// Name of the client's key, never the key.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Text<'a>>,
@@ -99,6 +102,9 @@ pub struct AccessRecord<'a> {
     /// What was chosen, and why not the others.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<DecisionUsed<'a>>,
+    /// What another policy would have chosen, which is tried for the log alone.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowUsed<'a>>,
     /// Intensities that the grams below were made with.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub carbon: Option<Carbon<'a>>,

@@ -35,6 +35,15 @@ impl FlowId {
     }
 }
 
+/// A policy that is not in force, but whose choice is written beside the one that is.
+#[derive(Clone, Debug)]
+pub struct Shadow {
+    /// What would be wanted.
+    pub policy: Arc<Policy>,
+    /// The candidates that lie outside its residency.
+    pub outside: Box<[BackendId]>,
+}
+
 /// A route of the plan.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -52,6 +61,8 @@ pub struct Route {
     pub home: BackendId,
     /// What is wanted.
     pub policy: Arc<Policy>,
+    /// A policy that every request is decided by as well, for the log alone.
+    pub shadow: Option<Shadow>,
     /// The candidates that lie outside the policy's residency. Neither changes while the plan is in force, so that a request only
     /// looks them up; most often there are none.
     pub outside: Box<[BackendId]>,

@@ -301,6 +301,8 @@ section! {
         home: Option<At<String>>,
         /// By name; `standard` when left out.
         policy: Option<At<String>>,
+        /// A policy, by name, that decides for the log alone: what it would choose is written beside what was chosen.
+        shadow: Option<At<String>>,
     }
 
     /// Which requests a route takes.

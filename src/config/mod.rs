@@ -26,6 +26,7 @@ pub use error::{ConfigErrors, Problem, Severity};
 pub use network::Network;
 pub use plan::{Boot, CarbonPlan, Limits, Listener, ListenerTls, LogTarget, Plan, SourcePlan, boot_changes};
 pub use schema::schema;
+pub use values::span;
 
 use check::Check;
 use decode::{Decode, Problems, quoted};

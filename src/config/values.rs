@@ -8,7 +8,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::decode::{Decode, Problems, quoted};
-use super::node::{Node, Value};
+use super::node::{Mark, Node, Value};
 
 /// A span of time: `250ms`, `1.5s`, `5m`. At most a year.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +34,12 @@ const SIZES: [(&str, f64); 7] = [
 const LONGEST_SECONDS: f64 = 366.0 * 86_400.0;
 /// 2^53: up to here an `f64` counts bytes exactly.
 const LARGEST_BYTES: f64 = 9_007_199_254_740_992.0;
+
+/// A span of time as the configuration writes it (`250ms`, `5m`), from elsewhere; `None` for anything else, and for none at all.
+pub fn span(text: &str) -> Option<Duration> {
+    let node = Node { mark: Mark::default(), value: Value::Text(text.to_owned()) };
+    Span::decode(&node, &mut Problems::default()).map(|span| span.0).filter(|span| !span.is_zero())
+}
 
 impl Decode for Span {
     fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
@@ -123,7 +129,6 @@ impl JsonSchema for Size {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::node::Mark;
     use super::*;
 
     fn read<T: Decode>(value: Value) -> Result<T, String> {

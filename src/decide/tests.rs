@@ -36,6 +36,7 @@ pub(super) fn policy(objective: Objective) -> Policy {
         per_output_token: None,
         total: Some(Millis::saturating(BUDGET_MS * 10.0)),
         quantile: 0.95,
+        at_most: None,
     };
     Policy { objective, budget: Some(budget), ..Policy::standard("test") }
 }

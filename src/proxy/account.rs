@@ -14,7 +14,8 @@ use crate::decide::{Candidate, Verdict, exclusion};
 use crate::grid::{self, Intensity, Quality};
 use crate::ledger::{Account, Attempted, Baseline, Place, account};
 use crate::record::{
-    AccessRecord, AttemptUsed, CandidateUsed, Carbon, CarbonUsed, DecisionUsed, Emissions, Ended, EnergyUsed, Text, UsageSource,
+    AccessRecord, AttemptUsed, CandidateUsed, Carbon, CarbonUsed, DecisionUsed, Emissions, Ended, EnergyUsed, ShadowUsed, Text,
+    UsageSource,
 };
 use crate::state::Seen;
 use crate::tables::{Coefficients, EnergyBand, TokenCounts};
@@ -310,6 +311,7 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         provider_request_id: x.provider_request_id.as_ref().map(text),
         route: route.map(|route| Text::from(&*route.name)),
         policy: policy.map(|policy| Text::from(&*policy.name)),
+        narrowed: x.narrowed.as_ref().map(|narrowed| narrowed.used()),
         key: x.key().map(|key| Text::from(&*key.name)),
         method: Text::from(x.method.as_str()),
         path: Text::from(x.path.path()),
@@ -325,6 +327,7 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         grid_zone: ledger.chosen.and_then(|at| zone(x, at)),
         placement: ledger.chosen.map(|(backend, _)| backend.placement.kind),
         decision: decision_used(x),
+        shadow: shadow_used(x),
         carbon: ledger
             .chosen
             .zip(ledger.baseline)
@@ -415,6 +418,18 @@ fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
         baseline: decision.and_then(|decision| name(usize::from(decision.baseline))),
         turn: x.turn.map(u64::from),
         candidates: candidates.collect(),
+    })
+}
+
+fn shadow_used(x: &Exchange) -> Option<ShadowUsed<'_>> {
+    let (policy, shadow) = (&x.route()?.shadow.as_ref()?.policy, x.shadow.as_ref()?);
+    let chosen = shadow.decision.as_ref().and_then(|decision| shadow.candidates.get(usize::from(decision.chosen())));
+    Some(ShadowUsed {
+        policy: Text::from(&*policy.name),
+        reason: Text::from(shadow.decision.as_ref().map_or("no_candidate", |decision| decision.reason.as_str())),
+        backend: chosen.map(|candidate| Text::from(&*x.snapshot.plan.backend(candidate.backend).name)),
+        grams: chosen.and_then(|candidate| candidate.estimate.emissions),
+        first_token_ms: chosen.map(|candidate| candidate.estimate.first_token),
     })
 }
 

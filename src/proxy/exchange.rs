@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use smallvec::SmallVec;
 
 use super::Shared;
+use super::narrow::Narrowed;
 use super::provenance::Client;
 use super::{account, headers};
 use crate::backend::{Backend, BackendId};
@@ -108,6 +109,13 @@ impl Drop for Buffered {
     }
 }
 
+/// What the route's shadow policy would have decided, over the same candidates as it sees them.
+#[derive(Debug)]
+pub(super) struct Shadowed {
+    pub(super) candidates: SmallVec<[Candidate; 4]>,
+    pub(super) decision: Option<Decision>,
+}
+
 /// One request and its response, as far as they have come.
 pub struct Exchange {
     pub(super) shared: Arc<Shared>,
@@ -127,6 +135,8 @@ pub struct Exchange {
     pub(super) route: Option<usize>,
     /// The client's key, by its place in the plan.
     pub(super) key: Option<usize>,
+    /// Its policy, where it asked for more than that.
+    pub(super) narrowed: Option<Box<Narrowed>>,
     pub(super) operation: Option<Operation>,
     pub(super) model: Option<Box<str>>,
     pub(super) streamed: bool,
@@ -134,6 +144,8 @@ pub struct Exchange {
     pub(super) deployments: Option<Arc<[Deployment]>>,
     pub(super) candidates: SmallVec<[Candidate; 4]>,
     pub(super) decision: Option<Decision>,
+    /// What the route's shadow would have decided.
+    pub(super) shadow: Option<Box<Shadowed>>,
     /// The rotation's state that it was decided with.
     pub(super) turn: Option<u32>,
     /// The backend whose response is passed on, and what predicted its first token.
@@ -175,6 +187,7 @@ impl Exchange {
             takes_trailers: http1 || headers::asks_for_trailers(request.headers()),
             route: None,
             key: None,
+            narrowed: None,
             operation: None,
             model: None,
             streamed: false,
@@ -182,6 +195,7 @@ impl Exchange {
             deployments: None,
             candidates: SmallVec::new(),
             decision: None,
+            shadow: None,
             turn: None,
             serving: None,
             permit: None,
@@ -216,17 +230,21 @@ impl Exchange {
         self.key().zip(self.route).is_none_or(|(key, route)| key.opens(route))
     }
 
-    /// What is wanted: by the key's policy, or else by the route's.
+    /// What is wanted: by the key's policy, or else by the route's, as the request narrowed it.
     pub(super) fn policy(&self) -> Option<&Arc<Policy>> {
+        if let Some(narrowed) = &self.narrowed {
+            return Some(&narrowed.policy);
+        }
         let of_key = self.key().and_then(|key| key.policy.as_ref()).map(|own| &own.policy);
         of_key.or_else(|| self.route().map(|route| &route.policy))
     }
 
-    /// Whether a backend lies inside the residency of the route's policy, and of the key's.
+    /// Whether a backend lies inside the residency of the route's policy, of the key's, and of what the request asked for.
     pub(super) fn may_serve(&self, backend: BackendId) -> bool {
         let outside_route = self.route().is_some_and(|route| route.outside.contains(&backend));
         let own = self.key().and_then(|key| key.policy.as_ref());
-        !outside_route && own.is_none_or(|own| own.outside.binary_search(&backend).is_err())
+        let outside_asked = self.narrowed.as_ref().is_some_and(|asked| asked.outside.binary_search(&backend).is_ok());
+        !outside_route && !outside_asked && own.is_none_or(|own| own.outside.binary_search(&backend).is_err())
     }
 
     /// The dialect in which the client is answered: that of its route's home.

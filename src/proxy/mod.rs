@@ -10,6 +10,7 @@ mod exchange;
 mod forward;
 mod headers;
 mod intake;
+mod narrow;
 mod provenance;
 mod reject;
 mod relay;
@@ -32,18 +33,20 @@ use hyper::ext::ReasonPhrase;
 use smallvec::SmallVec;
 use tokio_util::task::TaskTracker;
 
+use crate::backend::BackendId;
 use crate::clock::Clock;
 use crate::decide::{Candidate, Decision, Standing, decide};
 use crate::live::RetryBudget;
 use crate::record::Ended;
+use crate::route::{Deployment, Shadow};
 use crate::state::{Question, State};
 use crate::telemetry::log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{UpstreamResponse, Upstreams};
 use crate::wire::{Call, call};
 
-use exchange::MAX_ID;
 pub use exchange::{Attempt, AttemptOutcome, Exchange};
+use exchange::{MAX_ID, Shadowed};
 pub use provenance::Client;
 use provenance::Provenance;
 pub use reject::Error;
@@ -235,6 +238,7 @@ async fn answer(request: &mut Request<Option<Incoming>>, x: &mut Exchange) -> Re
         Some(query) => format!("{below}?{query}").into(),
         None => below.into(),
     };
+    narrow::narrow(x, request.headers())?;
     let intake = intake::read(request, operation, x).await?;
     decide_candidates(x, intake.fields.names_stored())?;
     let tells = x.deployments.iter().flat_map(|all| all.iter()).any(|it| plan.backend(it.backend).forward_client);
@@ -276,6 +280,9 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> 
     if let Some(flow) = snapshot.flow(flow) {
         flow.asked(size, demand.streamed);
     }
+    if turn.is_some() {
+        x.shadow = shadowed(x, &deployments, &question, demand.streamed);
+    }
     let decision = match turn {
         None => Ok(Decision::pinned()),
         Some(turn) => decide(&policy, demand.streamed, &candidates, turn),
@@ -285,6 +292,18 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> 
     x.candidates = candidates;
     x.decision = Some(decision.map_err(|why| Error::NoCandidate { why, after: room_after(x, now) })?);
     Ok(())
+}
+
+/// What the route's shadow would decide, if it has one. A client that asked for something of its own asks it of the shadow as well
+/// only by where it may be served.
+fn shadowed(x: &Exchange, deployments: &[Deployment], question: &Question<'_>, streamed: bool) -> Option<Box<Shadowed>> {
+    let Shadow { policy, outside } = x.route()?.shadow.as_ref()?;
+    let question = Question { policy, ..*question };
+    let asked = |id: BackendId| x.narrowed.as_ref().is_none_or(|narrowed| narrowed.outside.binary_search(&id).is_err());
+    let candidate = |it: &Deployment| x.snapshot.candidate(it, !outside.contains(&it.backend) && asked(it.backend), &question);
+    let candidates: SmallVec<[Candidate; 4]> = deployments.iter().filter_map(candidate).collect();
+    let decision = decide(policy, streamed, &candidates, question.turn).ok();
+    Some(Box::new(Shadowed { candidates, decision }))
 }
 
 /// When the first of the candidates without room may have some: when it said, or soon where it is only full of our own requests.

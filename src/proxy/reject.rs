@@ -39,6 +39,9 @@ pub enum Error {
     /// The target cannot be forwarded as it is.
     #[error("{0}")]
     BadTarget(&'static str),
+    /// What it asks for beyond its policy is nothing that can be asked for.
+    #[error("{0}")]
+    BadNarrowing(&'static str),
     /// The head is ambiguous.
     #[error("{0}")]
     Framing(crate::wire::framing::Refusal),
@@ -97,7 +100,9 @@ impl Error {
             Self::NoKey | Self::WrongKey => StatusCode::UNAUTHORIZED,
             Self::KeyNotAllowed => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BadTarget(_) | Self::Malformed(_) | Self::BodyBroken | Self::ClientGone => StatusCode::BAD_REQUEST,
+            Self::BadTarget(_) | Self::BadNarrowing(_) | Self::Malformed(_) | Self::BodyBroken | Self::ClientGone => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyStalled => StatusCode::REQUEST_TIMEOUT,
@@ -116,6 +121,7 @@ impl Error {
             Self::KeyNotAllowed => "key_not_allowed",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::BadTarget(_) => "bad_target",
+            Self::BadNarrowing(_) => "bad_narrowing",
             Self::Framing(refusal) => refusal.code(),
             Self::Malformed(crate::wire::request::Malformed::NoModel) => "model_missing",
             Self::Malformed(_) => "malformed_body",

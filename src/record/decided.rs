@@ -77,3 +77,37 @@ pub struct CandidateUsed<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }
+
+/// What a request narrowed its policy by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NarrowedBy<'a> {
+    /// The most that its latency budget may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_budget_ms: Option<Millis>,
+    /// The objective instead of the policy's.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub objective: Option<Text<'a>>,
+    /// Places, of which its backend has to be in one.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub residency: Option<Text<'a>>,
+}
+
+/// What a shadow policy would have chosen, among the same candidates at the same moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShadowUsed<'a> {
+    /// Its name.
+    #[serde(borrow)]
+    pub policy: Text<'a>,
+    /// Why it would have; `no_candidate` when it would have refused.
+    #[serde(borrow)]
+    pub reason: Text<'a>,
+    /// Whom.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Text<'a>>,
+    /// Grams as predicted there; null when unknown. To be held against those predicted of the candidate that was chosen.
+    #[serde(default)]
+    pub grams: Option<Grams>,
+    /// First token as predicted there, at the shadow's quantile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_token_ms: Option<Millis>,
+}

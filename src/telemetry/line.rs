@@ -11,7 +11,8 @@ use super::json::Json;
 use crate::backend::PlacementKind;
 use crate::grid::{Basis, Freshness, Quality, Signal};
 use crate::record::{
-    AccessRecord, AttemptUsed, CandidateUsed, Carbon, CarbonUsed, DecisionUsed, Emissions, EnergyUsed, UsageSource,
+    AccessRecord, AttemptUsed, CandidateUsed, Carbon, CarbonUsed, DecisionUsed, Emissions, EnergyUsed, NarrowedBy, ShadowUsed,
+    UsageSource,
 };
 use crate::units::{Grams, GramsPerKwh, Joules, Pue};
 
@@ -77,9 +78,9 @@ macro_rules! member {
 fn write_record(json: &mut Json, record: &AccessRecord<'_>) {
     #[rustfmt::skip]
     let AccessRecord {
-        time, instance, run, seq, generation, id, client_request_id, provider_request_id, route, policy, key, method, path, status,
+        time, instance, run, seq, generation, id, client_request_id, provider_request_id, route, policy, narrowed, key, method, path, status,
         request_bytes, response_bytes, operation, model, response_model, stream, backend, region, grid_zone, placement, decision,
-        carbon, input_tokens, output_tokens, cached_input_tokens, reasoning_tokens, usage_source, input_tokens_source, energy,
+        shadow, carbon, input_tokens, output_tokens, cached_input_tokens, reasoning_tokens, usage_source, input_tokens_source, energy,
         emissions, attempts, first_token_ms, total_ms, budget_ms, within_budget, overhead_us, ended, error, simulated,
     } = record;
     json.constant(b"{\"time\":");
@@ -94,6 +95,7 @@ fn write_record(json: &mut Json, record: &AccessRecord<'_>) {
         "provider_request_id" left_out Json::text, provider_request_id;
         "route" left_out Json::text, route;
         "policy" left_out Json::text, policy;
+        "narrowed" left_out write_narrowed, narrowed;
         "key" left_out Json::text, key;
         "http.request.method" always Json::text, method;
         "url.path" always Json::text, path;
@@ -109,6 +111,7 @@ fn write_record(json: &mut Json, record: &AccessRecord<'_>) {
         "grid_zone" left_out Json::text, grid_zone;
         "placement" left_out Json::word, placement.map(PlacementKind::as_str);
         "decision" left_out write_decision, decision;
+        "shadow" left_out write_shadow, shadow;
         "carbon" left_out write_carbon, carbon;
         "gen_ai.usage.input_tokens" null Json::integer, *input_tokens;
         "gen_ai.usage.output_tokens" null Json::integer, *output_tokens;
@@ -172,6 +175,24 @@ fn write_candidates(json: &mut Json, candidates: &[CandidateUsed<'_>]) {
         }
         json.constant(b"}");
     });
+}
+
+/// Rare, and of any combination of fields: left to the library.
+fn write_narrowed(json: &mut Json, narrowed: &NarrowedBy<'_>) {
+    json.raw(&serde_json::to_vec(narrowed).unwrap_or_default());
+}
+
+fn write_shadow(json: &mut Json, shadow: &ShadowUsed<'_>) {
+    let ShadowUsed { policy, reason, backend, grams, first_token_ms } = shadow;
+    json.constant(b"{\"policy\":");
+    json.text(policy);
+    members! { json;
+        "reason" always Json::text, reason;
+        "backend" left_out Json::text, backend;
+        "grams" null Json::float, grams.map(Grams::get);
+        "first_token_ms" left_out Json::millis, *first_token_ms;
+    }
+    json.constant(b"}");
 }
 
 fn write_carbon(json: &mut Json, carbon: &Carbon<'_>) {

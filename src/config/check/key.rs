@@ -143,7 +143,7 @@ impl Check<'_> {
     fn key_policy(&mut self, written: &At<String>, known: &mut Known<'_>) -> Option<Arc<KeyPolicy>> {
         let policy = self.policy_named(written, known.policies).or_else(|| {
             let standard = *written.value == *policy::STANDARD;
-            standard.then(|| Arc::new(crate::policy::Policy::standard(policy::STANDARD)))
+            standard.then(|| route::standard(known.policies))
         })?;
         let of_policy = known.narrowed.entry(Arc::clone(&policy.name)).or_insert_with(|| {
             let outside = known.backends.iter().map(|meant| &meant.backend);

@@ -15,8 +15,6 @@ use crate::units::Millis;
 pub(super) const STANDARD: &str = "standard";
 /// More attempts than this only load a system that is failing already.
 const MOST_ATTEMPTS: u64 = 10;
-/// The budget's quantile when the file gives none.
-const QUANTILE: f64 = 0.95;
 
 /// The most policies.
 const MOST_POLICIES: usize = 1024;
@@ -76,13 +74,13 @@ impl Check<'_> {
 
     fn budget(&mut self, written: &LatencyFile, standard: Option<LatencyBudget>) -> LatencyBudget {
         let default = standard.map_or(Millis::saturating(2000.0), |budget| budget.first_token).to_duration();
-        let quantile = written.quantile.map_or(QUANTILE, |written| {
+        let quantile = written.quantile.map_or(Policy::QUANTILE, |written| {
             if written.value <= 0.0 || written.value >= 1.0 {
                 let fault = self.problems.add(written.mark, "a quantile lies between 0 and 1, both excluded");
                 if (1.0..100.0).contains(&written.value) {
                     fault.mend = Some(format!("write `{}` for {} %", written.value / 100.0, written.value));
                 }
-                return QUANTILE;
+                return Policy::QUANTILE;
             }
             written.value
         });
@@ -92,6 +90,7 @@ impl Check<'_> {
             per_output_token: written.per_output_token.map(|span| Millis::from(self.span(Some(span), default))),
             total: written.total.map(|total| Millis::from(self.span(Some(total), default))),
             quantile,
+            at_most: None,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::config::node::Mark;
 use crate::decide::resident;
 use crate::grid::GridZone;
 use crate::policy::{Policy, PolicyId};
-use crate::route::{Deployment, FlowId, Route};
+use crate::route::{Deployment, FlowId, Route, Shadow};
 
 /// What a route takes that says nothing: the paths of the OpenAI API and its kin.
 const PREFIX: &str = "/v1";
@@ -47,10 +47,15 @@ impl Meant {
 
     /// Finds out which candidates lie outside the residency, now that the plan's zones have their ids.
     pub(super) fn look_outside(&mut self, backends: &[backend::Meant], zones: &[GridZone]) {
-        let residency = &self.route.policy.residency;
-        let is_outside =
-            |id: &BackendId| backends.get(id.index()).is_some_and(|meant| !resident(residency, &meant.backend, zones));
-        self.route.outside = self.candidates.iter().map(|(id, _)| *id).filter(is_outside).collect();
+        let outside = |residency: &[Arc<str>]| -> Box<[BackendId]> {
+            let is_outside =
+                |id: &BackendId| backends.get(id.index()).is_some_and(|meant| !resident(residency, &meant.backend, zones));
+            self.candidates.iter().map(|(id, _)| *id).filter(is_outside).collect()
+        };
+        self.route.outside = outside(&self.route.policy.residency);
+        if let Some(shadow) = &mut self.route.shadow {
+            shadow.outside = outside(&shadow.policy.residency);
+        }
     }
 }
 
@@ -117,12 +122,14 @@ impl Check<'_> {
             Some(written) => self.policy_named(written, policies).unwrap_or_else(|| standard(policies)),
             None => standard(policies),
         };
+        let shadow = file.shadow.as_ref().and_then(|written| self.shadow(written, &policy, policies));
         let home = file.home.and_then(|written| self.home(&written, &candidates, backends));
         let only: Option<Vec<Arc<str>>> = models.map(|written| self.only_models(&written, &candidates, backends));
         self.bound(&mut candidates, only.as_deref(), backends, file.name.mark);
         let name = Arc::from(file.name.value.as_str());
         let mut meant = self.assemble(name, prefix, candidates, only.as_deref(), policy, backends);
         meant.route.headers = headers;
+        meant.route.shadow = shadow.map(|policy| Shadow { policy, outside: Box::default() });
         meant.route.home = home.unwrap_or(meant.route.home);
         (meant.mark, meant.candidates_mark) = (file.name.mark, candidates_mark);
         meant
@@ -169,7 +176,8 @@ impl Check<'_> {
             model_names.iter().map(|name| (Arc::clone(name), deployments(Some(name)))).collect();
         let any_model = if only.is_some() { Arc::from([]) } else { deployments(None) };
         let home = candidates.first().map_or(BackendId(0), |(id, _)| *id);
-        let route = Route { name, prefix, headers: Vec::new(), models, any_model, home, policy, outside: Box::default() };
+        let route =
+            Route { name, prefix, headers: Vec::new(), models, any_model, home, policy, shadow: None, outside: Box::default() };
         Meant { route, mark: Mark::default(), candidates, candidates_mark: Mark::default(), model_names }
     }
 
@@ -235,6 +243,18 @@ impl Check<'_> {
             self.problems.unknown(written.mark, "policy", &written.value, &written.shown(), &known);
         }
         found
+    }
+
+    /// A policy that decides for the log alone.
+    fn shadow(&mut self, written: &At<String>, real: &Policy, policies: &[policy::Meant]) -> Option<Arc<Policy>> {
+        let shadow = self.policy_named(written, policies).or_else(|| {
+            let is_standard = *written.value == *policy::STANDARD;
+            is_standard.then(|| standard(policies))
+        })?;
+        if shadow.name == real.name {
+            self.warnings.add(written.mark, "this shadow is the policy in force, and will never differ from it");
+        }
+        Some(shadow)
     }
 
     fn home(&mut self, written: &At<String>, candidates: &[(BackendId, u32)], backends: &[backend::Meant]) -> Option<BackendId> {

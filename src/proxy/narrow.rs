@@ -1,0 +1,159 @@
+//! What one request asks for beyond its policy, by three header fields.
+//!
+//! They narrow: a budget only becomes shorter, a residency smaller. The objective is a preference and no constraint, so it may be any;
+//! what an operator must be sure of belongs into a constraint.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName};
+
+use super::exchange::Exchange;
+use super::reject::Error;
+use crate::backend::BackendId;
+use crate::config::span;
+use crate::decide::resident;
+use crate::policy::{LatencyBudget, Objective, Policy};
+use crate::record::{NarrowedBy, Text};
+use crate::units::Millis;
+
+/// A span of time, as in the configuration: `800ms`.
+const BUDGET: HeaderName = HeaderName::from_static("x-windward-latency-budget");
+/// A word, as in the configuration: `least_latency`.
+const OBJECTIVE: HeaderName = HeaderName::from_static("x-windward-objective");
+/// Places, as in the configuration, with commas between them: `eu, aws/us-*`.
+const RESIDENCY: HeaderName = HeaderName::from_static("x-windward-residency");
+
+/// The longest list of places: it goes into the record.
+const LONGEST_RESIDENCY: usize = 256;
+
+/// A policy as one request narrowed it.
+#[derive(Debug)]
+pub(super) struct Narrowed {
+    /// What is wanted now.
+    pub(super) policy: Arc<Policy>,
+    /// The candidates that lie outside what it asked for.
+    pub(super) outside: Box<[BackendId]>,
+    budget: Option<Millis>,
+    objective: Option<Objective>,
+    residency: Option<String>,
+}
+
+impl Narrowed {
+    /// For the record.
+    pub(super) fn used(&self) -> NarrowedBy<'_> {
+        NarrowedBy {
+            latency_budget_ms: self.budget,
+            objective: self.objective.map(|objective| Text::from(objective.as_str())),
+            residency: self.residency.as_deref().map(Text::from),
+        }
+    }
+}
+
+/// Narrows the exchange's policy by what its head asks for; most ask for nothing.
+pub(super) fn narrow(x: &mut Exchange, headers: &HeaderMap) -> Result<(), Error> {
+    if !headers.keys().any(|name| name.as_str().starts_with("x-windward-")) {
+        return Ok(());
+    }
+    let budget = match one(headers, &BUDGET)? {
+        None => None,
+        Some(text) => Some(Millis::from(
+            span(text.trim()).ok_or(Error::BadNarrowing("x-windward-latency-budget is a span of time, as in 800ms"))?,
+        )),
+    };
+    let objective = match one(headers, &OBJECTIVE)? {
+        None => None,
+        Some(word) => Some(Objective::named(word.trim()).ok_or(Error::BadNarrowing("x-windward-objective names no objective"))?),
+    };
+    let residency = one(headers, &RESIDENCY)?.map(places).transpose()?;
+    let (Some(policy), Some(route)) = (x.policy(), x.route()) else { return Ok(()) };
+    if (budget, objective, &residency) == (None, None, &None) {
+        return Ok(());
+    }
+    let mut policy = Policy::clone(policy);
+    policy.objective = objective.unwrap_or(policy.objective);
+    policy.budget = narrower(policy.budget, budget);
+    let plan = &x.snapshot.plan;
+    let outside = residency.as_ref().map(|places| {
+        let all =
+            route.models.values().chain([&route.any_model]).flat_map(|list| list.iter()).map(|deployment| deployment.backend);
+        let mut outside: Vec<BackendId> = all.filter(|id| !resident(places, plan.backend(*id), &plan.zones)).collect();
+        outside.sort_unstable();
+        outside.dedup();
+        outside.into_boxed_slice()
+    });
+    x.narrowed = Some(Box::new(Narrowed {
+        policy: Arc::new(policy),
+        outside: outside.unwrap_or_default(),
+        budget,
+        objective,
+        residency: residency.map(|places| places.join(", ")),
+    }));
+    Ok(())
+}
+
+/// The value of a field that is there once or not at all.
+fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Error> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value.to_str().map(Some).map_err(|_| Error::BadNarrowing("an x-windward field is text")),
+        (Some(_), Some(_)) => Err(Error::BadNarrowing("an x-windward field is there twice")),
+    }
+}
+
+/// A list of places. What could not be one of the configuration's is refused, because it would be outside of everything.
+fn places(text: &str) -> Result<Vec<Arc<str>>, Error> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '/' | '.' | '*' | '?');
+    let places: Vec<Arc<str>> = text.split(',').map(|place| Arc::from(place.trim())).collect();
+    let is_list = text.len() <= LONGEST_RESIDENCY && places.iter().all(|place| !place.is_empty() && place.chars().all(fine));
+    if is_list { Ok(places) } else { Err(Error::BadNarrowing("x-windward-residency lists places, as in eu, aws/us-*")) }
+}
+
+/// A budget that is met only where both are.
+fn narrower(own: Option<LatencyBudget>, asked: Option<Millis>) -> Option<LatencyBudget> {
+    let Some(asked) = asked else { return own };
+    Some(match own {
+        Some(own) => LatencyBudget { at_most: Some(asked), ..own },
+        None => LatencyBudget {
+            first_token: asked,
+            per_prompt_token: Millis::ZERO,
+            per_output_token: None,
+            total: Some(asked),
+            quantile: Policy::QUANTILE,
+            at_most: Some(asked),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_only_becomes_shorter() {
+        let own = Policy::standard("p").budget;
+        let asked = |ms: f64| narrower(own, Some(Millis::saturating(ms))).unwrap().of(true, 100).unwrap().get();
+        assert!((asked(800.0) - 800.0).abs() < 1e-9 && (asked(9000.0) - 2000.0).abs() < 1e-9);
+        let none = narrower(None, Some(Millis::saturating(800.0))).unwrap();
+        assert_eq!(
+            (none.of(true, 5000), none.of(false, 5000)),
+            (Some(Millis::saturating(800.0)), Some(Millis::saturating(800.0)))
+        );
+        assert_eq!(narrower(own, None), own);
+    }
+
+    #[test]
+    fn a_response_that_is_not_streamed_gets_a_budget_by_asking() {
+        let own = Policy::standard("p").budget;
+        assert_eq!(own.unwrap().of(false, 10), None);
+        assert_eq!(narrower(own, Some(Millis::saturating(5.0))).unwrap().of(false, 10), Some(Millis::saturating(5.0)));
+    }
+
+    #[test]
+    fn places_are_places() {
+        assert_eq!(places("eu, aws/us-*").unwrap().join("|"), "eu|aws/us-*");
+        for bad in ["", "eu,", "eu us", "eu;us", "é", &"eu,".repeat(200)] {
+            assert!(places(bad).is_err(), "{bad}");
+        }
+    }
+}
