@@ -25,7 +25,7 @@
 //! | 2 | wire, carbon, config | 0, 1, 2 |
 //! | 3 | state, telemetry, upstream | 0, 1, 2, 3 |
 //! | 4 | control, proxy | 0, 1, 2, 3 |
-//! | 5 | server, mock, report | 0, 1, 2, 3, 4 |
+//! | 5 | server, mock, report, simulate | 0, 1, 2, 3, 4 |
 //! | 6 | cli, promises | 0, 1, 2, 3, 4, 5 |
 //!
 //! # Invariants
@@ -76,6 +76,7 @@ pub mod proxy;
 pub mod mock;
 pub mod report;
 pub mod server;
+pub mod simulate;
 
 pub mod cli;
 

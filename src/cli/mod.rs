@@ -7,6 +7,7 @@ pub mod mock;
 pub mod report;
 pub mod schema;
 pub mod serve;
+pub mod simulate;
 pub mod surroundings;
 pub mod zones;
 
@@ -56,6 +57,11 @@ enum Command {
     /// Print the JSON schema of the configuration, for editors
     #[command(after_help = "Example:\n  windward schema > windward.schema.json")]
     Schema(schema::SchemaArgs),
+    /// Play policies in virtual time against modelled regions: grams, misses, and the share of the best possible
+    #[command(
+        after_help = "Examples:\n  windward simulate examples/scenarios/eu/normal.yaml\n  windward simulate --hours 2 --seed 7 --policy windward examples/scenarios/us/outage.yaml"
+    )]
+    Simulate(simulate::SimulateArgs),
     /// Look up the shipped table: cloud region, grid zone, yearly intensity, PUE, source
     #[command(after_help = "Example:\n  windward zones stockholm")]
     Zones(zones::ZonesArgs),
@@ -71,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Schema(args) => schema::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Zones(args) => zones::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -7,6 +7,7 @@
 //! Everything is an argument: text, environment, other files. So a reload, `windward check` and a test do the same thing.
 
 pub mod fleet;
+pub mod scenario;
 
 mod check;
 mod choices;

@@ -15,6 +15,6 @@ mod spec;
 pub use arrivals::{Arrivals, Ask, Size, TrafficShape};
 pub use day::{Day, Shape};
 pub use faults::{Change, Faults, Patch};
-pub use noise::{Noise, Spread};
+pub use noise::{Noise, Spread, standard_normal};
 pub use region::{Admission, Region, Start, Step, Ticket};
-pub use spec::{Positive, Share, Spec};
+pub use spec::{Positive, Share, Spec, TokenCurve};

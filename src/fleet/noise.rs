@@ -41,7 +41,7 @@ impl Noise {
     pub const NONE: Self = Self { rtt: Spread(0.0), prefill: Spread(0.0), token: Spread(0.0), spikes: super::Share::ZERO };
 
     /// A factor around 1 for something that may also spike.
-    pub(super) fn spiky(&self, spread: Spread, rng: &mut Rng) -> f64 {
+    pub fn spiky(&self, spread: Spread, rng: &mut Rng) -> f64 {
         let factor = spread.factor(rng);
         if rng.f64() < self.spikes.get() { factor * (SPIKE.start + (SPIKE.end - SPIKE.start) * rng.f64()) } else { factor }
     }
@@ -57,6 +57,11 @@ impl Spread {
         (0.0..=2.0).contains(&sigma).then_some(Self(sigma))
     }
 
+    /// The standard deviation, without unit.
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+
     /// A log-normal factor with median 1.
     pub fn factor(self, rng: &mut Rng) -> f64 {
         (self.0 * standard_normal(rng)).exp()
@@ -70,7 +75,7 @@ impl<'de> Deserialize<'de> for Spread {
 }
 
 /// One draw by the method of Box and Muller. The pair's second half is thrown away: keeping it would need a state beside `rng`.
-fn standard_normal(rng: &mut Rng) -> f64 {
+pub fn standard_normal(rng: &mut Rng) -> f64 {
     let radius = (-2.0 * (1.0 - rng.f64()).ln()).sqrt();
     radius * (TAU * rng.f64()).cos()
 }

@@ -19,7 +19,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const PREFILL_LOAD: f64 = 0.5;
 
 /// One admitted request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
 
 /// A request has got its slot.
@@ -88,6 +88,8 @@ struct Waiting {
     reached_at: Duration,
     way_back: Duration,
     prompt_tokens: u32,
+    /// How far reading it strays. Drawn on arrival, so that what a request draws does not depend on who leaves before it.
+    noise: f64,
 }
 
 /// A region at work.
@@ -97,6 +99,8 @@ pub struct Region {
     faults: Faults,
     residents: HashMap<Ticket, Phase>,
     decoding: usize,
+    /// Requests of tenants that nobody here knows of: they have slots, and are in the batch.
+    others: usize,
     waiting: VecDeque<Waiting>,
     /// For each replica, when it will have read all prompts given to it.
     prefill_free_at: Vec<Duration>,
@@ -112,6 +116,7 @@ impl Region {
             faults: Faults::default(),
             residents: HashMap::new(),
             decoding: 0,
+            others: 0,
             waiting: VecDeque::new(),
             prefill_free_at: vec![Duration::ZERO; replicas],
             next_ticket: 0,
@@ -147,11 +152,12 @@ impl Region {
     pub fn arrive(&mut self, now: Duration, prompt_tokens: u32, rng: &mut Rng) -> Admission {
         let rtt = self.round_trip(rng);
         let fails = rng.f64() < self.faults.error_rate.get();
+        let noise = self.spec.noise.spiky(self.spec.noise.prefill, rng);
         let answer_at = now + rtt;
         if !self.faults.up {
             return Admission::Down;
         }
-        let full = self.residents.len() >= self.slots() && self.waiting.len() >= self.queue_limit();
+        let full = self.occupied() >= self.slots() && self.waiting.len() >= self.queue_limit();
         if self.faults.refuse || full {
             return Admission::Refused { answer_at, retry_after: RETRY_AFTER };
         }
@@ -160,13 +166,13 @@ impl Region {
         }
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        let request = Waiting { ticket, reached_at: now + rtt / 2, way_back: rtt / 2, prompt_tokens };
+        let request = Waiting { ticket, reached_at: now + rtt / 2, way_back: rtt / 2, prompt_tokens, noise };
         // First come, first served: a slot that is free while others wait (capacity came back) belongs to them.
-        if self.residents.len() >= self.slots() || !self.waiting.is_empty() {
+        if self.occupied() >= self.slots() || !self.waiting.is_empty() {
             self.waiting.push_back(request);
             return Admission::Queued { ticket, answer_at };
         }
-        Admission::Started { start: self.start(now, &request, rng), answer_at }
+        Admission::Started { start: self.start(now, &request), answer_at }
     }
 
     /// The request's first token is out: it joins the batch, and slows it for everybody.
@@ -191,47 +197,56 @@ impl Region {
 
     /// The time of one decoding step at the present size of the batch, without noise.
     pub fn token_time(&self) -> Millis {
-        let batch = self.decoding as f64 / f64::from(self.replicas().get());
-        (self.spec.token_base + self.spec.token_per_request * batch) * self.faults.slow.get()
+        let batch = (self.decoding + self.others) as f64 / f64::from(self.replicas().get());
+        self.spec.token_time(batch) * self.faults.slow.get()
     }
 
     /// A request ends, or its client has gone. Returns those that got a slot by it, in the order of their arrival.
     ///
     /// A prompt that was already given to a replica is still read to its end, as an engine does with a step that it has begun.
-    pub fn depart(&mut self, now: Duration, ticket: Ticket, rng: &mut Rng) -> SmallVec<[Start; 1]> {
+    pub fn depart(&mut self, now: Duration, ticket: Ticket) -> SmallVec<[Start; 1]> {
         match self.residents.remove(&ticket) {
             Some(Phase::Decode) => self.decoding -= 1,
             Some(Phase::Prefill) => {}
             None => self.waiting.retain(|waiting| waiting.ticket != ticket),
         }
-        self.fill(now, rng)
+        self.fill(now)
     }
 
     /// Other faults from now on. Returns those that got a slot by it.
-    pub fn set_faults(&mut self, now: Duration, faults: Faults, rng: &mut Rng) -> SmallVec<[Start; 1]> {
+    pub fn set_faults(&mut self, now: Duration, faults: Faults) -> SmallVec<[Start; 1]> {
         self.faults = faults;
         let replicas = usize::from(self.replicas().get());
+        if !self.faults.up {
+            // What was being read is lost with whoever read it.
+            self.prefill_free_at.clear();
+        }
         self.prefill_free_at.resize(replicas, now);
-        self.fill(now, rng)
+        self.fill(now)
     }
 
-    fn fill(&mut self, now: Duration, rng: &mut Rng) -> SmallVec<[Start; 1]> {
+    /// So many requests of other tenants from now on. Returns those that got a slot by it.
+    pub fn set_others(&mut self, now: Duration, others: usize) -> SmallVec<[Start; 1]> {
+        self.others = others;
+        self.fill(now)
+    }
+
+    fn fill(&mut self, now: Duration) -> SmallVec<[Start; 1]> {
         let mut started = SmallVec::new();
-        while self.residents.len() < self.slots()
+        while self.occupied() < self.slots()
             && let Some(request) = self.waiting.pop_front()
         {
-            started.push(self.start(now, &request, rng));
+            started.push(self.start(now, &request));
         }
         started
     }
 
-    fn start(&mut self, now: Duration, request: &Waiting, rng: &mut Rng) -> Start {
-        let load = self.residents.len() as f64 / self.slots() as f64;
-        let noise = self.spec.noise.spiky(self.spec.noise.prefill, rng);
+    fn start(&mut self, now: Duration, request: &Waiting) -> Start {
+        let load = self.occupied() as f64 / self.slots() as f64;
         let seconds = f64::from(request.prompt_tokens) / self.spec.prefill_rate.get()
             * (1.0 + PREFILL_LOAD * load)
             * self.faults.slow.get()
-            * noise;
+            * request.noise;
         let ready = now.max(request.reached_at);
         let read_at = match self.prefill_free_at.iter_mut().min() {
             Some(free_at) => {
@@ -251,6 +266,10 @@ impl Region {
 
     fn replicas(&self) -> NonZeroU16 {
         self.faults.replicas.unwrap_or(self.spec.replicas)
+    }
+
+    fn occupied(&self) -> usize {
+        self.residents.len() + self.others
     }
 
     fn slots(&self) -> usize {
@@ -314,8 +333,8 @@ mod tests {
             .collect();
         assert!(matches!(region.arrive(NOW, 100, &mut rng), Admission::Refused { retry_after: RETRY_AFTER, .. }));
         // Who gives up in the queue starts nobody; who leaves a slot starts the oldest that still waits.
-        assert!(region.depart(NOW, queued[0], &mut rng).is_empty());
-        let next = region.depart(NOW + RETRY_AFTER, tickets[0], &mut rng);
+        assert!(region.depart(NOW, queued[0]).is_empty());
+        let next = region.depart(NOW + RETRY_AFTER, tickets[0]);
         assert_eq!(next.iter().map(|start| start.ticket).collect::<Vec<_>>(), [queued[1]]);
         assert!(next[0].first_token_at > NOW + RETRY_AFTER);
         assert_eq!((region.resident(), region.waiting()), (128, 30));
@@ -354,7 +373,7 @@ mod tests {
     fn faults_do_what_they_say() {
         let (mut region, mut rng) = (quiet(1), Rng::with_seed(1));
         let with = |region: &mut Region, faults| {
-            region.set_faults(NOW, faults, &mut Rng::with_seed(1));
+            region.set_faults(NOW, faults);
         };
         with(&mut region, Faults { slow: Positive::new(3.0).unwrap(), ..Faults::default() });
         assert!((region.token_time().get() - 48.0).abs() < 1e-9);
@@ -377,12 +396,12 @@ mod tests {
     #[test]
     fn lost_replicas_shrink_it_and_their_return_starts_who_waits() {
         let (mut region, mut rng) = (quiet(2), Rng::with_seed(1));
-        region.set_faults(NOW, Faults { replicas: Some(NonZeroU16::MIN), ..Faults::default() }, &mut rng);
+        region.set_faults(NOW, Faults { replicas: Some(NonZeroU16::MIN), ..Faults::default() });
         for _ in 0..80 {
             region.arrive(NOW, 10, &mut rng);
         }
         assert_eq!((region.resident(), region.waiting()), (64, 16));
-        assert_eq!(region.set_faults(NOW, Faults::default(), &mut rng).len(), 16);
+        assert_eq!(region.set_faults(NOW, Faults::default()).len(), 16);
         assert_eq!((region.resident(), region.waiting()), (80, 0));
     }
 
@@ -402,7 +421,7 @@ mod tests {
                     },
                     2 if which < here.len() => region.first_token(here[which]),
                     _ if which < here.len() => {
-                        region.depart(NOW, here.swap_remove(which), &mut rng);
+                        region.depart(NOW, here.swap_remove(which));
                     }
                     _ => {}
                 }
@@ -412,7 +431,7 @@ mod tests {
                 proptest::prop_assert!(region.waiting() == 0 || region.resident() == 128, "nobody waits for a free slot");
             }
             for ticket in here {
-                region.depart(NOW, ticket, &mut rng);
+                region.depart(NOW, ticket);
             }
             proptest::prop_assert_eq!((region.resident(), region.decoding(), region.waiting()), (0, 0, 0));
         }

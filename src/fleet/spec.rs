@@ -64,6 +64,18 @@ impl<'de> Deserialize<'de> for Share {
     }
 }
 
+/// How the time of a decoding step grows with the batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TokenCurve {
+    /// Each neighbour adds as much as the one before.
+    #[default]
+    Linear,
+    /// The first third of the slots is free, as while the engine waits for memory; a full batch takes as long as on the straight line.
+    FlatThenLinear,
+    /// Each neighbour adds 1.6 times as much.
+    Steep,
+}
+
 /// What a region is built of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
@@ -83,6 +95,8 @@ pub struct Spec {
     pub token_base: Millis,
     /// What each request in a replica's batch adds to that step.
     pub token_per_request: Millis,
+    /// How that grows with the batch.
+    pub token_curve: TokenCurve,
     /// Tokens sent together once the first was sent.
     pub tokens_per_chunk: NonZeroU8,
     /// How far single draws stray.
@@ -112,8 +126,20 @@ impl Spec {
             prefill_rate: Self::PREFILL_RATE,
             token_base: Millis::saturating(Self::TOKEN_BASE_MS),
             token_per_request: Millis::saturating(Self::TOKEN_PER_REQUEST_MS),
+            token_curve: TokenCurve::Linear,
             tokens_per_chunk: NonZeroU8::MIN,
             noise: Noise::default(),
         }
+    }
+
+    /// The time of one decoding step of one replica with so many requests in its batch, without noise.
+    pub fn token_time(&self, batch: f64) -> Millis {
+        let slots = f64::from(self.slots_per_replica.get());
+        let neighbours = match self.token_curve {
+            TokenCurve::Linear => batch,
+            TokenCurve::FlatThenLinear => (batch - slots / 3.0).max(0.0) * 1.5,
+            TokenCurve::Steep => batch * 1.6,
+        };
+        self.token_base + self.token_per_request * neighbours
     }
 }

@@ -120,8 +120,7 @@ impl Site {
     pub(super) fn set_faults(&self, faults: Faults) {
         let now = self.now();
         let mut state = self.state();
-        let State { region, rng, .. } = &mut *state;
-        let started = region.set_faults(now, faults, rng);
+        let started = state.region.set_faults(now, faults);
         state.wake(started);
         drop(state);
         self.changed.send_replace(());
@@ -319,9 +318,9 @@ impl Drop for Exchange {
         let mut state = self.site.state();
         state.ledger.push(row);
         if let Some(ticket) = self.ticket {
-            let State { region, rng, queue, .. } = &mut *state;
+            let State { region, queue, .. } = &mut *state;
             queue.remove(&ticket);
-            let started = region.depart(now, ticket, rng);
+            let started = region.depart(now, ticket);
             state.wake(started);
         }
     }

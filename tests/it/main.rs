@@ -25,6 +25,7 @@ mod keys;
 mod layering;
 mod log;
 mod model_server;
+mod narrow;
 mod process;
 mod provenance;
 mod reload;

@@ -1,0 +1,108 @@
+//! `windward simulate`: the product's own decisions in virtual time, against modelled regions, judged by an oracle.
+//!
+//! What is judged is the product: `router` makes its plan with the configuration's loader, asks its snapshot for candidates,
+//! lets it decide, and tells it what backends did. Everything around that is a model. Requests come as a Poisson process with a daily
+//! wave and bursts; a region has slots, a short queue, servers that read prompts, and a batch that slows down as it grows
+//! ([`crate::fleet`], which the mock's sockets share); the grids are recorded hours, played faster than they were.
+//!
+//! The router is told what an operator can know: bytes of a body, usage at an answer's end, readings of the feed, declared capacity,
+//! refusals and failures, and its own counters. It is not told lengths of answers, other tenants, true capacities, or true energy.
+//!
+//! # What a figure of it is worth
+//!
+//! * The model of a region is made of round numbers and was never held against a real engine. Its time per token is linear in the
+//!   batch unless the scenario says otherwise.
+//! * Energy per token does not depend on load, and an idle machine costs nothing. A fleet that stands there anyway saves less.
+//! * Grams are attributed by the average intensity of a zone. What the grid as a whole emits may change by less, or not at all.
+//! * Savings are against the fastest region, which in the shipped worlds is a dirty one. From a clean home there is little to save,
+//!   so the figure to quote is the share of what an oracle would have saved, beside the share of requests that missed their budget.
+//! * The oracle ([`oracle`]) ignores what happens within its steps of fifteen seconds, so it is a bound and no policy can reach it.
+//! * Clients do not send again, nothing is hedged, and no one waits for a proxy's own processor.
+
+pub mod conditions;
+pub mod engine;
+pub mod flight;
+pub mod router;
+pub mod score;
+pub mod site;
+pub mod traffic;
+pub mod world;
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::Duration;
+
+use self::engine::{Engine, Finished, Over, Watch};
+use self::traffic::Course;
+use self::world::World;
+use crate::clock::{Clock, SystemClock};
+use crate::config::scenario::Scenario;
+use crate::config::{ConfigErrors, Plan};
+use crate::units::GramsPerKwh;
+
+/// One policy on one seed.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The policy, as an index of the scenario's.
+    pub policy: usize,
+    /// The seed.
+    pub seed: u64,
+    /// What came of it.
+    pub finished: Finished,
+    /// How long it took to play.
+    pub took: Duration,
+}
+
+/// The plan of each policy of a scenario.
+pub fn plans(scenario: &Scenario, world: &World) -> Result<Vec<Arc<Plan>>, ConfigErrors> {
+    let means: Vec<GramsPerKwh> = world.grids.iter().map(|grid| grid.mean).collect();
+    scenario.policies.iter().map(|settings| router::plan(scenario, settings, &means).map(Arc::new)).collect()
+}
+
+/// Nobody looks on.
+struct Unwatched;
+
+impl Watch for Unwatched {
+    fn ended(&mut self, _: &Over<'_>) {}
+}
+
+/// Plays one policy on one course; `watch` sees every request that is over.
+pub fn play(scenario: &Scenario, world: &World, course: &Course, plan: &Arc<Plan>, watch: Option<&mut dyn Watch>) -> Finished {
+    let mut unwatched = Unwatched;
+    Engine::new(scenario, world, course, plan, watch.unwrap_or(&mut unwatched)).run()
+}
+
+/// Plays every policy on every seed, as many at a time as `threads`. `done` is called for each as it ends, on the thread that
+/// called this.
+pub fn compare(scenario: &Scenario, world: &World, plans: &[Arc<Plan>], threads: usize, mut done: impl FnMut(&Run)) -> Vec<Run> {
+    let courses: Vec<OnceLock<Course>> = scenario.seeds.iter().map(|_| OnceLock::new()).collect();
+    let jobs: Vec<(usize, usize)> =
+        (0..scenario.seeds.len()).flat_map(|seed| (0..plans.len()).map(move |policy| (seed, policy))).collect();
+    let next = AtomicUsize::new(0);
+    // One place for each run: nobody has to wait to say that it is over.
+    let (ended, endings) = mpsc::sync_channel(jobs.len().max(1));
+    let work = |ended: mpsc::SyncSender<Run>| {
+        while let Some((nth, policy)) = jobs.get(next.fetch_add(1, Relaxed)).copied() {
+            let (Some(seed), Some(course), Some(plan)) = (scenario.seeds.get(nth), courses.get(nth), plans.get(policy)) else {
+                return;
+            };
+            let begun = SystemClock.monotonic();
+            let course = course.get_or_init(|| Course::draw(scenario, world, *seed));
+            let finished = play(scenario, world, course, plan, None);
+            let run = Run { policy, seed: *seed, finished, took: SystemClock.monotonic() - begun };
+            if ended.send(run).is_err() {
+                return;
+            }
+        }
+    };
+    let mut runs: Vec<Run> = std::thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, jobs.len().max(1)) {
+            let ended = ended.clone();
+            scope.spawn(|| work(ended));
+        }
+        drop(ended);
+        endings.iter().inspect(|run| done(run)).collect()
+    });
+    runs.sort_by_key(|run| (run.policy, run.seed));
+    runs
+}

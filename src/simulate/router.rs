@@ -1,0 +1,343 @@
+//! The one place where the simulation meets the product: the plan is made by the configuration's loader, candidates by the snapshot,
+//! the choice by [`decide`], and what was learned and counted is in [`crate::live`]. Nothing here chooses anything; it calls what a
+//! request calls, in the order in which a request does.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use smallvec::SmallVec;
+
+use crate::backend::BackendId;
+use crate::config::scenario::{Class, Scenario, Settings};
+use crate::config::{self, ConfigErrors, Env, Files, Plan};
+use crate::control::pricing::Pricer;
+use crate::decide::{Candidate, Decision, NoCandidate, Standing, decide};
+use crate::estimate::Demand;
+use crate::grid::{Basis, Quality, Reading, Signal, ZoneId};
+use crate::live::{Permit, Remedy, RetryBudget};
+use crate::policy::Policy;
+use crate::route::{Deployment, Route};
+use crate::state::{self, Question, Snapshot};
+use crate::units::{GramsPerKwh, Millis};
+
+/// The one model that is asked for.
+pub const MODEL: &str = "simulated";
+/// What an operator would expect of a region beyond its round trip before anything was measured.
+const EXPECTED_READING: Millis = Millis::saturating(15.0);
+
+/// A moment of a run. The two clocks differ: an hour of the grid passes faster than an hour of requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// By which requests are measured.
+    pub now: Instant,
+    /// By which readings grow old.
+    pub wall: Timestamp,
+}
+
+/// What was decided about one request, and on what grounds.
+#[derive(Debug)]
+pub struct Decided {
+    /// The route, as an index.
+    pub route: usize,
+    /// What it was decided on.
+    pub demand: Demand,
+    /// Everybody who serves the model.
+    pub candidates: SmallVec<[Candidate; 8]>,
+    /// The rotation's state.
+    pub turn: u32,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What is to be done with a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is sent, to these in their order.
+    Serve(Decision),
+    /// It is refused.
+    Refuse(NoCandidate),
+    /// It is held back, and decided again after this long.
+    Hold(Duration),
+}
+
+/// One proxy.
+#[derive(Debug)]
+pub struct Router {
+    snapshot: Snapshot,
+    pricer: Pricer,
+    retries: RetryBudget,
+    /// By route.
+    turns: Vec<u32>,
+}
+
+impl Router {
+    /// A proxy that has just started.
+    pub fn new(plan: Arc<Plan>, origin: Instant) -> Self {
+        let turns = vec![0; plan.routes.len()];
+        let snapshot = Snapshot::first(plan, origin);
+        Self { pricer: Pricer::new(&snapshot), snapshot, retries: RetryBudget::new(origin), turns }
+    }
+
+    /// The plan, the readings and the statistics.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The policy of a route.
+    pub fn policy(&self, route: usize) -> Option<&Arc<Policy>> {
+        self.route(route).map(|route| &route.policy)
+    }
+
+    fn route(&self, route: usize) -> Option<&Route> {
+        self.snapshot.plan.routes.get(route)
+    }
+
+    /// Who may serve on a route.
+    pub fn deployments(&self, route: usize) -> &[Deployment] {
+        self.route(route).map_or(&[], |route| route.candidates(MODEL))
+    }
+
+    /// Decides who serves a request.
+    pub fn decide(&mut self, route: usize, demand: Demand, at: Moment) -> Decided {
+        let turn = self.turns.get_mut(route).map_or(0, |turn| {
+            *turn = turn.wrapping_add(1);
+            turn.wrapping_sub(1)
+        });
+        let mut candidates = SmallVec::new();
+        let mut outcome = Outcome::Refuse(NoCandidate::NoneServes);
+        if let Some(route) = self.snapshot.plan.routes.get(route) {
+            let inside = |deployment: &Deployment| !route.outside.contains(&deployment.backend);
+            let all = route.candidates(MODEL).iter();
+            let flow = all.clone().next().map(|deployment| deployment.flow).unwrap_or_default();
+            let size = self.snapshot.size(flow, &demand);
+            if let Some(flow) = self.snapshot.flow(flow) {
+                flow.asked(size, demand.streamed);
+            }
+            let question = Question { model: MODEL, size, policy: &route.policy, now: at.now, wall: at.wall, turn };
+            candidates.extend(all.filter_map(|one| self.snapshot.candidate(one, inside(one), &question)));
+            outcome = match decide(&route.policy, demand.streamed, &candidates, turn) {
+                Ok(decision) => Outcome::Serve(decision),
+                Err(why) => Outcome::Refuse(why),
+            };
+        }
+        Decided { route, demand, candidates, turn, outcome }
+    }
+
+    /// A request is sent to one of its candidates. `first` says that it was sent to nobody before.
+    pub fn dispatched(&self, candidate: &Candidate, first: bool, at: Moment) -> Permit {
+        if first {
+            self.retries.asked(at.now);
+        }
+        self.snapshot.live(candidate.backend).admit(candidate.estimate.prompt_tokens)
+    }
+
+    /// The first token is there.
+    pub fn first_token(&self, permit: &mut Permit) {
+        permit.answered();
+    }
+
+    /// The answer came to its end: it counts for the backend's health, and teaches what an exchange teaches when its books are closed.
+    pub fn ended(&self, decided: &Decided, candidate: &Candidate, seen: &Seen, at: Moment) {
+        let live = self.snapshot.live(candidate.backend);
+        live.succeeded(at.now);
+        let deployment = self.deployments(decided.route).iter().find(|one| one.backend == candidate.backend);
+        let (Some(deployment), Some(policy)) = (deployment, self.policy(decided.route)) else { return };
+        let seen = state::Seen {
+            first_token: Some(Millis::from(seen.first_token)),
+            whole: Some(Millis::from(seen.total)),
+            waited: Some(Millis::from(seen.waited)),
+            in_flight_then: seen.in_flight_then,
+            output_tokens: Some(seen.output_tokens),
+            input_tokens: Some(seen.input_tokens),
+        };
+        self.snapshot.learn(deployment, candidate, policy, &decided.demand, &seen);
+    }
+
+    /// A backend said that it has no room.
+    pub fn refused(&self, backend: BackendId, retry_after: Option<Duration>, at: Moment) {
+        self.snapshot.live(backend).refused(at.now, retry_after);
+    }
+
+    /// A backend failed a request that was decided.
+    pub fn failed(&self, backend: BackendId, decided: &Decided, at: Moment) {
+        self.snapshot.live(backend).failed(at.now, || self.remedy(backend, decided, at));
+    }
+
+    /// As an exchange judges it.
+    fn remedy(&self, backend: BackendId, decided: &Decided, at: Moment) -> Remedy {
+        let able = decided.candidates.iter().filter(|candidate| candidate.standing != Standing::OutsideResidency);
+        let others = able.clone().filter(|candidate| candidate.backend != backend);
+        let serves = |other: &Candidate| matches!(other.standing, Standing::Ready | Standing::Returning);
+        if !others.clone().any(serves) {
+            return Remedy::Keep;
+        }
+        let is_shut = |other: &&Candidate| self.snapshot.live(other.backend).shut_for(at.now).is_some();
+        Remedy::of(able.count(), others.filter(is_shut).count())
+    }
+
+    /// Whether one more attempt is within the budget, which it then counts in.
+    pub fn may_retry(&self, at: Moment) -> bool {
+        self.retries.spend(self.snapshot.plan.limits.retries, at.now)
+    }
+
+    /// A carbon source has a new reading for a region; it is good for an hour of the grid.
+    pub fn reading(&mut self, region: usize, intensity: GramsPerKwh, at: Moment) {
+        let backend = self.snapshot.plan.backends.get(region);
+        let Some(zone) = backend.and_then(|backend| backend.placement.zones.first().copied()) else { return };
+        let reading = Reading {
+            intensity,
+            signal: Signal::Average,
+            basis: Basis::Lifecycle,
+            quality: Quality::Simulated,
+            measured_at: at.wall,
+            valid_until: at.wall.checked_add(Duration::from_hours(1)).unwrap_or(Timestamp::MAX),
+            source: Arc::from("simulated"),
+        };
+        self.snapshot = self.snapshot.with_grid(Arc::new(self.snapshot.grid.with(zone, reading)));
+    }
+
+    /// A second has passed: what `control` does once a second.
+    pub fn tick(&mut self, at: Moment) {
+        if let Some(prices) = self.pricer.tick(&self.snapshot, at.now, at.wall).prices {
+            self.snapshot = self.snapshot.with_prices(prices);
+        }
+    }
+
+    /// The zone that a region's readings are about.
+    pub fn zone(&self, region: usize) -> Option<ZoneId> {
+        self.snapshot.plan.backends.get(region)?.placement.zones.first().copied()
+    }
+
+    /// Requests and prompt tokens that are still counted as under way: none, once all have ended.
+    pub fn under_way(&self) -> (u64, u64) {
+        let live = || self.snapshot.live.iter();
+        (live().map(|one| u64::from(one.in_flight())).sum(), live().map(|one| one.pending_prompt_tokens()).sum())
+    }
+}
+
+/// What an exchange has seen of an answer, measured from when it was sent to whoever gave it.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// Until the first token.
+    pub first_token: Duration,
+    /// Until the end.
+    pub total: Duration,
+    /// From the request's arrival to the first token.
+    pub waited: Duration,
+    /// Requests that the backend had in flight at the first token.
+    pub in_flight_then: u32,
+    /// As reported.
+    pub input_tokens: u64,
+    /// As reported.
+    pub output_tokens: u64,
+}
+
+/// The route of a class, without and with a rule of residency.
+pub const fn route_of(class: u8, resident: bool) -> usize {
+    class as usize * 2 + resident as usize
+}
+
+/// The plan of a scenario under one of its policies, by way of the configuration that an operator would write.
+pub fn plan(scenario: &Scenario, settings: &Settings, means: &[GramsPerKwh]) -> Result<Plan, ConfigErrors> {
+    let text = configuration(scenario, settings, means).to_string();
+    let name = format!("(configuration of the policy {})", settings.name);
+    config::load(&name, &text, &Env::default(), &NoFiles).map(|loaded| loaded.plan)
+}
+
+struct NoFiles;
+
+impl Files for NoFiles {
+    fn read(&self, _: &Path) -> std::io::Result<Vec<u8>> {
+        Err(std::io::ErrorKind::NotFound.into())
+    }
+}
+
+/// The configuration. JSON is YAML, and needs no quoting of one's own.
+fn configuration(scenario: &Scenario, settings: &Settings, means: &[GramsPerKwh]) -> Value {
+    let names: Vec<&str> = scenario.regions.iter().map(|region| &*region.spec.name).collect();
+    let residency: Vec<&str> =
+        scenario.regions.iter().filter(|region| region.resident).map(|region| &*region.spec.name).collect();
+    let zones: Map<String, Value> = scenario
+        .regions
+        .iter()
+        .zip(means)
+        .map(|(region, mean)| (region.zone.as_str().to_owned(), json!({ "yearly": mean.get() })))
+        .collect();
+    let backends: Vec<Value> = scenario
+        .regions
+        .iter()
+        .map(|region| {
+            json!({
+                "name": &*region.spec.name,
+                "url": "http://127.0.0.1:1/v1",
+                "region": &*region.spec.name,
+                "grid_zone": region.zone.as_str(),
+                "pue": region.pue.get(),
+                "models": [MODEL],
+                "max_in_flight": region.declared,
+                "simulated": true,
+                "expect": {
+                    "first_token": span(region.spec.rtt + EXPECTED_READING),
+                    "per_prompt_token": "62500ns",
+                },
+            })
+        })
+        .collect();
+    let (mut policies, mut routes) = (Vec::new(), Vec::new());
+    for class in &scenario.classes {
+        for resident in [false, true] {
+            let name = format!("{}{}", class.name, if resident { "-resident" } else { "" });
+            policies.push(policy(&name, class, settings, if resident { &residency } else { &[] }));
+            routes.push(json!({ "name": name, "match": { "path": format!("/{name}") }, "policy": name, "backends": names }));
+        }
+    }
+    let energy = scenario.energy;
+    json!({
+        "carbon": { "sources": ["builtin"], "zones": zones },
+        "energy": [{
+            "model": MODEL,
+            "input_joules_per_token": energy.input.get(),
+            "cached_joules_per_token": energy.cached.get(),
+            "output_joules_per_token": energy.output.get(),
+        }],
+        "backends": backends,
+        "policies": policies,
+        "routes": routes,
+    })
+}
+
+/// A policy: the class's budget, what the class asks for besides, and over both what is compared.
+fn policy(name: &str, class: &Class, settings: &Settings, residency: &[&str]) -> Value {
+    let mut policy = json!({
+        "name": name,
+        "latency_budget": {
+            "first_token": span(class.first_token),
+            "per_prompt_token": span(class.per_prompt_token),
+            "per_output_token": span(class.per_output_token),
+        },
+    });
+    for wanted in [&class.policy, &settings.settings] {
+        merge(&mut policy, wanted);
+    }
+    if !residency.is_empty() {
+        policy["residency"] = json!(residency);
+    }
+    policy
+}
+
+/// Puts `over` on top of `under`, mapping by mapping.
+fn merge(under: &mut Value, over: &Map<String, Value>) {
+    for (key, value) in over {
+        match (under.get_mut(key), value) {
+            (Some(below @ Value::Object(_)), Value::Object(above)) => merge(below, above),
+            _ => under[key] = value.clone(),
+        }
+    }
+}
+
+fn span(millis: Millis) -> String {
+    format!("{:.0}ns", millis.get() * 1e6)
+}

@@ -1,0 +1,232 @@
+//! What one seed brings: requests, other tenants, wrong figures. It is drawn once for a seed and shared by all policies, so that a
+//! difference between two of them is never a difference of luck.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::f64::consts::TAU;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::world::{World, hour_of_day};
+use crate::config::scenario::{Scenario, Sessions, Tenants};
+use crate::fleet::{Spread, standard_normal};
+use crate::units::GramsPerKwh;
+
+/// How often the load of other tenants moves.
+pub const TENANTS_STEP: Duration = Duration::from_secs(5);
+/// The most requests of one run: their list takes 40 bytes each.
+const MAX_REQUESTS: usize = 50_000_000;
+
+/// One request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ask {
+    /// When, since the start.
+    pub at: Duration,
+    /// Which class, as an index.
+    pub class: u8,
+    /// Whether it has a rule of residency.
+    pub resident: bool,
+    /// The conversation that it is a turn of.
+    pub session: Option<u32>,
+    /// Prompt tokens.
+    pub prompt: u32,
+    /// Tokens of the answer.
+    pub output: u32,
+    /// Bytes of its body.
+    pub bytes: u32,
+}
+
+/// Everything that one seed draws.
+#[derive(Clone, Debug)]
+pub struct Course {
+    /// The seed.
+    pub seed: u64,
+    /// By time.
+    pub asks: Vec<Ask>,
+    /// By region: what a token costs in truth over what the router is told.
+    pub energy_factors: Vec<f64>,
+    /// By region and hour: the reading that the feed has.
+    pub readings: Vec<Vec<GramsPerKwh>>,
+    /// By region, every [`TENANTS_STEP`]: the share of the slots that others take.
+    pub tenants: Vec<Vec<f32>>,
+}
+
+/// Streams of chance that are kept apart, so that a change of one leaves the others as they were.
+#[derive(Clone, Copy)]
+enum Stream {
+    Arrivals = 1,
+    Kinds,
+    Energy,
+    Readings,
+    Tenants,
+}
+
+fn stream(seed: u64, which: Stream, nth: usize) -> Rng {
+    Rng::with_seed(mixed(mixed(seed) ^ ((which as u64) << 32 | nth as u64)))
+}
+
+/// What one attempt of one request draws of noise, whoever is tried: the same under every policy.
+pub fn noise_of(seed: u64, ask: u32, attempt: u8) -> Rng {
+    Rng::with_seed(mixed(mixed(seed ^ 0x6e6f_6973_6500_0000) ^ (u64::from(ask) << 8 | u64::from(attempt))))
+}
+
+/// The finaliser of SplitMix64: neighbouring seeds come out unrelated.
+const fn mixed(n: u64) -> u64 {
+    let mut z = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl Course {
+    /// What that seed draws for the scenario.
+    pub fn draw(scenario: &Scenario, world: &World, seed: u64) -> Self {
+        let factor = |spread: Spread, rng: &mut Rng| spread.factor(rng);
+        let energy_factors = (0..scenario.regions.len())
+            .map(|region| factor(scenario.errors.energy, &mut stream(seed, Stream::Energy, region)))
+            .collect();
+        let readings = world
+            .grids
+            .iter()
+            .enumerate()
+            .map(|(region, grid)| {
+                let mut rng = stream(seed, Stream::Readings, region);
+                grid.hourly.iter().map(|truth| *truth * factor(scenario.errors.carbon, &mut rng)).collect()
+            })
+            .collect();
+        let steps = (scenario.duration().as_secs_f64() / TENANTS_STEP.as_secs_f64()).ceil() as usize + 1;
+        let tenants = (0..scenario.regions.len())
+            .map(|region| {
+                scenario
+                    .tenants
+                    .map_or_else(Vec::new, |wander| tenants(wander, steps, &mut stream(seed, Stream::Tenants, region)))
+            })
+            .collect();
+        Self { seed, asks: asks(scenario, world, seed), energy_factors, readings, tenants }
+    }
+
+    /// The share of a region's slots that others take.
+    pub fn tenants_at(&self, region: usize, at: Duration) -> f64 {
+        let step = (at.as_secs_f64() / TENANTS_STEP.as_secs_f64()) as usize;
+        self.tenants.get(region).and_then(|path| path.get(step).or(path.last())).map_or(0.0, |share| f64::from(*share))
+    }
+}
+
+/// A wandering share: an autoregressive process of the first order, never below zero.
+fn tenants(wander: Tenants, steps: usize, rng: &mut Rng) -> Vec<f32> {
+    let keep = (-TENANTS_STEP.as_secs_f64() / wander.correlation.as_secs_f64()).exp();
+    let mut z = standard_normal(rng);
+    (0..steps)
+        .map(|_| {
+            z = keep * z + (1.0 - keep * keep).sqrt() * standard_normal(rng);
+            (wander.mean + wander.spread * z).clamp(0.0, 1.0) as f32
+        })
+        .collect()
+}
+
+/// The rate over the mean at `at`, by the hour of the day.
+fn wave(scenario: &Scenario, at: f64) -> f64 {
+    let traffic = &scenario.traffic;
+    let hours = at / scenario.carbon_hour.as_secs_f64().max(1e-9);
+    let hour = f64::from(hour_of_day(scenario.from)) + hours + traffic.utc_offset_hours;
+    let daily = traffic.wave * (TAU * (hour - 8.5) / 24.0).sin();
+    let twice = traffic.half_day_wave * (2.0 * TAU * (hour - 8.5) / 24.0).sin();
+    (1.0 + daily + twice).max(0.0)
+}
+
+/// Arrivals second by second: Poisson with a rate that waves, bursts and crowds make.
+fn asks(scenario: &Scenario, world: &World, seed: u64) -> Vec<Ask> {
+    let (mut rng, mut kinds) = (stream(seed, Stream::Arrivals, 0), Kinds::new(scenario, world, seed));
+    let end = scenario.duration().as_secs_f64();
+    let mut burst = scenario.traffic.bursts.map(|(spread, correlation)| {
+        let keep = (-1.0 / correlation.as_secs_f64().max(1e-3)).exp();
+        (spread, keep, standard_normal(&mut rng))
+    });
+    let mut asks = Vec::with_capacity((end * scenario.traffic.per_second * 1.1) as usize % MAX_REQUESTS);
+    let mut second = 0.0;
+    while second < end && asks.len() < MAX_REQUESTS {
+        let mut rate = scenario.traffic.per_second * wave(scenario, second);
+        if let Some((spread, keep, z)) = &mut burst {
+            *z = *keep * *z + (1.0 - *keep * *keep).sqrt() * standard_normal(&mut rng);
+            // The mean of a log-normal is above its median; what is asked for is the mean.
+            rate *= (*spread * *z - *spread * *spread / 2.0).exp();
+        }
+        let here = Duration::from_secs_f64(second);
+        let crowds = scenario.events.iter().filter(|event| event.from <= here && here < event.until);
+        rate *= crowds.map(|event| event.change.crowd).product::<f64>();
+        let mut at = second;
+        while rate > 0.0 {
+            at += -(1.0 - rng.f64()).ln() / rate;
+            if at >= (second + 1.0).min(end) {
+                break;
+            }
+            asks.push(kinds.next(Duration::from_secs_f64(at)));
+        }
+        second += 1.0;
+    }
+    asks
+}
+
+/// What requests are like.
+struct Kinds<'a> {
+    scenario: &'a Scenario,
+    world: &'a World,
+    rng: Rng,
+    /// Turns to come: when, of which conversation, how many with it.
+    turns: BinaryHeap<Reverse<(Duration, u32, u8, bool)>>,
+    sessions: u32,
+}
+
+impl<'a> Kinds<'a> {
+    fn new(scenario: &'a Scenario, world: &'a World, seed: u64) -> Self {
+        Self { scenario, world, rng: stream(seed, Stream::Kinds, 0), turns: BinaryHeap::new(), sessions: 0 }
+    }
+
+    fn next(&mut self, at: Duration) -> Ask {
+        let traffic = &self.scenario.traffic;
+        let (prompt, output) = match self.world.lengths.len() {
+            0 => (traffic.prompt.draw(&mut self.rng), traffic.output.draw(&mut self.rng)),
+            many => self.world.lengths.get(self.rng.usize(..many)).copied().unwrap_or((1, 1)),
+        };
+        let bytes = f64::from(prompt) * traffic.bytes_per_token * traffic.bytes_spread.factor(&mut self.rng);
+        let (class, resident) = (self.class(), self.rng.f64() < traffic.resident.get());
+        let turn = traffic
+            .sessions
+            .filter(|sessions| self.rng.f64() < sessions.share.get())
+            .map(|sessions| self.turn(sessions, at, (class, resident)));
+        let (session, class, resident) =
+            turn.map_or((None, class, resident), |(session, class, resident)| (Some(session), class, resident));
+        Ask { at, class, resident, session, prompt, output, bytes: bytes.max(1.0) as u32 }
+    }
+
+    fn class(&mut self) -> u8 {
+        let mut left = self.rng.f64();
+        for (index, class) in self.scenario.classes.iter().enumerate() {
+            left -= class.share;
+            if left < 0.0 {
+                return index as u8;
+            }
+        }
+        0
+    }
+
+    /// The next turn of the conversation that waits longest, or the first of a new one. Conversations end after each turn with the
+    /// same chance, so their lengths are geometric.
+    fn turn(&mut self, sessions: Sessions, at: Duration, (class, resident): (u8, bool)) -> (u32, u8, bool) {
+        let waiting = self.turns.peek().is_some_and(|Reverse((ready, ..))| *ready <= at);
+        let turn = match self.turns.pop() {
+            Some(Reverse((_, session, class, resident))) if waiting => (session, class, resident),
+            other => {
+                self.turns.extend(other);
+                self.sessions += 1;
+                (self.sessions, class, resident)
+            }
+        };
+        if self.rng.f64() < 1.0 - 1.0 / sessions.turns.max(1.0) {
+            let pause = sessions.pause.mul_f64(-(1.0 - self.rng.f64()).ln());
+            self.turns.push(Reverse((at + pause, turn.0, turn.1, turn.2)));
+        }
+        turn
+    }
+}

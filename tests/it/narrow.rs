@@ -1,0 +1,77 @@
+//! What a client may ask of its own request beyond the policy, and what another policy would have said.
+
+use super::support::{Client, Harness, Peer};
+
+const OK: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+const BODY: &str = r#"{"model":"m","stream":true}"#;
+
+/// A dirty one that is fast, and a clean one that is slow, as far as was declared.
+fn two(dirty: &Peer, clean: &Peer, top: &str, route: &str) -> Harness {
+    let fast = "grid_zone: PL\n    expect: { first_token: 100ms }";
+    let slow = "grid_zone: SE-SE3\n    expect: { first_token: 900ms }";
+    Harness::with(top, &[("dirty", dirty.address, fast), ("clean", clean.address, slow)], route)
+}
+
+fn served(proxy: &Harness, fields: &str) -> (u16, serde_json::Value) {
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", fields, BODY);
+    let status = client.answer().status;
+    (status, proxy.record())
+}
+
+#[test]
+fn a_request_narrows_its_policy_by_header_and_the_record_says_so() {
+    let (dirty, clean) = (Peer::answering("200 OK", OK), Peer::answering("200 OK", OK));
+    let proxy = two(&dirty, &clean, "", "");
+    for (fields, backend, narrowed) in [
+        ("", "clean", None),
+        ("x-windward-latency-budget: 500ms\r\n", "dirty", Some(r#"{"latency_budget_ms":500.0}"#)),
+        ("x-windward-objective: least_latency\r\n", "dirty", Some(r#"{"objective":"least_latency"}"#)),
+        ("x-windward-residency: PL, DE\r\n", "dirty", Some(r#"{"residency":"PL, DE"}"#)),
+        // Longer than the policy's own two seconds: nothing becomes possible that was not.
+        ("x-windward-latency-budget: 1h\r\n", "clean", Some(r#"{"latency_budget_ms":3600000.0}"#)),
+    ] {
+        let (status, record) = served(&proxy, fields);
+        assert_eq!((status, &record["backend"]), (200, &backend.into()), "{fields}{record}");
+        let wanted: Option<serde_json::Value> = narrowed.map(|text| serde_json::from_str(text).unwrap());
+        assert_eq!(record.get("narrowed"), wanted.as_ref(), "{fields}");
+    }
+    for peer in [&dirty, &clean] {
+        assert!(!peer.next().head.contains("x-windward"), "the fields are for this proxy");
+    }
+    let (_, record) = served(&proxy, "x-windward-latency-budget: 1h\r\n");
+    assert_eq!(record["budget_ms"], 2000.0);
+}
+
+#[test]
+fn where_nobody_may_serve_what_was_asked_nobody_is_asked() {
+    let (dirty, clean) = (Peer::answering("200 OK", OK), Peer::answering("200 OK", OK));
+    let proxy = two(&dirty, &clean, "", "");
+    let (status, record) = served(&proxy, "x-windward-residency: JP\r\n");
+    assert_eq!((status, &record["error"]), (503, &"no_candidate".into()));
+    assert_eq!(record["decision"]["candidates"][0]["verdict"], "outside_residency");
+    for bad in [
+        "x-windward-latency-budget: 500\r\n",
+        "x-windward-latency-budget: 0s\r\n",
+        "x-windward-objective: cheapest\r\n",
+        "x-windward-residency: eu;us\r\n",
+        "x-windward-residency: eu\r\nx-windward-residency: us\r\n",
+    ] {
+        let (status, record) = served(&proxy, bad);
+        assert_eq!((status, &record["error"]), (400, &"bad_narrowing".into()), "{bad}");
+    }
+    assert_eq!(dirty.connections() + clean.connections(), 0);
+}
+
+#[test]
+fn a_shadow_policy_is_decided_and_logged_and_sends_nothing() {
+    let (dirty, clean) = (Peer::answering("200 OK", OK), Peer::answering("200 OK", OK));
+    let proxy = two(&dirty, &clean, "", "shadow: in_order");
+    let (_, record) = served(&proxy, "");
+    assert_eq!(record["backend"], "clean");
+    let (shadow, candidates) = (&record["shadow"], &record["decision"]["candidates"]);
+    assert_eq!((&shadow["policy"], &shadow["reason"]), (&"in_order".into(), &"listed_order".into()));
+    assert_eq!((&shadow["backend"], &shadow["grams"]), (&"dirty".into(), &candidates[0]["grams"]));
+    assert!(shadow["grams"].as_f64() > candidates[1]["grams"].as_f64());
+    assert_eq!(dirty.connections(), 0);
+}
