@@ -8,9 +8,9 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::surroundings::{Disk, environment, read_configuration};
-use crate::config::scenario;
+use crate::config::scenario::{self, Scenario};
 use crate::simulate::world::World;
-use crate::simulate::{Run, compare, plans};
+use crate::simulate::{Done, compare, plans, render};
 
 /// Arguments of `windward simulate`.
 #[derive(Debug, Args)]
@@ -23,12 +23,15 @@ pub struct SimulateArgs {
     /// So many seeds, from the scenario's first one on
     #[arg(long, value_name = "N")]
     seeds: Option<u16>,
-    /// Only this policy of the scenario's; may be given several times
+    /// Only this policy, beside the one that savings are counted from; may be given several times
     #[arg(long, value_name = "NAME")]
     policy: Vec<String>,
     /// So many hours of the grids instead of the scenario's
     #[arg(long)]
     hours: Option<f64>,
+    /// Write every run with all its figures to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 /// Runs the command. Exit code 1 when the scenario is wrong.
@@ -51,10 +54,7 @@ pub fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
     if let (Some(count), Some(first)) = (args.seeds, scenario.seeds.first().copied()) {
         scenario.seeds = (first..first.saturating_add(u64::from(count.max(1)))).collect();
     }
-    if !args.policy.is_empty() {
-        scenario.policies.retain(|policy| args.policy.iter().any(|wanted| **wanted == *policy.name));
-        anyhow::ensure!(!scenario.policies.is_empty(), "the scenario has no policy of that name");
-    }
+    choose(&mut scenario, &args.policy)?;
     let world = World::read(&scenario, &Disk)?;
     let plans = match plans(&scenario, &world) {
         Ok(plans) => plans,
@@ -64,20 +64,44 @@ pub fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut errors = std::io::stderr();
-    let policies = scenario.policies.clone();
-    let runs = compare(&scenario, &world, &plans, threads, |run: &Run| {
-        let _ = writeln!(
-            errors,
-            "{} seed {} in {:.1} s",
-            policies.get(run.policy).map_or("", |policy| &policy.name),
-            run.seed,
-            run.took.as_secs_f64()
-        );
-    });
-    let mut out = std::io::stdout();
-    for run in &runs {
-        writeln!(out, "{} {} {:?}", scenario.policies.get(run.policy).map_or("", |policy| &policy.name), run.seed, run.finished)?;
+    let mut progress = Progress { jobs: scenario.seeds.len() * (plans.len() + 1), over: 0 };
+    let comparison = compare(&scenario, &world, &plans, threads, |done| progress.say(&scenario, done));
+    if let Some(path) = &args.json {
+        let text = format!("{:#}\n", render::json(&scenario, &world, &comparison));
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    std::io::stdout().write_all(render::text(&scenario, &world, &comparison).as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Leaves the policies that are wanted, and the one that savings are counted from.
+fn choose(scenario: &mut Scenario, wanted: &[String]) -> anyhow::Result<()> {
+    let names: Vec<String> = scenario.policies.iter().map(|policy| policy.name.to_string()).collect();
+    if let Some(unknown) = wanted.iter().find(|wanted| !names.contains(wanted)) {
+        anyhow::bail!("the scenario has no policy `{unknown}`; it has {}", names.join(", "));
+    }
+    if !wanted.is_empty() {
+        let reference = render::reference(scenario).and_then(|nth| names.get(nth));
+        scenario.policies.retain(|policy| wanted.iter().chain(reference).any(|name| **name == *policy.name));
+    }
+    Ok(())
+}
+
+/// Says on standard error what is over.
+struct Progress {
+    jobs: usize,
+    over: usize,
+}
+
+impl Progress {
+    fn say(&mut self, scenario: &Scenario, done: &Done) {
+        self.over += 1;
+        let (name, seed, took) = match done {
+            Done::Run(run) => (scenario.policies.get(run.policy).map_or("", |policy| &*policy.name), run.seed, run.took),
+            Done::Best(seed, _, took) => ("(oracle)", *seed, *took),
+        };
+        // Whoever does not listen misses nothing that counts.
+        let _ =
+            writeln!(std::io::stderr(), "{} of {}: {name}, seed {seed}, in {:.1} s", self.over, self.jobs, took.as_secs_f64());
+    }
 }

@@ -22,8 +22,11 @@
 pub mod conditions;
 pub mod engine;
 pub mod flight;
+pub mod oracle;
+pub mod render;
 pub mod router;
 pub mod score;
+pub mod simplex;
 pub mod site;
 pub mod traffic;
 pub mod world;
@@ -33,6 +36,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use self::engine::{Engine, Finished, Over, Watch};
+use self::oracle::Best;
 use self::traffic::Course;
 use self::world::World;
 use crate::clock::{Clock, SystemClock};
@@ -51,6 +55,24 @@ pub struct Run {
     pub finished: Finished,
     /// How long it took to play.
     pub took: Duration,
+}
+
+/// Everything that a comparison found.
+#[derive(Clone, Debug, Default)]
+pub struct Comparison {
+    /// By policy and then by seed.
+    pub runs: Vec<Run>,
+    /// By seed: the best that could have been done.
+    pub best: Vec<(u64, Best)>,
+}
+
+/// What is over.
+#[derive(Clone, Debug)]
+pub enum Done {
+    /// A policy was played.
+    Run(Run),
+    /// The oracle has found the best of a seed.
+    Best(u64, Best, Duration),
 }
 
 /// The plan of each policy of a scenario.
@@ -72,37 +94,62 @@ pub fn play(scenario: &Scenario, world: &World, course: &Course, plan: &Arc<Plan
     Engine::new(scenario, world, course, plan, watch.unwrap_or(&mut unwatched)).run()
 }
 
-/// Plays every policy on every seed, as many at a time as `threads`. `done` is called for each as it ends, on the thread that
-/// called this.
-pub fn compare(scenario: &Scenario, world: &World, plans: &[Arc<Plan>], threads: usize, mut done: impl FnMut(&Run)) -> Vec<Run> {
+/// Plays every policy on every seed, and asks the oracle about each seed, as many at a time as `threads`. `done` is called for each
+/// as it ends, on the thread that called this.
+pub fn compare(
+    scenario: &Scenario,
+    world: &World,
+    plans: &[Arc<Plan>],
+    threads: usize,
+    mut done: impl FnMut(&Done),
+) -> Comparison {
     let courses: Vec<OnceLock<Course>> = scenario.seeds.iter().map(|_| OnceLock::new()).collect();
-    let jobs: Vec<(usize, usize)> =
-        (0..scenario.seeds.len()).flat_map(|seed| (0..plans.len()).map(move |policy| (seed, policy))).collect();
+    // The oracle first: it takes longest.
+    let jobs: Vec<(usize, Option<usize>)> = (0..scenario.seeds.len())
+        .flat_map(|seed| [None].into_iter().chain((0..plans.len()).map(Some)).map(move |policy| (seed, policy)))
+        .collect();
     let next = AtomicUsize::new(0);
-    // One place for each run: nobody has to wait to say that it is over.
+    // One place for each job: nobody has to wait to say that it is over.
     let (ended, endings) = mpsc::sync_channel(jobs.len().max(1));
-    let work = |ended: mpsc::SyncSender<Run>| {
+    let job = |nth: usize, policy: Option<usize>| {
+        let (seed, course) = (*scenario.seeds.get(nth)?, courses.get(nth)?);
+        let course = course.get_or_init(|| Course::draw(scenario, world, seed));
+        let begun = SystemClock.monotonic();
+        Some(match policy {
+            None => {
+                let best = oracle::best(scenario, world, course);
+                Done::Best(seed, best, SystemClock.monotonic() - begun)
+            }
+            Some(policy) => {
+                let finished = play(scenario, world, course, plans.get(policy)?, None);
+                Done::Run(Run { policy, seed, finished, took: SystemClock.monotonic() - begun })
+            }
+        })
+    };
+    let work = |ended: mpsc::SyncSender<Done>| {
         while let Some((nth, policy)) = jobs.get(next.fetch_add(1, Relaxed)).copied() {
-            let (Some(seed), Some(course), Some(plan)) = (scenario.seeds.get(nth), courses.get(nth), plans.get(policy)) else {
-                return;
-            };
-            let begun = SystemClock.monotonic();
-            let course = course.get_or_init(|| Course::draw(scenario, world, *seed));
-            let finished = play(scenario, world, course, plan, None);
-            let run = Run { policy, seed: *seed, finished, took: SystemClock.monotonic() - begun };
-            if ended.send(run).is_err() {
+            let Some(over) = job(nth, policy) else { return };
+            if ended.send(over).is_err() {
                 return;
             }
         }
     };
-    let mut runs: Vec<Run> = std::thread::scope(|scope| {
+    let mut comparison = Comparison::default();
+    std::thread::scope(|scope| {
         for _ in 0..threads.clamp(1, jobs.len().max(1)) {
             let ended = ended.clone();
             scope.spawn(|| work(ended));
         }
         drop(ended);
-        endings.iter().inspect(|run| done(run)).collect()
+        for over in &endings {
+            done(&over);
+            match over {
+                Done::Run(run) => comparison.runs.push(run),
+                Done::Best(seed, best, _) => comparison.best.push((seed, best)),
+            }
+        }
     });
-    runs.sort_by_key(|run| (run.policy, run.seed));
-    runs
+    comparison.runs.sort_by_key(|run| (run.policy, run.seed));
+    comparison.best.sort_by_key(|(seed, _)| *seed);
+    comparison
 }

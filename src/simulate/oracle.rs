@@ -1,0 +1,258 @@
+//! The best that could have been done: a linear programme for every fifteen seconds, with everything known beforehand.
+//!
+//! It knows all arrivals, lengths of answers, true intensities, capacities, outages and other tenants, serves every request, and
+//! minimises grams. In a region the tokens of a step must fit the largest batch that still keeps the strictest class's time per token,
+//! and its prompts 85 % of the time of its readers; a region is open to a kind of requests if an unqueued one would meet the budget to
+//! the first token in 99 of 100 cases. Bursts within a step and what is left over from the step before are ignored, so it is a bound
+//! rather than a plan.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::conditions;
+use super::engine::truth;
+use super::simplex::{Column, Programme};
+use super::traffic::{Ask, Course};
+use super::world::World;
+use crate::config::scenario::{Changes, Scenario};
+use crate::fleet::Spec;
+use crate::tables::TokenCounts;
+use crate::units::Millis;
+
+/// A step: long against a request, short against an hour of the grid.
+const STEP: Duration = Duration::from_secs(15);
+/// Moments of a step at which conditions are looked at.
+const LOOKS: u32 = 3;
+/// How much of its time a reader of prompts may be busy before a queue of them is the rule.
+const PREFILL_USE: f64 = 0.85;
+/// How surely the budget to the first token has to be met.
+const QUANTILE: f64 = 0.99;
+/// Draws by which that is judged.
+const DRAWS: u32 = 2_000;
+/// Borders of the kinds of prompts, and of answers, in tokens.
+const PROMPTS: [u32; 2] = [512, 2048];
+const OUTPUTS: [u32; 2] = [128, 384];
+/// What leaving requests unserved costs over the dearest way to serve them: so much that it is only done when there is no way.
+const OVERFLOW: f64 = 1e3;
+
+/// What the oracle would have emitted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Best {
+    /// Grams of the scored requests; what could not be served in its step counts as served where it is cleanest.
+    pub grams: f64,
+    /// The share of requests that nobody could have served in their step.
+    pub overflow: f64,
+}
+
+/// A kind of requests within a step.
+#[derive(Clone, Debug, Default)]
+struct Bin {
+    requests: f64,
+    prompt: f64,
+    output: f64,
+    /// By region.
+    grams: Vec<f64>,
+}
+
+/// Class, residency, kind of prompt and of answer.
+type Kind = (u8, bool, u8, u8);
+
+/// The best that could have been done on a course.
+pub fn best(scenario: &Scenario, world: &World, course: &Course) -> Best {
+    let mut oracle = Oracle { scenario, world, course, open: HashMap::new(), prompts: mean_prompts(course) };
+    let scored = course.asks.iter().skip_while(|ask| ask.at < scenario.warm_up);
+    let mut best = Best::default();
+    let (mut step, mut asks, mut requests) = (0, Vec::new(), 0_usize);
+    for ask in scored {
+        let here = (ask.at.as_secs_f64() / STEP.as_secs_f64()) as u32;
+        if here != step {
+            oracle.step(step, &asks, &mut best);
+            asks.clear();
+            step = here;
+        }
+        asks.push(*ask);
+        requests += 1;
+    }
+    oracle.step(step, &asks, &mut best);
+    best.overflow /= requests.max(1) as f64;
+    best
+}
+
+struct Oracle<'a> {
+    scenario: &'a Scenario,
+    world: &'a World,
+    course: &'a Course,
+    /// Whether a region under such conditions is open to a class with such prompts.
+    open: HashMap<(usize, u64, u8, u8), bool>,
+    /// By kind of prompt: their mean.
+    prompts: [f64; 3],
+}
+
+impl Oracle<'_> {
+    fn step(&mut self, step: u32, asks: &[Ask], best: &mut Best) {
+        if asks.is_empty() {
+            return;
+        }
+        let bins = self.bins(asks);
+        let looks: Vec<Duration> = (0..LOOKS).map(|look| STEP * step + STEP * look / LOOKS).collect();
+        let now: Vec<Vec<Changes>> = (0..self.scenario.regions.len())
+            .map(|region| looks.iter().map(|at| conditions::at(self.scenario, self.course, region, *at)).collect())
+            .collect();
+        let rooms: Vec<Vec<Room>> = self
+            .scenario
+            .regions
+            .iter()
+            .zip(&now)
+            .map(|(region, looks)| looks.iter().map(|changes| self.room(&region.spec, changes)).collect())
+            .collect();
+        let mut columns = Vec::new();
+        for (group, (kind, bin)) in bins.iter().enumerate() {
+            for (region, (rooms, looks)) in rooms.iter().zip(&now).enumerate() {
+                let grams = bin.grams.get(region).copied().unwrap_or(0.0);
+                if let Some(uses) = self.uses(*kind, bin, region, rooms, looks) {
+                    columns.push(Column { group, cost: grams, uses });
+                }
+            }
+        }
+        // In a unit of its own, so that the table's numbers are of the order of one.
+        let scale = columns.iter().map(|column| column.cost).fold(1e-12, f64::max);
+        columns.iter_mut().for_each(|column| column.cost /= scale);
+        let least: Vec<f64> = bins.iter().map(|(_, bin)| bin.grams.iter().copied().fold(f64::INFINITY, f64::min)).collect();
+        let programme = Programme { overflow: vec![OVERFLOW; bins.len()], capacities: self.scenario.regions.len() * 2, columns };
+        let solution = programme.solve();
+        best.grams +=
+            programme.columns.iter().zip(&solution.shares).map(|(column, share)| column.cost * share * scale).sum::<f64>();
+        for ((share, least), (_, bin)) in solution.overflow.iter().zip(&least).zip(&bins) {
+            best.grams += share * least;
+            best.overflow += share * bin.requests;
+        }
+    }
+
+    fn bins(&self, asks: &[Ask]) -> Vec<(Kind, Bin)> {
+        let mut bins: HashMap<Kind, Bin> = HashMap::new();
+        for ask in asks {
+            let kind = (ask.class, ask.resident, place(ask.prompt, PROMPTS), place(ask.output, OUTPUTS));
+            let bin = bins.entry(kind).or_insert_with(|| Bin { grams: vec![0.0; self.scenario.regions.len()], ..Bin::default() });
+            bin.requests += 1.0;
+            bin.prompt += f64::from(ask.prompt);
+            bin.output += f64::from(ask.output);
+            let tokens = TokenCounts { input: u64::from(ask.prompt), cached: 0, output: u64::from(ask.output) };
+            for (region, grams) in bin.grams.iter_mut().enumerate() {
+                *grams += truth(self.scenario, self.world, self.course, ask, region, tokens).get();
+            }
+        }
+        let mut bins: Vec<(Kind, Bin)> = bins.into_iter().collect();
+        bins.sort_unstable_by_key(|(kind, _)| *kind);
+        bins
+    }
+
+    /// What serving all of a bin in a region takes of the region's two capacities; `None` when it must not be served there.
+    fn uses(&mut self, kind: Kind, bin: &Bin, region: usize, rooms: &[Room], looks: &[Changes]) -> Option<Vec<(usize, f64)>> {
+        let (class, resident, prompt, _) = kind;
+        let place = self.scenario.regions.get(region)?;
+        let budget = self.scenario.classes.get(usize::from(class))?.per_output_token;
+        // At some of the moments it may be open, at others not.
+        let mut open = 0.0;
+        for (room, changes) in rooms.iter().zip(looks) {
+            let fast_enough = room.token_time <= budget && !changes.down;
+            open += f64::from(u8::from(fast_enough && self.is_open(region, changes.slow, class, prompt)));
+        }
+        let mean = |of: fn(&Room) -> f64| rooms.iter().map(of).sum::<f64>() / rooms.len().max(1) as f64;
+        let (tokens, reading) = (mean(|room| room.tokens), mean(|room| room.reading));
+        if open == 0.0 || tokens <= 0.0 || reading <= 0.0 || (resident && !place.resident) {
+            return None;
+        }
+        let share = |used: f64, capacity: f64| used / (capacity * STEP.as_secs_f64());
+        Some(vec![(region * 2, share(bin.output, tokens)), (region * 2 + 1, share(bin.prompt, reading))])
+    }
+
+    /// What a region can do under such conditions.
+    fn room(&self, spec: &Spec, changes: &Changes) -> Room {
+        let replicas = f64::from(changes.replicas.unwrap_or(spec.replicas).get());
+        let slots = f64::from(spec.slots_per_replica.get());
+        if changes.down {
+            return Room::NONE;
+        }
+        let mut budgets: Vec<Millis> = self.scenario.classes.iter().map(|class| class.per_output_token).collect();
+        budgets.sort_unstable_by(|a, b| a.get().total_cmp(&b.get()));
+        // The strictest class that can be served at all sets the batch.
+        for budget in budgets {
+            let batch = largest_batch(spec, budget.get() / changes.slow);
+            let own = batch - changes.tenants * slots;
+            if own > 0.0 {
+                let token_time = spec.token_time(batch) * changes.slow;
+                let load = (batch / slots).min(1.0);
+                let read = spec.prefill_rate.get() / (changes.slow * (1.0 + 0.5 * load));
+                let tokens = replicas * own / (token_time.get() / 1e3);
+                return Room { tokens, reading: replicas * read * PREFILL_USE, token_time };
+            }
+        }
+        Room::NONE
+    }
+
+    /// Whether an unqueued region meets the budget to the first token surely enough.
+    fn is_open(&mut self, region: usize, slow: f64, class: u8, prompt: u8) -> bool {
+        let (scenario, prompts) = (self.scenario, self.prompts);
+        *self.open.entry((region, slow.to_bits(), class, prompt)).or_insert_with(|| {
+            let (Some(place), Some(class)) = (scenario.regions.get(region), scenario.classes.get(usize::from(class))) else {
+                return false;
+            };
+            let tokens = prompts.get(usize::from(prompt)).copied().unwrap_or(0.0);
+            let budget = class.first_token + class.per_prompt_token * tokens;
+            let (spec, noise) = (&place.spec, &place.spec.noise);
+            let reading = tokens / spec.prefill_rate.get() * 1e3 * slow;
+            let mut rng = Rng::with_seed(1);
+            let met = (0..DRAWS).filter(|_| {
+                let took = spec.rtt.get() * noise.spiky(noise.rtt, &mut rng) + reading * noise.spiky(noise.prefill, &mut rng);
+                took <= budget.get()
+            });
+            met.count() as f64 >= QUANTILE * f64::from(DRAWS)
+        })
+    }
+}
+
+/// What a region can do.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    /// Generated tokens a second.
+    tokens: f64,
+    /// Prompt tokens a second.
+    reading: f64,
+    /// The time of a step of its batch.
+    token_time: Millis,
+}
+
+impl Room {
+    const NONE: Self = Self { tokens: 0.0, reading: 0.0, token_time: Millis::saturating(f64::MAX) };
+}
+
+/// The largest batch of one replica that keeps a time per token, at most all its slots.
+fn largest_batch(spec: &Spec, token_ms: f64) -> f64 {
+    let slots = f64::from(spec.slots_per_replica.get());
+    let (mut low, mut high) = (0.0, slots);
+    if spec.token_time(slots).get() <= token_ms {
+        return slots;
+    }
+    for _ in 0..40 {
+        let middle = f64::midpoint(low, high);
+        if spec.token_time(middle).get() <= token_ms { low = middle } else { high = middle }
+    }
+    low
+}
+
+fn place(tokens: u32, borders: [u32; 2]) -> u8 {
+    borders.iter().filter(|border| tokens > **border).count() as u8
+}
+
+fn mean_prompts(course: &Course) -> [f64; 3] {
+    let mut sums = [(0.0, 0_u32); 3];
+    for ask in &course.asks {
+        if let Some((sum, count)) = sums.get_mut(usize::from(place(ask.prompt, PROMPTS))) {
+            *sum += f64::from(ask.prompt);
+            *count += 1;
+        }
+    }
+    sums.map(|(sum, count)| sum / f64::from(count.max(1)))
+}

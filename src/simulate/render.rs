@@ -1,0 +1,182 @@
+//! A comparison as a person reads it, and as a program does.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::Comparison;
+use super::score::Score;
+use super::world::World;
+use crate::config::scenario::Scenario;
+
+/// One line of the table.
+struct Row {
+    name: String,
+    cells: Vec<String>,
+}
+
+/// A figure over all seeds: its mean and, of more than one, its range.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// The mean.
+    pub mean: f64,
+    /// The least.
+    pub least: f64,
+    /// The most.
+    pub most: f64,
+    /// Of how many.
+    pub count: usize,
+}
+
+impl Spread {
+    /// Of these; `None` of none.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let values: Vec<f64> = values.into_iter().collect();
+        let count = values.len();
+        (count > 0).then(|| Self {
+            mean: values.iter().sum::<f64>() / count as f64,
+            least: values.iter().copied().fold(f64::INFINITY, f64::min),
+            most: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            count,
+        })
+    }
+
+    fn text(spread: Option<Self>, digits: usize) -> String {
+        match spread {
+            None => "-".to_owned(),
+            Some(Self { mean, count: 1, .. }) => format!("{mean:.digits$}"),
+            Some(Self { mean, least, most, .. }) => format!("{mean:.digits$} [{least:.digits$}..{most:.digits$}]"),
+        }
+    }
+}
+
+/// The policy that savings are counted from: the first that asks for the least latency.
+pub fn reference(scenario: &Scenario) -> Option<usize> {
+    scenario.policies.iter().position(|policy| policy.settings.get("objective").is_some_and(|word| word == "least_latency"))
+}
+
+/// What share of the best possible saving a run made, in percent.
+pub fn of_best(comparison: &Comparison, reference: Option<usize>, seed: u64, grams: f64) -> Option<f64> {
+    let from = comparison.runs.iter().find(|run| Some(run.policy) == reference && run.seed == seed)?.finished.score.grams;
+    let best = comparison.best.iter().find(|(of, _)| *of == seed)?.1.grams;
+    (from > best).then(|| 100.0 * (from - grams) / (from - best))
+}
+
+const COLUMNS: [&str; 11] =
+    ["policy", "mg/request", "% of best saving", "missed %", "first", "end", "failed", "shed", "p50 ms", "p99 ms", "moved/min %"];
+
+/// The comparison as a table with what it rests on.
+pub fn text(scenario: &Scenario, world: &World, comparison: &Comparison) -> String {
+    let reference = reference(scenario);
+    let mut rows = vec![Row { name: COLUMNS[0].to_owned(), cells: COLUMNS[1..].iter().map(|&cell| cell.to_owned()).collect() }];
+    for (policy, settings) in scenario.policies.iter().enumerate() {
+        let runs: Vec<(u64, &Score)> =
+            comparison.runs.iter().filter(|run| run.policy == policy).map(|run| (run.seed, &run.finished.score)).collect();
+        rows.push(Row { name: settings.name.to_string(), cells: cells(comparison, reference, &runs) });
+    }
+    let requests = comparison.runs.first().map_or(0.0, |run| run.finished.score.requests as f64);
+    let best = Spread::of(comparison.best.iter().map(|(_, best)| 1e3 * best.grams / requests.max(1.0)));
+    let overflow = Spread::of(comparison.best.iter().map(|(_, best)| 100.0 * best.overflow));
+    let mut oracle = vec!["-".to_owned(); COLUMNS.len() - 1];
+    if let [grams, share, ..] = &mut oracle[..] {
+        (*grams, *share) = (Spread::text(best, 2), "100".to_owned());
+    }
+    rows.push(Row { name: "(oracle)".to_owned(), cells: oracle });
+    let mut text = aligned(&rows);
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "\n{}", basis(scenario, world));
+    if overflow.is_some_and(|overflow| overflow.most >= 0.005) {
+        let _ = writeln!(text, "Of the requests {} % could not have been served in time by anybody.", Spread::text(overflow, 2));
+    }
+    text
+}
+
+fn cells(comparison: &Comparison, reference: Option<usize>, runs: &[(u64, &Score)]) -> Vec<String> {
+    let over = |of: &dyn Fn(&Score) -> f64| Spread::of(runs.iter().map(|(_, score)| of(score)));
+    let percent = |part: u64, score: &Score| 100.0 * part as f64 / score.requests.max(1) as f64;
+    let best = runs.iter().filter_map(|(seed, score)| of_best(comparison, reference, *seed, score.grams));
+    let mean = |spread: Option<Spread>, digits: usize| spread.map_or_else(String::new, |one| format!("{:.digits$}", one.mean));
+    vec![
+        Spread::text(over(&|score| 1e3 * score.grams / score.requests.max(1) as f64), 2),
+        Spread::text(Spread::of(best), 1),
+        Spread::text(over(&|score| percent(score.missed, score)), 2),
+        mean(over(&|score| percent(score.late_first_token, score)), 2),
+        mean(over(&|score| percent(score.late_end, score)), 2),
+        mean(over(&|score| percent(score.failed, score)), 2),
+        mean(over(&|score| percent(score.shed, score)), 2),
+        mean(over(&|score| score.first_token_ms[0]), 0),
+        mean(over(&|score| score.first_token_ms[1]), 0),
+        mean(over(&|score| score.movement_percent), 1),
+    ]
+}
+
+fn aligned(rows: &[Row]) -> String {
+    let width = |of: &dyn Fn(&Row) -> usize| rows.iter().map(of).max().unwrap_or(0);
+    let first = width(&|row| row.name.chars().count());
+    let others: Vec<usize> =
+        (0..COLUMNS.len() - 1).map(|nth| width(&|row| row.cells.get(nth).map_or(0, |cell| cell.chars().count()))).collect();
+    let mut text = String::new();
+    for row in rows {
+        let _ = write!(text, "{:first$}", row.name);
+        for (cell, width) in row.cells.iter().zip(&others) {
+            let _ = write!(text, "  {cell:>width$}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// What the figures rest on.
+fn basis(scenario: &Scenario, world: &World) -> String {
+    let recorded = world.grids.iter().filter(|grid| grid.recorded).count();
+    let grids = if recorded == world.grids.len() {
+        format!("recorded hours from {} on", scenario.from)
+    } else {
+        "made-up days, not recorded ones".to_owned()
+    };
+    let lengths = if world.lengths.is_empty() { "drawn, log-normal" } else { "of a recorded trace" };
+    let seeds: Vec<String> = scenario.seeds.iter().map(u64::to_string).collect();
+    format!(
+        "Simulated. Grids: {grids}, {} of them, one in {} s. Lengths: {lengths}. Seeds: {}.",
+        scenario.hours,
+        scenario.carbon_hour.as_secs_f64(),
+        seeds.join(", "),
+    )
+}
+
+/// Every run with all its figures.
+pub fn json(scenario: &Scenario, world: &World, comparison: &Comparison) -> Value {
+    let reference = reference(scenario);
+    let name = |policy: usize| scenario.policies.get(policy).map(|settings| settings.name.to_string());
+    let names = |of: &dyn Fn(usize) -> Option<String>, count: usize| (0..count).filter_map(of).collect::<Vec<_>>();
+    let runs: Vec<Value> = comparison
+        .runs
+        .iter()
+        .map(|run| {
+            json!({
+                "policy": name(run.policy),
+                "seed": run.seed,
+                "percent_of_best": of_best(comparison, reference, run.seed, run.finished.score.grams),
+                "score": run.finished.score,
+                "all": run.finished.all,
+                "seconds": run.took.as_secs_f64(),
+            })
+        })
+        .collect();
+    let best: Vec<Value> = comparison
+        .best
+        .iter()
+        .map(|(seed, best)| json!({ "seed": seed, "grams": best.grams, "overflow": best.overflow }))
+        .collect();
+    json!({
+        "simulated": true,
+        "recorded_grids": world.grids.iter().all(|grid| grid.recorded),
+        "recorded_lengths": !world.lengths.is_empty(),
+        "hours": scenario.hours,
+        "regions": names(&|nth| scenario.regions.get(nth).map(|region| region.spec.name.to_string()), scenario.regions.len()),
+        "classes": names(&|nth| scenario.classes.get(nth).map(|class| class.name.to_string()), scenario.classes.len()),
+        "reference": reference.and_then(name),
+        "oracle": best,
+        "runs": runs,
+    })
+}
