@@ -1,16 +1,21 @@
 //! `windward simulate`: policies in virtual time, against modelled regions.
 
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
 
 use super::surroundings::{Disk, environment, read_configuration};
+use crate::config::Plan;
 use crate::config::scenario::{self, Scenario};
+use crate::simulate::log::LogWriter;
+use crate::simulate::traffic::Course;
 use crate::simulate::world::World;
-use crate::simulate::{Done, compare, plans, render};
+use crate::simulate::{Done, compare, plans, play, render};
 
 /// Arguments of `windward simulate`.
 #[derive(Debug, Args)]
@@ -32,6 +37,9 @@ pub struct SimulateArgs {
     /// Write every run with all its figures to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the first seed's requests as an access log to this file; with one --policy
+    #[arg(long, value_name = "FILE", requires = "policy")]
+    log: Option<PathBuf>,
 }
 
 /// Runs the command. Exit code 1 when the scenario is wrong.
@@ -55,6 +63,10 @@ pub fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
         scenario.seeds = (first..first.saturating_add(u64::from(count.max(1)))).collect();
     }
     choose(&mut scenario, &args.policy)?;
+    anyhow::ensure!(
+        args.log.is_none() || args.policy.len() == 1,
+        "--log is about one policy: name it with --policy, and no other"
+    );
     let world = World::read(&scenario, &Disk)?;
     let plans = match plans(&scenario, &world) {
         Ok(plans) => plans,
@@ -70,8 +82,24 @@ pub fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
         let text = format!("{:#}\n", render::json(&scenario, &world, &comparison));
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    if let (Some(path), [wanted]) = (&args.log, &args.policy[..]) {
+        let nth = scenario.policies.iter().position(|policy| *policy.name == **wanted);
+        if let Some((plan, seed)) = nth.and_then(|nth| plans.get(nth)).zip(scenario.seeds.first()) {
+            write_log(path, &scenario, &world, plan, *seed)?;
+        }
+    }
     std::io::stdout().write_all(render::text(&scenario, &world, &comparison).as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Plays a policy once more and writes down what its proxies would have logged.
+fn write_log(path: &Path, scenario: &Scenario, world: &World, plan: &Arc<Plan>, seed: u64) -> anyhow::Result<()> {
+    let cannot = || format!("cannot write {}", path.display());
+    let file = File::create(path).with_context(cannot)?;
+    let course = Course::draw(scenario, world, seed);
+    let mut log = LogWriter::new(BufWriter::new(file), seed);
+    play(scenario, world, &course, plan, Some(&mut log));
+    log.finish().map(drop).with_context(cannot)
 }
 
 /// Leaves the policies that are wanted, and the one that savings are counted from.

@@ -79,6 +79,16 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// How much, in the unit that goes with the word: grams, milliseconds or requests.
+    pub fn by(self) -> Option<f64> {
+        match self {
+            Self::Dirtier { by } | Self::Scarcer { by } => Some(by.get()),
+            Self::Slower { by } | Self::OverBudget { by } => Some(by.get()),
+            Self::Crowded { by } => Some(by.into()),
+            _ => None,
+        }
+    }
+
     /// The word in the log.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -398,7 +398,7 @@ fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
             region: None,
             grid_zone: zone(x, (backend, x.snapshot.intensity(backend, x.wall))),
             verdict: Text::from(verdict.as_str()),
-            by: by(verdict),
+            by: verdict.by(),
             first_token_ms: Some(estimate.first_token),
             total_ms: Some(estimate.total),
             input_tokens: Some(estimate.prompt_tokens),
@@ -431,16 +431,6 @@ fn shadow_used(x: &Exchange) -> Option<ShadowUsed<'_>> {
         grams: chosen.and_then(|candidate| candidate.estimate.emissions),
         first_token_ms: chosen.map(|candidate| candidate.estimate.first_token),
     })
-}
-
-/// The size of a verdict, in the unit that goes with its word: grams, milliseconds or requests.
-fn by(verdict: Verdict) -> Option<f64> {
-    match verdict {
-        Verdict::Crowded { by } => Some(by.into()),
-        Verdict::Dirtier { by } | Verdict::Scarcer { by } => Some(by.get()),
-        Verdict::Slower { by } | Verdict::OverBudget { by } => Some(by.get()),
-        _ => None,
-    }
 }
 
 fn carbon_used<'x>(x: &'x Exchange, at: At<'x>) -> CarbonUsed<'x> {

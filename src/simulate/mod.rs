@@ -22,6 +22,7 @@
 pub mod conditions;
 pub mod engine;
 pub mod flight;
+pub mod log;
 pub mod oracle;
 pub mod render;
 pub mod router;

@@ -16,7 +16,7 @@ use crate::config::{self, ConfigErrors, Env, Files, Plan};
 use crate::control::pricing::Pricer;
 use crate::decide::{Candidate, Decision, NoCandidate, Standing, decide};
 use crate::estimate::Demand;
-use crate::grid::{Basis, Quality, Reading, Signal, ZoneId};
+use crate::grid::{Basis, Grid, Quality, Reading, Signal};
 use crate::live::{Permit, Remedy, RetryBudget};
 use crate::policy::Policy;
 use crate::route::{Deployment, Route};
@@ -48,6 +48,8 @@ pub struct Decided {
     pub candidates: SmallVec<[Candidate; 8]>,
     /// The rotation's state.
     pub turn: u32,
+    /// The readings then.
+    pub grid: Arc<Grid>,
     /// What came of it.
     pub outcome: Outcome,
 }
@@ -123,7 +125,7 @@ impl Router {
                 Err(why) => Outcome::Refuse(why),
             };
         }
-        Decided { route, demand, candidates, turn, outcome }
+        Decided { route, demand, candidates, turn, grid: Arc::clone(&self.snapshot.grid), outcome }
     }
 
     /// A request is sent to one of its candidates. `first` says that it was sent to nobody before.
@@ -204,11 +206,6 @@ impl Router {
         if let Some(prices) = self.pricer.tick(&self.snapshot, at.now, at.wall).prices {
             self.snapshot = self.snapshot.with_prices(prices);
         }
-    }
-
-    /// The zone that a region's readings are about.
-    pub fn zone(&self, region: usize) -> Option<ZoneId> {
-        self.snapshot.plan.backends.get(region)?.placement.zones.first().copied()
     }
 
     /// Requests and prompt tokens that are still counted as under way: none, once all have ended.

@@ -34,6 +34,7 @@ mod retries;
 mod sdk;
 mod secrecy;
 mod sim;
+mod simulate;
 mod stream;
 mod support;
 mod upstream;

@@ -1,0 +1,304 @@
+//! A run as an access log: one line for each request, in the form in which the proxy writes it, so that `windward report` reads it.
+//!
+//! The grams of a line are the proxy's own figures, made with the readings it had; those of the score are true. That the two agree
+//! where the feed is right is one of the things that a simulation can show. Every line says that it is simulated.
+
+use std::io::{self, Write};
+
+use smallvec::SmallVec;
+
+use super::engine::{Over, Watch};
+use super::flight::{Attempt, Failure};
+use super::router::{MODEL, Outcome};
+use super::score::End;
+use crate::backend::Backend;
+use crate::decide::{Verdict, exclusion};
+use crate::grid::{self, Intensity};
+use crate::ledger::{Attempted, Baseline, Place, account};
+use crate::record::{
+    AccessRecord, AttemptUsed, CandidateUsed, Carbon, CarbonUsed, DecisionUsed, Emissions, Ended, EnergyUsed, Text, UsageSource,
+};
+use crate::state::Snapshot;
+use crate::tables::Coefficients;
+use crate::telemetry::line;
+use crate::units::{Grams, Millis};
+
+/// Writes a line for every request that is over.
+pub struct LogWriter<W> {
+    out: W,
+    run: String,
+    seq: u64,
+    line: Vec<u8>,
+    failed: Option<io::Error>,
+}
+
+impl<W: Write> LogWriter<W> {
+    /// A log of the run of that seed.
+    pub fn new(out: W, seed: u64) -> Self {
+        Self { out, run: format!("{seed:016x}"), seq: 0, line: Vec::new(), failed: None }
+    }
+
+    /// How many lines there are, once all of them are written.
+    pub fn finish(mut self) -> io::Result<u64> {
+        match self.failed {
+            Some(error) => Err(error),
+            None => self.out.flush().map(|()| self.seq),
+        }
+    }
+}
+
+impl<W: Write> Watch for LogWriter<W> {
+    fn ended(&mut self, over: &Over<'_>) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.seq += 1;
+        self.line.clear();
+        let written = Written { over, snapshot: over.router.snapshot().with_grid(over.decided.grid.clone()) };
+        line::append(&mut self.line, &written.record(&self.run, self.seq));
+        self.line.push(b'\n');
+        self.failed = self.out.write_all(&self.line).err();
+    }
+}
+
+/// A request with the snapshot that it was decided with.
+struct Written<'o> {
+    over: &'o Over<'o>,
+    snapshot: Snapshot,
+}
+
+/// A backend, and what was known of its grid.
+type At<'w> = (&'w Backend, Option<Intensity<'w>>);
+
+impl<'o> Written<'o> {
+    fn record<'w>(&'w self, run: &'w str, seq: u64) -> AccessRecord<'w> {
+        let over = self.over;
+        let policy = over.router.policy(over.decided.route);
+        let attempts = self.attempts();
+        let last = over.attempts.last();
+        let chosen = last.map(|attempt| self.at(attempt.region));
+        let baseline = self.baseline().map(|index| self.at(index));
+        let booked: Option<SmallVec<[Attempted; 2]>> = over.attempts.iter().map(|attempt| self.booked(attempt)).collect();
+        let emissions = booked.zip(baseline).and_then(|(booked, (backend, intensity))| {
+            let energy = last.and_then(|last| Some(self.coefficients(self.baseline()?)?.energy(last.tokens?)));
+            account(&booked, Baseline { place: place(backend, intensity), energy })
+        });
+        let (status, ended, error) = self.ending();
+        let (first_token, total) = match over.end {
+            End::Answered { first_token, total } => (Some(Millis::from(first_token)), Millis::from(total)),
+            End::Failed | End::Shed => {
+                let first = last.and_then(|last| last.first_token);
+                let until = last.map_or(over.ask.at, |last| last.ended);
+                (first.map(|at| Millis::from(at - over.ask.at)), Millis::from(until - over.ask.at))
+            }
+        };
+        let candidate = last.and_then(|last| over.decided.candidates.get(last.region));
+        let budget = policy
+            .zip(candidate)
+            .and_then(|(policy, candidate)| policy.budget.as_ref()?.of(true, candidate.estimate.prompt_tokens));
+        let used = last.and_then(|last| last.tokens);
+        AccessRecord {
+            narrowed: None,
+            shadow: None,
+            time: over.wall,
+            instance: Text::from("simulate"),
+            run: Text::from(run),
+            seq,
+            generation: self.snapshot.generation,
+            id: Text::from(format!("{run}-{:08x}", over.index)),
+            client_request_id: None,
+            provider_request_id: None,
+            route: self.snapshot.plan.routes.get(over.decided.route).map(|route| Text::from(&*route.name)),
+            policy: policy.map(|policy| Text::from(&*policy.name)),
+            key: None,
+            method: Text::from("POST"),
+            path: Text::from("/v1/chat/completions"),
+            status: Some(status),
+            request_bytes: Some(u64::from(over.ask.bytes)),
+            response_bytes: None,
+            operation: Some(Text::from("chat")),
+            model: Some(Text::from(MODEL)),
+            response_model: None,
+            stream: true,
+            backend: chosen.map(|(backend, _)| Text::from(&*backend.name)),
+            region: chosen.map(|(backend, _)| Text::from(&*backend.region)),
+            grid_zone: chosen.and_then(|at| self.zone(at)),
+            placement: chosen.map(|(backend, _)| backend.placement.kind),
+            decision: self.decision(),
+            carbon: chosen
+                .zip(baseline)
+                .map(|(chosen, baseline)| Carbon { chosen: self.carbon(chosen), baseline: self.carbon(baseline) }),
+            input_tokens: used.map(|tokens| tokens.input),
+            output_tokens: used.map(|tokens| tokens.output),
+            cached_input_tokens: used.map(|tokens| tokens.cached),
+            reasoning_tokens: None,
+            usage_source: if used.is_some() { UsageSource::Reported } else { UsageSource::Unknown },
+            input_tokens_source: None,
+            energy: last.and_then(|last| self.energy(last)),
+            emissions: emissions.as_ref().map(Emissions::from),
+            attempts,
+            first_token_ms: first_token,
+            total_ms: total,
+            budget_ms: budget,
+            within_budget: budget.zip(first_token).map(|(budget, took)| took <= budget),
+            overhead_us: None,
+            ended,
+            error: error.map(Text::from),
+            simulated: true,
+        }
+    }
+
+    fn at(&self, region: usize) -> At<'_> {
+        #[expect(clippy::indexing_slicing, reason = "a scenario's regions are the backends of its plans, in their order")]
+        let backend = &*self.snapshot.plan.backends[region];
+        (backend, self.snapshot.intensity(backend, self.over.wall))
+    }
+
+    fn coefficients(&self, region: usize) -> Option<&Coefficients> {
+        let deployment = self.over.router.deployments(self.over.decided.route).get(region)?;
+        Some(deployment.coefficients.as_deref().unwrap_or_else(|| self.snapshot.plan.energy.find(MODEL)))
+    }
+
+    fn baseline(&self) -> Option<usize> {
+        match &self.over.decided.outcome {
+            Outcome::Serve(decision) => Some(usize::from(decision.baseline)),
+            _ => None,
+        }
+    }
+
+    /// Status, end and code of the error, as the client meets them.
+    fn ending(&self) -> (u16, Ended, Option<&'static str>) {
+        let failure = self.over.attempts.last().and_then(|last| last.failure);
+        match (self.over.end, failure) {
+            (End::Answered { .. }, _) => (200, Ended::Complete, None),
+            (End::Shed, _) => (503, Ended::Rejected, Some("no_candidate")),
+            (End::Failed, Some(Failure::Refused(_))) => (429, Ended::Complete, None),
+            (End::Failed, Some(Failure::Error)) => (500, Ended::Complete, None),
+            (End::Failed, Some(Failure::Cut)) => (200, Ended::UpstreamBroke, None),
+            (End::Failed, Some(Failure::Unreachable) | None) => (502, Ended::Rejected, Some("backend_unreachable")),
+            (End::Failed, Some(Failure::Broken)) => (502, Ended::Rejected, Some("bad_gateway")),
+        }
+    }
+
+    fn booked(&self, attempt: &Attempt) -> Option<Attempted> {
+        let (backend, intensity) = self.at(attempt.region);
+        let at = place(backend, intensity);
+        let table = self.coefficients(attempt.region)?;
+        Some(match attempt.tokens {
+            None => Attempted::refused(at),
+            tokens if attempt.answered => Attempted::answered(at, table, tokens),
+            tokens => Attempted::abandoned(at, table, tokens),
+        })
+    }
+
+    fn energy(&self, attempt: &Attempt) -> Option<EnergyUsed<'_>> {
+        let table = self.coefficients(attempt.region)?;
+        let energy = table.energy(attempt.tokens?);
+        Some(EnergyUsed {
+            coefficient: Text::from(&*table.id),
+            quality: table.quality,
+            joules: energy.mid(),
+            joules_low: energy.low(),
+            joules_high: energy.high(),
+        })
+    }
+
+    fn attempts(&self) -> Vec<AttemptUsed<'_>> {
+        let attempt = |attempt: &Attempt| {
+            let (backend, intensity) = self.at(attempt.region);
+            let booked = self.booked(attempt);
+            let (outcome, status) = match attempt.failure {
+                None => ("answered", Some(200)),
+                Some(Failure::Unreachable) => ("unreachable", None),
+                Some(Failure::Refused(_)) => ("refused", Some(429)),
+                Some(Failure::Error) => ("answered", Some(500)),
+                Some(Failure::Broken) => ("broken", None),
+                Some(Failure::Cut) => ("broken", Some(200)),
+            };
+            AttemptUsed {
+                backend: Text::from(&*backend.name),
+                outcome: Text::from(outcome),
+                status,
+                ms: Millis::from(attempt.ended - attempt.begun),
+                input_tokens: attempt.tokens.map(|tokens| tokens.input),
+                cached_input_tokens: attempt.tokens.map(|tokens| tokens.cached).filter(|cached| *cached > 0),
+                output_tokens: attempt.tokens.map(|tokens| tokens.output),
+                coefficient: self.coefficients(attempt.region).map(|table| Text::from(&*table.id)),
+                joules: booked.and_then(|booked| booked.energy).map(|energy| energy.mid()),
+                pue: Some(backend.pue),
+                intensity_g_per_kwh: intensity.map(|intensity| intensity.reading.intensity),
+                grams: booked.and_then(|booked| booked.grams()).map(|[_, mid, _]| mid),
+            }
+        };
+        self.over.attempts.iter().map(attempt).collect()
+    }
+
+    fn decision(&self) -> Option<DecisionUsed<'_>> {
+        let decided = self.over.decided;
+        let policy = self.over.router.policy(decided.route)?;
+        let decision = match &decided.outcome {
+            Outcome::Serve(decision) => Some(decision),
+            _ => None,
+        };
+        let candidates = decided.candidates.iter().enumerate().map(|(index, candidate)| {
+            let verdict = match decision {
+                Some(decision) => decision.verdicts.get(index).copied(),
+                None => exclusion(policy, true, candidate),
+            };
+            let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
+            let at = self.at(candidate.backend.index());
+            let estimate = &candidate.estimate;
+            CandidateUsed {
+                price_grams: Some(estimate.price).filter(|price| *price > Grams::ZERO),
+                per_output_token_ms: Some(estimate.per_output_token),
+                backend: Text::from(&*at.0.name),
+                region: None,
+                grid_zone: self.zone(at),
+                verdict: Text::from(verdict.as_str()),
+                by: verdict.by(),
+                first_token_ms: Some(estimate.first_token),
+                total_ms: Some(estimate.total),
+                input_tokens: Some(estimate.prompt_tokens),
+                output_tokens: Some(estimate.output_tokens),
+                coefficient: self.coefficients(index).map(|table| Text::from(&*table.id)),
+                pue: Some(at.0.pue),
+                intensity_g_per_kwh: estimate.intensity,
+                grams: estimate.emissions,
+                in_flight: estimate.in_flight,
+                limit: Some(estimate.limit),
+            }
+        });
+        Some(DecisionUsed {
+            reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
+            baseline: self.baseline().map(|index| Text::from(&*self.at(index).0.name)),
+            turn: Some(u64::from(decided.turn)),
+            candidates: candidates.collect(),
+        })
+    }
+
+    fn carbon<'w>(&'w self, at: At<'w>) -> CarbonUsed<'w> {
+        let (backend, intensity) = at;
+        let reading = intensity.map(|intensity| intensity.reading);
+        CarbonUsed {
+            grid_zone: self.zone(at),
+            intensity_g_per_kwh: reading.map(|reading| reading.intensity),
+            signal: reading.map(|reading| reading.signal),
+            basis: reading.map(|reading| reading.basis),
+            quality: reading.map(|reading| reading.quality),
+            freshness: intensity.map(|intensity| intensity.freshness),
+            source: reading.map(|reading| Text::from(&*reading.source)),
+            measured_at: reading.map(|reading| reading.measured_at),
+            age_s: reading.map(|reading| grid::age(reading, self.over.wall).as_secs()),
+            pue: Some(backend.pue),
+        }
+    }
+
+    fn zone<'w>(&'w self, (backend, intensity): At<'w>) -> Option<Text<'w>> {
+        let id = intensity.map(|intensity| intensity.zone).or(backend.placement.zones.first().copied())?;
+        self.snapshot.plan.zones.get(usize::from(id.0)).map(|zone| Text::from(zone.as_str()))
+    }
+}
+
+fn place(backend: &Backend, intensity: Option<Intensity<'_>>) -> Place {
+    Place { pue: backend.pue, intensity: intensity.map(|intensity| intensity.reading.intensity) }
+}

@@ -1,0 +1,190 @@
+//! `windward simulate`: that its books balance, whatever a scenario does, and that the shipped scenarios are ones.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use windward::config::scenario::{self, Event, Scenario};
+use windward::config::{Env, Files};
+use windward::report::Summary;
+use windward::simulate::engine::Finished;
+use windward::simulate::log::LogWriter;
+use windward::simulate::oracle::best;
+use windward::simulate::traffic::Course;
+use windward::simulate::world::World;
+use windward::simulate::{compare, plans, play};
+
+struct Disk;
+
+impl Files for Disk {
+    fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
+        std::fs::read(path)
+    }
+}
+
+fn shipped() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scenarios");
+    let files = ["eu", "us"].iter().flat_map(|world| std::fs::read_dir(root.join(world)).unwrap());
+    let mut files: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// A shipped scenario, on made-up days.
+fn example(name: &str) -> Scenario {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scenarios").join(name);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let read = scenario::load(&path.display().to_string(), &text, &Env::default(), &Disk);
+    read.unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// A few minutes of it, all of them scored.
+fn short(name: &str, minutes: f64) -> Scenario {
+    let mut scenario = example(name);
+    scenario.hours = minutes * 60.0 / scenario.carbon_hour.as_secs_f64();
+    scenario.warm_up = Duration::ZERO;
+    scenario.seeds.truncate(1);
+    scenario
+}
+
+/// Every policy on one seed.
+fn played(scenario: &Scenario, seed: u64) -> Vec<Finished> {
+    let world = World::read(scenario, &Disk).unwrap();
+    let course = Course::draw(scenario, &world, seed);
+    let plans = plans(scenario, &world).unwrap_or_else(|errors| panic!("{errors}"));
+    plans.iter().map(|plan| play(scenario, &world, &course, plan, None)).collect()
+}
+
+fn balances(scenario: &Scenario, seed: u64, finished: &Finished) {
+    let world = World::read(scenario, &Disk).unwrap();
+    let arrived = Course::draw(scenario, &world, seed).asks.len() as u64;
+    assert_eq!(finished.all.iter().sum::<u64>(), arrived, "who came was answered, failed or was refused");
+    assert_eq!(finished.under_way, (0, 0), "nothing is under way when all is over");
+    let score = &finished.score;
+    assert_eq!(score.requests, arrived);
+    assert_eq!((score.failed, score.shed), (finished.all[1], finished.all[2]));
+    assert!(score.missed >= score.failed + score.shed && score.missed <= score.requests);
+    assert_eq!(score.regions.iter().sum::<u64>(), finished.all[0]);
+    assert!(score.grams >= score.waste_grams && score.grams.is_finite());
+}
+
+#[test]
+fn every_shipped_scenario_is_one_and_gives_plans() {
+    let files = shipped();
+    assert_eq!(files.len(), 2 * (9 + 1), "nine scenarios and a world, twice");
+    for file in files {
+        let name = file.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scenarios")).unwrap();
+        let scenario = example(name.to_str().unwrap());
+        let world = World::read(&scenario, &Disk).unwrap();
+        let plans = plans(&scenario, &world).unwrap_or_else(|errors| panic!("{}: {errors}", file.display()));
+        assert_eq!(plans.len(), scenario.policies.len());
+        assert!(plans.iter().all(|plan| plan.backends.len() == scenario.regions.len()));
+    }
+}
+
+#[test]
+fn books_balance_through_everything_that_a_scenario_can_do() {
+    for (name, shift) in
+        [("eu/outage.yaml", 1400), ("us/brownout.yaml", 1400), ("eu/flash.yaml", 1400), ("us/four_proxies.yaml", 0)]
+    {
+        let mut scenario = short(name, 3.0);
+        for event in &mut scenario.events {
+            let earlier = |at: Duration| at.saturating_sub(Duration::from_secs(shift));
+            *event = Event { from: earlier(event.from), until: earlier(event.until), ..*event };
+        }
+        for finished in played(&scenario, 7) {
+            balances(&scenario, 7, &finished);
+        }
+    }
+}
+
+#[test]
+fn what_an_outage_cuts_has_failed_and_what_it_turns_away_is_served_elsewhere() {
+    let mut scenario = short("eu/outage.yaml", 3.0);
+    scenario.traffic.per_second = 30.0;
+    scenario.events.truncate(1);
+    scenario.events[0].from = Duration::from_secs(60);
+    scenario.events[0].until = Duration::from_secs(120);
+    for finished in played(&scenario, 3) {
+        balances(&scenario, 3, &finished);
+        let [answered, failed, _] = finished.all;
+        assert!(failed > 0 && answered > 20 * failed, "{answered} were answered, {failed} failed");
+        assert!(finished.score.retries > 0 && finished.score.waste_grams > 0.0);
+    }
+}
+
+#[test]
+fn one_seed_is_one_result_however_many_threads_there_are() {
+    let mut scenario = short("eu/noisy.yaml", 1.5);
+    scenario.seeds = vec![1, 2];
+    let world = World::read(&scenario, &Disk).unwrap();
+    let plans = plans(&scenario, &world).unwrap();
+    let run = |threads| {
+        let comparison = compare(&scenario, &world, &plans, threads, |_| {});
+        let runs: Vec<_> = comparison.runs.into_iter().map(|run| (run.policy, run.seed, run.finished)).collect();
+        (runs, comparison.best)
+    };
+    let once = run(1);
+    assert_eq!(once, run(4));
+    assert_ne!(once.0[0].2, once.0[1].2, "another seed is another result");
+    assert_eq!((once.0.len(), once.1.len()), (2 * plans.len(), 2));
+}
+
+#[test]
+fn nobody_emits_less_than_the_oracle_and_round_robin_saves_something() {
+    for name in ["eu/normal.yaml", "us/overload_green.yaml"] {
+        let scenario = short(name, 4.0);
+        let world = World::read(&scenario, &Disk).unwrap();
+        let course = Course::draw(&scenario, &world, 5);
+        let best = best(&scenario, &world, &course);
+        assert!(best.overflow < 1e-9);
+        let finished = played(&scenario, 5);
+        for run in &finished {
+            assert!(best.grams <= run.score.grams, "{} of {}", best.grams, run.score.grams);
+        }
+        let [least_latency, _, round_robin] = &finished[..] else { panic!("{}", finished.len()) };
+        assert!(round_robin.score.grams < least_latency.score.grams, "the home is a dirty one");
+    }
+}
+
+#[test]
+fn least_latency_stays_at_home_while_there_is_room() {
+    let mut scenario = short("eu/normal.yaml", 5.0);
+    scenario.traffic.per_second = 2.0;
+    let finished = played(&scenario, 9);
+    let regions = &finished[0].score.regions;
+    assert!(regions[0] * 2 > regions.iter().sum::<u64>(), "{regions:?}");
+    assert!(finished[0].score.missed * 100 <= finished[0].score.requests);
+}
+
+#[test]
+fn a_log_is_one_that_report_reads_and_its_grams_are_the_true_ones() {
+    let mut scenario = short("eu/outage.yaml", 2.0);
+    scenario.events.truncate(1);
+    scenario.events[0].from = Duration::from_secs(40);
+    scenario.events[0].until = Duration::from_secs(80);
+    let world = World::read(&scenario, &Disk).unwrap();
+    let course = Course::draw(&scenario, &world, 4);
+    let plan = Arc::clone(&plans(&scenario, &world).unwrap()[1]);
+    let mut text = Vec::new();
+    let mut log = LogWriter::new(&mut text, 4);
+    let finished = play(&scenario, &world, &course, &plan, Some(&mut log));
+    assert_eq!(log.finish().unwrap(), course.asks.len() as u64);
+    let mut summary = Summary::new();
+    windward::report::summarise("log", &*text, &mut summary).unwrap();
+    let report = summary.report(&[]);
+    assert_eq!(report.lines.bad, 0);
+    let [traffic] = &report.traffic[..] else { panic!("{}", report.traffic.len()) };
+    assert_eq!(traffic.requests, course.asks.len() as u64);
+    let logged: f64 = text
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            let record: windward::record::AccessRecord<'_> = serde_json::from_slice(line).unwrap();
+            assert!(record.is_simulated());
+            record.emissions.unwrap().grams.get()
+        })
+        .sum();
+    assert!(finished.all[1] > 0, "some were cut, and are in the books");
+    assert!((logged / finished.score.grams - 1.0).abs() < 0.01, "{logged} in the log, {} in truth", finished.score.grams);
+}
