@@ -340,10 +340,10 @@ impl<'a> Engine<'a> {
         let (region, begun, tokens) = (attempt.region, attempt.begun, attempt.tokens);
         if let Some(router) = self.routers.get(flight.proxy) {
             let seen = Seen {
-                first_token: first_token - begun,
-                waited: first_token - ask.at,
+                first_token: first_token.saturating_sub(begun),
+                waited: first_token.saturating_sub(ask.at),
                 in_flight_then: attempt.in_flight_then,
-                total: now - begun,
+                total: now.saturating_sub(begun),
                 input_tokens: u64::from(ask.prompt),
                 output_tokens: u64::from(ask.output),
             };
@@ -353,7 +353,7 @@ impl<'a> Engine<'a> {
         if let Some(session) = ask.session {
             self.warm.insert(session, (region, now));
         }
-        let end = End::Answered { first_token: first_token - ask.at, total: now - ask.at };
+        let end = End::Answered { first_token: first_token.saturating_sub(ask.at), total: now.saturating_sub(ask.at) };
         self.over(index, end, Some(region));
     }
 

@@ -4,6 +4,7 @@
 //! where the feed is right is one of the things that a simulation can show. Every line says that it is simulated.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -70,7 +71,7 @@ struct Written<'o> {
 /// A backend, and what was known of its grid.
 type At<'w> = (&'w Backend, Option<Intensity<'w>>);
 
-impl<'o> Written<'o> {
+impl Written<'_> {
     fn record<'w>(&'w self, run: &'w str, seq: u64) -> AccessRecord<'w> {
         let over = self.over;
         let policy = over.router.policy(over.decided.route);
@@ -84,14 +85,7 @@ impl<'o> Written<'o> {
             account(&booked, Baseline { place: place(backend, intensity), energy })
         });
         let (status, ended, error) = self.ending();
-        let (first_token, total) = match over.end {
-            End::Answered { first_token, total } => (Some(Millis::from(first_token)), Millis::from(total)),
-            End::Failed | End::Shed => {
-                let first = last.and_then(|last| last.first_token);
-                let until = last.map_or(over.ask.at, |last| last.ended);
-                (first.map(|at| Millis::from(at - over.ask.at)), Millis::from(until - over.ask.at))
-            }
-        };
+        let (first_token, total) = self.spans();
         let candidate = last.and_then(|last| over.decided.candidates.get(last.region));
         let budget = policy
             .zip(candidate)
@@ -145,6 +139,18 @@ impl<'o> Written<'o> {
             ended,
             error: error.map(Text::from),
             simulated: true,
+        }
+    }
+
+    /// Until the first token and until the end, from the arrival.
+    fn spans(&self) -> (Option<Millis>, Millis) {
+        let since = |at: Duration| Millis::from(at.saturating_sub(self.over.ask.at));
+        match self.over.end {
+            End::Answered { first_token, total } => (Some(Millis::from(first_token)), Millis::from(total)),
+            End::Failed | End::Shed => {
+                let last = self.over.attempts.last();
+                (last.and_then(|last| last.first_token).map(since), last.map_or(Millis::ZERO, |last| since(last.ended)))
+            }
         }
     }
 
@@ -219,7 +225,7 @@ impl<'o> Written<'o> {
                 backend: Text::from(&*backend.name),
                 outcome: Text::from(outcome),
                 status,
-                ms: Millis::from(attempt.ended - attempt.begun),
+                ms: Millis::from(attempt.ended.saturating_sub(attempt.begun)),
                 input_tokens: attempt.tokens.map(|tokens| tokens.input),
                 cached_input_tokens: attempt.tokens.map(|tokens| tokens.cached).filter(|cached| *cached > 0),
                 output_tokens: attempt.tokens.map(|tokens| tokens.output),

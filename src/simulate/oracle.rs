@@ -118,7 +118,9 @@ impl Oracle<'_> {
         }
         // In a unit of its own, so that the table's numbers are of the order of one.
         let scale = columns.iter().map(|column| column.cost).fold(1e-12, f64::max);
-        columns.iter_mut().for_each(|column| column.cost /= scale);
+        for column in &mut columns {
+            column.cost /= scale;
+        }
         let least: Vec<f64> = bins.iter().map(|(_, bin)| bin.grams.iter().copied().fold(f64::INFINITY, f64::min)).collect();
         let programme = Programme { overflow: vec![OVERFLOW; bins.len()], capacities: self.scenario.regions.len() * 2, columns };
         let solution = programme.solve();

@@ -62,8 +62,20 @@ pub fn of_best(comparison: &Comparison, reference: Option<usize>, seed: u64, gra
     (from > best).then(|| 100.0 * (from - grams) / (from - best))
 }
 
-const COLUMNS: [&str; 11] =
-    ["policy", "mg/request", "% of best saving", "missed %", "first", "end", "failed", "shed", "p50 ms", "p99 ms", "moved/min %"];
+const COLUMNS: [&str; 12] = [
+    "policy",
+    "mg/request",
+    "% of best saving",
+    "missed %",
+    "first",
+    "end",
+    "failed",
+    "shed",
+    "spilled %",
+    "p50 ms",
+    "p99 ms",
+    "moved/min %",
+];
 
 /// The comparison as a table with what it rests on.
 pub fn text(scenario: &Scenario, world: &World, comparison: &Comparison) -> String {
@@ -74,8 +86,11 @@ pub fn text(scenario: &Scenario, world: &World, comparison: &Comparison) -> Stri
             comparison.runs.iter().filter(|run| run.policy == policy).map(|run| (run.seed, &run.finished.score)).collect();
         rows.push(Row { name: settings.name.to_string(), cells: cells(comparison, reference, &runs) });
     }
-    let requests = comparison.runs.first().map_or(0.0, |run| run.finished.score.requests as f64);
-    let best = Spread::of(comparison.best.iter().map(|(_, best)| 1e3 * best.grams / requests.max(1.0)));
+    let requests = |seed: u64| {
+        let run = comparison.runs.iter().find(|run| run.seed == seed);
+        run.map_or(1.0, |run| run.finished.score.requests.max(1) as f64)
+    };
+    let best = Spread::of(comparison.best.iter().map(|(seed, best)| 1e3 * best.grams / requests(*seed)));
     let overflow = Spread::of(comparison.best.iter().map(|(_, best)| 100.0 * best.overflow));
     let mut oracle = vec!["-".to_owned(); COLUMNS.len() - 1];
     if let [grams, share, ..] = &mut oracle[..] {
@@ -104,6 +119,7 @@ fn cells(comparison: &Comparison, reference: Option<usize>, runs: &[(u64, &Score
         mean(over(&|score| percent(score.late_end, score)), 2),
         mean(over(&|score| percent(score.failed, score)), 2),
         mean(over(&|score| percent(score.shed, score)), 2),
+        mean(over(&|score| percent(score.spilled, score)), 2),
         mean(over(&|score| score.first_token_ms[0]), 0),
         mean(over(&|score| score.first_token_ms[1]), 0),
         mean(over(&|score| score.movement_percent), 1),

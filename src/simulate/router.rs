@@ -56,6 +56,7 @@ pub struct Decided {
 
 /// What is to be done with a request.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large one")]
 pub enum Outcome {
     /// It is sent, to these in their order.
     Serve(Decision),

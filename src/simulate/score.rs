@@ -198,3 +198,15 @@ pub fn movement(windows: &[Vec<u32>]) -> f64 {
         .sum();
     100.0 * moved / shares.len().saturating_sub(1).max(1) as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn movement_is_the_share_that_is_somewhere_else() {
+        assert!((movement(&[vec![10, 0], vec![5, 5], vec![0, 20]]) - 50.0).abs() < 1e-9);
+        assert!((movement(&[vec![10, 30], vec![0, 0], vec![1, 3]])).abs() < 1e-9, "a minute without a request says nothing");
+        assert!(movement(&[]).abs() < 1e-9);
+    }
+}

@@ -142,7 +142,9 @@ impl Table {
     fn pivot(&mut self, leaving: usize, entering: usize) {
         let Some(mut pivot) = self.rows.get_mut(leaving).map(std::mem::take) else { return };
         let by = pivot.get(entering).copied().unwrap_or(1.0);
-        pivot.iter_mut().for_each(|value| *value /= by);
+        for value in &mut pivot {
+            *value /= by;
+        }
         let others = self.rows.iter_mut().chain([&mut self.reduced]);
         for row in others.filter(|row| !row.is_empty()) {
             let factor = row.get(entering).copied().unwrap_or(0.0);
@@ -168,19 +170,19 @@ mod tests {
 
     #[test]
     fn who_gains_most_gets_the_scarce_one() {
-        // Two groups want the first capacity, which is enough for one of them; the second group has the dearer way out.
+        // Both want the first capacity, which is enough for one and a half of them; the second has the dearer way out.
         let programme = Programme {
             overflow: vec![100.0, 100.0],
             capacities: 2,
             columns: vec![
                 column(0, 1.0, &[(0, 1.0)]),
                 column(0, 2.0, &[(1, 0.5)]),
-                column(1, 1.0, &[(0, 1.0)]),
+                column(1, 1.0, &[(0, 0.5)]),
                 column(1, 9.0, &[(1, 0.5)]),
             ],
         };
         let solution = programme.solve();
-        assert_eq!(solution.shares, [0.0, 1.0, 1.0, 0.0]);
+        assert_eq!(solution.shares, [0.5, 0.5, 1.0, 0.0]);
         assert_eq!((solution.overflow, solution.optimal), (vec![0.0, 0.0], true));
         assert!((solution.prices[0] - 1.0).abs() < 1e-9, "one more of it would spare the first group its dearer way");
     }

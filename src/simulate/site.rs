@@ -173,3 +173,86 @@ impl Site {
         self.at = self.at.max(now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use super::*;
+    use crate::fleet::{Noise, Positive};
+    use crate::units::Millis;
+
+    /// One replica with a step of 16 ms and 0.4 ms for each in the batch.
+    fn quiet() -> Site {
+        let spec = Spec::new("here", Millis::saturating(10.0), NonZeroU16::MIN);
+        Site::new(Spec { noise: Noise::NONE, ..spec })
+    }
+
+    fn seconds(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    fn started(site: &mut Site, now: Duration, who: u32) -> Ticket {
+        let (admission, ticket) = site.arrive(now, who, 100, &mut Rng::with_seed(1));
+        assert!(matches!(admission, Admission::Started { .. }));
+        ticket.unwrap()
+    }
+
+    fn near(at: Duration, expected: f64) -> bool {
+        (at.as_secs_f64() - expected).abs() < 1e-6
+    }
+
+    #[test]
+    fn an_answer_alone_takes_its_tokens_times_the_step() {
+        let mut site = quiet();
+        let ticket = started(&mut site, Duration::ZERO, 7);
+        site.first_token(seconds(1.0), ticket, 100);
+        let (at, version) = site.next_end().unwrap();
+        assert!(near(at, 1.0 + 100.0 * 0.0164), "{at:?}");
+        let (ended, _) = site.ended(at, version).unwrap();
+        assert_eq!(ended.to_vec(), [7]);
+        assert!(site.next_end().is_none() && site.region().resident() == 0);
+    }
+
+    #[test]
+    fn two_share_the_batch_and_what_was_planned_before_is_void() {
+        let mut site = quiet();
+        let (first, second) = (started(&mut site, Duration::ZERO, 1), started(&mut site, Duration::ZERO, 2));
+        site.first_token(seconds(1.0), first, 100);
+        let (old, void) = site.next_end().unwrap();
+        // Half way the second one joins: the rest takes 16.8 ms a token instead of 16.4.
+        site.first_token(seconds(1.0 + 50.0 * 0.0164), second, 200);
+        assert!(site.ended(old, void).is_none());
+        let (at, version) = site.next_end().unwrap();
+        assert!(near(at, 1.0 + 50.0 * 0.0164 + 50.0 * 0.0168), "{at:?}");
+        assert_eq!(site.ended(at, version).unwrap().0.to_vec(), [1]);
+        // Alone again, with 150 to go.
+        let (end, _) = site.next_end().unwrap();
+        assert!(near(end, at.as_secs_f64() + 150.0 * 0.0164), "{end:?}");
+    }
+
+    #[test]
+    fn a_slower_region_is_slower_from_then_on() {
+        let mut site = quiet();
+        let ticket = started(&mut site, Duration::ZERO, 1);
+        site.first_token(Duration::ZERO, ticket, 100);
+        let slow = Faults { slow: Positive::new(2.0).unwrap(), ..Faults::default() };
+        site.set(seconds(0.82), slow, 0);
+        assert!(near(site.next_end().unwrap().0, 0.82 + 50.0 * 0.0328));
+        // Ten others in the batch: 16 + 0.4 x 11 ms, twice.
+        site.set(seconds(0.82), Faults { slow: Positive::new(2.0).unwrap(), ..Faults::default() }, 10);
+        assert!(near(site.next_end().unwrap().0, 0.82 + 50.0 * 0.0408));
+    }
+
+    #[test]
+    fn who_is_thrown_out_is_gone() {
+        let mut site = quiet();
+        for who in 0..70 {
+            site.arrive(Duration::ZERO, who, 100, &mut Rng::with_seed(1));
+        }
+        assert_eq!((site.region().resident(), site.region().waiting()), (64, 6));
+        let gone = site.empty(seconds(1.0));
+        assert_eq!(gone, (0..70).collect::<Vec<u32>>());
+        assert_eq!((site.region().resident(), site.region().waiting(), site.next_end()), (0, 0, None));
+    }
+}

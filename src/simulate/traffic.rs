@@ -155,13 +155,12 @@ fn asks(scenario: &Scenario, world: &World, seed: u64) -> Vec<Ask> {
         let here = Duration::from_secs_f64(second);
         let crowds = scenario.events.iter().filter(|event| event.from <= here && here < event.until);
         rate *= crowds.map(|event| event.change.crowd).product::<f64>();
-        let mut at = second;
-        while rate > 0.0 {
-            at += -(1.0 - rng.f64()).ln() / rate;
-            if at >= (second + 1.0).min(end) {
-                break;
-            }
+        let until = (second + 1.0).min(end);
+        let gap = |rng: &mut Rng| -(1.0 - rng.f64()).ln() / rate;
+        let mut at = second + gap(&mut rng);
+        while at < until {
             asks.push(kinds.next(Duration::from_secs_f64(at)));
+            at += gap(&mut rng);
         }
         second += 1.0;
     }
@@ -228,5 +227,102 @@ impl<'a> Kinds<'a> {
             self.turns.push(Reverse((at + pause, turn.0, turn.1, turn.2)));
         }
         turn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::scenario::load;
+    use crate::config::{Env, Files};
+
+    struct NoFiles;
+
+    impl Files for NoFiles {
+        fn read(&self, _: &std::path::Path) -> std::io::Result<Vec<u8>> {
+            Err(std::io::ErrorKind::NotFound.into())
+        }
+    }
+
+    fn drawn(more: &str, seed: u64) -> (Scenario, Course) {
+        let text = format!(
+            "hours: 24\ncarbon_hour: 150s\nregions:\n  - {{ name: here, grid_zone: DE, rtt: 5ms, replicas: 1 }}\nclasses:\n  - {{ name: \
+             a, share: 3, first_token: 1s, per_output_token: 35ms }}\n  - {{ name: b, share: 1, first_token: 1s, per_output_token: 35ms \
+             }}\npolicies: [{{ name: p }}]\n{more}\n"
+        );
+        let scenario = load("s.yaml", &text, &Env::default(), &NoFiles).unwrap_or_else(|errors| panic!("{errors}"));
+        let world = World::read(&scenario, &NoFiles).unwrap();
+        let course = Course::draw(&scenario, &world, seed);
+        (scenario, course)
+    }
+
+    fn within(asks: &[Ask], from: u64, until: u64) -> usize {
+        asks.iter().filter(|ask| ask.at >= Duration::from_secs(from) && ask.at < Duration::from_secs(until)).count()
+    }
+
+    #[test]
+    fn a_day_has_its_mean_its_wave_and_its_kinds() {
+        let (_, course) = drawn("traffic: { per_second: 10, resident: 0.3 }", 1);
+        let asks = &course.asks;
+        assert!((33_000..39_000).contains(&asks.len()), "{} in an hour", asks.len());
+        assert!(asks.windows(2).all(|pair| pair[0].at <= pair[1].at));
+        // The wave is highest in the early afternoon and lowest before dawn.
+        assert!(within(asks, 11 * 150, 14 * 150) > 2 * within(asks, 3 * 150, 6 * 150));
+        let share = |of: &dyn Fn(&Ask) -> bool| asks.iter().filter(|ask| of(ask)).count() as f64 / asks.len() as f64;
+        assert!((share(&|ask| ask.class == 0) - 0.75).abs() < 0.02);
+        assert!((share(&|ask| ask.resident) - 0.3).abs() < 0.02);
+        let ratio = asks.iter().map(|ask| f64::from(ask.bytes) / f64::from(ask.prompt)).sum::<f64>() / asks.len() as f64;
+        assert!((4.3..4.8).contains(&ratio), "{ratio} bytes a token");
+    }
+
+    #[test]
+    fn a_crowd_comes_when_it_is_said_and_nowhere_else() {
+        let (_, calm) = drawn("traffic: { per_second: 10 }", 1);
+        let (_, crowded) = drawn("traffic: { per_second: 10 }\nevents: [{ at: 600s, for: 300s, crowd: 3 }]", 1);
+        let factor = within(&crowded.asks, 600, 900) as f64 / within(&calm.asks, 600, 900) as f64;
+        assert!((2.7..3.3).contains(&factor), "{factor}");
+        assert_eq!(within(&crowded.asks, 0, 600), within(&calm.asks, 0, 600));
+    }
+
+    #[test]
+    fn conversations_have_turns_in_order_and_keep_their_kind() {
+        let (_, course) = drawn("traffic: { per_second: 10, sessions: { share: 0.6, turns: 6, skipped: 0.8 } }", 2);
+        let mut turns: std::collections::HashMap<u32, Vec<&Ask>> = std::collections::HashMap::new();
+        for ask in &course.asks {
+            if let Some(session) = ask.session {
+                turns.entry(session).or_default().push(ask);
+            }
+        }
+        let asked: usize = turns.values().map(Vec::len).sum();
+        assert!((asked as f64 / course.asks.len() as f64 - 0.6).abs() < 0.02);
+        let mean = asked as f64 / turns.len() as f64;
+        assert!((4.5..7.0).contains(&mean), "{mean} turns");
+        assert!(
+            turns
+                .values()
+                .all(|turns| turns.iter().all(|turn| turn.class == turns[0].class && turn.resident == turns[0].resident))
+        );
+    }
+
+    #[test]
+    fn others_wander_about_their_mean_and_errors_are_one_for_each_region() {
+        let (scenario, course) =
+            drawn("tenants: { mean: 0.3, spread: 0.05, correlation: 30s }\nerrors: { energy: 0.3, carbon: 0.1 }", 3);
+        let path = &course.tenants[0];
+        let mean = path.iter().map(|share| f64::from(*share)).sum::<f64>() / path.len() as f64;
+        assert!((mean - 0.3).abs() < 0.03, "{mean}");
+        assert!(path.windows(2).all(|pair| (pair[0] - pair[1]).abs() < 0.2), "it does not jump");
+        assert!((course.tenants_at(0, scenario.duration() * 2) - f64::from(*path.last().unwrap())).abs() < 1e-9);
+        assert!((course.energy_factors[0] - 1.0).abs() > 1e-6);
+        let (_, other) = drawn("errors: { energy: 0.3 }", 4);
+        assert_ne!(course.energy_factors, other.energy_factors);
+    }
+
+    #[test]
+    fn noise_is_of_the_request_and_not_of_who_asks() {
+        let draw = |seed, ask, attempt| noise_of(seed, ask, attempt).u64(..);
+        assert_eq!(draw(1, 5, 0), draw(1, 5, 0));
+        let all = [draw(1, 5, 0), draw(1, 5, 1), draw(1, 6, 0), draw(2, 5, 0)];
+        assert!((1..4).all(|nth| !all[..nth].contains(&all[nth])));
     }
 }

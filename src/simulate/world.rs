@@ -15,6 +15,8 @@ use crate::units::GramsPerKwh;
 
 /// The largest file after it was unpacked, in bytes: a year of hours takes a third of a megabyte.
 const MAX_UNPACKED: u64 = 64 << 20;
+/// What a gzip file begins with.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// The least hours of a recording that are of use: a day.
 const MIN_HOURS: usize = 24;
 
@@ -68,12 +70,15 @@ impl World {
 
 fn grid(scenario: &Scenario, region: &RegionPlan, files: &dyn Files) -> Result<GridTrace, WorldError> {
     let hours = scenario.hours.ceil() as usize + 1;
-    let Some(data) = &scenario.data else {
+    let in_data = || {
+        let data = scenario.data.as_ref()?;
+        Some(data.join("carbon").join(format!("{}.csv.gz", region.zone.as_str())))
+    };
+    let Some(path) = region.intensity.clone().or_else(in_data) else {
         let first = f64::from(hour_of_day(scenario.from));
         let hourly = (0..hours).map(|hour| region.day.intensity(first + hour as f64)).collect();
         return Ok(GridTrace { hourly, mean: region.day.mean, recorded: false });
     };
-    let path = data.join("carbon").join(format!("{}.csv.gz", region.zone.as_str()));
     let rows: Vec<(Timestamp, f64)> = rows(&path, files, |row| Some((row.get(0)?.parse().ok()?, row.get(1)?.parse().ok()?)))?;
     let mean = rows.iter().map(|(_, value)| value).sum::<f64>() / rows.len().max(1) as f64;
     let hourly: Vec<GramsPerKwh> = rows
@@ -99,7 +104,12 @@ fn rows<T>(path: &Path, files: &dyn Files, read: impl Fn(&csv::StringRecord) -> 
     let error = |what: String| WorldError { path: path.to_owned(), what };
     let bytes = files.read(path).map_err(|problem| error(problem.to_string()))?;
     let mut text = Vec::new();
-    GzDecoder::new(&*bytes).take(MAX_UNPACKED).read_to_end(&mut text).map_err(|problem| error(problem.to_string()))?;
+    let unpacked = if bytes.starts_with(&GZIP) {
+        GzDecoder::new(&*bytes).take(MAX_UNPACKED).read_to_end(&mut text)
+    } else {
+        bytes.as_slice().read_to_end(&mut text)
+    };
+    unpacked.map_err(|problem| error(problem.to_string()))?;
     let mut found = Vec::new();
     for (number, row) in csv::Reader::from_reader(&*text).records().enumerate() {
         let row = row.map_err(|problem| error(problem.to_string()))?;
@@ -111,4 +121,80 @@ fn rows<T>(path: &Path, files: &dyn Files, read: impl Fn(&csv::StringRecord) -> 
 /// The hour of the day in UTC.
 pub fn hour_of_day(at: Timestamp) -> u8 {
     (at.as_second().rem_euclid(86_400) / 3600) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::config::{Env, scenario};
+
+    struct Shelf(HashMap<PathBuf, Vec<u8>>);
+
+    impl Files for Shelf {
+        fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
+            self.0.get(path).cloned().ok_or_else(|| std::io::ErrorKind::NotFound.into())
+        }
+    }
+
+    fn packed(text: &str) -> Vec<u8> {
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packer.write_all(text.as_bytes()).unwrap();
+        packer.finish().unwrap()
+    }
+
+    fn scenario(more: &str) -> Scenario {
+        let text = format!(
+            "hours: 2\nfrom: 2022-05-03T01:00:00Z\nregions:\n  - {{ name: here, grid_zone: DE, rtt: 5ms, replicas: 1, \
+             grid: {{ shape: coal, mean_g_per_kwh: 400 }} }}\nclasses:\n  - {{ name: c, share: 1, first_token: 1s, per_output_token: \
+             35ms }}\npolicies: [{{ name: p }}]\n{more}\n"
+        );
+        scenario::load("s.yaml", &text, &Env::default(), &Shelf(HashMap::new())).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    const HOURS: &str = "datetime_utc,carbon_intensity_g_per_kwh\n2022-05-03T00:00:00Z,100\n2022-05-03T01:00:00Z,200\n\
+        2022-05-03T02:00:00Z,300\n2022-05-03T03:00:00Z,400\n2022-05-03T04:00:00Z,500\n";
+
+    #[test]
+    fn recorded_hours_are_read_from_the_scenarios_first_one() {
+        let files = |bytes| Shelf(HashMap::from([(PathBuf::from("data/carbon/DE.csv.gz"), bytes)]));
+        let scenario = scenario("data: data");
+        let world = World::read(&scenario, &files(packed(HOURS))).unwrap();
+        let grid = &world.grids[0];
+        assert_eq!([0, 1, 9].map(|hour| grid.at(hour).get()), [200.0, 300.0, 400.0]);
+        assert!(grid.recorded && (grid.mean.get() - 300.0).abs() < 1e-9);
+        for (bytes, said) in [
+            (packed("a,b\n1,2\n"), "row 1 is not of the expected form"),
+            (packed(&HOURS.replace("05-03", "05-02")), "it has no 3 hours from"),
+            (packed(HOURS)[..20].to_vec(), "data/carbon/DE.csv.gz"),
+        ] {
+            let error = World::read(&scenario, &files(bytes)).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        assert!(World::read(&scenario, &Shelf(HashMap::new())).is_err(), "data that is named has to be there");
+    }
+
+    #[test]
+    fn a_table_of_ones_own_comes_first_and_a_made_up_day_last() {
+        let own = scenario("").regions.remove(0);
+        let mut with_table = scenario("data: data");
+        with_table.regions[0].intensity = Some(PathBuf::from("mine.csv"));
+        let world = World::read(&with_table, &Shelf(HashMap::from([(PathBuf::from("mine.csv"), HOURS.into())]))).unwrap();
+        assert!(world.grids[0].recorded);
+        let world = World::read(&scenario(""), &Shelf(HashMap::new())).unwrap();
+        let grid = &world.grids[0];
+        assert!(!grid.recorded && world.lengths.is_empty());
+        assert_eq!(grid.at(1), own.day.intensity(2.0), "the second hour from one o'clock on");
+    }
+
+    #[test]
+    fn lengths_are_those_of_the_trace() {
+        let text = "timestamp_s,input_tokens,output_tokens,model\n0.0,374,44,m\n4.3,396,0,m\n";
+        let carbon = (PathBuf::from("data/carbon/DE.csv.gz"), packed(HOURS));
+        let files = Shelf(HashMap::from([carbon, (PathBuf::from("data/t.csv.gz"), packed(text))]));
+        let world = World::read(&scenario("data: data\ntraffic: { trace: t.csv.gz }"), &files).unwrap();
+        assert_eq!(world.lengths, [(374, 44), (396, 1)]);
+    }
 }

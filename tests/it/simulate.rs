@@ -103,8 +103,8 @@ fn what_an_outage_cuts_has_failed_and_what_it_turns_away_is_served_elsewhere() {
     let mut scenario = short("eu/outage.yaml", 3.0);
     scenario.traffic.per_second = 30.0;
     scenario.events.truncate(1);
-    scenario.events[0].from = Duration::from_secs(60);
-    scenario.events[0].until = Duration::from_secs(120);
+    scenario.events[0].from = Duration::from_mins(1);
+    scenario.events[0].until = Duration::from_mins(2);
     for finished in played(&scenario, 3) {
         balances(&scenario, 3, &finished);
         let [answered, failed, _] = finished.all;

@@ -76,7 +76,7 @@ impl Draft {
             self.noise = Some(noisy(noise, self.noise.unwrap_or_else(super::plan::noise), problems));
         }
         if let Some(regions) = file.regions {
-            self.regions(&regions.0, problems);
+            self.regions(&regions.0, path, problems);
         }
         if let Some(energy) = &file.energy {
             let joules =
@@ -105,14 +105,14 @@ impl Draft {
             self.events = events.iter().map(|event| self.event(event, problems)).collect();
         }
         if let Some(policies) = file.policies {
-            self.policies = Some(policies.0.into_iter().map(|policy| compared(policy, problems)).collect());
+            self.policies = Some(policies.0.iter().map(|policy| compared(policy, problems)).collect());
         }
     }
 
-    fn regions(&mut self, written: &[RegionFile], problems: &mut Problems) {
+    fn regions(&mut self, written: &[RegionFile], path: &dyn Fn(&str) -> PathBuf, problems: &mut Problems) {
         let mut regions: Vec<RegionPlan> = Vec::new();
         for file in written {
-            let region = region(file, problems);
+            let region = region(file, path, problems);
             if regions.len() == MAX_REGIONS {
                 problems.add(file.name.mark, format!("more than {MAX_REGIONS} regions"));
                 break;
@@ -204,7 +204,7 @@ impl Draft {
     }
 }
 
-fn region(file: &RegionFile, problems: &mut Problems) -> RegionPlan {
+fn region(file: &RegionFile, path: &dyn Fn(&str) -> PathBuf, problems: &mut Problems) -> RegionPlan {
     plain_name(&file.name, problems);
     let replicas = NonZeroU16::new(count(&file.replicas, 1, 1000, problems)).unwrap_or(NonZeroU16::MIN);
     let mut spec = Spec::new(&file.name.value, Millis::from(file.rtt.value.0), replicas);
@@ -239,7 +239,8 @@ fn region(file: &RegionFile, problems: &mut Problems) -> RegionPlan {
     let slots = u32::from(replicas.get()) * u32::from(spec.slots_per_replica.get());
     let declared = file.max_in_flight.as_ref().map_or(slots, |most| u32::from(count(most, 1, u64::from(u16::MAX), problems)));
     let zone = GridZone::new(file.grid_zone.value.trim());
-    RegionPlan { spec, zone, day: day(file, problems), pue, resident: file.resident.unwrap_or(false), declared }
+    let intensity = file.intensity.as_ref().map(|written| path(written.value.trim()));
+    RegionPlan { spec, zone, intensity, day: day(file, problems), pue, resident: file.resident.unwrap_or(false), declared }
 }
 
 /// A day for a region that has no data: its own, or the shape that suits nobody badly.
@@ -370,14 +371,16 @@ fn kinds(written: Vec<ClassFile>, problems: &mut Problems) -> Vec<Class> {
     }
     let sum: f64 = classes.iter().map(|class| class.share).sum();
     if sum > 0.0 {
-        classes.iter_mut().for_each(|class| class.share /= sum);
+        for class in &mut classes {
+            class.share /= sum;
+        }
     } else {
         problems.add(Mark::default(), "the classes have no share of anything");
     }
     classes
 }
 
-fn compared(written: super::file::Settings, problems: &mut Problems) -> Settings {
+fn compared(written: &super::file::Settings, problems: &mut Problems) -> Settings {
     let name = written.name.as_ref().map_or("", |name| &*name.value);
     if let Some(name) = &written.name {
         plain_name(name, problems);

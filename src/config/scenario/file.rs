@@ -50,6 +50,8 @@ section! {
         name: At<String>,
         /// Its grid zone.
         grid_zone: At<String>,
+        /// A table of its hours, `datetime_utc,carbon_intensity_g_per_kwh`, gzip or plain; before `data`.
+        intensity: Option<At<String>>,
         /// Its day where there is no data.
         grid: Option<DayFile>,
         /// The median round trip.
@@ -97,6 +99,7 @@ section! {
     }
 
     /// Energy at the machine.
+    #[expect(clippy::struct_field_names, reason = "they are the keys, spelled as in the configuration")]
     struct EnergyFile {
         /// Joules for a prompt token.
         input_joules_per_token: At<f64>,

@@ -60,6 +60,8 @@ pub struct RegionPlan {
     pub spec: Spec,
     /// Its grid zone.
     pub zone: GridZone,
+    /// A table of its hours, before [`Scenario::data`].
+    pub intensity: Option<PathBuf>,
     /// Its day where there is no data.
     pub day: Day,
     /// What its building adds.
