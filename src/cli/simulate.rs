@@ -31,7 +31,7 @@ pub struct SimulateArgs {
     /// Only this policy, beside the one that savings are counted from; may be given several times
     #[arg(long, value_name = "NAME")]
     policy: Vec<String>,
-    /// So many hours of the grids instead of the scenario's
+    /// No more hours of the grids than this
     #[arg(long)]
     hours: Option<f64>,
     /// Write every run with all its figures to this file
@@ -53,8 +53,9 @@ pub fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    if let Some(hours) = args.hours.filter(|hours| *hours > 0.0) {
-        scenario.hours = hours.min(scenario.hours.max(hours));
+    if let Some(hours) = args.hours {
+        anyhow::ensure!(hours.is_finite() && hours > 0.0, "--hours is a number above 0");
+        scenario.hours = hours.min(scenario.hours);
     }
     if let Some(seed) = args.seed {
         scenario.seeds = vec![seed];

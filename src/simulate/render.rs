@@ -148,7 +148,7 @@ fn basis(scenario: &Scenario, world: &World) -> String {
     let grids = if recorded == world.grids.len() {
         format!("recorded hours from {} on", scenario.from)
     } else {
-        "made-up days, not recorded ones".to_owned()
+        "hours of made-up days".to_owned()
     };
     let lengths = if world.lengths.is_empty() { "drawn, log-normal" } else { "of a recorded trace" };
     let seeds: Vec<String> = scenario.seeds.iter().map(u64::to_string).collect();
@@ -195,4 +195,79 @@ pub fn json(scenario: &Scenario, world: &World, comparison: &Comparison) -> Valu
         "oracle": best,
         "runs": runs,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::scenario::load;
+    use crate::config::{Env, Files};
+    use crate::simulate::Run;
+    use crate::simulate::engine::Finished;
+    use crate::simulate::oracle::Best;
+
+    struct NoFiles;
+
+    impl Files for NoFiles {
+        fn read(&self, _: &std::path::Path) -> std::io::Result<Vec<u8>> {
+            Err(std::io::ErrorKind::NotFound.into())
+        }
+    }
+
+    fn compared() -> (Scenario, World, Comparison) {
+        let text = "seeds: [1, 2]\nregions: [{ name: here, grid_zone: DE, rtt: 5ms, replicas: 1 }]\nclasses: [{ name: c, share: 1, \
+                    first_token: 1s, per_output_token: 35ms }]\npolicies: [{ name: green }, { name: fast, objective: least_latency }]\n";
+        let scenario = load("s.yaml", text, &Env::default(), &NoFiles).unwrap_or_else(|errors| panic!("{errors}"));
+        let world = World::read(&scenario, &NoFiles).unwrap();
+        let run = |policy, seed, grams, missed| Run {
+            policy,
+            seed,
+            finished: Finished {
+                score: Score {
+                    requests: 1000,
+                    grams,
+                    missed,
+                    late_end: missed,
+                    first_token_ms: [80.0, 400.0],
+                    ..Score::default()
+                },
+                all: [1000, 0, 0],
+                under_way: (0, 0),
+            },
+            took: Duration::ZERO,
+        };
+        let runs = vec![run(0, 1, 30.0, 2), run(0, 2, 20.0, 4), run(1, 1, 110.0, 1), run(1, 2, 110.0, 1)];
+        let best = |grams, overflow| Best { grams, overflow };
+        (scenario, world, Comparison { runs, best: vec![(1, best(10.0, 0.0)), (2, best(10.0, 0.01))] })
+    }
+
+    #[test]
+    fn the_table_has_means_and_ranges_and_what_they_rest_on() {
+        let (scenario, world, comparison) = compared();
+        insta::assert_snapshot!(text(&scenario, &world, &comparison), @r"
+        policy                 mg/request   % of best saving           missed %  first   end  failed  shed  spilled %  p50 ms  p99 ms  moved/min %
+        green        25.00 [20.00..30.00]  85.0 [80.0..90.0]  0.30 [0.20..0.40]   0.00  0.30    0.00  0.00       0.00      80     400          0.0
+        fast      110.00 [110.00..110.00]     0.0 [0.0..0.0]  0.10 [0.10..0.10]   0.00  0.10    0.00  0.00       0.00      80     400          0.0
+        (oracle)     10.00 [10.00..10.00]                100                  -      -     -       -     -          -       -       -            -
+
+        Simulated. Grids: hours of made-up days, 48 of them, one in 150 s. Lengths: drawn, log-normal. Seeds: 1, 2.
+        Of the requests 0.50 [0.00..1.00] % could not have been served in time by anybody.
+        ");
+    }
+
+    #[test]
+    fn a_share_of_the_best_is_within_a_seed() {
+        let (scenario, world, comparison) = compared();
+        let value = json(&scenario, &world, &comparison);
+        assert_eq!(value["runs"][0]["percent_of_best"], 80.0);
+        assert_eq!(value["runs"][1]["percent_of_best"], 90.0);
+        assert_eq!((&value["reference"], &value["simulated"]), (&json!("fast"), &json!(true)));
+        // Where there is nothing to save there is no share of it.
+        assert_eq!(
+            of_best(&Comparison { best: vec![(1, Best { grams: 110.0, overflow: 0.0 })], ..comparison }, Some(1), 1, 110.0),
+            None
+        );
+    }
 }

@@ -163,7 +163,7 @@ mod tests {
         let scenario = scenario("data: data");
         let world = World::read(&scenario, &files(packed(HOURS))).unwrap();
         let grid = &world.grids[0];
-        assert_eq!([0, 1, 9].map(|hour| grid.at(hour).get()), [200.0, 300.0, 400.0]);
+        assert_eq!([0, 1, 9].map(|hour| grid.at(hour)), [200.0, 300.0, 400.0].map(GramsPerKwh::saturating));
         assert!(grid.recorded && (grid.mean.get() - 300.0).abs() < 1e-9);
         for (bytes, said) in [
             (packed("a,b\n1,2\n"), "row 1 is not of the expected form"),
