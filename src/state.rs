@@ -229,15 +229,13 @@ pub struct Question<'a> {
     pub turn: u32,
 }
 
-/// What was seen of a request that a backend answered.
-#[derive(Clone, Copy, Debug, Default)]
+/// What was seen of a request by its end, when a backend answered it as a whole.
+#[derive(Clone, Copy, Debug)]
 pub struct Seen {
     /// From the attempt's begin to the first data, where that shows when the prompt was read.
     pub first_token: Option<Millis>,
-    /// From the attempt's begin to the end, for an answer that is whole.
-    pub whole: Option<Millis>,
-    /// From the request's arrival to the first data: what its budget is about.
-    pub waited: Option<Millis>,
+    /// From the attempt's begin to the end.
+    pub whole: Millis,
     /// Requests that the backend had in flight at the first token.
     pub in_flight_then: u32,
     /// Generated tokens, as reported or counted.
@@ -246,32 +244,58 @@ pub struct Seen {
     pub input_tokens: Option<u64>,
 }
 
+/// What was asked of a backend, and under which policy: what a lesson is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Lesson<'a> {
+    /// Who was asked.
+    pub deployment: &'a Deployment,
+    /// What was expected.
+    pub candidate: &'a Candidate,
+    /// What was wanted.
+    pub policy: &'a Policy,
+    /// What was asked for.
+    pub demand: &'a Demand,
+}
+
 impl Snapshot {
-    /// Teaches the statistics what an answered request showed: of the backend, of the flow, and of how far predictions can be trusted.
-    pub fn learn(&self, deployment: &Deployment, candidate: &Candidate, policy: &Policy, demand: &Demand, seen: &Seen) {
-        let live = self.live(deployment.backend);
-        let Some(model) = live.model(&deployment.model) else { return };
-        let Estimate { prompt_tokens, queue, .. } = candidate.estimate;
-        if let Some(took) = seen.first_token {
-            model.saw_first_token(seen.input_tokens.map_or(prompt_tokens, |it| it.min(u32::MAX.into()) as u32), queue, took);
+    /// The first token of a stream, or the whole of an answer without tokens, is there: `took` after it was asked for, and `waited`
+    /// after the request came. It is learned at once: the end of a stream is many decisions later.
+    pub fn learn_first_token(&self, lesson: &Lesson<'_>, took: Millis, waited: Millis) {
+        let Estimate { prompt_tokens, queue, .. } = lesson.candidate.estimate;
+        if let Some(model) = self.live(lesson.deployment.backend).model(&lesson.deployment.model) {
+            model.saw_first_token(prompt_tokens, queue, took);
         }
-        let budget =
-            policy.budget.and_then(|budget| budget.of(demand.streamed, prompt_tokens).map(|span| (span, budget.quantile)));
-        let waited = if demand.streamed { seen.waited } else { seen.whole };
-        if let (Some((budget, quantile)), Some(waited), Some(margin)) = (budget, waited, self.margin(policy.id)) {
+        if lesson.demand.streamed {
+            self.learn_waiting(lesson, waited);
+        }
+    }
+
+    /// Whether a budget was met says how far predictions can be trusted.
+    fn learn_waiting(&self, lesson: &Lesson<'_>, waited: Millis) {
+        let Lesson { candidate, policy, demand, .. } = lesson;
+        let budget = policy.budget.and_then(|it| it.of(demand.streamed, candidate.estimate.prompt_tokens).map(|of| (of, it.quantile)));
+        if let (Some((budget, quantile)), Some(margin)) = (budget, self.margin(policy.id)) {
             margin.saw(waited > budget, quantile);
         }
-        let (Some(whole), Some(flow)) = (seen.whole, self.flow(deployment.flow)) else { return };
+    }
+
+    /// The answer is there as a whole: how fast its tokens came, and how long prompt and answer were.
+    pub fn learn(&self, lesson: &Lesson<'_>, seen: &Seen) {
+        let Lesson { deployment, candidate, demand, .. } = lesson;
+        if !demand.streamed {
+            self.learn_waiting(lesson, seen.whole);
+        }
+        let live = self.live(deployment.backend);
+        let (Some(model), Some(flow)) = (live.model(&deployment.model), self.flow(deployment.flow)) else { return };
         if let Some(output) = seen.output_tokens.filter(|_| !demand.embeddings) {
             flow.saw_output(output);
             // Of an answer that came in one piece it is only believed when its first token would have come.
             let before = seen.first_token.unwrap_or(candidate.estimate.first_token);
-            if let Some(streaming) = Millis::new(whole.get() - before.get()).filter(|left| *left > Millis::ZERO) {
+            if let Some(streaming) = Millis::new(seen.whole.get() - before.get()).filter(|left| *left > Millis::ZERO) {
                 let then = if seen.first_token.is_some() { seen.in_flight_then } else { candidate.estimate.in_flight };
                 // The mean of both ends: the requests of the time between are nearly those of one or the other.
                 let in_flight = f64::midpoint(f64::from(then), f64::from(live.in_flight() + 1));
-                let declared = self.plan.backend(deployment.backend).max_in_flight;
-                model.saw_output(output, streaming, in_flight, declared);
+                model.saw_output(output, streaming, in_flight, self.plan.backend(deployment.backend).max_in_flight);
             }
         }
         if let Some(input) = seen.input_tokens {

@@ -90,28 +90,23 @@ fn judge(x: &Exchange, now: Instant) {
     }
 }
 
-/// Teaches the serving backend's statistics what this exchange showed.
+/// Teaches the serving backend's statistics what this exchange showed by its end.
 fn learn(x: &Exchange, now: Instant) {
-    let (Some((_, Some(index))), Some(attempt), Some(demand)) = (&x.serving, x.attempts.last(), x.demand) else { return };
-    let (Some(candidate), Some(deployments), Some(policy)) = (x.candidates.get(*index), &x.deployments, x.policy()) else {
-        return;
-    };
-    let Some(deployment) = deployments.get(*index) else { return };
-    // The first data of a stream that brought an error may be the error, and failing is quick.
-    if !x.status.is_success() || x.error.is_some() {
+    let (Some(lesson), Some(attempt)) = (x.lesson(), x.attempts.last()) else { return };
+    if !answered(x) {
         return;
     }
+    let since = |at: Instant| Millis::from(at - attempt.begun);
+    let demand = lesson.demand;
     // Only a stream, or an answer without output tokens, shows when the prompt was read; any other comes whole at its end.
-    let first = x.first_token.filter(|_| demand.streamed || demand.embeddings).map(|at| Millis::from(at - attempt.begun));
-    let seen = Seen {
-        first_token: first,
-        whole: answered(x).then(|| Millis::from(now - attempt.begun)),
-        waited: x.first_token.map(|at| Millis::from(at - x.begun)),
-        in_flight_then: x.in_flight_then,
-        output_tokens: x.usage.0.output_tokens,
-        input_tokens: x.usage.0.input_tokens,
-    };
-    x.snapshot.learn(deployment, candidate, policy, &demand, &seen);
+    let first_token = x.first_token.filter(|_| demand.streamed || demand.embeddings).map(since);
+    if let Some(took) = first_token.filter(|_| demand.embeddings && !demand.streamed) {
+        x.snapshot.learn_first_token(&lesson, took, took);
+    }
+    let (usage, _) = x.usage;
+    let (output_tokens, input_tokens) = (usage.output_tokens, usage.input_tokens);
+    let seen = Seen { first_token, whole: since(now), in_flight_then: x.in_flight_then, output_tokens, input_tokens };
+    x.snapshot.learn(&lesson, &seen);
 }
 
 /// The tokens as the record states them.

@@ -25,7 +25,8 @@ use crate::live::{Permit, Remedy};
 use crate::policy::Policy;
 use crate::record::Ended;
 use crate::route::{Deployment, Route};
-use crate::state::Snapshot;
+use crate::state::{Lesson, Snapshot};
+use crate::units::Millis;
 use crate::wire::Operation;
 use crate::wire::usage::{Usage, UsageSource};
 
@@ -299,13 +300,29 @@ impl Exchange {
         }
     }
 
-    /// The first body data of the response is here.
-    pub(super) fn saw_first_data(&mut self) {
+    /// What the answer teaches; nothing when it is none: failing is quick.
+    pub(super) fn lesson(&self) -> Option<Lesson<'_>> {
+        let (_, index) = self.serving.as_ref().filter(|_| self.status.is_success() && self.error.is_none())?;
+        let index = (*index)?;
+        Some(Lesson {
+            deployment: self.deployments.as_ref()?.get(index)?,
+            candidate: self.candidates.get(index)?,
+            policy: self.policy()?,
+            demand: self.demand.as_ref()?,
+        })
+    }
+
+    /// The first body data of the response is here, and it is an answer or says that there is none.
+    pub(super) fn saw_first_data(&mut self, answers: bool) {
         if self.first_token.is_none() {
             self.first_token = Some(self.shared.clock.monotonic());
             if let Some(permit) = &mut self.permit {
                 permit.answered();
                 self.in_flight_then = permit.in_flight();
+            }
+            let taught = self.lesson().filter(|lesson| answers && lesson.demand.streamed);
+            if let (Some(lesson), Some(at), Some(attempt)) = (taught, self.first_token, self.attempts.last()) {
+                self.snapshot.learn_first_token(&lesson, Millis::from(at - attempt.begun), Millis::from(at - self.begun));
             }
         }
     }

@@ -116,7 +116,8 @@ impl Metered {
             self.said_done |= chunk.ends_with(b"data: [DONE]\n\n");
             self.meter.feed(&chunk);
             if self.meter.saw_first_data() {
-                self.exchange.saw_first_data();
+                let answers = self.meter.error().is_none();
+                self.exchange.saw_first_data(answers);
             }
         }
     }

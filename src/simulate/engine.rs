@@ -300,9 +300,11 @@ impl<'a> Engine<'a> {
     fn first_token(&mut self, index: u32, nth: u8, now: Duration) {
         let Some(ask) = self.course.asks.get(index as usize) else { return };
         let Some(flight) = self.flights.get_mut(&index).filter(|flight| flight.is_at(nth)) else { return };
+        let Some(candidate) = flight.candidate() else { return };
         let (Some(router), Some(permit)) = (self.routers.get(flight.proxy), flight.permit.as_mut()) else { return };
-        router.first_token(permit);
         let Some(attempt) = flight.attempts.last_mut() else { return };
+        let (took, waited) = (now.saturating_sub(attempt.begun), now.saturating_sub(ask.at));
+        router.first_token(permit, &flight.decided, &candidate, took, waited);
         let (Some(site), Some(ticket)) = (self.sites.get_mut(attempt.region), attempt.ticket) else { return };
         attempt.first_token = Some(now);
         attempt.in_flight_then = permit.in_flight();
@@ -341,7 +343,6 @@ impl<'a> Engine<'a> {
         if let Some(router) = self.routers.get(flight.proxy) {
             let seen = Seen {
                 first_token: first_token.saturating_sub(begun),
-                waited: first_token.saturating_sub(ask.at),
                 in_flight_then: attempt.in_flight_then,
                 total: now.saturating_sub(begun),
                 input_tokens: u64::from(ask.prompt),

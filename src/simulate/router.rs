@@ -20,7 +20,7 @@ use crate::grid::{Basis, Grid, Quality, Reading, Signal};
 use crate::live::{Permit, Remedy, RetryBudget};
 use crate::policy::Policy;
 use crate::route::{Deployment, Route};
-use crate::state::{self, Question, Snapshot};
+use crate::state::{self, Lesson, Question, Snapshot};
 use crate::units::{GramsPerKwh, Millis};
 
 /// The one model that is asked for.
@@ -137,26 +137,33 @@ impl Router {
         self.snapshot.live(candidate.backend).admit(candidate.estimate.prompt_tokens)
     }
 
-    /// The first token is there.
-    pub fn first_token(&self, permit: &mut Permit) {
+    /// The first token is there, `took` after it was asked for and `waited` after the request came.
+    pub fn first_token(&self, permit: &mut Permit, decided: &Decided, candidate: &Candidate, took: Duration, waited: Duration) {
         permit.answered();
+        if let Some(lesson) = self.lesson(decided, candidate) {
+            self.snapshot.learn_first_token(&lesson, Millis::from(took), Millis::from(waited));
+        }
     }
 
     /// The answer came to its end: it counts for the backend's health, and teaches what an exchange teaches when its books are closed.
     pub fn ended(&self, decided: &Decided, candidate: &Candidate, seen: &Seen, at: Moment) {
         let live = self.snapshot.live(candidate.backend);
         live.succeeded(at.now);
-        let deployment = self.deployments(decided.route).iter().find(|one| one.backend == candidate.backend);
-        let (Some(deployment), Some(policy)) = (deployment, self.policy(decided.route)) else { return };
-        let seen = state::Seen {
-            first_token: Some(Millis::from(seen.first_token)),
-            whole: Some(Millis::from(seen.total)),
-            waited: Some(Millis::from(seen.waited)),
-            in_flight_then: seen.in_flight_then,
-            output_tokens: Some(seen.output_tokens),
-            input_tokens: Some(seen.input_tokens),
-        };
-        self.snapshot.learn(deployment, candidate, policy, &decided.demand, &seen);
+        if let Some(lesson) = self.lesson(decided, candidate) {
+            let seen = state::Seen {
+                first_token: Some(Millis::from(seen.first_token)),
+                whole: Millis::from(seen.total),
+                in_flight_then: seen.in_flight_then,
+                output_tokens: Some(seen.output_tokens),
+                input_tokens: Some(seen.input_tokens),
+            };
+            self.snapshot.learn(&lesson, &seen);
+        }
+    }
+
+    fn lesson<'l>(&'l self, decided: &'l Decided, candidate: &'l Candidate) -> Option<Lesson<'l>> {
+        let deployment = self.deployments(decided.route).iter().find(|one| one.backend == candidate.backend)?;
+        Some(Lesson { deployment, candidate, policy: self.policy(decided.route)?, demand: &decided.demand })
     }
 
     /// A backend said that it has no room.
@@ -223,8 +230,6 @@ pub struct Seen {
     pub first_token: Duration,
     /// Until the end.
     pub total: Duration,
-    /// From the request's arrival to the first token.
-    pub waited: Duration,
     /// Requests that the backend had in flight at the first token.
     pub in_flight_then: u32,
     /// As reported.
