@@ -56,8 +56,9 @@ pub struct Terms<'a> {
 /// The price begins at this share of the limit, and is whole at the limit ..
 const RAMP_FROM: f64 = 0.8;
 /// .. where it is so much more than the value of the capacity: it then holds the use of a scarce region somewhere inside the ramp and
-/// not at its upper end. With 1 and no ramp, simulation lost 2 to 4 points of the possible saving.
-const RAMP_HEIGHT: f64 = 1.5;
+/// not at its upper end. In `simulate` 1.5 captured 1.5 points less of the possible saving in a crowded world, and 4 as much less again;
+/// the higher ones keep a region emptier, so that fewer answers are late.
+const RAMP_HEIGHT: f64 = 2.2;
 
 /// The part of a price that counts with `in_flight` of `limit` requests.
 fn ramp(in_flight: u32, limit: u32) -> f64 {
@@ -242,7 +243,10 @@ mod tests {
             permits.push(live.admit(0));
         }
         assert!(prices[..7].iter().all(|price| *price == 0.0), "{prices:?}");
-        assert!((prices[7] - 250.0 * 0.001 * 1.5 * 0.375).abs() < 1e-9 && (prices[8] - 0.375).abs() < 1e-9, "{prices:?}");
+        assert!(
+            (prices[7] - 250.0 * 0.001 * RAMP_HEIGHT * 0.375).abs() < 1e-9 && (prices[8] - 0.25 * RAMP_HEIGHT).abs() < 1e-9,
+            "{prices:?}"
+        );
     }
 
     #[test]

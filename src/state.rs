@@ -273,7 +273,8 @@ impl Snapshot {
     /// Whether a budget was met says how far predictions can be trusted.
     fn learn_waiting(&self, lesson: &Lesson<'_>, waited: Millis) {
         let Lesson { candidate, policy, demand, .. } = lesson;
-        let budget = policy.budget.and_then(|it| it.of(demand.streamed, candidate.estimate.prompt_tokens).map(|of| (of, it.quantile)));
+        let budget =
+            policy.budget.and_then(|it| it.of(demand.streamed, candidate.estimate.prompt_tokens).map(|of| (of, it.quantile)));
         if let (Some((budget, quantile)), Some(margin)) = (budget, self.margin(policy.id)) {
             margin.saw(waited > budget, quantile);
         }

@@ -11,7 +11,7 @@ use crate::units::Millis;
 
 const BUCKETS: usize = 24;
 /// Weight of a response in the level, once it is known ..
-const LEVEL: f64 = 0.02;
+const LEVEL: f64 = 0.04;
 /// .. and in the shape: at first ..
 const SHAPE: f64 = 0.05;
 /// .. and after so many responses in a bucket less, because a shape does not change.
