@@ -154,7 +154,7 @@ pub(super) async fn is_read(request: &mut Request<Option<Incoming>>) -> bool {
 }
 
 /// When the next chunk has to be here, `length` bytes being there `now`.
-fn due(begun: Instant, now: Instant, length: usize, progress: Duration) -> Instant {
+pub(super) fn due(begun: Instant, now: Instant, length: usize, progress: Duration) -> Instant {
     (now + progress).min(begun + progress + Duration::from_secs(length as u64 / LEAST_RATE))
 }
 

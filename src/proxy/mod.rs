@@ -15,6 +15,7 @@ mod provenance;
 mod reject;
 mod relay;
 mod through;
+mod upload;
 
 use std::convert::Infallible;
 use std::future::Future;

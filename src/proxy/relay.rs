@@ -26,6 +26,8 @@ use crate::wire::usage::{Meter, StreamError};
 const BACKEND_ERROR_EVENT: &str = "backend_error_event";
 /// .. and of one in which it found fault with the request.
 pub(super) const REQUEST_ERROR_EVENT: &str = "request_error_event";
+/// The code of an exchange that had its time, while its backend went on and on.
+pub(super) const NO_END: &str = "total_timeout";
 
 /// A response body as the proxy sends it.
 #[derive(Debug)]
@@ -185,6 +187,12 @@ impl Metered {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.progress = self.exchange.shared.clock.monotonic();
                     self.upstream_done = self.upstream.is_end_stream();
+                    if self.progress >= self.deadline && !self.upstream_done {
+                        // Of a backend that always has something the wait below never learns.
+                        self.exchange.error = Some(NO_END);
+                        self.finish(Ended::TimedOut);
+                        return Poll::Ready(Some(Err(Cut::TimedOut)));
+                    }
                     let chunk = match frame.into_data() {
                         Ok(chunk) => chunk,
                         Err(trailers) => {

@@ -1,5 +1,5 @@
 //! Calls that are not decided: what lives in one backend, and what cannot be read. They stream to the route's `home`, byte for
-//! byte, and can be sent only once. An upgrade (WebSocket, for realtime) becomes a tunnel with a task of its own, which ends with
+//! byte, and can be sent only once. A body is bounded by its pace and the time of the whole, not by its size. An upgrade (WebSocket, for realtime) becomes a tunnel with a task of its own, which ends with
 //! the backend's side and then writes the record.
 
 use std::future::Future;
@@ -15,14 +15,14 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::time::error::Elapsed;
+use tokio::time::Instant;
 
 use super::exchange::{Attempt, AttemptOutcome, Exchange};
 use super::forward::{self, UsageEvent};
 use super::headers;
-use super::intake;
 use super::provenance::{self, Provenance};
 use super::reject::Error;
+use super::upload::{self, Late, Paced, Turn};
 use super::{Answer, decorate};
 use crate::backend::{Backend, BackendId, Timeouts};
 use crate::decide::NoCandidate;
@@ -60,7 +60,9 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
         fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         fields.insert(header::UPGRADE, protocol);
     }
-    let body = request.body_mut().take().map_or_else(SendBody::empty, SendBody::stream);
+    let turn = Turn::new(Instant::now());
+    let paced = |body| SendBody::stream(Paced::new(body, snapshot.plan.limits.body_progress, &turn));
+    let body = request.body_mut().take().map_or_else(SendBody::empty, paced);
     let mut outgoing = Request::new(body);
     *outgoing.method_mut() = request.method().clone();
     *outgoing.uri_mut() = forward::target(&backend, &below)?;
@@ -72,8 +74,10 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
     let begun = x.shared.clock.monotonic();
     x.overhead_us = u64::try_from((begun - x.begun).as_micros()).unwrap_or(u64::MAX);
     x.attempts.push(Attempt { backend: home, outcome: AttemptOutcome::Abandoned, status: None, begun, ended: begun });
-    let sent = tokio::time::timeout(x.first_byte_within(&backend, begun), x.shared.upstreams.send(&backend, outgoing)).await;
-    let result = booked(sent, uploads, &backend, x);
+    let whole = Instant::now() + (x.begun + backend.timeouts.total).saturating_duration_since(begun);
+    let sending = x.shared.upstreams.send(&backend, outgoing);
+    let sent = upload::in_time(sending, &turn, backend.timeouts.first_byte, whole).await;
+    let result = booked(sent, uploads.then_some(&turn), &backend, x);
     let mut response = result?;
     if response.head.status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Answer::Backend(response, UsageEvent::Keep));
@@ -86,8 +90,8 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
 
 /// Books how the attempt went, for the record and for the backend's health.
 fn booked(
-    sent: Result<Result<UpstreamResponse, SendError>, Elapsed>,
-    uploads: bool,
+    sent: Result<Result<UpstreamResponse, SendError>, Late>,
+    upload: Option<&Turn>,
     backend: &Backend,
     x: &mut Exchange,
 ) -> Result<UpstreamResponse, Error> {
@@ -104,14 +108,16 @@ fn booked(
             its_fault = forward::is_its_fault(error.kind);
             tracing::warn!(backend = &*backend.name, id = ?x.id, kind = %error, cause = %error.source, "attempt failed");
             match error.kind {
-                SendErrorKind::RequestBody => (AttemptOutcome::Abandoned, Err(intake::broken(&*error.source))),
+                SendErrorKind::RequestBody => {
+                    (AttemptOutcome::Abandoned, Err(upload.map_or(Error::BodyBroken, Turn::why_failed)))
+                }
                 kind if kind.nothing_done() => (AttemptOutcome::Unreachable, Err(Error::Unreachable)),
                 _ => (AttemptOutcome::Broken, Err(Error::BadGateway)),
             }
         }
-        Err(_) => {
-            // Of an upload that took all that time nobody knows whether the client was slow or the backend.
-            its_fault = !uploads;
+        Err(late) => {
+            // Of an upload that went on all that time it may only be large.
+            its_fault = late == Late::Backend || upload.is_none();
             (AttemptOutcome::TimedOut, Err(Error::UpstreamTimeout))
         }
     };

@@ -27,6 +27,7 @@ mod log;
 mod model_server;
 mod narrow;
 mod process;
+mod progress;
 mod provenance;
 mod reload;
 mod request;

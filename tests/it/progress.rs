@@ -1,0 +1,221 @@
+//! Exchanges that do not go on, and exchanges that do not end: each has its limit, and whoever was to go on is at fault.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::support::h2::{DATA, END_HEADERS, End, H2Client, HEADERS, block, call, frame};
+use super::support::peer::{PATIENCE, Then, begin_events, chunk, respond, wait_for_close};
+use super::support::{Client, Harness, Peer};
+
+const CALL: &str = r#"{"model":"m"}"#;
+/// Enough for a backend to be left alone, were they its failures.
+const TIMES: usize = 12;
+
+/// Two backends of which the second is nobody: who is asked next shows whether the first is blamed.
+fn harness(top: &str, first: SocketAddr, more: &str) -> Harness {
+    Harness::with(top, &[("a", first, more), ("b", Peer::nobody(), "")], "policy: in_order")
+}
+
+fn is_not_blamed(proxy: &Harness) {
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "x-next: 1\r\n", CALL);
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.field("x-windward-backend")), (200, Some("a")), "its health is none the worse");
+    assert_eq!(proxy.record()["ended"], "complete");
+    assert_eq!(proxy.in_flight("a"), 0);
+}
+
+/// A backend that says when an upload has begun to arrive, and when its connection or stream has ended.
+fn uploads(http2: bool) -> (SocketAddr, Receiver<&'static str>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (say, said) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let say = say.clone();
+            std::thread::spawn(move || if http2 { take_by_http2(stream, &say) } else { take(stream, &say) });
+        }
+    });
+    (address, said)
+}
+
+fn take(mut stream: TcpStream, say: &Sender<&'static str>) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut seen, mut more) = (Vec::new(), [0; 4096]);
+    let has = |seen: &[u8], what: &[u8]| memchr::memmem::find(seen, what).is_some();
+    while !has(&seen, b"abc") {
+        match stream.read(&mut more) {
+            Ok(0) | Err(_) => return,
+            Ok(count) => seen.extend_from_slice(&more[..count]),
+        }
+        if has(&seen, b"x-next: 1") {
+            respond(&mut stream, "200 OK", "content-type: application/json\r\n", b"{}");
+        }
+    }
+    say.send("begun").unwrap();
+    wait_for_close(&mut stream);
+    say.send("ended").unwrap();
+}
+
+fn take_by_http2(stream: TcpStream, say: &Sender<&'static str>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::from_std(stream).unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((request, mut answer))) = connection.accept().await {
+            let say = say.clone();
+            tokio::spawn(async move {
+                if request.headers().contains_key("x-next") {
+                    answer.send_response(http::Response::new(()), true).unwrap();
+                    return;
+                }
+                let mut body = request.into_body();
+                assert_eq!(body.data().await.unwrap().unwrap(), "abc");
+                say.send("begun").unwrap();
+                assert!(body.data().await.is_none_or(|data| data.is_err()));
+                say.send("ended").unwrap();
+            });
+        }
+    });
+}
+
+#[test]
+fn an_upload_that_stalls_ends_by_its_own_limit_and_is_the_clients_fault() {
+    let begin: [fn(&mut Client); 2] = [
+        |client| client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ncontent-length: 9\r\n\r\nabc"),
+        |client| client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"),
+    ];
+    for http2 in [false, true] {
+        let (address, said) = uploads(http2);
+        let protocol = if http2 { "protocol: http2" } else { "" };
+        // A backend that is slow to answer has all the time that it was given, and is not the one who is slow.
+        let proxy = harness("limits: { body_progress: 100ms }", address, protocol);
+        for nth in 0..TIMES {
+            let mut client = Client::connect(proxy.address);
+            begin[nth % begin.len()](&mut client);
+            assert_eq!(said.recv_timeout(PATIENCE), Ok("begun"));
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.field("connection")), (408, Some("close")));
+            assert_eq!(answer.json()["error"]["code"], "body_timeout");
+            assert_eq!(said.recv_timeout(PATIENCE), Ok("ended"), "nobody waits for the rest of it");
+            client.read_to_end();
+        }
+        for record in (0..TIMES).map(|_| proxy.record()) {
+            assert_eq!((&record["ended"], &record["error"]), (&"rejected".into(), &"body_timeout".into()), "{record}");
+            assert_eq!(record["attempts"][0]["outcome"], "abandoned", "{record}");
+        }
+        is_not_blamed(&proxy);
+    }
+}
+
+#[test]
+fn a_stream_whose_upload_stalls_ends_and_the_connection_goes_on() {
+    let (address, said) = uploads(false);
+    let proxy = harness("limits: { body_progress: 100ms }", address, "");
+    let upload = block(&[(":method", "POST"), (":scheme", "http"), (":path", "/v1/files"), (":authority", "w")]);
+    for (head, data) in [(upload, "abc"), (call(), "{\"model\":")] {
+        let mut client = H2Client::connect(proxy.address);
+        assert!(client.send(&[frame(HEADERS, END_HEADERS, 1, &head), frame(DATA, 0, 1, data.as_bytes())].concat()));
+        assert_eq!(client.end(1), End::Answered(408));
+        assert_eq!(proxy.record()["error"], "body_timeout");
+        assert!(client.ping());
+    }
+    assert_eq!((said.recv_timeout(PATIENCE), said.recv_timeout(PATIENCE)), (Ok("begun"), Ok("ended")));
+    is_not_blamed(&proxy);
+}
+
+#[test]
+fn a_call_whose_body_stalls_reaches_nobody() {
+    let peer = Peer::answering("200 OK", "{}");
+    let proxy = harness("limits: { body_progress: 100ms }", peer.address, "");
+    for framing in [
+        "content-length: 100\r\n\r\n{\"model\"",
+        "transfer-encoding: chunked\r\n\r\n100\r\n{\"model\"",
+        "content-length: 9\r\n\r\n",
+    ] {
+        let mut client = Client::connect(proxy.address);
+        client.send(format!("POST /v1/chat/completions HTTP/1.1\r\nhost: w\r\n{framing}").as_bytes());
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.field("connection")), (408, Some("close")), "{framing}");
+        client.read_to_end();
+        let record = proxy.record();
+        assert_eq!((&record["ended"], &record["error"]), (&"rejected".into(), &"body_timeout".into()), "{record}");
+    }
+    assert_eq!(peer.connections(), 0);
+    is_not_blamed(&proxy);
+}
+
+#[test]
+fn a_stream_without_an_end_ends_with_the_time_of_its_exchange() {
+    let peer = Peer::start(|seen, stream| {
+        if seen.field("x-next").is_some() {
+            respond(stream, "200 OK", "content-type: application/json\r\n", b"{}");
+            return Then::Next;
+        }
+        begin_events(stream);
+        let event = [b"data: ".as_slice(), &[b'x'; 8000], b"\n\n"].concat();
+        while stream.write_all(&[format!("{:x}\r\n", event.len()).as_bytes(), &event, b"\r\n"].concat()).is_ok() {}
+        Then::Close
+    });
+    let proxy = harness("", peer.address, "timeouts: { total: 50ms }");
+    for _ in 0..TIMES {
+        let mut client = Client::connect(proxy.address);
+        client.post("/v1/chat/completions", "", r#"{"model":"m","stream":true}"#);
+        let all = client.read_to_end();
+        assert!(all.contains("data: xxx") && !all.ends_with("0\r\n\r\n"), "it is cut, and seen to be");
+    }
+    for record in (0..TIMES).map(|_| proxy.record()) {
+        assert_eq!((&record["ended"], &record["error"]), (&"timed_out".into(), &"total_timeout".into()), "{record}");
+    }
+    is_not_blamed(&proxy);
+}
+
+#[test]
+fn an_upload_without_an_end_ends_with_the_time_of_its_exchange() {
+    let (address, said) = uploads(false);
+    let proxy = harness("", address, "timeouts: { total: 100ms }");
+    for _ in 0..TIMES {
+        let mut client = Client::connect(proxy.address);
+        client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n");
+        let mut sending = client.stream.try_clone().unwrap();
+        let sending = std::thread::spawn(move || {
+            // Until the proxy takes no more.
+            let piece = [b"1000\r\n".as_slice(), &[b'x'; 0x1000], b"\r\n"].concat();
+            while sending.write_all(&piece).is_ok() {}
+        });
+        assert_eq!(said.recv_timeout(PATIENCE), Ok("begun"));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.field("connection")), (504, Some("close")));
+        assert_eq!(said.recv_timeout(PATIENCE), Ok("ended"));
+        let _ = client.stream.shutdown(Shutdown::Both);
+        sending.join().unwrap();
+    }
+    for record in (0..TIMES).map(|_| proxy.record()) {
+        assert_eq!((&record["ended"], &record["error"]), (&"rejected".into(), &"backend_timeout".into()), "{record}");
+    }
+    is_not_blamed(&proxy);
+}
+
+#[test]
+fn a_backend_that_takes_no_more_of_an_upload_is_blamed_for_it() {
+    let peer = Peer::start(|_, stream| {
+        chunk(stream, b"");
+        Then::Close
+    });
+    let stuck = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = Harness::start(
+        &[("a", stuck.local_addr().unwrap(), "timeouts: { first_byte: 100ms }"), ("b", peer.address, "")],
+        "policy: in_order",
+    );
+    let mut client = Client::connect(proxy.address);
+    client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ncontent-length: 1000000000\r\n\r\n");
+    let mut sending = client.stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || while sending.write_all(&vec![0; 64 << 10]).is_ok() {});
+    assert_eq!(client.answer().status, 504);
+    let _ = client.stream.shutdown(Shutdown::Both);
+    sending.join().unwrap();
+    assert_eq!(proxy.record()["attempts"][0]["outcome"], "timed_out");
+    assert_eq!(proxy.backend("a")["failures"], 1, "{}", proxy.backend("a"));
+}
