@@ -92,7 +92,7 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
                     live.failed(now, || x.remedy(backend.id, now));
                 }
                 let nothing_done = note_error(x, &backend, &error, now);
-                fault = if nothing_done { Error::Unreachable } else { Error::BadGateway };
+                fault = fault_of(error.kind);
                 if !nothing_done && !policy.attempts.retry_unsafe {
                     return Err(fault);
                 }
@@ -237,6 +237,15 @@ fn keep_refusal(kept: &mut Option<Box<Refusal>>, refusal: UpstreamResponse, x: &
 pub(super) fn note_refusal(live: &Live, backend: &Backend, head: &http::response::Parts, now: Instant) {
     if head.status != StatusCode::TOO_MANY_REQUESTS || backend.credential != Credential::PassThrough {
         live.refused(now, retry_after(&head.headers));
+    }
+}
+
+/// What the client is told when that was the last attempt.
+pub(super) fn fault_of(kind: SendErrorKind) -> Error {
+    match kind {
+        SendErrorKind::Exhausted => Error::Busy,
+        kind if kind.nothing_done() => Error::Unreachable,
+        _ => Error::BadGateway,
     }
 }
 

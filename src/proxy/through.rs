@@ -111,8 +111,8 @@ fn booked(
                 SendErrorKind::RequestBody => {
                     (AttemptOutcome::Abandoned, Err(upload.map_or(Error::BodyBroken, Turn::why_failed)))
                 }
-                kind if kind.nothing_done() => (AttemptOutcome::Unreachable, Err(Error::Unreachable)),
-                _ => (AttemptOutcome::Broken, Err(Error::BadGateway)),
+                kind if kind.nothing_done() => (AttemptOutcome::Unreachable, Err(forward::fault_of(kind))),
+                kind => (AttemptOutcome::Broken, Err(forward::fault_of(kind))),
             }
         }
         Err(late) => {

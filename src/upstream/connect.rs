@@ -13,7 +13,7 @@ use rustls::client::ClientConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::{RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, ServerName};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -113,7 +113,10 @@ impl tower::Service<Target> for Tcp {
 /// that swallows packets (IPv6 without a route, most often) cannot use up the whole of it.
 async fn connect_any(target: &Target) -> io::Result<TcpStream> {
     let until = tokio_now() + target.within;
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((&*target.host, target.port)).await?.collect();
+    let addresses: Vec<SocketAddr> = match tokio::net::lookup_host((&*target.host, target.port)).await {
+        Ok(addresses) => addresses.collect(),
+        Err(error) => return Err(own_shortage().unwrap_or(error)),
+    };
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for (tried, address) in addresses.iter().enumerate() {
         let left = until.saturating_duration_since(tokio_now());
@@ -126,6 +129,12 @@ async fn connect_any(target: &Target) -> io::Result<TcpStream> {
         }
     }
     Err(failure)
+}
+
+/// What keeps this machine from opening a socket, if anything does: a resolver that could open none says only that a name is
+/// unknown, and of that the backend would be blamed.
+fn own_shortage() -> Option<io::Error> {
+    Socket::new(Domain::IPV4, Type::DGRAM, None).err()
 }
 
 /// The runtime's clock, for the runtime's timers only.

@@ -16,6 +16,7 @@ mod cancel;
 mod carbon;
 mod carbon_feed;
 mod config;
+mod descriptors;
 mod failover;
 mod framing;
 mod fuzz_bodies;

@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -47,6 +48,11 @@ impl Program {
                 Err(why) => panic!("{} did not say what was waited for ({why}):\n{}", self.name, self.said.join("\n")),
             }
         }
+    }
+
+    /// Its number in the system.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits for its end by itself: how it ended, and every line that it said.
@@ -103,13 +109,18 @@ pub(super) fn windward(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -
 
 /// Starts the proxy on that configuration, which has one listener on any port; gives its address.
 pub(super) fn serve(folder: &Path, configuration: &str) -> (Program, String) {
+    let (proxy, address) = serve_by(windward([""; 0]), folder, configuration);
+    (proxy, format!("http://{address}"))
+}
+
+/// The same by a command that hands its further arguments to `windward`; the address is that of the socket.
+pub(super) fn serve_by(mut command: Command, folder: &Path, configuration: &str) -> (Program, SocketAddr) {
     let file = folder.join("windward.yaml");
     std::fs::write(&file, configuration).unwrap();
-    let arguments = [OsStr::new("serve"), OsStr::new("--json"), OsStr::new("-c"), file.as_os_str()];
-    let mut proxy = Program::start("windward serve", &mut windward(arguments));
+    let mut proxy = Program::start("windward serve", command.args(["serve", "--json", "-c"]).arg(file));
     let address = proxy.wait_for(|line| {
         let said: serde_json::Value = serde_json::from_str(line).ok()?;
-        (said["message"] == "listening").then(|| said["address"].as_str().map(|address| format!("http://{address}"))).flatten()
+        (said["message"] == "listening").then(|| said["address"].as_str()?.parse().ok()).flatten()
     });
     (proxy, address)
 }
