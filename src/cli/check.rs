@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::surroundings::{Disk, environment, read_configuration};
+use super::surroundings::{Disk, environment};
 use crate::config::{self, Loaded};
+use crate::control::reload::read_configuration;
 
 /// Checks a configuration and shows everything that is wrong with it.
 #[derive(Debug, Args)]

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::surroundings::{Disk, environment, read_configuration};
+use super::surroundings::{Disk, environment};
 use crate::clock::SystemClock;
 use crate::config;
 use crate::control::ConfigFile;
+use crate::control::reload::read_configuration;
 use crate::server::{Serve, host_name, start_proxy, wait};
 use crate::telemetry::log::Identity;
 use crate::telemetry::trace;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::decode::Fault;
-use super::node::Tree;
+use super::node::{Mark, Tree};
 
 /// The most problems that are kept; whoever has a hundred has one cause.
 pub(super) const MAX_PROBLEMS: usize = 100;
@@ -47,7 +47,8 @@ pub struct Problem {
     pub message: String,
     /// How to mend it.
     pub mend: Option<String>,
-    source_line: Option<String>,
+    /// As much of its line as is shown, and how many characters of it stand before the caret.
+    source: Option<(String, usize)>,
 }
 
 /// Everything that is wrong with a configuration.
@@ -90,9 +91,8 @@ impl fmt::Display for Problem {
         } else {
             writeln!(f, "{margin}--> {}:{}:{}", self.file, self.line, self.column)?;
         }
-        if let Some(line) = &self.source_line {
-            let (shown, caret) = window(line, self.column as usize);
-            let pointer = format!("{}^ {}", " ".repeat(caret), self.field);
+        if let Some((shown, caret)) = &self.source {
+            let pointer = format!("{}^ {}", " ".repeat(*caret), self.field);
             writeln!(f, "{margin} |\n{number} | {shown}\n{margin} | {}", pointer.trim_end())?;
         }
         if let Some(mend) = &self.mend {
@@ -116,15 +116,24 @@ pub(super) fn report(file: &str, text: &str, tree: Option<&Tree>, mut faults: Ve
     let lines: Vec<&str> = text.lines().collect();
     faults.sort_by_key(|fault| (fault.mark.line, fault.mark.column));
     faults.truncate(MAX_PROBLEMS);
-    let problem = |fault: Fault| Problem {
-        severity,
-        file: Arc::clone(&file),
-        line: fault.mark.line,
-        column: fault.mark.column,
-        field: tree.map(|tree| tree.path(fault.mark)).map_or_else(String::new, |path| plain(&path)),
-        message: fault.message,
-        mend: fault.mend,
-        source_line: (fault.mark.line as usize).checked_sub(1).and_then(|index| hidden(&lines, index, tree.is_some())),
+    // A line may be as long as the file, and have all the problems: it is looked at once, and kept only as far as it is shown.
+    let mut looked_at: (u32, Option<String>) = (0, None);
+    let problem = |fault: Fault| {
+        let Mark { line, column, .. } = fault.mark;
+        if looked_at.0 != line {
+            let index = (line as usize).checked_sub(1);
+            looked_at = (line, index.and_then(|index| hidden(&lines, index, tree.is_some())));
+        }
+        Problem {
+            severity,
+            file: Arc::clone(&file),
+            line,
+            column,
+            field: tree.map(|tree| tree.path(fault.mark)).map_or_else(String::new, |path| plain(&path)),
+            message: fault.message,
+            mend: fault.mend,
+            source: looked_at.1.as_ref().map(|line| window(line, column as usize)),
+        }
     };
     faults.into_iter().map(problem).collect()
 }

@@ -57,13 +57,14 @@ pub fn load(name: &str, text: &str, env: &Env, files: &dyn Files) -> Result<Load
     };
     let mut problems = Problems::default();
     if text.len() > MAX_FILE {
-        problems.add(Mark::default(), "a configuration has at most 1 MiB");
+        problems.add(Mark::default(), "a configuration has at most 1 MiB").mend =
+            Some("leave out what is not needed, and name keys and certificates by their files".to_owned());
         return Err(errors(None, problems));
     }
     let mut tree = match node::parse(text) {
         Ok(tree) => tree,
-        Err(node::Unreadable { line, column, message }) => {
-            problems.add(Mark { line, column, id: 0 }, message);
+        Err(node::Unreadable { line, column, message, mend }) => {
+            problems.add(Mark { line, column, id: 0 }, message).mend = mend;
             return Err(errors(None, problems));
         }
     };

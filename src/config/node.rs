@@ -8,15 +8,19 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
 use serde_saphyr::options::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
+use serde_saphyr::{Error, Spanned};
 
 /// The deepest nesting, in collections. The file's own shape needs eight.
 const MAX_DEPTH: usize = 24;
 /// The most values in a file: a thousand backends with fifty keys each.
 const MAX_NODES: usize = 100_000;
+/// The most anchors, aliases and merges of each kind: one for every backend that a file has room for.
+const MAX_ALIASES: usize = 1000;
 /// The most values that aliases may add, so that ten lines cannot stand for a billion.
 const MAX_REPLAYED: usize = 20_000;
+/// The most text, what aliases repeat counted again: four times the longest file.
+const MAX_TEXT: usize = 4 << 20;
 
 /// Where a value stands, and which one it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,6 +113,7 @@ pub(super) struct Unreadable {
     pub(super) line: u32,
     pub(super) column: u32,
     pub(super) message: String,
+    pub(super) mend: Option<String>,
 }
 
 /// Takes a text apart. An empty file is an empty mapping.
@@ -120,19 +125,19 @@ pub(super) fn parse(text: &str) -> Result<Tree, Unreadable> {
             max_documents: 1,
             max_nodes: MAX_NODES,
             max_events: 3 * MAX_NODES,
-            max_aliases: 1000,
-            max_anchors: 1000,
-            max_merge_keys: 1000,
+            max_aliases: MAX_ALIASES,
+            max_anchors: MAX_ALIASES,
+            max_merge_keys: MAX_ALIASES,
             // One anchor for two hundred backends is good style here; what may not grow is the sum, and that is bounded below.
             enforce_alias_anchor_ratio: false,
             max_recorded_anchor_events: MAX_NODES,
-            max_recorded_anchor_bytes: 4 << 20,
-            max_total_scalar_bytes: 4 << 20,
+            max_recorded_anchor_bytes: MAX_TEXT,
+            max_total_scalar_bytes: MAX_TEXT,
         },
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: MAX_REPLAYED,
             max_replay_stack_depth: 8,
-            max_alias_expansions_per_anchor: 1000,
+            max_alias_expansions_per_anchor: MAX_ALIASES,
         },
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
@@ -153,7 +158,7 @@ pub(super) fn parse(text: &str) -> Result<Tree, Unreadable> {
     Ok(Tree { root, steps })
 }
 
-fn unreadable(error: &serde_saphyr::Error) -> Unreadable {
+fn unreadable(error: &Error) -> Unreadable {
     let error = error.without_snippet();
     let (line, column) = error.location().map_or((0, 0), |at| (at.line() as u32, at.column() as u32));
     let text = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
@@ -166,11 +171,32 @@ fn unreadable(error: &serde_saphyr::Error) -> Unreadable {
             "a configuration is one document, and here a second one begins".to_owned()
         }
         large if large.contains("too large or too complex") || large.starts_with("recursion limit") => {
-            "this is larger or deeper than a configuration may be".to_owned()
+            return Unreadable { line, column, message: TOO_MUCH.to_owned(), mend: Some(less(error)) };
         }
         other => other.to_owned(),
     };
-    Unreadable { line, column, message }
+    Unreadable { line, column, message, mend: None }
+}
+
+/// What is said of every file that is more than the budgets allow.
+const TOO_MUCH: &str = "this is larger or deeper than a configuration may be";
+
+/// What to do about a file that is too much. The parser tells the budget by name, but within an alias only in its text.
+fn less(error: &Error) -> String {
+    let said = error.to_string();
+    let is_about = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if is_about(&["ScalarBytes"]) {
+        format!("shorten it: a file has at most {} MiB of text, what aliases repeat counted again", MAX_TEXT >> 20)
+    } else if is_about(&["lias", "Anchor", "MergeKeys"]) {
+        format!(
+            "write out what aliases (`*name`) repeat: of anchors, aliases and merges there may be {MAX_ALIASES} each, and aliases stand for {MAX_REPLAYED} values in all"
+        )
+    } else if is_about(&["Nodes", "Events"]) {
+        format!("leave out what is not needed: a file has at most {MAX_NODES} values")
+    } else {
+        // The depth, of which the parser has a limit of its own besides.
+        format!("take out some of the nesting: nothing stands deeper than {MAX_DEPTH} lists and mappings")
+    }
 }
 
 fn placed(spanned: Spanned<Value>) -> Node {

@@ -4,8 +4,9 @@
 //! watch on the file would follow the old one into oblivion. It is only the quick way: a poll of the content is the guarantee.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ impl Reloader {
 
     /// Looks at the file. A file with the same text is only loaded again when `forced`, since it may name secrets that changed.
     pub(super) fn poll(&mut self, forced: bool) -> Outcome {
-        let text = read(&self.path);
+        let text = read_configuration(&self.path).map_err(|error| format!("cannot read {}: {error}", self.path.display()));
         let hash = hash(&text);
         if hash == self.seen && !forced {
             return Outcome::Unchanged;
@@ -73,13 +74,15 @@ impl Reloader {
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    let mut text = String::new();
-    std::fs::File::open(path)
-        // One byte more than is allowed, so that the loader sees that it is too large.
-        .and_then(|file| file.take(MAX_FILE as u64 + 1).read_to_string(&mut text))
-        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    Ok(text)
+/// The text of a configuration file. One that is too long is cut just past [`MAX_FILE`], which `load` then reports.
+pub fn read_configuration(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > MAX_FILE {
+        // The cut may have split a character, which is not what is wrong with this file.
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no text in UTF-8"))
 }
 
 /// A file that cannot be read has a hash too, so that this is said once and not at every look.
@@ -229,6 +232,27 @@ mod tests {
         }
         std::fs::write(&path, "workers=2").unwrap();
         assert!(matches!(reloader.poll(false), Outcome::Loaded { restart, .. } if restart.is_empty()));
+    }
+
+    #[test]
+    fn a_configuration_is_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::write(&path, "é".repeat(MAX_FILE)).unwrap();
+        assert!(read_configuration(&path).unwrap().len() > MAX_FILE);
+        std::fs::write(&path, [0xff]).unwrap();
+        assert_eq!(read_configuration(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn of_a_large_file_no_more_is_read_than_shows_that_it_is_too_large() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        File::create(&path).unwrap().set_len(100 << 20).unwrap();
+        let mut length = 0;
+        let used = allocation_counter::measure(|| length = read_configuration(&path).unwrap().len());
+        assert_eq!(length, MAX_FILE + 1);
+        assert!(used.bytes_max < 8 << 20, "{} bytes", used.bytes_max);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod cancel;
 mod carbon;
 mod carbon_feed;
 mod config;
+mod config_limits;
 mod descriptors;
 mod failover;
 mod framing;

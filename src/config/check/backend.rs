@@ -25,6 +25,8 @@ const MOST_BACKENDS: usize = 1024;
 const MOST_ZONES: usize = 32;
 /// What a backend takes at once unless the file says otherwise: hosted services stop sooner by themselves, with 429.
 const MAX_IN_FLIGHT: u64 = 1024;
+/// The longest name of a model, in bytes; it stands in log lines and metrics. The longest of the hosted ones have a hundred.
+const MAX_MODEL_NAME: usize = 256;
 /// Under uvicorn's and Node's 5 s, which stand behind most own servers.
 const KEEP_IDLE_HTTP: Duration = Duration::from_secs(4);
 /// Under the 60 s of the load balancers before hosted services.
@@ -268,8 +270,9 @@ impl Check<'_> {
 
     pub(super) fn model_name(&mut self, written: &At<String>) {
         let name = &written.value;
-        if name.trim().is_empty() || name.len() > 256 || name.chars().any(char::is_control) {
-            self.problems.add(written.mark, format!("{} is no model's name", written.shown()));
+        if name.trim().is_empty() || name.len() > MAX_MODEL_NAME || name.chars().any(char::is_control) {
+            self.problems.add(written.mark, format!("{} is no model's name", written.shown())).mend =
+                Some(format!("it has 1 to {MAX_MODEL_NAME} bytes and no line breaks"));
         } else if name == "*" {
             self.problems.add(written.mark, format!("{} is no model's name", quoted(name))).mend =
                 Some("leave `models` out to take any model".to_owned());
