@@ -69,5 +69,6 @@
 //! | A feed that lies, stalls or dies changes no request; its last good value stays for its time, then the next source speaks | `the_last_good_value_stays`, `the_next_source_speaks_for_a_feed_that_never_did`, `a_value_past_its_age_limit_gives_way_to_the_next_source` |
 //! | A feed is asked at its own pace | `a_feed_is_asked_at_its_pace_and_not_by_requests` |
 //! | A bad file changes nothing and is said until it is mended; a stream survives the removal of its backend | `a_bad_file_changes_nothing_and_is_said_until_it_is_mended`, `a_stream_survives_the_removal_of_its_backend` |
+//! | Reloads under load, good and bad ones, fail no request and cut no stream | `thirty_reloads_and_nine_bad_files_fail_no_request_and_cut_no_stream` |
 //! | A file that is larger than it looks is refused in little memory, and says what to do about it | `what_is_too_much_is_refused_in_little_memory_and_says_how_to_mend_it`, `bombs_go_off_harmlessly` |
 //! | A drain lets streams end and loses no line | `a_drain_lets_streams_end_and_loses_no_line` |

@@ -32,6 +32,7 @@ mod process;
 mod progress;
 mod provenance;
 mod reload;
+mod reload_load;
 mod request;
 mod retries;
 mod sdk;
