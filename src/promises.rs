@@ -19,6 +19,7 @@
 //! | promise | shown by |
 //! |---|---|
 //! | A backend that answers nonsense gives 502, or a cut once its head is out; nothing is sent a second time, and no byte gets into another exchange | `every_answer_at_once`, `short_answers_byte_by_byte`, `every_answer_to_an_upload` |
+//! | A client of HTTP/1.0, to whom the end of the connection is the end of the body, sees a reset where it was cut | `a_stream_that_breaks_is_a_reset_to_who_would_take_an_end_for_the_end` |
 //! | The bytes of an event stream pass unchanged, and each before the next one exists | `an_event_is_passed_on_before_the_next_exists`, `a_client_that_asked_for_usage_gets_the_bytes_as_they_came` |
 //! | A backend that cannot prove who it is gets no request | `who_cannot_prove_who_he_is_gets_no_request` |
 //!
@@ -72,3 +73,4 @@
 //! | Reloads under load, good and bad ones, fail no request and cut no stream | `thirty_reloads_and_nine_bad_files_fail_no_request_and_cut_no_stream` |
 //! | A file that is larger than it looks is refused in little memory, and says what to do about it | `what_is_too_much_is_refused_in_little_memory_and_says_how_to_mend_it`, `bombs_go_off_harmlessly` |
 //! | A drain lets streams end and loses no line | `a_drain_lets_streams_end_and_loses_no_line` |
+//! | Who was half through a head when the server stops is answered, and told that the connection ends | `half_a_head_is_waited_for_when_the_server_stops` |

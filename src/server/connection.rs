@@ -9,7 +9,8 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -22,6 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
+use super::accepted::Accepted;
 use super::detect::{Prefix, Version, detect};
 use super::guard::{Guard, Held};
 use super::streams::Streams;
@@ -80,8 +82,7 @@ pub(super) struct Setting {
 
 /// Serves a connection until it ends.
 pub(super) async fn serve<S: Answers>(socket: TcpStream, service: S, setting: Setting) {
-    // Small chunks of a stream must not wait for the peer's acknowledgement; a socket that refuses is as good as closed.
-    let _ = socket.set_nodelay(true);
+    let socket = Accepted::new(socket, &setting.held.entry.state);
     let metrics = Arc::clone(&setting.metrics);
     // Boxed each by itself: a plain connection need not take as much memory as one with TLS, and there are many for a long time.
     let outcome = match setting.tls.clone() {
@@ -96,7 +97,7 @@ pub(super) async fn serve<S: Answers>(socket: TcpStream, service: S, setting: Se
     }
 }
 
-async fn plain<S: Answers>(mut socket: TcpStream, service: S, setting: Setting) -> Outcome {
+async fn plain<S: Answers>(mut socket: Accepted, service: S, setting: Setting) -> Outcome {
     let (mut prefix, begun) = (Prefix::default(), Instant::now());
     match timeout_at(begun + setting.limits.header_read, detect(&mut socket, &mut prefix)).await {
         Ok(Ok(Some(version))) => run(version, socket, prefix, service, setting, begun).await,
@@ -106,7 +107,7 @@ async fn plain<S: Answers>(mut socket: TcpStream, service: S, setting: Setting) 
     }
 }
 
-async fn secure<S: Answers>(socket: TcpStream, acceptor: TlsAcceptor, service: S, setting: Setting) -> Outcome {
+async fn secure<S: Answers>(socket: Accepted, acceptor: TlsAcceptor, service: S, setting: Setting) -> Outcome {
     let begun = Instant::now();
     let Ok(Ok(socket)) = timeout_at(begun + setting.limits.header_read, acceptor.accept(socket)).await else {
         return Outcome::BadHandshake;
@@ -189,13 +190,21 @@ async fn answer<S: Answers>(
     request: Request<Incoming>,
     progress: InProgress,
 ) -> Result<Response<TrackedBody<S::Body>>, Infallible> {
+    let version = request.version();
     // Not `oneshot`, in whose states the request would be moved twice more.
     std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-    let response = service.call(request).await?;
+    let mut response = service.call(request).await?;
+    if version < http::Version::HTTP_2 && progress.is_the_last() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // hyper says so by itself only of what was asked for before it was told to end.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         progress.switch();
     }
-    Ok(response.map(|body| TrackedBody::new(body, progress)))
+    let open_end = version == http::Version::HTTP_10
+        && !response.headers().contains_key(CONTENT_LENGTH)
+        && response.body().size_hint().exact().is_none();
+    Ok(response.map(|body| TrackedBody::new(body, progress, open_end)))
 }
 
 /// Runs a connection, tells it to finish once it is dismissed, and ends it when its time is over.

@@ -195,7 +195,8 @@ fn served(pieces: Vec<Vec<u8>>, room: usize) -> (usize, String) {
                 count.fetch_add(usize::from(!broken), Relaxed);
                 // The answer takes a while, so that more can come before it.
                 tokio::task::yield_now().await;
-                let mut response = http::Response::new(TrackedBody::new(Full::new(bytes::Bytes::from_static(b"{}")), progress));
+                let mut response =
+                    http::Response::new(TrackedBody::new(Full::new(bytes::Bytes::from_static(b"{}")), progress, false));
                 if broken {
                     *response.status_mut() = http::StatusCode::BAD_REQUEST;
                 }

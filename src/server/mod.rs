@@ -4,6 +4,7 @@
 //! controls and the workers serve, and the only thing that ends them is to be told so. The service that answers requests is a
 //! parameter, so that a test or a demonstration starts exactly this with something else inside.
 
+mod accepted;
 mod admin;
 mod connection;
 mod detect;

@@ -35,6 +35,7 @@ pub(super) struct ConnState {
     refused: AtomicBool,
     switched: AtomicBool,
     flooded: AtomicBool,
+    open_end: AtomicBool,
     body: AtomicU8,
     task: OnceLock<Waker>,
 }
@@ -95,6 +96,15 @@ impl ConnState {
         self.flooded.load(Relaxed)
     }
 
+    /// Whether a body is being sent of which only the end of the connection says that it is whole.
+    fn within_open_end(&self, within: bool) {
+        self.open_end.store(within, Relaxed);
+    }
+
+    pub(super) fn is_within_open_end(&self) -> bool {
+        self.open_end.load(Relaxed)
+    }
+
     /// Notes what a body did. One note is enough for all of a connection's streams: they are polled by one thread, one after another,
     /// and whoever polls one looks at once.
     pub(super) fn body_polled(&self, polled: BodyPolled) {
@@ -132,6 +142,11 @@ impl InProgress {
         Self(Arc::clone(state))
     }
 
+    /// Whether its connection is to end, and with it every later request on it.
+    pub(super) fn is_the_last(&self) -> bool {
+        self.0.is_dismissed()
+    }
+
     /// Its response agrees to another protocol: what follows on the connection is not HTTP.
     pub(super) fn switch(&self) {
         self.0.switched.store(true, Relaxed);
@@ -152,12 +167,15 @@ pin_project! {
         #[pin]
         body: B,
         request: InProgress,
+        // Whether the client takes the end of the connection for its end.
+        open_end: bool,
     }
 }
 
 impl<B> TrackedBody<B> {
-    pub(super) const fn new(body: B, request: InProgress) -> Self {
-        Self { body, request }
+    /// `open_end` for a client that takes the end of the connection for the body's.
+    pub(super) const fn new(body: B, request: InProgress, open_end: bool) -> Self {
+        Self { body, request, open_end }
     }
 }
 
@@ -169,11 +187,21 @@ impl<B: Body<Data = Bytes>> Body for TrackedBody<B> {
         let this = self.project();
         let frame = this.body.poll_frame(cx);
         this.request.0.body_polled(if frame.is_pending() { BodyPolled::Waits } else { BodyPolled::Gave });
+        if *this.open_end
+            && let Poll::Ready(ready) = &frame
+        {
+            this.request.0.within_open_end(ready.is_some());
+        }
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        let ended = self.body.is_end_stream();
+        // Who asks does not poll for the end after that.
+        if ended && self.open_end {
+            self.request.0.within_open_end(false);
+        }
+        ended
     }
 
     fn size_hint(&self) -> SizeHint {

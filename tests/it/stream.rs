@@ -1,5 +1,6 @@
 //! Streams: chunk by chunk, metered, with the usage event that was asked for taken out again, and cut where they break.
 
+use std::io::{ErrorKind, Read as _};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
@@ -89,6 +90,40 @@ fn a_stream_that_breaks_is_cut_and_booked() {
     let emissions = &record["emissions"];
     assert_eq!(emissions["waste_grams"], emissions["grams"]);
     assert_eq!(emissions["baseline_grams"], 0.0);
+}
+
+/// A client of HTTP/1.0 takes the end of the connection for the end of the body.
+#[test]
+fn a_stream_that_breaks_is_a_reset_to_who_would_take_an_end_for_the_end() {
+    let (peer, go) = in_two_parts();
+    let (breaks, at_once) = channel();
+    let at_once = Mutex::new(at_once);
+    let breaking = Peer::start(move |_, stream| {
+        begin_events(stream);
+        chunk(stream, FIRST.as_bytes());
+        let _ = at_once.lock().unwrap().recv_timeout(PATIENCE);
+        Then::Close
+    });
+    for (backend, goes_on, ends) in [(&peer, go, Ok(())), (&breaking, breaks, Err(ErrorKind::ConnectionReset))] {
+        let proxy = Harness::start(&[("a", backend.address, "")], "");
+        let mut client = Client::connect(proxy.address);
+        let length = STREAM.len();
+        client.send(format!("POST /v1/chat/completions HTTP/1.0\r\ncontent-length: {length}\r\n\r\n{STREAM}").as_bytes());
+        client.read_until("Hel");
+        goes_on.send(()).unwrap();
+        let mut rest = String::new();
+        let ended = client.stream.read_to_string(&mut rest).map(|_| ()).map_err(|error| error.kind());
+        assert_eq!(ended, ends, "{rest}");
+        assert_eq!(rest.ends_with(DONE), ends.is_ok());
+    }
+    // What has a length ends as ever, and so does what has no body.
+    let peer = Peer::answering("200 OK", "{}");
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    for request in ["GET /v1/files HTTP/1.0\r\n\r\n", "HEAD /v1/files HTTP/1.0\r\n\r\n", "GET /v1/../x HTTP/1.0\r\n\r\n"] {
+        let mut client = Client::connect(proxy.address);
+        client.send(request.as_bytes());
+        assert!(client.stream.read_to_string(&mut String::new()).is_ok(), "{request}");
+    }
 }
 
 #[test]
