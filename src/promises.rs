@@ -12,6 +12,7 @@
 //! | A refusal waits for the answers before it, and a body that breaks is the client's fault | `a_refusal_waits_for_the_response_before_it`, `a_broken_upload_ends_the_attempt_and_is_the_clients_fault` |
 //! | HTTP/2 that is malformed is refused and reaches no backend | `what_is_malformed_is_refused_and_reaches_no_backend` |
 //! | A flood of frames ends its connection while others are served, and what many clients do is no flood | `a_flood_is_ended_and_others_are_served_meanwhile`, `what_many_clients_do_is_no_flood` |
+//! | A backend of HTTP/2 that floods its connection is left at once | `a_flood_from_an_http2_backend_ends_its_connection` |
 //! | No field of a request names a destination, and redirects are not followed | `no_field_of_a_request_names_a_destination`, `a_redirect_is_the_clients_to_follow` |
 //!
 //! # A response is passed on only if it is whole, or is seen to be cut

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::body::{SendBody, Tracked, Upload};
 use super::connect::BoxIo;
+use super::frames::Counted;
 use crate::backend::Origin;
 
 /// Bytes of one response that may wait here for a client that reads slowly; a few seconds of any model's output.
@@ -71,7 +72,7 @@ impl Handle {
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_EVERY)
-            .handshake(TokioIo::new(io))
+            .handshake(TokioIo::new(Counted::new(io, STREAMS_AT_FIRST as u32)))
             .await?;
         let load = Arc::new(Load { streams: AtomicUsize::new(0), limit: AtomicUsize::new(STREAMS_AT_FIRST) });
         let seen = Arc::clone(&load);

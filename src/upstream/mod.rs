@@ -13,6 +13,7 @@ mod body;
 mod connect;
 mod direct;
 mod error;
+mod frames;
 mod gate;
 mod h1;
 mod h2;

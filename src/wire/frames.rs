@@ -43,7 +43,14 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Before the first byte, at `now`. All of the `streams` that may be open at once may also be reset at once.
+    /// Of a server, which sends no preface; else as [`Frames::new`].
+    pub const fn of_server(streams: u32, now: Instant) -> Self {
+        let mut frames = Self::new(streams, now);
+        frames.skip = 0;
+        frames
+    }
+
+    /// Of a client, before the first byte, at `now`. All of the `streams` that may be open at once may also be reset at once.
     pub const fn new(streams: u32, now: Instant) -> Self {
         let allowance = (FRAMES * PRICE).saturating_add(streams.saturating_mul(PRICE_OF_RESET));
         Self { allowance, spent: 0, since: now, skip: PREFACE, header: [0; HEADER], have: 0 }

@@ -237,3 +237,33 @@ async fn an_http2_peer_that_misbehaves_is_never_taken_for_whole() {
         assert!(within(peer).await.unwrap().try_recv().is_err(), "{nth}: one connection, one request");
     }
 }
+
+/// A backend that goes on with what costs it nothing is left, and is not waited for until its time is over.
+#[tokio::test]
+async fn a_flood_from_an_http2_backend_ends_its_connection() {
+    const PING: u8 = 6;
+    let early = h2_head("103", &[("link", "</a>")], 0);
+    let ping = [&[0, 0, 8, PING, 0, 0, 0, 0, 0][..], b"12345678"].concat();
+    let answer = [h2_head("200", &[], 0), frame(DATA, END_STREAM, b"hello")].concat();
+    let flooding = |part: &[u8]| part.repeat(1 << 20 >> 3);
+    let some = |part: &[u8]| [part.repeat(200), answer.clone()].concat();
+    for (frames, is_answered) in [(flooding(&early), false), (flooding(&ping), false), (some(&early), true), (some(&ping), true)]
+    {
+        let mut backend = backend_at("peer", 80);
+        backend.protocol = Protocol::Http2;
+        let (world, mut connections) = World::in_memory_for(backend);
+        let peer = tokio::spawn(async move {
+            let mut io = connections.recv().await.unwrap();
+            http2::until_a_request(&mut io).await;
+            // Answers are not read: they are few, or the flood is over before there is no room for more.
+            let sent = io.write_all(&frames).await;
+            (sent, io)
+        });
+        match within(world.send(post(hello()))).await {
+            Ok(response) => assert_eq!(within(text(response.body)).await.unwrap(), "hello"),
+            Err(error) => assert_eq!((error.kind, is_answered), (SendErrorKind::Broken, false)),
+        }
+        let (sent, _io) = within(peer).await.unwrap();
+        assert_eq!(sent.is_ok(), is_answered);
+    }
+}

@@ -174,6 +174,12 @@ async fn http2_that_is_not_spoken_is_said_so() {
 
 /// Speaks HTTP/2 just far enough to read until the first request, and then writes these frames and closes.
 pub(super) async fn http2_frames_after_a_request(mut io: DuplexStream, frames: &[u8]) {
+    until_a_request(&mut io).await;
+    io.write_all(frames).await.unwrap();
+}
+
+/// Speaks HTTP/2 just far enough to read until the first request.
+pub(super) async fn until_a_request(io: &mut DuplexStream) {
     const PREFACE: usize = 24;
     const HEADERS: u8 = 1;
     io.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
@@ -188,7 +194,6 @@ pub(super) async fn http2_frames_after_a_request(mut io: DuplexStream, frames: &
             break;
         }
     }
-    io.write_all(frames).await.unwrap();
 }
 
 #[tokio::test]
