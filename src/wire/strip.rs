@@ -14,8 +14,8 @@ use super::json::{USAGE, USAGE_KEY, after};
 use super::sse::{EventBorders, data_lines};
 
 /// Most bytes of an unfinished event that are held back. The event to be taken out has less than a thousand; a larger one is some
-/// other, and passes as it comes.
-const HELD_BYTES: usize = 1 << 20;
+/// other, and passes as it comes. Every open stream may hold as much, and a client may leave hundreds of them unread.
+const HELD_BYTES: usize = 64 << 10;
 
 /// Strips the usage event from one stream of chat or text completions.
 #[derive(Debug, Default)]

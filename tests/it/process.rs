@@ -55,6 +55,16 @@ impl Program {
         self.child.id()
     }
 
+    /// The most memory that it has had at one moment since it was last asked, in bytes.
+    #[cfg(target_os = "linux")]
+    pub(super) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it is alive");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")).unwrap();
+        // proc(5): this sets the peak to what it has now.
+        std::fs::write(format!("/proc/{}/clear_refs", self.id()), "5").unwrap();
+        peak.parse::<u64>().unwrap() << 10
+    }
+
     /// Waits for its end by itself: how it ended, and every line that it said.
     pub(super) fn finish(mut self) -> (ExitStatus, Vec<String>) {
         self.drain();

@@ -18,7 +18,7 @@ const STREAM: &str = r#"{"model":"m","stream":true}"#;
 
 /// What ends a flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum EndedBy {
+pub(super) enum EndedBy {
     /// The limit on frames without progress.
     Guard,
     /// A limit of whoever reads the frames.
@@ -26,14 +26,14 @@ enum EndedBy {
 }
 
 /// What a flood begins with, and its `n`th part.
-struct Flood {
-    name: &'static str,
+pub(super) struct Flood {
+    pub name: &'static str,
     by: EndedBy,
-    first: Vec<u8>,
-    part: fn(u32) -> Vec<u8>,
+    pub first: Vec<u8>,
+    pub part: fn(u32) -> Vec<u8>,
 }
 
-fn floods() -> Vec<Flood> {
+pub(super) fn floods() -> Vec<Flood> {
     let open = frame(HEADERS, END_HEADERS, 1, &call());
     let many: Vec<u8> = (0..256).flat_map(|n| frame(HEADERS, END_HEADERS, 2 * n + 1, &call())).collect();
     let by_guard = |name, part| Flood { name, by: EndedBy::Guard, first: Vec::new(), part };
@@ -88,7 +88,7 @@ fn counted(proxy: &Harness) -> u64 {
 }
 
 /// Reads what comes until the end, so that nobody waits for this side.
-fn drain(mut stream: TcpStream) -> std::thread::JoinHandle<()> {
+pub(super) fn drain(mut stream: TcpStream) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         let mut scratch = [0; 16 << 10];
         while stream.read(&mut scratch).is_ok_and(|count| count > 0) {}

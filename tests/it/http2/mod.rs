@@ -3,7 +3,10 @@
 
 mod cases;
 mod floods;
+#[cfg(target_os = "linux")]
+mod memory;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use cases::Want;
@@ -57,7 +60,11 @@ fn ended_as(end: &End) -> Option<Want> {
 
 /// Whether somebody who behaves is served, on a connection of his own.
 fn serves(proxy: &Harness) -> bool {
-    let mut client = H2Client::connect(proxy.address);
+    serves_at(proxy.address)
+}
+
+fn serves_at(address: SocketAddr) -> bool {
+    let mut client = H2Client::connect(address);
     let begun = std::time::Instant::now();
     let served = client.call(1, r#"{"model":"m"}"#) && client.end(1) == End::Answered(200);
     served && begun.elapsed() < Duration::from_secs(10)
