@@ -7,6 +7,7 @@
 mod accepted;
 mod admin;
 mod connection;
+mod descriptors;
 mod detect;
 mod drain;
 mod gateway;
@@ -138,6 +139,7 @@ where
 {
     let Serve { plan, config, clock, identity, signals, background } = serve;
     let boot = plan.boot.clone();
+    descriptors::warn_of_too_few(plan.limits.connections);
     let workers = boot.workers.map_or_else(cores, usize::from).max(1);
     let bound = boot.listeners.iter().enumerate().map(|(index, one)| listener::bind(one, index, workers));
     let bound = bound.collect::<Result<Vec<_>, _>>()?;

@@ -48,6 +48,7 @@ fn without_descriptors_it_waits_and_blames_nobody_and_then_goes_on() {
         Peer::nobody()
     );
     let (mut proxy, address) = serve_by(limited(), folder.path(), &configuration);
+    assert!(proxy.has_said("LimitNOFILE"), "there are too few from the beginning");
     let mut early = Client::connect(address);
     early.get("/v1/models", "");
     assert_eq!(early.answer().status, 200);

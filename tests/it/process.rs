@@ -55,6 +55,12 @@ impl Program {
         self.child.id()
     }
 
+    /// Whether a line of what was waited through so far holds this.
+    #[cfg(target_os = "linux")]
+    pub(super) fn has_said(&self, text: &str) -> bool {
+        self.said.iter().any(|line| line.contains(text))
+    }
+
     /// The most memory that it has had at one moment since it was last asked, in bytes.
     #[cfg(target_os = "linux")]
     pub(super) fn peak_memory(&self) -> u64 {
