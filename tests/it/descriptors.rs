@@ -34,6 +34,13 @@ fn limited() -> Command {
 
 #[test]
 fn without_descriptors_it_waits_and_blames_nobody_and_then_goes_on() {
+    // Who has no descriptor left cannot look a name up either, and is told no more than that it is unknown.
+    for host in ["127.0.0.1", "localhost"] {
+        exhausted_towards(host);
+    }
+}
+
+fn exhausted_towards(host: &str) {
     let backend = Peer::answering("200 OK", "{}");
     let folder = tempfile::tempdir().unwrap();
     let configuration = format!(
@@ -41,10 +48,10 @@ fn without_descriptors_it_waits_and_blames_nobody_and_then_goes_on() {
          limits: {{ header_read: 2s, drain_delay: 1ms }}\n\
          policies: [{{ name: in_order, objective: listed_order }}]\n\
          backends:\n\
-         - {{ name: a, url: 'http://{}', region: aws/eu-north-1 }}\n\
+         - {{ name: a, url: 'http://{host}:{}', region: aws/eu-north-1 }}\n\
          - {{ name: b, url: 'http://{}', region: aws/eu-north-1 }}\n\
          routes: [{{ name: all, policy: in_order, backends: [a, b] }}]\n",
-        backend.address,
+        backend.address.port(),
         Peer::nobody()
     );
     let (mut proxy, address) = serve_by(limited(), folder.path(), &configuration);
