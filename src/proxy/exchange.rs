@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use super::Shared;
 use super::narrow::Narrowed;
 use super::provenance::Client;
+use super::upload::Turn;
 use super::{account, headers};
 use crate::backend::{Backend, BackendId};
 use crate::decide::{Candidate, Decision, Standing};
@@ -153,6 +154,8 @@ pub struct Exchange {
     pub(super) serving: Option<(Arc<Backend>, Option<usize>)>,
     pub(super) permit: Option<Permit>,
     pub(super) buffered: Option<Buffered>,
+    /// Whose turn it is while a body is passed on as it comes.
+    pub(super) upload: Option<Arc<Turn>>,
     pub(super) attempts: SmallVec<[Attempt; 2]>,
     /// When the request had left for the backend that answered: what came before is Windward's own doing.
     pub(super) overhead_us: u64,
@@ -201,6 +204,7 @@ impl Exchange {
             serving: None,
             permit: None,
             buffered: None,
+            upload: None,
             attempts: SmallVec::new(),
             overhead_us: 0,
             status: StatusCode::OK,

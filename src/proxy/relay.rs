@@ -16,6 +16,7 @@ use tokio::time::Sleep;
 
 use super::exchange::Exchange;
 use super::forward::UsageEvent;
+use super::reject::Error;
 use crate::record::Ended;
 use crate::upstream::{BodyError, UpstreamBody};
 use crate::wire::response::keep_trailers;
@@ -26,7 +27,7 @@ use crate::wire::usage::{Meter, StreamError};
 const BACKEND_ERROR_EVENT: &str = "backend_error_event";
 /// .. and of one in which it found fault with the request.
 pub(super) const REQUEST_ERROR_EVENT: &str = "request_error_event";
-/// The code of an exchange that had its time, while its backend went on and on.
+/// The code of an exchange that had its time while nobody waited for its backend.
 pub(super) const NO_END: &str = "total_timeout";
 
 /// A response body as the proxy sends it.
@@ -179,6 +180,10 @@ impl Metered {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     let clients = matches!(error, BodyError::Upload);
+                    if let Some(upload) = self.exchange.upload.as_ref().filter(|_| clients) {
+                        let why = upload.why_failed();
+                        self.exchange.error = (!matches!(why, Error::ClientGone)).then(|| why.code());
+                    }
                     self.finish(if clients { Ended::ClientGone } else { Ended::UpstreamBroke });
                     // What came before the break may still be in hyper's buffer, and an error now would throw it away.
                     cx.waker().wake_by_ref();
@@ -231,8 +236,14 @@ impl Metered {
                 return Poll::Pending;
             }
             let now = self.exchange.shared.clock.monotonic();
+            // An answer that was begun may go on only when the client has; that wait has a limit of its own.
+            let is_clients_turn = self.exchange.upload.as_ref().is_some_and(|upload| upload.is_clients());
+            if is_clients_turn {
+                self.progress = now;
+            }
             let until = (self.progress + self.idle).min(self.deadline);
             if now >= until {
+                self.exchange.error = is_clients_turn.then_some(NO_END);
                 self.finish(Ended::TimedOut);
                 return Poll::Ready(Some(Err(Cut::TimedOut)));
             }

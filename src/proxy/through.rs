@@ -67,7 +67,7 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
     *outgoing.method_mut() = request.method().clone();
     *outgoing.uri_mut() = forward::target(&backend, &below)?;
     *outgoing.headers_mut() = fields;
-    let uploads = outgoing.body().is_stream();
+    x.upload = outgoing.body().is_stream().then(|| Arc::clone(&turn));
 
     x.permit = Some(live.admit(0));
     x.serving = Some((Arc::clone(&backend), None));
@@ -77,7 +77,7 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
     let whole = Instant::now() + (x.begun + backend.timeouts.total).saturating_duration_since(begun);
     let sending = x.shared.upstreams.send(&backend, outgoing);
     let sent = upload::in_time(sending, &turn, backend.timeouts.first_byte, whole).await;
-    let result = booked(sent, uploads.then_some(&turn), &backend, x);
+    let result = booked(sent, &backend, x);
     let mut response = result?;
     if response.head.status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Answer::Backend(response, UsageEvent::Keep));
@@ -91,7 +91,6 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
 /// Books how the attempt went, for the record and for the backend's health.
 fn booked(
     sent: Result<Result<UpstreamResponse, SendError>, Late>,
-    upload: Option<&Turn>,
     backend: &Backend,
     x: &mut Exchange,
 ) -> Result<UpstreamResponse, Error> {
@@ -109,7 +108,7 @@ fn booked(
             tracing::warn!(backend = &*backend.name, id = ?x.id, kind = %error, cause = %error.source, "attempt failed");
             match error.kind {
                 SendErrorKind::RequestBody => {
-                    (AttemptOutcome::Abandoned, Err(upload.map_or(Error::BodyBroken, Turn::why_failed)))
+                    (AttemptOutcome::Abandoned, Err(x.upload.as_ref().map_or(Error::BodyBroken, |turn| turn.why_failed())))
                 }
                 kind if kind.nothing_done() => (AttemptOutcome::Unreachable, Err(forward::fault_of(kind))),
                 kind => (AttemptOutcome::Broken, Err(forward::fault_of(kind))),
@@ -117,7 +116,7 @@ fn booked(
         }
         Err(late) => {
             // Of an upload that went on all that time it may only be large.
-            its_fault = late == Late::Backend || upload.is_none();
+            its_fault = late == Late::Backend || x.upload.is_none();
             (AttemptOutcome::TimedOut, Err(Error::UpstreamTimeout))
         }
     };

@@ -55,6 +55,11 @@ impl Turn {
         }
     }
 
+    /// Whether the client is to go on; the backend may have begun its answer and wait for it too.
+    pub(super) fn is_clients(&self) -> bool {
+        self.backends_since().is_none()
+    }
+
     /// Since when it is the backend's; `None` while it is the client's.
     fn backends_since(&self) -> Option<Instant> {
         let since = Some(self.backends_since.load(Relaxed)).filter(|since| *since != CLIENTS)?;

@@ -110,6 +110,36 @@ fn an_upload_that_stalls_ends_by_its_own_limit_and_is_the_clients_fault() {
     }
 }
 
+/// A backend that has begun its answer may wait for the rest of the upload to go on with it.
+#[test]
+fn a_backend_that_answers_an_upload_which_stalls_is_not_the_one_who_is_idle() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut head = [0; 2000];
+                let count = stream.read(&mut head).unwrap();
+                if memchr::memmem::find(&head[..count], b"x-next").is_some() {
+                    return respond(&mut stream, "200 OK", "content-type: application/json\r\n", b"{}");
+                }
+                begin_events(&mut stream);
+                wait_for_close(&mut stream);
+            });
+        }
+    });
+    let proxy = harness("limits: { body_progress: 300ms }", address, "timeouts: { idle: 100ms }");
+    for _ in 0..TIMES {
+        let mut client = Client::connect(proxy.address);
+        client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n");
+        assert!(client.read_to_end().starts_with("HTTP/1.1 200 "));
+    }
+    for record in (0..TIMES).map(|_| proxy.record()) {
+        assert_eq!((&record["ended"], &record["error"]), (&"client_gone".into(), &"body_timeout".into()), "{record}");
+    }
+    is_not_blamed(&proxy);
+}
+
 #[test]
 fn a_stream_whose_upload_stalls_ends_and_the_connection_goes_on() {
     let (address, said) = uploads(false);
