@@ -46,6 +46,7 @@ pub(crate) fn plan() -> Plan {
         keys: Keys::default(),
         limits: Limits::default(),
         model_lists: Vec::new(),
+        credential_fields: Box::default(),
         text_hash: 0,
     }
 }

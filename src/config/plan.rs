@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderName;
 
 use super::network::Network;
 use crate::backend::{Backend, BackendId, Secret};
@@ -32,6 +33,9 @@ pub struct Plan {
     pub backends: Vec<Arc<Backend>>,
     /// By backend: the client's names of its models (`*` for any) and what is believed of each.
     pub models: Vec<Vec<(Arc<str>, Prior)>>,
+    /// Fields in which some backend has its credential and that are not withheld anyway: a client's own are not for the others. Most
+    /// plans have none.
+    pub credential_fields: Box<[HeaderName]>,
     /// Routes in the file's order.
     pub routes: Vec<Route>,
     /// Names of route and model of every flow (`*` for models that nobody lists); a `FlowId` is an index.

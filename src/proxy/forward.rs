@@ -35,6 +35,8 @@ pub(super) struct Outgoing {
     pub(super) provenance: Option<Provenance>,
     /// The path below the route's prefix, with the query.
     pub(super) below: Box<str>,
+    /// The same without the client's credentials, where its query has any.
+    pub(super) bare: Option<Box<str>>,
     /// What is collected of the body.
     pub(super) intake: super::intake::Intake,
 }
@@ -160,9 +162,10 @@ fn addressed(
     let body = SendBody::chunks(splice::apply(&outgoing.intake.chunks, &edits));
     let mut request = Box::new(Request::new(body));
     *request.method_mut() = x.method.clone();
-    *request.uri_mut() = match x.route() {
+    *request.uri_mut() = match (&outgoing.bare, x.route()) {
+        (Some(bare), _) if backend.credential != Credential::PassThrough => target(backend, bare)?,
         // As the usual SDK and the usual backend have it: then it is the client's own target.
-        Some(route) if route.prefix == backend.origin.base_path => Uri::from(x.path.clone()),
+        (_, Some(route)) if route.prefix == backend.origin.base_path => Uri::from(x.path.clone()),
         _ => target(backend, &outgoing.below)?,
     };
     // Completed before they are copied: a copy has room for nothing more, and would be copied again.

@@ -1,8 +1,7 @@
 //! What of a head crosses the proxy, in either direction.
 //!
-//! A field is either about the connection it came on, which ends here, or a credential, which is meant for the proxy alone, or it
-//! passes untouched. The lists are short and closed on purpose; everything not named passes, because a gateway that knows every
-//! field of every SDK is out of date the next morning.
+//! A field is either about the connection it came on, which ends here, or a credential, which is meant for the proxy alone
+//! ([`crate::tables::WITHHELD_FIELDS`], and whatever field the plan has a backend's credential in), or it passes untouched.
 
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, TE, TRAILER};
 use smallvec::SmallVec;
@@ -10,6 +9,7 @@ use smallvec::SmallVec;
 use super::provenance::Provenance;
 use crate::backend::{Backend, Credential};
 use crate::dialect::Dialect;
+use crate::tables::withholds_field;
 
 // Names as constants, because `HeaderMap` reads a name that is given as text anew at every use.
 /// The id that client, Windward and backend all log.
@@ -55,50 +55,12 @@ fn of_a_backend(name: &str) -> Fate {
 
 /// What becomes of a client's field: as above, and no credential leaves, be it for this gateway or for one that stands before it,
 /// nor a word that was meant for Windward, nor one about the client's own network. `Host` is another one for each backend, and is
-/// replaced there.
+/// replaced there, and so is `Via` ([`super::provenance::mark`]).
 fn of_a_client(name: &str) -> Fate {
     match name {
-        "authorization"
-        | "proxy-authorization"
-        | "cookie"
-        | "content-length"
-        | "expect"
-        | "api-key"
-        | "ocp-apim-subscription-key"
-        | "cf-access-client-secret"
-        | "cf-access-jwt-assertion"
-        | "cf-aig-authorization"
-        | "helicone-auth"
-        | "via"
-        | "forwarded"
-        | "true-client-ip"
-        | "cf-connecting-ip"
-        | "cf-connecting-ipv6"
-        | "fastly-client-ip" => Fate::Ends,
-        _ => name.strip_prefix("x-").map_or_else(|| hop_by_hop(name), of_an_extension),
-    }
-}
-
-/// What becomes of a client's field that begins with `x-`, by the rest of its name.
-fn of_an_extension(name: &str) -> Fate {
-    /// Signatures and tokens of a cloud, words to Windward, and what proxies say of the client. `x-amzn-bedrock-` is none of them.
-    const ENDING: [&str; 6] = ["windward-", "amz-", "amzn-oidc-", "ms-token-", "forwarded-", "original-"];
-
-    match name {
-        "api-key"
-        | "goog-api-key"
-        | "goog-iap-jwt-assertion"
-        | "goog-iam-authorization-token"
-        | "auth-token"
-        | "functions-key"
-        | "litellm-api-key"
-        | "portkey-api-key"
-        | "real-ip"
-        | "client-ip"
-        | "cluster-client-ip"
-        | "envoy-external-address" => Fate::Ends,
-        _ if ENDING.iter().any(|prefix| name.starts_with(prefix)) => Fate::Ends,
-        _ => Fate::Passes,
+        "content-length" | "expect" => Fate::Ends,
+        _ if withholds_field(name) => Fate::Ends,
+        _ => hop_by_hop(name),
     }
 }
 
@@ -167,14 +129,21 @@ pub(super) fn credential_field(dialect: Dialect) -> HeaderName {
 }
 
 /// Makes of a client's fields those that every backend may see: nothing about the connection, no credential, no word to Windward.
-pub(super) fn cleaned(mut headers: HeaderMap) -> HeaderMap {
-    sift(&mut headers, of_a_client);
-    headers
+/// `more` are fields in which this plan has a backend's credential, under names that nobody else gives one.
+pub(super) fn cleaned(headers: HeaderMap, more: &[HeaderName]) -> HeaderMap {
+    without(headers, of_a_client, more)
 }
 
 /// The same for a call whose body is collected and whose answer is read.
-pub(super) fn cleaned_to_read(mut headers: HeaderMap) -> HeaderMap {
-    sift(&mut headers, of_a_reader);
+pub(super) fn cleaned_to_read(headers: HeaderMap, more: &[HeaderName]) -> HeaderMap {
+    without(headers, of_a_reader, more)
+}
+
+fn without(mut headers: HeaderMap, fate: fn(&str) -> Fate, more: &[HeaderName]) -> HeaderMap {
+    sift(&mut headers, fate);
+    for name in more {
+        headers.remove(name);
+    }
     headers
 }
 
@@ -270,7 +239,6 @@ mod tests {
             ("x-goog-iap-jwt-assertion", "k"),
             ("ocp-apim-subscription-key", "k"),
             ("cf-access-jwt-assertion", "k"),
-            ("via", "1.1 inner.example"),
             ("forwarded", "for=192.0.2.1"),
             ("x-forwarded-for", "192.0.2.1"),
             ("x-forwarded-access-token", "k"),
@@ -279,6 +247,7 @@ mod tests {
             ("cookie", "k"),
             ("proxy-authorization", "k"),
             ("x-windward-objective", "least_latency"),
+            ("x-tenant-pass", "k"),
             ("accept-encoding", "gzip"),
             ("connection", "openai-beta"),
             ("openai-beta", "1"),
@@ -292,9 +261,11 @@ mod tests {
             ("x-amzn-bedrock-guardrailidentifier", "g"),
             ("x-stainless-lang", "python"),
         ];
-        assert_eq!(cleaned(map(&fields)), map(&passing));
-        assert_eq!(cleaned_to_read(map(&fields)), map(&passing[1..]));
+        let own = [HeaderName::from_static("x-tenant-pass")];
+        assert_eq!(cleaned(map(&fields), &own), map(&passing));
+        assert_eq!(cleaned_to_read(map(&fields), &own), map(&passing[1..]));
     }
+
     #[test]
     fn a_key_among_the_protocols_of_a_websocket_stays_here() {
         let mut headers = map(&[("sec-websocket-protocol", "realtime, openai-insecure-api-key.sk-1,openai-beta.realtime-v1")]);

@@ -44,12 +44,13 @@ use crate::state::{Question, State};
 use crate::telemetry::log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{UpstreamResponse, Upstreams};
+use crate::wire::query::without_credentials;
 use crate::wire::{Call, call};
 
 pub use exchange::{Attempt, AttemptOutcome, Exchange};
 use exchange::{MAX_ID, Shadowed};
 pub use provenance::Client;
-use provenance::Provenance;
+use provenance::{Provenance, Pseudonym};
 pub use reject::Error;
 use reject::SOON;
 pub use relay::{Body, Cut};
@@ -76,6 +77,7 @@ pub struct Shared {
     retries: RetryBudget,
     counter: AtomicU32,
     turns: [AtomicU32; TURNS],
+    pseudonym: Pseudonym,
 }
 
 /// Rotations kept apart. Two questions that share one by accident only take turns less evenly.
@@ -144,7 +146,8 @@ impl Proxy {
         let (buffered, counter) = (Arc::default(), AtomicU32::new(0));
         let turns = std::array::from_fn(|_| AtomicU32::new(0));
         let retries = RetryBudget::new(clock.monotonic());
-        let shared = Shared { state, clock, upstreams, tasks, log, metrics, buffered, run, retries, counter, turns };
+        let pseudonym = Pseudonym::new(run);
+        let shared = Shared { state, clock, upstreams, tasks, log, metrics, buffered, run, retries, counter, turns, pseudonym };
         Self { shared: Arc::new(shared), client: None }
     }
 
@@ -246,9 +249,10 @@ async fn answer(request: &mut Request<Option<Incoming>>, x: &mut Exchange) -> Re
     let provenance = x.client.filter(|_| tells).map(|client| Provenance::of(request, client));
     let head = std::mem::take(request.headers_mut());
     let credential = head.get(headers::credential_field(x.dialect())).cloned();
-    let mut fields = headers::cleaned_to_read(head);
-    provenance::mark(&mut fields, request.version(), &x.id);
-    let mut outgoing = forward::Outgoing { headers: fields, credential, provenance, below, intake };
+    let mut fields = headers::cleaned_to_read(head, &plan.credential_fields);
+    provenance::mark(&mut fields, request.version(), &x.id, &x.shared.pseudonym)?;
+    let bare = without_credentials(&below).map(Into::into);
+    let mut outgoing = forward::Outgoing { headers: fields, credential, provenance, below, bare, intake };
     let (response, usage_event) = forward::attempts(&mut outgoing, x).await?;
     x.release_body();
     Ok(Answer::Backend(response, usage_event))

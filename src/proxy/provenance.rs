@@ -2,13 +2,19 @@
 //!
 //! Every backend learns that it came through Windward, and of which trace it is a part. Who the client is is nobody's business unless
 //! the configuration makes it so: most backends are somebody else's, and an address is personal data. So whatever the client's side
-//! says of itself (`Forwarded`, `X-Forwarded-For`, `Via` and their kin) ends here, and for a backend with `forward_client` is written
+//! says of itself (`Forwarded`, `X-Forwarded-For` and their kin) ends here, and for a backend with `forward_client` is written
 //! anew. Only of a trusted proxy is the word taken.
+//!
+//! Of a client's `Via` only what Windwards wrote goes on, for that names no place: RFC 9110 (7.6.3) wants a gateway to add itself, and
+//! lets one that guards a network keep that network's names. It is what ends a loop, which would otherwise run until every place
+//! for a request is taken.
 
 use std::net::SocketAddr;
 
-use http::header::{Entry, HOST, VIA};
+use http::header::{Entry, GetAll, HOST, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
+
+use super::reject::Error;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -30,7 +36,7 @@ pub struct Client {
     pub trusted: bool,
 }
 
-/// Windward's entry in `Via`, for a message that came in that version of HTTP.
+/// Windward's entry in the `Via` of an answer that came in that version of HTTP.
 pub(super) fn via(version: Version) -> HeaderValue {
     HeaderValue::from_static(match version {
         Version::HTTP_10 => "1.0 windward",
@@ -39,9 +45,69 @@ pub(super) fn via(version: Version) -> HeaderValue {
     })
 }
 
-/// Adds to a client's cleaned fields what every backend is told. `id` is the exchange's own: 16 hexadecimal digits.
-pub(super) fn mark(fields: &mut HeaderMap, version: Version, id: &HeaderValue) {
-    fields.insert(VIA, via(version));
+/// The most Windwards before this one. Two stand behind each other in some places, and three hardly anywhere; a loop through several
+/// proxies that are behind one name is ended here if none of them sees itself.
+const MOST_HOPS: usize = 8;
+
+/// The name of this run of Windward in the `Via` of a request, so that it knows one that comes back: a pseudonym, since its host is
+/// nobody's business.
+#[derive(Debug)]
+pub(super) struct Pseudonym {
+    name: String,
+    /// The whole field, for requests that came by HTTP/1.0, 1.1 and 2.
+    fields: [HeaderValue; 3],
+}
+
+impl Pseudonym {
+    pub(super) fn new(run: u32) -> Self {
+        let name = format!("windward-{run:08x}");
+        let field = |version| HeaderValue::from_str(&format!("{version} {name}"));
+        let fields = ["1.0", "1.1", "2"].map(|version| field(version).unwrap_or_else(|_| via(Version::HTTP_11)));
+        Self { name, fields }
+    }
+
+    fn field(&self, version: Version) -> &HeaderValue {
+        let [http10, http11, http2] = &self.fields;
+        match version {
+            Version::HTTP_10 => http10,
+            Version::HTTP_2 => http2,
+            _ => http11,
+        }
+    }
+
+    /// The field to send on with a request that came with `given`; `None` when it has been here, or through too many.
+    fn after(&self, version: Version, given: &GetAll<'_, HeaderValue>) -> Option<HeaderValue> {
+        let entries = given.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+        let by = |entry: &str| entry.split_ascii_whitespace().nth(1).map(str::to_owned);
+        let mut hops: Vec<&str> = entries.map(str::trim).filter(|entry| by(entry).is_some_and(|by| is_ours(&by))).collect();
+        if hops.len() >= MOST_HOPS || hops.iter().any(|entry| by(entry).is_some_and(|by| by == self.name)) {
+            return None;
+        }
+        hops.extend(self.field(version).to_str().ok());
+        HeaderValue::from_str(&hops.join(", ")).ok()
+    }
+}
+
+/// Whether a name in `Via` is that of a Windward.
+fn is_ours(name: &str) -> bool {
+    name.strip_prefix("windward").is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
+/// Adds to a client's cleaned fields what every backend is told. `id` is the exchange's own: 16 hexadecimal digits. A request that
+/// comes back is refused.
+pub(super) fn mark(fields: &mut HeaderMap, version: Version, id: &HeaderValue, own: &Pseudonym) -> Result<(), Error> {
+    let passed = match fields.get_all(VIA) {
+        // Nearly always.
+        given if given.iter().next().is_none() => own.field(version).clone(),
+        given => own.after(version, &given).ok_or(Error::Loop)?,
+    };
+    fields.insert(VIA, passed);
+    trace(fields, id);
+    Ok(())
+}
+
+/// Leaves a trace that goes on as it is, or begins one.
+fn trace(fields: &mut HeaderMap, id: &HeaderValue) {
     let entry = fields.entry(TRACEPARENT);
     if let Entry::Occupied(given) = &entry
         && given.iter().count() == 1
@@ -170,13 +236,33 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_comes_back_is_known() {
+        let (id, own) = (HeaderValue::from_static("77df26e60000005d"), Pseudonym::new(0xbeef));
+        let marked = |given: &[&'static str]| {
+            let mut fields: HeaderMap = given.iter().map(|value| (VIA, HeaderValue::from_static(value))).collect();
+            mark(&mut fields, Version::HTTP_11, &id, &own).ok().map(|()| fields[VIA].to_str().unwrap().to_owned())
+        };
+        let others = "1.1 windward-1, 2 windward-2, 1.1 windward";
+        for (given, passed) in [
+            (&[][..], Some("1.1 windward-0000beef".to_owned())),
+            (&["1.1 edge.example, 1.1 windwardly", "windward-0000beef", "", ","], Some("1.1 windward-0000beef".to_owned())),
+            (&["1.1 edge.example", "2 windward-1 (comment)"], Some("2 windward-1 (comment), 1.1 windward-0000beef".to_owned())),
+            (&["1.1 edge.example, 2   windward-0000beef ,1.1 other"], None),
+            (&[others, others, "1.1 windward"], Some(format!("{others}, {others}, 1.1 windward, 1.1 windward-0000beef"))),
+            (&[others, others, "1.1 windward, 1.1 windward"], None),
+        ] {
+            assert_eq!(marked(given), passed, "{given:?}");
+        }
+    }
+
+    #[test]
     fn a_trace_goes_on_or_begins() {
         let id = HeaderValue::from_static("77df26e60000005d");
         let marked = |fields: &[(&'static str, &'static str)]| {
             let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
             let mut fields: HeaderMap = fields.collect();
-            mark(&mut fields, Version::HTTP_2, &id);
-            assert_eq!(fields[VIA], "2 windward");
+            mark(&mut fields, Version::HTTP_2, &id, &Pseudonym::new(0xbeef)).unwrap();
+            assert_eq!(fields[VIA], "2 windward-0000beef");
             fields
         };
         let passed = marked(&[("traceparent", GIVEN), ("tracestate", "a=1")]);

@@ -42,6 +42,9 @@ pub enum Error {
     /// What it asks for beyond its policy is nothing that can be asked for.
     #[error("{0}")]
     BadNarrowing(&'static str),
+    /// It came through here before.
+    #[error("the request came back to a gateway that it had passed: a backend's URL leads to one")]
+    Loop,
     /// The head is ambiguous.
     #[error("{0}")]
     Framing(crate::wire::framing::Refusal),
@@ -103,6 +106,7 @@ impl Error {
             Self::BadTarget(_) | Self::BadNarrowing(_) | Self::Malformed(_) | Self::BodyBroken | Self::ClientGone => {
                 StatusCode::BAD_REQUEST
             }
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyStalled => StatusCode::REQUEST_TIMEOUT,
@@ -122,6 +126,7 @@ impl Error {
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::BadTarget(_) => "bad_target",
             Self::BadNarrowing(_) => "bad_narrowing",
+            Self::Loop => "loop_detected",
             Self::Framing(refusal) => refusal.code(),
             Self::Malformed(crate::wire::request::Malformed::NoModel) => "model_missing",
             Self::Malformed(_) => "malformed_body",

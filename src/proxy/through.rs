@@ -24,10 +24,11 @@ use super::provenance::{self, Provenance};
 use super::reject::Error;
 use super::upload::{self, Late, Paced, Turn};
 use super::{Answer, decorate};
-use crate::backend::{Backend, BackendId, Timeouts};
+use crate::backend::{Backend, BackendId, Credential, Timeouts};
 use crate::decide::NoCandidate;
 use crate::record::Ended;
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
+use crate::wire::query::without_credentials;
 use crate::wire::refusal::refuses;
 
 /// Sends the request to `home` as it comes.
@@ -43,7 +44,9 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
     let below = {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let prefix = x.route().map_or(0, |route| route.prefix.len());
-        path.get(prefix..).unwrap_or_default().to_owned()
+        let below = path.get(prefix..).unwrap_or_default();
+        let bare = if backend.credential == Credential::PassThrough { None } else { without_credentials(below) };
+        bare.unwrap_or_else(|| below.to_owned())
     };
     let asked = upgrade_asked(request.headers());
     let client_side = asked.is_some().then(|| hyper::upgrade::on(&mut *request));
@@ -51,8 +54,8 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
     let provenance = x.client.filter(|_| backend.forward_client).map(|client| Provenance::of(request, client));
     let head = std::mem::take(request.headers_mut());
     let credential = head.get(headers::credential_field(x.dialect())).cloned();
-    let mut fields = headers::cleaned(head);
-    provenance::mark(&mut fields, request.version(), &x.id);
+    let mut fields = headers::cleaned(head, &snapshot.plan.credential_fields);
+    provenance::mark(&mut fields, request.version(), &x.id, &x.shared.pseudonym)?;
     headers::addressed(&mut fields, &backend, credential.as_ref(), provenance.as_ref());
     fields.insert(headers::REQUEST_ID, x.request_id().clone());
     headers::strip_protocol_key(&mut fields);

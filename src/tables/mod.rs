@@ -10,12 +10,14 @@ mod glob;
 mod regions;
 mod render;
 mod similar;
+mod withheld;
 
 pub use energy::{Band, Coefficients, EnergyBand, EnergyQuality, EnergyTable, Override, TokenCounts};
 pub use glob::{Glob, GlobError};
 pub use regions::{PueScope, Region, Regions, Zone};
 pub use render::{to_csv, to_text};
 pub use similar::nearest;
+pub use withheld::{FIELDS as WITHHELD_FIELDS, PARAMETERS as WITHHELD_PARAMETERS, withholds_field, withholds_parameter};
 
 /// A shipped row that does not parse. It cannot be met in a build whose tests passed.
 #[derive(Debug, thiserror::Error)]

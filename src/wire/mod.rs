@@ -18,6 +18,7 @@ mod events;
 pub mod frames;
 pub mod framing;
 mod json;
+pub mod query;
 pub mod refusal;
 pub mod request;
 pub mod response;

@@ -18,6 +18,7 @@ mod carbon_feed;
 mod config;
 mod config_limits;
 mod descriptors;
+mod credentials;
 mod failover;
 mod framing;
 mod fuzz_bodies;

@@ -11,6 +11,7 @@ use crate::backend::{Credential, Identity, Secret};
 use crate::config::choices::{Auth, SecretFile};
 use crate::config::decode::At;
 use crate::config::file::TlsFile;
+use crate::tables::withholds_field;
 
 /// Header fields that frame the message, belong to one connection, or are written by Windward; a credential there would break the
 /// request, or never leave.
@@ -28,6 +29,18 @@ const NOT_FOR_CREDENTIALS: [HeaderName; 12] = [
     HeaderName::from_static("x-request-id"),
     HeaderName::from_static("traceparent"),
 ];
+
+/// Fields in which somebody's credential goes and that are not withheld from everybody anyway.
+pub(super) fn fields<'a>(credentials: impl Iterator<Item = &'a Credential>) -> Box<[HeaderName]> {
+    let own = credentials.filter_map(|credential| match credential {
+        Credential::Header(name, _) if !withholds_field(name.as_str()) => Some(name.clone()),
+        _ => None,
+    });
+    let mut fields: Vec<HeaderName> = own.collect();
+    fields.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+    fields.dedup();
+    fields.into()
+}
 
 impl Check<'_> {
     pub(super) fn credential(&mut self, written: &At<Auth>) -> Credential {

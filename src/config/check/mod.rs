@@ -85,6 +85,7 @@ impl<'a> Check<'a> {
             carbon,
             energy: table,
             zones: names,
+            credential_fields: credential::fields(backends.iter().map(|meant| &meant.backend.credential)),
             backends: backends.into_iter().map(|meant| Arc::new(meant.backend)).collect(),
             models,
             routes: routes.into_iter().map(|meant| meant.route).collect(),
