@@ -65,6 +65,7 @@ struct Counts {
     pending_prompt_tokens: AtomicU64,
     requests: AtomicU64,
     failures: AtomicU64,
+    credentials_refused: AtomicU64,
     cut: Cut,
 }
 
@@ -206,6 +207,17 @@ impl Live {
     pub fn failed(&self, now: Instant, remedy: impl FnOnce() -> Remedy) {
         self.counts.failures.fetch_add(1, Relaxed);
         self.health.failed(self.millis(now), remedy);
+    }
+
+    /// The backend refused the gateway's own credential: a failure like any other, counted apart because only the operator can mend it.
+    pub fn refused_credential(&self, now: Instant, remedy: impl FnOnce() -> Remedy) {
+        self.counts.credentials_refused.fetch_add(1, Relaxed);
+        self.failed(now, remedy);
+    }
+
+    /// How often it did.
+    pub fn credentials_refused(&self) -> u64 {
+        self.counts.credentials_refused.load(Relaxed)
     }
 
     /// It failed a health check, as it did `most` times in a row at least when something is to be done about it. The next check comes

@@ -38,7 +38,7 @@ pub enum AttemptOutcome {
     Answered,
     /// No connection came about; nothing was sent.
     Unreachable,
-    /// It said 429 or 503: nothing was done.
+    /// It said 429 or 503, or 401 or 403 to the gateway's own credential: nothing was done.
     Refused,
     /// The request was sent and no valid answer came.
     Broken,

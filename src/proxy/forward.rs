@@ -1,7 +1,7 @@
 //! Sends a request to the candidates of its decision, in their order, until one answers.
 //!
 //! The rule for sending again is short: to the next candidate when nothing was sent, or when the backend refused the work (429,
-//! 503); never after a whole body was sent and not refused, unless the policy says so, because the work may then be done and paid
+//! 503) or the gateway's own credential (401, 403); never after a whole body was sent and not refused, unless the policy says so, because the work may then be done and paid
 //! for twice; never to the same backend twice; never once a byte of a response was passed on; and over all traffic no more often than
 //! the budget allows ([`crate::live::RetryBudget`]), or retries would multiply an outage. Every attempt is in the record.
 
@@ -16,9 +16,9 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::exchange::{Attempt, AttemptOutcome, Exchange};
-use super::headers;
 use super::provenance::Provenance;
 use super::reject::Error;
+use super::{Shared, headers};
 use crate::backend::{Backend, Credential};
 use crate::live::Live;
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
@@ -50,96 +50,160 @@ pub(super) enum UsageEvent {
     Keep,
 }
 
+/// Somebody who is asked.
+struct Asked {
+    /// The candidate's place.
+    backend: Arc<Backend>,
+    live: Arc<Live>,
+    /// How long its head may take.
+    within: Duration,
+    usage_event: UsageEvent,
+}
+
+/// An attempt that has begun, unless there was no time left for it.
+type Begun = Option<(Asked, Box<Request<SendBody>>)>;
+
+/// What the attempts so far have left.
+struct Tries {
+    /// The last error, for a client whom nobody answers.
+    fault: Error,
+    /// The refusal that it is to see instead.
+    refusal: Option<Box<Refusal>>,
+}
+
+/// What came of an attempt.
+enum Outcome {
+    /// The answer to pass on.
+    Answer(UpstreamResponse, UsageEvent),
+    /// It is certain that nothing was done.
+    Undone,
+    /// It failed, and the work may have been done; what it said, if it said anything.
+    Failed(Option<UpstreamResponse>),
+}
+
+/// What came of sending: the inner error is the connection's, the outer one says that no head came in time.
+type Sent = Result<Result<UpstreamResponse, SendError>, Elapsed>;
+
+/// Candidates that were not tried yet, in their order.
+type Waiting = SmallVec<[u16; 16]>;
+
 /// Tries the candidates in their order. The response that is returned is the one to pass on, whatever its status.
 pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Result<(UpstreamResponse, UsageEvent), Error> {
     let Some(policy) = x.policy().map(Arc::clone) else { return Err(Error::NoRoute) };
-    let order: SmallVec<[u16; 16]> = x.decision.as_ref().map(|decision| decision.order.clone()).unwrap_or_default();
-    let (mut fault, mut refusal) = (Error::Unreachable, None);
-    let limit = usize::from(policy.attempts.max.max(1));
-    for (nth, &index) in order.iter().take(limit).enumerate() {
-        let last = nth + 1 >= limit.min(order.len());
-        let Some(deployment) = x.deployments.as_ref().and_then(|all| all.get(usize::from(index))).cloned() else { continue };
-        let backend = Arc::clone(x.snapshot.plan.backend(deployment.backend));
-        let live = Arc::clone(x.snapshot.live(backend.id));
-        occupy(x, &backend, &live, usize::from(index));
-        let (request, usage_event) = addressed(outgoing, x, &backend, deployment.upstream_model_json.as_ref(), last)?;
-        let begun = x.shared.clock.monotonic();
-        let Some(within) = in_time(x, &backend, begun) else {
-            fault = Error::UpstreamTimeout;
+    let mut waiting: Waiting = x.decision.as_ref().map(|decision| decision.order.clone()).unwrap_or_default();
+    waiting.truncate(usize::from(policy.attempts.max.max(1)));
+    let mut tries = Tries { fault: Error::Unreachable, refusal: None };
+    while !waiting.is_empty() {
+        let index = usize::from(waiting.remove(0));
+        let last = waiting.is_empty();
+        occupy(x, index);
+        let Some((asked, request)) = begin(outgoing, x, index, last)? else {
+            tries.fault = Error::UpstreamTimeout;
             break;
         };
-        open(x, &backend, nth, begun);
-        let sent = send(x, &backend, request, within).await;
+        let sent = send(&x.shared, &asked.backend, request, asked.within).await;
         let now = x.shared.clock.monotonic();
-        match sent {
-            Ok(Ok(response)) if refuses(response.head.status) => {
-                note_refusal(&live, &backend, &response.head, now);
-                close(x, AttemptOutcome::Refused, Some(response.head.status), now);
-                keep_refusal(&mut refusal, response, x);
-            }
-            Ok(Ok(response)) if failed(response.head.status) => {
-                live.failed(now, || x.remedy(backend.id, now));
-                close(x, AttemptOutcome::Answered, Some(response.head.status), now);
-                if last || !policy.attempts.retry_unsafe || !may_retry(x, now) {
-                    return Ok((response, UsageEvent::Keep));
-                }
-                continue;
-            }
-            Ok(Ok(response)) => {
-                close(x, AttemptOutcome::Answered, Some(response.head.status), now);
-                return Ok((response, usage_event));
-            }
-            Ok(Err(error)) => {
-                if is_its_fault(error.kind) {
-                    live.failed(now, || x.remedy(backend.id, now));
-                }
-                let nothing_done = note_error(x, &backend, &error, now);
-                fault = fault_of(error.kind);
-                if !nothing_done && !policy.attempts.retry_unsafe {
-                    return Err(fault);
-                }
-            }
-            Err(_) => {
-                live.failed(now, || x.remedy(backend.id, now));
-                close(x, AttemptOutcome::TimedOut, None, now);
-                fault = Error::UpstreamTimeout;
-                if !policy.attempts.retry_unsafe {
-                    return Err(fault);
-                }
-            }
+        let outcome = book(&mut tries, x, &asked, sent, now);
+        let may_go_on = match &outcome {
+            Outcome::Answer(..) => false,
+            Outcome::Undone => true,
+            Outcome::Failed(_) => policy.attempts.retry_unsafe,
+        };
+        if may_go_on && !waiting.is_empty() && may_retry(x, now) {
+            continue;
         }
-        if !last && !may_retry(x, now) {
-            break;
+        match outcome {
+            Outcome::Answer(response, usage_event) => return Ok((response, usage_event)),
+            Outcome::Failed(Some(response)) => return Ok((response, UsageEvent::Keep)),
+            Outcome::Failed(None) if !may_go_on => return Err(tries.fault),
+            Outcome::Failed(None) | Outcome::Undone => break,
         }
     }
     x.permit = None;
     // A client that is told to come back later knows more than one that is told that somebody could not be reached.
-    let Some(refusal) = refusal else {
+    let Some(refusal) = tries.refusal else {
         x.serving = None;
-        return Err(fault);
+        return Err(tries.fault);
     };
     let (response, serving) = *refusal;
     x.serving = serving;
     Ok((response, UsageEvent::Keep))
 }
 
-/// Sends and waits for the head, within a time.
-async fn send(
-    x: &Exchange,
-    backend: &Arc<Backend>,
-    request: Box<Request<SendBody>>,
-    within: Duration,
-) -> Result<Result<UpstreamResponse, SendError>, Elapsed> {
-    // Pinned, since by value it would be copied into the timeout, and with that into the wait for it.
-    let sending = pin!(x.shared.upstreams.send(backend, request));
-    timeout(within, sending).await
+/// Takes a place at the backend that is tried next.
+fn occupy(x: &mut Exchange, index: usize) {
+    let Some(candidate) = x.candidates.get(index) else { return };
+    let (id, prompt_tokens) = (candidate.backend, candidate.estimate.prompt_tokens);
+    x.permit = Some(x.snapshot.live(id).admit(prompt_tokens));
+    x.serving = Some((Arc::clone(x.snapshot.plan.backend(id)), Some(index)));
 }
 
-/// Takes a place at the backend that is tried next.
-fn occupy(x: &mut Exchange, backend: &Arc<Backend>, live: &Arc<Live>, index: usize) {
-    let prompt_tokens = x.candidates.get(index).map_or(0, |candidate| candidate.estimate.prompt_tokens);
-    x.permit = Some(live.admit(prompt_tokens));
-    x.serving = Some((Arc::clone(backend), Some(index)));
+/// Begins an attempt at a candidate: its request, and its books. `None` when there is no time left for it. The `last` one gets what
+/// is kept for the others.
+fn begin(outgoing: &mut Outgoing, x: &mut Exchange, index: usize, last: bool) -> Result<Begun, Error> {
+    let Some(deployment) = x.deployments.as_ref().and_then(|all| all.get(index)).cloned() else {
+        return Err(Error::UnknownModel);
+    };
+    let backend = Arc::clone(x.snapshot.plan.backend(deployment.backend));
+    let live = Arc::clone(x.snapshot.live(backend.id));
+    let (request, usage_event) = addressed(outgoing, x, &backend, deployment.upstream_model_json.as_ref(), last)?;
+    let begun = x.shared.clock.monotonic();
+    let Some(within) = in_time(x, &backend, begun) else { return Ok(None) };
+    open(x, &backend, begun);
+    Ok(Some((Asked { backend, live, within, usage_event }, request)))
+}
+
+/// Books what came of an attempt, the last one in the exchange's list.
+fn book(tries: &mut Tries, x: &mut Exchange, asked: &Asked, sent: Sent, now: Instant) -> Outcome {
+    let Asked { backend, live, .. } = asked;
+    let failed = |x: &Exchange| live.failed(now, || x.remedy(backend.id, now));
+    match sent {
+        Ok(Ok(response)) => book_response(tries, x, asked, response, now),
+        Ok(Err(error)) => {
+            if is_its_fault(error.kind) {
+                failed(x);
+            }
+            let nothing_done = note_error(x, backend, &error, now);
+            tries.fault = fault_of(error.kind);
+            if nothing_done { Outcome::Undone } else { Outcome::Failed(None) }
+        }
+        Err(_) => {
+            failed(x);
+            close(x, AttemptOutcome::TimedOut, None, now);
+            tries.fault = Error::UpstreamTimeout;
+            Outcome::Failed(None)
+        }
+    }
+}
+
+fn book_response(tries: &mut Tries, x: &mut Exchange, asked: &Asked, response: UpstreamResponse, now: Instant) -> Outcome {
+    let Asked { backend, live, usage_event, .. } = asked;
+    let status = response.head.status;
+    if refuses(status) {
+        note_refusal(live, backend, &response.head, now);
+        close(x, AttemptOutcome::Refused, Some(status), now);
+        keep_refusal(&mut tries.refusal, response, x);
+        return Outcome::Undone;
+    }
+    if refuses_credential(status, backend) {
+        note_credential(x, backend, status, now);
+        close(x, AttemptOutcome::Refused, Some(status), now);
+        tries.fault = Error::CredentialRefused;
+        return Outcome::Undone;
+    }
+    close(x, AttemptOutcome::Answered, Some(status), now);
+    if failed(status) {
+        live.failed(now, || x.remedy(backend.id, now));
+        return Outcome::Failed(Some(response));
+    }
+    Outcome::Answer(response, *usage_event)
+}
+
+/// Sends and waits for the head, within a time.
+async fn send(shared: &Shared, backend: &Arc<Backend>, request: Box<Request<SendBody>>, within: Duration) -> Sent {
+    // Pinned, since by value it would be copied into the timeout, and with that into the wait for it.
+    let sending = pin!(shared.upstreams.send(backend, request));
+    timeout(within, sending).await
 }
 
 /// The request as this backend is to get it: only the bytes that must differ do. The last one gets the fields themselves.
@@ -188,8 +252,8 @@ pub(super) fn target(backend: &Backend, below: &str) -> Result<Uri, Error> {
 }
 
 /// Begins the books of an attempt.
-fn open(x: &mut Exchange, backend: &Backend, nth: usize, begun: Instant) {
-    if nth == 0 {
+fn open(x: &mut Exchange, backend: &Backend, begun: Instant) {
+    if x.attempts.is_empty() {
         x.overhead_us = u64::try_from((begun - x.begun).as_micros()).unwrap_or(u64::MAX);
         x.shared.retries.asked(begun);
     }
@@ -250,6 +314,20 @@ pub(super) fn fault_of(kind: SendErrorKind) -> Error {
         kind if kind.nothing_done() => Error::Unreachable,
         _ => Error::BadGateway,
     }
+}
+
+/// Whether a backend refuses what the gateway sent it as credential. Where that is the client's own, the answer is the client's too;
+/// elsewhere its SDK would take its own key for wrong.
+pub(super) fn refuses_credential(status: StatusCode, backend: &Backend) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && backend.credential != Credential::PassThrough
+}
+
+/// Only the operator can mend it, so it is said loudly, and counted as the backend's failure: one that lets nobody in is as good as
+/// dead, and its candidates' share of what may be sent again would be spent on it.
+pub(super) fn note_credential(x: &Exchange, backend: &Backend, status: StatusCode, now: Instant) {
+    let sent = if backend.credential == Credential::None { "none is configured" } else { "see its `auth`" };
+    tracing::error!(backend = &*backend.name, id = ?x.id, %status, "the backend refuses the gateway's own credential: {sent}");
+    x.snapshot.live(backend.id).refused_credential(now, || x.remedy(backend.id, now));
 }
 
 /// Of a machine without descriptors or ports every backend looks dead, and none of them is.

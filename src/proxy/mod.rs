@@ -107,6 +107,17 @@ impl Shared {
         HeaderValue::from_bytes(&hex(number)).unwrap_or_else(|_| HeaderValue::from_static("0"))
     }
 
+    /// Counts who is refused for a key; a line in the log has only who found a route.
+    fn count_refusal(&self, error: &Error) {
+        let counter = match error {
+            Error::NoKey => &self.metrics.keys_missing,
+            Error::WrongKey => &self.metrics.keys_wrong,
+            Error::KeyNotAllowed => &self.metrics.keys_elsewhere,
+            _ => return,
+        };
+        counter.add_one();
+    }
+
     /// How many decisions there were about this model on this route: it rotates ties and turns. One count for everything would
     /// stand still for a client whose calls alternate between two models, and each of them would always get the same backend.
     fn turn(&self, route: Option<usize>, model: &str) -> u32 {
@@ -184,6 +195,7 @@ impl Proxy {
                     x.error = Some(error.code());
                     x.ended = Ended::Rejected;
                 }
+                self.shared.count_refusal(&error);
                 let closes = x.http1 && (error.closes() || (has_body && !Box::pin(intake::is_read(&mut request)).await));
                 let mut response = error.response(x.dialect(), closes).map(|bytes| Body::Fixed(Full::new(bytes)));
                 response.headers_mut().insert(headers::REQUEST_ID, x.request_id().clone());

@@ -89,6 +89,9 @@ pub enum Error {
     /// A backend broke the exchange or spoke no HTTP.
     #[error("the backend gave no valid answer")]
     BadGateway,
+    /// A backend refused the credential that the gateway has for it.
+    #[error("the backend refused this gateway's own credential, which is not the client's and has to be mended by the operator")]
+    CredentialRefused,
     /// A backend did not begin its answer in time.
     #[error("the backend did not answer in time")]
     UpstreamTimeout,
@@ -111,7 +114,7 @@ impl Error {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyStalled => StatusCode::REQUEST_TIMEOUT,
             Self::Busy | Self::NoCandidate { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Unreachable | Self::BadGateway => StatusCode::BAD_GATEWAY,
+            Self::Unreachable | Self::BadGateway | Self::CredentialRefused => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -140,6 +143,7 @@ impl Error {
             Self::NoCandidate { .. } => "no_candidate",
             Self::Unreachable => "backend_unreachable",
             Self::BadGateway => "bad_gateway",
+            Self::CredentialRefused => "backend_credential_refused",
             Self::UpstreamTimeout => "backend_timeout",
         }
     }

@@ -100,6 +100,10 @@ fn booked(
     let (now, live) = (x.shared.clock.monotonic(), Arc::clone(x.snapshot.live(backend.id)));
     let mut its_fault = true;
     let (outcome, result) = match sent {
+        Ok(Ok(response)) if forward::refuses_credential(response.head.status, backend) => {
+            forward::note_credential(x, backend, response.head.status, now);
+            (AttemptOutcome::Refused, Err(Error::CredentialRefused))
+        }
         Ok(Ok(response)) => {
             if refuses(response.head.status) {
                 forward::note_refusal(&live, backend, &response.head, now);

@@ -63,6 +63,8 @@ struct BackendStatus {
     health_checks: Option<CheckStatus>,
     requests: u64,
     failures: u64,
+    /// Of these, refusals of the credential that it is sent: its `auth` has to be mended.
+    credentials_refused: u64,
     models: Vec<ModelStatus>,
 }
 
@@ -180,6 +182,7 @@ fn backends(snapshot: &Snapshot, now: std::time::Instant) -> Vec<BackendStatus> 
             health_checks: backend.health.as_ref().map(|_| CheckStatus { passed, failed, failed_in_a_row }),
             requests,
             failures,
+            credentials_refused: live.credentials_refused(),
             models: models.collect(),
         }
     };

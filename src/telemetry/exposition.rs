@@ -67,6 +67,13 @@ const TABLE: &[Row] = &[
     }),
     row("windward_in_flight", None, "Exchanges begun and not ended", |s| Gauge(s.metrics.in_flight.get() as f64)),
     row("windward_shed", None, "Requests refused because there were too many", |s| Counter(s.metrics.shed.get())),
+    row("windward_keys_refused", None, "Requests refused for the key that they had or had not", |s| {
+        let Metrics { keys_missing, keys_wrong, keys_elsewhere, .. } = &*s.metrics;
+        Counters(
+            "reason",
+            vec![("missing", keys_missing.get()), ("wrong", keys_wrong.get()), ("other_route", keys_elsewhere.get())],
+        )
+    }),
     row("windward_retries", None, "Attempts after a request's first, made or withheld because the budget was spent", |s| {
         Counters("result", vec![("sent", s.metrics.retries.get()), ("withheld", s.metrics.retries_withheld.get())])
     }),
@@ -84,6 +91,9 @@ const TABLE: &[Row] = &[
     }),
     row("windward_backend_failures", None, "Attempts that a backend failed", |s| {
         Counters("backend", backends(s, |live| live.totals().1).collect())
+    }),
+    row("windward_backend_credentials_refused", None, "Attempts at which a backend refused the gateway's own credential", |s| {
+        Counters("backend", backends(s, crate::live::Live::credentials_refused).collect())
     }),
     row("windward_backend_health_checks_failed", None, "Health checks that a backend failed", |s| {
         Counters("backend", backends(s, |live| live.checks().1).collect())

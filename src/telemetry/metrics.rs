@@ -118,6 +118,12 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Requests refused because there were too many.
     pub shed: Counter,
+    /// Requests without a key where one is needed ..
+    pub keys_missing: Counter,
+    /// .. with one that is none of the gateway's ..
+    pub keys_wrong: Counter,
+    /// .. and with one that does not open the route.
+    pub keys_elsewhere: Counter,
     /// Attempts after a request's first.
     pub retries: Counter,
     /// Attempts that were not made because the budget for them was spent.
@@ -164,6 +170,9 @@ impl Default for Metrics {
             overhead: Histogram::from_us(10),
             in_flight: Gauge::default(),
             shed: Counter::default(),
+            keys_missing: Counter::default(),
+            keys_wrong: Counter::default(),
+            keys_elsewhere: Counter::default(),
             retries: Counter::default(),
             retries_withheld: Counter::default(),
             connections: Gauge::default(),

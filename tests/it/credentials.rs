@@ -1,5 +1,7 @@
 //! Whose credential goes where: each backend its own, and none of a client's, whatever field or parameter it stands in.
 
+use serde_json::Value;
+
 use super::support::peer::Seen;
 use super::support::{Answer, Client, Harness, Peer};
 
@@ -80,8 +82,68 @@ fn a_request_that_comes_back_is_refused_at_once() {
         let answer = ask(&proxy, path, "");
         assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (508, Some("loop_detected")), "{path}");
         let errors = [proxy.record(), proxy.record()].map(|record| record["error"].clone());
-        assert!(errors.contains(&"loop_detected".into()) && errors.iter().any(serde_json::Value::is_null), "{errors:?}");
+        assert!(errors.contains(&"loop_detected".into()) && errors.iter().any(Value::is_null), "{errors:?}");
     }
     let requests = proxy.ask_admin("/metrics").text();
     assert!(requests.contains(r#"windward_requests_total{code_class="5xx"} 4"#), "each came round once: {requests}");
+}
+
+const NO: &str = r#"{"error":{"message":"Incorrect API key provided: sk-OWN","code":"invalid_api_key"}}"#;
+
+#[test]
+fn a_backend_that_refuses_our_credential_is_passed_over_and_left_alone() {
+    for status in ["401 Unauthorized", "403 Forbidden"] {
+        let (strict, good) = (Peer::answering(status, NO), Peer::answering("200 OK", OK));
+        let proxy = Harness::start(
+            &[("strict", strict.address, "auth: { bearer: OWN }"), ("good", good.address, "")],
+            "policy: in_order",
+        );
+        for _ in 0..4 {
+            assert_eq!(ask(&proxy, "/v1/chat/completions", "").status, 200);
+        }
+        let attempt = proxy.record()["attempts"][0].clone();
+        assert_eq!((&attempt["outcome"], attempt["status"].as_u64()), (&"refused".into(), status[..3].parse().ok()));
+        let strict = proxy.backend("strict");
+        assert_eq!((&strict["credentials_refused"], &strict["failures"]), (&3.into(), &3.into()), "it is left alone: {strict}");
+        assert!(strict["shut_for_ms"].is_u64(), "{strict}");
+        let metrics = proxy.ask_admin("/metrics").text();
+        assert!(metrics.contains(r#"windward_backend_credentials_refused_total{backend="strict"} 3"#), "{metrics}");
+    }
+}
+
+#[test]
+fn a_client_is_never_told_that_the_gateways_credential_is_wrong_as_if_it_were_its_own() {
+    for (status, auth) in [("401 Unauthorized", "auth: { bearer: OWN }"), ("403 Forbidden", ""), ("401 Unauthorized", "")] {
+        let peers = [Peer::answering(status, NO), Peer::answering(status, NO)];
+        let proxy = Harness::start(&[("one", peers[0].address, auth), ("two", peers[1].address, auth)], "policy: in_order");
+        for path in ["/v1/chat/completions", "/v1/files"] {
+            let answer = ask(&proxy, path, "authorization: Bearer CLIENT\r\n");
+            assert_eq!(
+                (answer.status, answer.json()["error"]["code"].as_str()),
+                (502, Some("backend_credential_refused")),
+                "{path}"
+            );
+            assert!(!answer.text().contains("sk-OWN"), "what the supplier says of its key is not the client's");
+            let record = proxy.record();
+            assert_eq!((&record["error"], &record["ended"]), (&"backend_credential_refused".into(), &"rejected".into()));
+            assert!(record["emissions"]["grams"].as_f64().is_none_or(|grams| grams <= 0.0), "nothing ran: {record}");
+        }
+    }
+}
+
+#[test]
+fn a_clients_own_credential_that_is_refused_is_the_clients_matter() {
+    let (strict, good) = (Peer::answering("401 Unauthorized", NO), Peer::answering("200 OK", OK));
+    let proxy =
+        Harness::start(&[("strict", strict.address, "auth: pass_through"), ("good", good.address, "")], "policy: in_order");
+    for path in ["/v1/chat/completions", "/v1/files"].repeat(3) {
+        let answer = ask(&proxy, path, "authorization: Bearer CLIENT\r\n");
+        assert_eq!((answer.status, answer.text().as_str()), (401, NO), "{path}");
+    }
+    assert!(!good.saw_more());
+    let strict = proxy.backend("strict");
+    assert_eq!(
+        (&strict["credentials_refused"], &strict["failures"], &strict["shut_for_ms"]),
+        (&0.into(), &0.into(), &Value::Null)
+    );
 }

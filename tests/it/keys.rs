@@ -81,6 +81,10 @@ fn who_has_no_key_is_turned_away_and_nobody_hears_of_it() {
         assert_eq!(client.answer().status, 401, "{path}: neither models nor routes are told");
     }
     assert_eq!(peer.connections(), 0);
+    let metrics = proxy.ask_admin("/metrics").text();
+    for (reason, count) in [("missing", 5), ("wrong", 4), ("other_route", 0)] {
+        assert!(metrics.contains(&format!("windward_keys_refused_total{{reason=\"{reason}\"}} {count}\n")), "{metrics}");
+    }
 }
 
 #[test]
