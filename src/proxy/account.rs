@@ -80,7 +80,7 @@ fn judge(x: &Exchange, now: Instant) {
     let live = x.snapshot.live(backend.id);
     match x.ended {
         // It works, and says so of the request. Anybody could shut a backend by sending it such ones.
-        Ended::UpstreamBroke if x.error == Some(relay::REQUEST_ERROR_EVENT) => {}
+        Ended::UpstreamBroke if relay::blames_request(x.error) => {}
         // Its status was counted when it came, and a tunnel in which nobody says anything is nobody's fault.
         Ended::UpstreamBroke | Ended::TimedOut if x.status.is_server_error() => {}
         Ended::TimedOut if x.status == StatusCode::SWITCHING_PROTOCOLS => {}
@@ -317,7 +317,7 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         response_bytes: Some(x.response_bytes),
         operation: x.operation.map(|operation| Text::from(operation.name())),
         model: x.model.as_deref().map(Text::from),
-        response_model: None,
+        response_model: x.response_model.as_deref().and_then(|name| std::str::from_utf8(name).ok()).map(Text::from),
         stream: x.streamed,
         backend: ledger.chosen.map(|(backend, _)| Text::from(&*backend.name)),
         region: ledger.chosen.map(|(backend, _)| Text::from(&*backend.region)),

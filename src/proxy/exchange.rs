@@ -167,6 +167,8 @@ pub struct Exchange {
     /// Requests that the backend had in flight when the first token came.
     pub(super) in_flight_then: u32,
     pub(super) usage: (Usage, UsageSource),
+    /// The model as the backend names it.
+    pub(super) response_model: Option<Bytes>,
     pub(super) ended: Ended,
 }
 
@@ -214,6 +216,7 @@ impl Exchange {
             first_token: None,
             in_flight_then: 0,
             usage: (Usage::default(), UsageSource::Unknown),
+            response_model: None,
             // Until something better is known: hyper drops the whole future when the client leaves.
             ended: Ended::ClientGone,
             shared: Arc::clone(shared),

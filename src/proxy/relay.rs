@@ -26,9 +26,17 @@ use crate::wire::usage::{Meter, StreamError};
 /// The code of a stream in which the backend said that it failed ..
 const BACKEND_ERROR_EVENT: &str = "backend_error_event";
 /// .. and of one in which it found fault with the request.
-pub(super) const REQUEST_ERROR_EVENT: &str = "request_error_event";
 /// The code of an exchange that had its time while nobody waited for its backend.
 pub(super) const NO_END: &str = "total_timeout";
+const REQUEST_ERROR_EVENT: &str = "request_error_event";
+/// The same of an answer in one piece that is an error under a status of success.
+const BACKEND_ERROR_BODY: &str = "backend_error_body";
+const REQUEST_ERROR_BODY: &str = "request_error_body";
+
+/// Whether a code says that the backend found fault with the request.
+pub(super) fn blames_request(code: Option<&str>) -> bool {
+    matches!(code, Some(REQUEST_ERROR_EVENT | REQUEST_ERROR_BODY))
+}
 
 /// A response body as the proxy sends it.
 #[derive(Debug)]
@@ -133,12 +141,17 @@ impl Metered {
         self.look();
         self.exchange.usage = self.meter.finish();
         self.exchange.ended = ended;
-        if let Some(error) = self.meter.error().filter(|_| matches!(ended, Ended::Complete | Ended::ClientGone)) {
-            // An SDK hangs up on it, and with or without its last chunk the stream is no answer. No byte of it is held back.
+        self.exchange.response_model = self.meter.model();
+        // An error of any other status says so by that.
+        let reads = self.meter.reads_events() || self.exchange.status.is_success();
+        if let Some(error) = self.meter.error().filter(|_| reads && matches!(ended, Ended::Complete | Ended::ClientGone)) {
+            // An SDK hangs up on it, and with or without its last chunk it is no answer. No byte of it is held back.
             self.exchange.ended = Ended::UpstreamBroke;
-            self.exchange.error = Some(match error {
-                StreamError::Backend => BACKEND_ERROR_EVENT,
-                StreamError::Request => REQUEST_ERROR_EVENT,
+            self.exchange.error = Some(match (error, self.meter.reads_events()) {
+                (StreamError::Backend, true) => BACKEND_ERROR_EVENT,
+                (StreamError::Request, true) => REQUEST_ERROR_EVENT,
+                (StreamError::Backend, false) => BACKEND_ERROR_BODY,
+                (StreamError::Request, false) => REQUEST_ERROR_BODY,
             });
         }
     }

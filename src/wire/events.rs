@@ -5,10 +5,12 @@
 
 use std::sync::LazyLock;
 
+use bytes::Bytes;
 use memchr::memmem::Finder;
 use serde::Deserialize;
 
 use super::Operation;
+use super::beginning::model_in;
 use super::json::{Nest, Walk, after, skip_space, string_end};
 use super::sse::EventBorders;
 
@@ -25,11 +27,27 @@ pub(super) struct Events {
     pub(super) with_output: u64,
     pub(super) saw_data: bool,
     error: Option<StreamError>,
+    /// The model as the backend names it.
+    pub(super) model: Option<Bytes>,
+    /// In how many more events it is looked for.
+    looks: u8,
 }
+
+/// Azure's first event names no model; nobody takes longer.
+const EVENTS_TO_NAME_A_MODEL: u8 = 4;
 
 impl Events {
     pub(super) const fn new(operation: Operation) -> Self {
-        Self { operation, borders: EventBorders::new(), held: Vec::new(), with_output: 0, saw_data: false, error: None }
+        Self {
+            operation,
+            borders: EventBorders::new(),
+            held: Vec::new(),
+            with_output: 0,
+            saw_data: false,
+            error: None,
+            model: None,
+            looks: EVENTS_TO_NAME_A_MODEL,
+        }
     }
 
     /// The first error; also one whose event lacks its empty line.
@@ -65,15 +83,34 @@ impl Events {
         self.held.extend_from_slice(&part[..part.len().min(room)]);
     }
 
+    #[cold]
+    fn look_for_model(&mut self, event: &[u8]) {
+        self.looks -= 1;
+        // A copy: a part of what came would keep all of it for as long as the stream goes on.
+        self.model = fields(event, b"data:").find_map(model_in).map(Bytes::copy_from_slice);
+        if self.model.is_some() {
+            self.looks = 0;
+        }
+    }
+
     fn event(&mut self, event: &[u8]) {
         let event = &event[..event.len().min(EVENT_BYTES)];
         self.saw_data = self.saw_data || has_data(event);
+        if self.looks > 0 {
+            self.look_for_model(event);
+        }
         if has_output(self.operation, event) {
             self.with_output += 1;
         } else if self.error.is_none() {
             self.error = error_in(event);
         }
     }
+}
+
+/// What stands in the lines of an event that begin so.
+fn fields<'a>(event: &'a [u8], name: &'static [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let lines = event.split(|byte| matches!(byte, b'\n' | b'\r'));
+    lines.filter_map(move |line| line.strip_prefix(name)).map(<[u8]>::trim_ascii)
 }
 
 fn has_data(event: &[u8]) -> bool {
@@ -139,31 +176,12 @@ fn error_in(event: &[u8]) -> Option<StreamError> {
     if ERROR.find(event).is_none() && FAILED.find(event).is_none() {
         return None;
     }
-    let fields = |name: &'static [u8]| {
-        let lines = event.split(|byte| matches!(byte, b'\n' | b'\r'));
-        lines.filter_map(move |line| line.strip_prefix(name)).map(<[u8]>::trim_ascii)
-    };
-    let is_named = || fields(b"event:").any(|name| matches!(name, b"error" | b"response.failed"));
-    fields(b"data:").find_map(error_of).or_else(|| is_named().then_some(StreamError::Backend))
-}
-
-/// The error that an event's object has as a member (`{"error":{..}}`, also beside an empty choice) or is (`{"type":"error",..}` in
-/// the Responses API, `{"object":"error",..}` from elder vLLM). Only the object's own members count, so that no output passes for one.
-fn error_of(object: &[u8]) -> Option<StreamError> {
-    let none: [&[u8]; 5] = [b"null", b"false", b"{}", b"\"\"", b""];
-    if let Some((_, error)) = members(object).find(|(name, value)| *name == b"error" && !none.contains(value)) {
-        return Some(StreamError::of(error));
-    }
-    let is_one = members(object).any(|(name, value)| match name {
-        b"type" => matches!(value, b"\"error\"" | b"\"response.failed\""),
-        b"object" => value == b"\"error\"",
-        _ => false,
-    });
-    is_one.then(|| StreamError::of(object))
+    let is_named = || fields(event, b"event:").any(|name| matches!(name, b"error" | b"response.failed"));
+    fields(event, b"data:").find_map(StreamError::in_object).or_else(|| is_named().then_some(StreamError::Backend))
 }
 
 /// Names and values of an object's own members, as they are written and as far as the text goes.
-fn members(object: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub(super) fn members(object: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut at = after(object, 0, b'{');
     std::iter::from_fn(move || {
         let name = after(object, at?, b'"')?;
@@ -197,6 +215,24 @@ pub enum StreamError {
 }
 
 impl StreamError {
+    /// The error that an object has as a member (`{"error":{..}}`, also beside an empty choice) or is (`{"type":"error",..}` in the
+    /// Responses API, `{"object":"error",..}` from elder vLLM). Only the object's own members count, so that no output passes for one.
+    pub(super) fn in_object(object: &[u8]) -> Option<Self> {
+        let none: [&[u8]; 5] = [b"null", b"false", b"{}", b"\"\"", b""];
+        let mut is_one = false;
+        for (name, value) in members(object) {
+            match name {
+                b"error" if !none.contains(&value) => return Some(Self::of(value)),
+                // An answer that has none says so before the long part of it.
+                b"error" if !is_one => return None,
+                b"type" => is_one |= matches!(value, b"\"error\"" | b"\"response.failed\""),
+                b"object" => is_one |= value == b"\"error\"",
+                _ => {}
+            }
+        }
+        is_one.then(|| Self::of(object))
+    }
+
     /// Whose fault an error object says it is: its `code` may be a status, its `type` is one of a few words.
     fn of(error: &[u8]) -> Self {
         #[derive(Deserialize)]

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::dialect::Dialect;
 
+mod beginning;
 pub mod error;
 mod events;
 pub mod frames;

@@ -5,10 +5,12 @@
 //! both for backends that report once at the end and for those that report a running total. What a cut stream did not report is
 //! counted from its events, and the source says so.
 
+use bytes::Bytes;
 use memchr::memrchr;
 use serde::{Deserialize, Serialize};
 
 use super::Operation;
+use super::beginning::Beginning;
 use super::events::Events;
 use super::json::{Nest, USAGE, USAGE_KEY, Walk, members, skip_space};
 
@@ -47,6 +49,7 @@ pub enum UsageSource {
 #[derive(Debug)]
 pub struct Meter {
     events: Option<Events>,
+    beginning: Option<Beginning>,
     usage: Option<UsageSearch>,
     any_byte: bool,
 }
@@ -54,24 +57,29 @@ pub struct Meter {
 impl Meter {
     /// For a body of type `text/event-stream`.
     pub fn sse(operation: Operation) -> Self {
-        Self { events: Some(Events::new(operation)), usage: Some(UsageSearch::new(operation)), any_byte: false }
+        let (events, usage) = (Some(Events::new(operation)), Some(UsageSearch::new(operation)));
+        Self { events, beginning: None, usage, any_byte: false }
     }
 
     /// For a JSON body.
     pub fn json(operation: Operation) -> Self {
-        Self { events: None, usage: Some(UsageSearch::new(operation)), any_byte: false }
+        let (beginning, usage) = (Some(Beginning::default()), Some(UsageSearch::new(operation)));
+        Self { events: None, beginning, usage, any_byte: false }
     }
 
     /// For a body that cannot be read, because it is compressed or of another type.
     pub const fn off() -> Self {
-        Self { events: None, usage: None, any_byte: false }
+        Self { events: None, beginning: None, usage: None, any_byte: false }
     }
 
     /// Looks at a chunk that was forwarded.
-    pub fn feed(&mut self, chunk: &[u8]) {
+    pub fn feed(&mut self, chunk: &Bytes) {
         self.any_byte |= !chunk.is_empty();
         if let Some(events) = &mut self.events {
             events.feed(chunk);
+        }
+        if let Some(beginning) = &mut self.beginning {
+            beginning.feed(chunk);
         }
         if let Some(usage) = &mut self.usage {
             usage.feed(chunk);
@@ -84,9 +92,22 @@ impl Meter {
         self.events.as_ref().map_or(self.any_byte, |events| events.saw_data)
     }
 
-    /// What the stream said went wrong: it may end as it should and be no answer for all that. To be asked at its end.
+    /// Whether it watches an event stream.
+    pub const fn reads_events(&self) -> bool {
+        self.events.is_some()
+    }
+
+    /// What the body said went wrong: it may end as it should, under a status of success, and be no answer for all that. To be asked
+    /// at its end.
     pub fn error(&self) -> Option<StreamError> {
-        self.events.as_ref().and_then(Events::error)
+        let of_events = self.events.as_ref().and_then(Events::error);
+        of_events.or_else(|| self.beginning.as_ref().and_then(Beginning::error))
+    }
+
+    /// The model as the backend names it, in printable ASCII. To be asked at the end.
+    pub fn model(&mut self) -> Option<Bytes> {
+        let of_events = self.events.as_mut().and_then(|events| events.model.take());
+        of_events.or_else(|| self.beginning.as_ref().and_then(Beginning::model))
     }
 
     /// What is known when the body has ended or was given up.
@@ -276,7 +297,7 @@ mod tests {
 
     fn meter(mut meter: Meter, chunks: &[&[u8]]) -> (Usage, UsageSource, bool) {
         for chunk in chunks {
-            meter.feed(chunk);
+            meter.feed(&Bytes::copy_from_slice(chunk));
         }
         let (usage, source) = meter.finish();
         (usage, source, meter.saw_first_data())

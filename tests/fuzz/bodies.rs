@@ -54,9 +54,10 @@ pub fn sse(data: &[u8]) {
     for operation in [Operation::Chat, Operation::Completions, Operation::Responses, Operation::Embeddings] {
         for begin in [Meter::sse, Meter::json] {
             let (mut whole, mut cut) = (begin(operation), begin(operation));
-            whole.feed(stream);
-            pieces(stream, how).for_each(|piece| cut.feed(piece));
+            whole.feed(&Bytes::copy_from_slice(stream));
+            pieces(stream, how).for_each(|piece| cut.feed(&Bytes::copy_from_slice(piece)));
             assert_eq!(whole.saw_first_data(), cut.saw_first_data());
+            assert_eq!((whole.error(), whole.model()), (cut.error(), cut.model()));
             assert_eq!(whole.finish(), cut.finish());
         }
     }

@@ -1,6 +1,6 @@
 //! What becomes of a request on its way: which bytes change, which fields cross, whose credential is sent.
 
-use super::support::peer::{Then, wait_for_close};
+use super::support::peer::{Then, begin_events, chunk, end_chunks, respond, wait_for_close};
 use super::support::{Client, Harness, Peer};
 
 const ANSWER: &str =
@@ -142,4 +142,61 @@ fn a_backend_outside_the_residency_gets_nothing_whatever_else_speaks_for_it() {
         record["decision"]["candidates"].as_array().unwrap().iter().map(|candidate| candidate["verdict"].as_str().unwrap());
     assert_eq!(verdicts.collect::<Vec<_>>(), ["outside_residency", "outside_residency", "chosen"]);
     assert!(!outside.saw_more());
+}
+
+#[test]
+fn an_answer_that_is_an_error_is_passed_on_whole_and_is_no_answer() {
+    const FAILED: &str = r#"{"error":{"message":"out of memory","type":"server_error","code":500},"usage":{"prompt_tokens":3}}"#;
+    const REFUSED: &str = r#"{"error":{"message":"too long","type":"invalid_request_error","code":400}}"#;
+    for (status, body, code, failures) in [
+        ("200 OK", FAILED, Some("backend_error_body"), 1),
+        ("200 OK", REFUSED, Some("request_error_body"), 0),
+        ("400 Bad Request", REFUSED, None, 0),
+        ("500 Internal Server Error", FAILED, None, 1),
+    ] {
+        let peer = Peer::answering(status, body);
+        let proxy = Harness::start(&[("a", peer.address, "")], "");
+        let mut client = Client::connect(proxy.address);
+        client.post("/v1/chat/completions", "", r#"{"model":"m","messages":[]}"#);
+        let answer = client.answer();
+        assert_eq!((answer.status.to_string(), answer.text().as_str()), (status[..3].to_owned(), body), "no byte is changed");
+        let record = proxy.record();
+        assert_eq!(record["error"].as_str(), code, "{record}");
+        assert_eq!(record["ended"], if code.is_some() { "upstream_broke" } else { "complete" });
+        assert_eq!(
+            (record["emissions"]["baseline_grams"].as_f64(), proxy.backend("a")["failures"].as_u64()),
+            (Some(0.0), Some(failures))
+        );
+        let taught = proxy.backend("a")["models"][0]["samples"].as_u64();
+        assert_eq!(taught, Some(0), "failing is quick, and teaches nothing");
+    }
+}
+
+#[test]
+fn the_record_says_which_model_answered_by_the_backends_own_word() {
+    const EVENTS: &str =
+        "data: {\"model\":\"\",\"choices\":[]}\n\ndata: {\"id\":\"c\",\"model\":\"m-2026\",\"choices\":[]}\n\ndata: [DONE]\n\n";
+    let peer = Peer::start(|seen, stream| {
+        if seen.json()["stream"] == true {
+            begin_events(stream);
+            chunk(stream, EVENTS.as_bytes());
+            end_chunks(stream);
+        } else {
+            let answer = r#"{"id":"c","model":"m-2026","choices":[{"message":{"content":"\"model\":\"other\""}}]}"#;
+            respond(stream, "200 OK", "content-type: application/json\r\n", answer.as_bytes());
+        }
+        Then::Next
+    });
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    for body in [r#"{"model":"m"}"#, r#"{"model":"m","stream":true}"#] {
+        let mut client = Client::connect(proxy.address);
+        client.post("/v1/chat/completions", "", body);
+        client.answer();
+        let record = proxy.record();
+        assert_eq!(
+            (&record["gen_ai.request.model"], &record["gen_ai.response.model"]),
+            (&"m".into(), &"m-2026".into()),
+            "{record}"
+        );
+    }
 }
