@@ -4,7 +4,7 @@
 //! documented, each with whose it is, and the endings that name a credential whoever made it up. Everything else passes, because a
 //! gateway that knows every field of every SDK is out of date the next morning.
 
-/// Fields that are withheld, and whose they are. A `*` at the end stands for any rest. The names of one [`group`] stand together, so
+/// Fields that are withheld, and whose they are. A `*` at the end stands for any rest. The names of one group stand together, so
 /// that a name is only compared with those that begin as it does.
 pub const FIELDS: &[(&str, &str)] = &[
     ("api-key", "Azure OpenAI"),

@@ -80,7 +80,9 @@ mod tests {
 
     fn read(chunks: &[&[u8]]) -> (Option<StreamError>, Option<Bytes>) {
         let mut beginning = Beginning::default();
-        chunks.iter().for_each(|chunk| beginning.feed(&Bytes::copy_from_slice(chunk)));
+        for chunk in chunks {
+            beginning.feed(&Bytes::copy_from_slice(chunk));
+        }
         (beginning.error(), beginning.model())
     }
 

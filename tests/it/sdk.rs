@@ -26,11 +26,12 @@ backends:
   - {{ name: clean, url: "{}", region: aws/eu-north-1, simulated: true, models: [gpt-oss-120b, text-embedding-3-small] }}
   - {{ name: dirty, url: "{}", region: aws/us-east-1, simulated: true, models: [gpt-oss-120b, text-embedding-3-small] }}
   - {{ name: keyed, url: "{}", region: aws/us-west-2, simulated: true, models: {{ locked: gpt-oss-120b }}, auth: {{ bearer: wrong }} }}
+  - {{ name: passing, url: "{}", region: aws/us-west-2, simulated: true, models: {{ own: gpt-oss-120b }}, auth: pass_through }}
   - {{ name: full, url: "{}", region: aws/us-west-1, simulated: true, models: {{ crowded: gpt-oss-120b }} }}
   - {{ name: broken, url: "{}", region: aws/eu-west-3, simulated: true, models: {{ unlucky: gpt-oss-120b }} }}
   - {{ name: gone, url: "http://{}/v1", region: aws/eu-west-3, simulated: true, models: {{ absent: gpt-oss-120b }} }}
 routes:
-  - {{ name: chat, backends: [clean, dirty, keyed, full, broken, gone], home: dirty }}
+  - {{ name: chat, backends: [clean, dirty, keyed, passing, full, broken, gone], home: dirty }}
   - {{ name: european, match: {{ path: /european }}, backends: [dirty], policy: european }}
 policies:
   - {{ name: standard, latency_budget: none }}
@@ -38,6 +39,7 @@ policies:
 "#,
         url("aws/eu-north-1"),
         url("aws/us-east-1"),
+        url("aws/us-west-2"),
         url("aws/us-west-2"),
         url("aws/us-west-1"),
         url("aws/eu-west-3"),

@@ -173,9 +173,13 @@ class Errors(unittest.TestCase):
         self.assertEqual(caught.exception.code, "model_missing")
 
     def test_credential_that_the_backend_refuses(self):
-        error = self.fails(openai.AuthenticationError, 401, model="locked")
+        error = self.fails(openai.AuthenticationError, 401, model="own")
         self.assertEqual(error.code, "invalid_api_key")
-        self.assertEqual(error.response.headers["x-windward-backend"], "keyed")
+        self.assertEqual(error.response.headers["x-windward-backend"], "passing")
+
+    def test_credential_of_the_gateway_that_the_backend_refuses(self):
+        error = self.fails(openai.InternalServerError, 502, model="locked")
+        self.assertEqual(error.code, "backend_credential_refused")
 
     def test_backend_that_is_full(self):
         control("FULL", {"refuse": True})
