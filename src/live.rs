@@ -8,6 +8,7 @@
 mod first_token;
 mod flow;
 mod health;
+mod hedges;
 mod margin;
 mod model;
 mod retries;
@@ -22,6 +23,7 @@ pub use first_token::FirstTokenEstimate;
 pub use flow::{Asked, Flow, PROMPT_CLASSES};
 use health::Health;
 pub use health::Remedy;
+pub use hedges::HedgeBudget;
 pub use margin::Margin;
 pub use model::{Capacity, ModelLive, Prior};
 pub use retries::{RetryBudget, RetryLimits};

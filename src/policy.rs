@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::Millis;
+use crate::units::{Grams, Millis};
 
 /// What is wanted among the candidates that meet every constraint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -111,6 +111,15 @@ impl PolicyId {
     }
 }
 
+/// When a second backend may be asked beside one that is late.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hedge {
+    /// The share of requests of which that may be so, in (0, 1].
+    pub at_most: f64,
+    /// What the second attempt may be expected to emit.
+    pub extra: Grams,
+}
+
 /// A policy of the plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -130,6 +139,8 @@ pub struct Policy {
     pub on_no_candidate: OnNoCandidate,
     /// When a request may be sent again.
     pub attempts: Attempts,
+    /// When a second backend may be asked before the first has answered; none: never.
+    pub hedge: Option<Hedge>,
 }
 
 impl Policy {
@@ -154,6 +165,7 @@ impl Policy {
             residency: Vec::new(),
             on_no_candidate: OnNoCandidate::Fastest,
             attempts: Attempts { max: 3, retry_unsafe: false },
+            hedge: None,
         }
     }
 

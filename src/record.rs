@@ -133,7 +133,7 @@ pub struct AccessRecord<'a> {
     /// Grams; null when unknown.
     #[serde(default)]
     pub emissions: Option<Emissions>,
-    /// Every backend that was tried, in order.
+    /// Every backend that was tried, in the order in which they were done with: the last is the one that answered, if one did.
     #[serde(borrow, default)]
     pub attempts: Vec<AttemptUsed<'a>>,
     /// From the request's arrival to the first data of the response body.

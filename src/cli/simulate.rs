@@ -9,8 +9,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::surroundings::{Disk, environment, read_configuration};
+use super::surroundings::{Disk, environment};
 use crate::config::Plan;
+use crate::control::reload::read_configuration;
 use crate::config::scenario::{self, Scenario};
 use crate::simulate::log::LogWriter;
 use crate::simulate::traffic::Course;

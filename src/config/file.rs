@@ -339,6 +339,8 @@ section! {
         on_no_candidate: Option<OnNoCandidate>,
         /// When a request may be sent again.
         attempts: Option<AttemptsFile>,
+        /// Ask a second backend when the first is late; never when left out.
+        hedge: Option<At<HedgeFile>>,
     }
 
     /// A key that opens this gateway. Clients send it as `Authorization: Bearer`, `x-api-key` or `api-key`.
@@ -369,6 +371,14 @@ section! {
         total: Option<At<Span>>,
         /// Share of requests that must meet it, between 0 and 1.
         quantile: Option<At<f64>>,
+    }
+
+    /// When a second backend is asked beside one that is late. Whoever answers first wins, and the other is broken off.
+    struct HedgeFile {
+        /// The share of requests of which that may be so, up to 1.
+        at_most: Option<At<f64>>,
+        /// Milligrams CO2e that the second attempt may be expected to emit.
+        extra_mg_at_most: Option<At<f64>>,
     }
 
     /// When a request may be sent again.

@@ -11,6 +11,7 @@
 //! Nothing here allocates for up to 16 candidates: the two lists of a [`Decision`] are the only things that grow, and they hold as
 //! many in place.
 
+mod hedge;
 mod residency;
 mod verdict;
 
@@ -18,6 +19,7 @@ use std::cmp::Ordering;
 
 use smallvec::SmallVec;
 
+pub use hedge::{Second, second};
 pub use residency::resident;
 pub use verdict::{NoCandidate, Reason, Standing, Verdict};
 

@@ -41,7 +41,7 @@ pub(super) fn policy(objective: Objective) -> Policy {
     Policy { objective, budget: Some(budget), ..Policy::standard("test") }
 }
 
-fn green() -> Policy {
+pub(super) fn green() -> Policy {
     policy(Objective::LeastCarbon)
 }
 

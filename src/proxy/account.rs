@@ -26,6 +26,10 @@ use crate::wire::{self, usage::Usage};
 /// Closes the books of an exchange that found its route.
 pub(super) fn close(x: &mut Exchange) {
     let now = x.shared.clock.monotonic();
+    // Of two that were asked at once both were going on.
+    for attempt in x.attempts.iter_mut().filter(|attempt| attempt.outcome == AttemptOutcome::Abandoned) {
+        attempt.ended = now;
+    }
     if let Some(attempt) = x.attempts.last_mut() {
         cut_short(attempt, x.ended, now);
     }

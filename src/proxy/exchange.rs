@@ -46,6 +46,8 @@ pub enum AttemptOutcome {
     TimedOut,
     /// The client left while it was being worked on.
     Abandoned,
+    /// Another backend was asked besides and answered sooner, so it was broken off.
+    Hedged,
 }
 
 impl AttemptOutcome {
@@ -58,12 +60,13 @@ impl AttemptOutcome {
             Self::Broken => "broken",
             Self::TimedOut => "timed_out",
             Self::Abandoned => "abandoned",
+            Self::Hedged => "hedged",
         }
     }
 
     /// Whether the backend may have read the prompt, which costs energy.
     pub const fn burned_prompt(self) -> bool {
-        matches!(self, Self::Answered | Self::Broken | Self::TimedOut | Self::Abandoned)
+        matches!(self, Self::Answered | Self::Broken | Self::TimedOut | Self::Abandoned | Self::Hedged)
     }
 }
 

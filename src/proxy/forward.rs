@@ -16,6 +16,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::exchange::{Attempt, AttemptOutcome, Exchange};
+use super::hedge::{self, Race};
 use super::provenance::Provenance;
 use super::reject::Error;
 use super::{Shared, headers};
@@ -51,28 +52,31 @@ pub(super) enum UsageEvent {
 }
 
 /// Somebody who is asked.
-struct Asked {
+pub(super) struct Asked {
     /// The candidate's place.
-    backend: Arc<Backend>,
+    pub(super) index: usize,
+    pub(super) backend: Arc<Backend>,
     live: Arc<Live>,
     /// How long its head may take.
-    within: Duration,
+    pub(super) within: Duration,
     usage_event: UsageEvent,
 }
 
 /// An attempt that has begun, unless there was no time left for it.
-type Begun = Option<(Asked, Box<Request<SendBody>>)>;
+pub(super) type Begun = Option<(Asked, Box<Request<SendBody>>)>;
 
 /// What the attempts so far have left.
-struct Tries {
+pub(super) struct Tries {
     /// The last error, for a client whom nobody answers.
     fault: Error,
     /// The refusal that it is to see instead.
     refusal: Option<Box<Refusal>>,
+    /// Whether somebody may have done the work.
+    done: bool,
 }
 
 /// What came of an attempt.
-enum Outcome {
+pub(super) enum Outcome {
     /// The answer to pass on.
     Answer(UpstreamResponse, UsageEvent),
     /// It is certain that nothing was done.
@@ -82,17 +86,17 @@ enum Outcome {
 }
 
 /// What came of sending: the inner error is the connection's, the outer one says that no head came in time.
-type Sent = Result<Result<UpstreamResponse, SendError>, Elapsed>;
+pub(super) type Sent = Result<Result<UpstreamResponse, SendError>, Elapsed>;
 
 /// Candidates that were not tried yet, in their order.
-type Waiting = SmallVec<[u16; 16]>;
+pub(super) type Waiting = SmallVec<[u16; 16]>;
 
 /// Tries the candidates in their order. The response that is returned is the one to pass on, whatever its status.
 pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Result<(UpstreamResponse, UsageEvent), Error> {
     let Some(policy) = x.policy().map(Arc::clone) else { return Err(Error::NoRoute) };
     let mut waiting: Waiting = x.decision.as_ref().map(|decision| decision.order.clone()).unwrap_or_default();
     waiting.truncate(usize::from(policy.attempts.max.max(1)));
-    let mut tries = Tries { fault: Error::Unreachable, refusal: None };
+    let mut tries = Tries { fault: Error::Unreachable, refusal: None, done: false };
     while !waiting.is_empty() {
         let index = usize::from(waiting.remove(0));
         let last = waiting.is_empty();
@@ -101,12 +105,22 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
             tries.fault = Error::UpstreamTimeout;
             break;
         };
-        let sent = send(&x.shared, &asked.backend, request, asked.within).await;
+        let (asked, sent) = match hedge::second(&policy, x, &asked, &waiting) {
+            None => {
+                let sent = send(&x.shared, &asked.backend, request, asked.within).await;
+                (asked, sent)
+            }
+            Some(second) => {
+                let (policy, waiting, tries) = (&policy, &mut waiting, &mut tries);
+                // Boxed, because every future that waits for an attempt would have room for a second one.
+                Box::pin(hedge::race(Race { asked, request, second, policy, waiting, tries }, outgoing, x)).await
+            }
+        };
         let now = x.shared.clock.monotonic();
         let outcome = book(&mut tries, x, &asked, sent, now);
         let may_go_on = match &outcome {
             Outcome::Answer(..) => false,
-            Outcome::Undone => true,
+            Outcome::Undone => policy.attempts.retry_unsafe || !tries.done,
             Outcome::Failed(_) => policy.attempts.retry_unsafe,
         };
         if may_go_on && !waiting.is_empty() && may_retry(x, now) {
@@ -140,7 +154,7 @@ fn occupy(x: &mut Exchange, index: usize) {
 
 /// Begins an attempt at a candidate: its request, and its books. `None` when there is no time left for it. The `last` one gets what
 /// is kept for the others.
-fn begin(outgoing: &mut Outgoing, x: &mut Exchange, index: usize, last: bool) -> Result<Begun, Error> {
+pub(super) fn begin(outgoing: &mut Outgoing, x: &mut Exchange, index: usize, last: bool) -> Result<Begun, Error> {
     let Some(deployment) = x.deployments.as_ref().and_then(|all| all.get(index)).cloned() else {
         return Err(Error::UnknownModel);
     };
@@ -150,11 +164,11 @@ fn begin(outgoing: &mut Outgoing, x: &mut Exchange, index: usize, last: bool) ->
     let begun = x.shared.clock.monotonic();
     let Some(within) = in_time(x, &backend, begun) else { return Ok(None) };
     open(x, &backend, begun);
-    Ok(Some((Asked { backend, live, within, usage_event }, request)))
+    Ok(Some((Asked { index, backend, live, within, usage_event }, request)))
 }
 
 /// Books what came of an attempt, the last one in the exchange's list.
-fn book(tries: &mut Tries, x: &mut Exchange, asked: &Asked, sent: Sent, now: Instant) -> Outcome {
+pub(super) fn book(tries: &mut Tries, x: &mut Exchange, asked: &Asked, sent: Sent, now: Instant) -> Outcome {
     let Asked { backend, live, .. } = asked;
     let failed = |x: &Exchange| live.failed(now, || x.remedy(backend.id, now));
     match sent {
@@ -164,12 +178,14 @@ fn book(tries: &mut Tries, x: &mut Exchange, asked: &Asked, sent: Sent, now: Ins
                 failed(x);
             }
             let nothing_done = note_error(x, backend, &error, now);
+            tries.done |= !nothing_done;
             tries.fault = fault_of(error.kind);
             if nothing_done { Outcome::Undone } else { Outcome::Failed(None) }
         }
         Err(_) => {
             failed(x);
             close(x, AttemptOutcome::TimedOut, None, now);
+            tries.done = true;
             tries.fault = Error::UpstreamTimeout;
             Outcome::Failed(None)
         }
@@ -194,13 +210,20 @@ fn book_response(tries: &mut Tries, x: &mut Exchange, asked: &Asked, response: U
     close(x, AttemptOutcome::Answered, Some(status), now);
     if failed(status) {
         live.failed(now, || x.remedy(backend.id, now));
+        tries.done = true;
         return Outcome::Failed(Some(response));
     }
     Outcome::Answer(response, *usage_event)
 }
 
+/// Whether what came is an answer that the client is to get, and no error, failure or refusal.
+pub(super) fn is_answer(sent: &Sent, backend: &Backend) -> bool {
+    let fine = |status| !refuses(status) && !refuses_credential(status, backend) && !failed(status);
+    matches!(sent, Ok(Ok(response)) if fine(response.head.status))
+}
+
 /// Sends and waits for the head, within a time.
-async fn send(shared: &Shared, backend: &Arc<Backend>, request: Box<Request<SendBody>>, within: Duration) -> Sent {
+pub(super) async fn send(shared: &Shared, backend: &Arc<Backend>, request: Box<Request<SendBody>>, within: Duration) -> Sent {
     // Pinned, since by value it would be copied into the timeout, and with that into the wait for it.
     let sending = pin!(shared.upstreams.send(backend, request));
     timeout(within, sending).await

@@ -9,6 +9,7 @@ mod admit;
 mod exchange;
 mod forward;
 mod headers;
+mod hedge;
 mod intake;
 mod narrow;
 mod provenance;
@@ -37,7 +38,8 @@ use tokio_util::task::TaskTracker;
 use crate::backend::BackendId;
 use crate::clock::Clock;
 use crate::decide::{Candidate, Decision, Standing, decide};
-use crate::live::RetryBudget;
+use crate::live::{HedgeBudget, RetryBudget};
+use crate::policy::Policy;
 use crate::record::Ended;
 use crate::route::{Deployment, Shadow};
 use crate::state::{Question, State};
@@ -78,10 +80,14 @@ pub struct Shared {
     counter: AtomicU32,
     turns: [AtomicU32; TURNS],
     pseudonym: Pseudonym,
+    hedges: [HedgeBudget; HEDGES],
 }
 
 /// Rotations kept apart. Two questions that share one by accident only take turns less evenly.
 const TURNS: usize = 64;
+
+/// Budgets of hedges kept apart, by the names of policies. Two policies that share one by accident share what both may hedge.
+const HEDGES: usize = 16;
 
 /// What a proxy is made of.
 pub struct Parts {
@@ -121,11 +127,21 @@ impl Shared {
     /// How many decisions there were about this model on this route: it rotates ties and turns. One count for everything would
     /// stand still for a client whose calls alternate between two models, and each of them would always get the same backend.
     fn turn(&self, route: Option<usize>, model: &str) -> u32 {
-        let seed = route.unwrap_or_default() as u64;
-        let hash = model.bytes().fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        let slot = (hash ^ hash >> 32) as usize % TURNS;
+        let slot = slot(route.unwrap_or_default(), model, TURNS);
         self.turns.get(slot).map_or(0, |turn| turn.fetch_add(1, Relaxed))
     }
+
+    /// What a policy may hedge. It outlives a reload, by the policy's name.
+    fn hedges(&self, policy: &Policy) -> &HedgeBudget {
+        #[expect(clippy::indexing_slicing, reason = "a slot of so many is one of them")]
+        &self.hedges[slot(0, &policy.name, HEDGES)]
+    }
+}
+
+/// One of so many slots, by a number and a name.
+fn slot(seed: usize, name: &str, slots: usize) -> usize {
+    let hash = name.bytes().fold(seed as u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    (hash ^ hash >> 32) as usize % slots
 }
 
 /// A number in 16 hexadecimal digits, all at once: it is done twice for every request.
@@ -157,8 +173,9 @@ impl Proxy {
         let (buffered, counter) = (Arc::default(), AtomicU32::new(0));
         let turns = std::array::from_fn(|_| AtomicU32::new(0));
         let retries = RetryBudget::new(clock.monotonic());
-        let pseudonym = Pseudonym::new(run);
-        let shared = Shared { state, clock, upstreams, tasks, log, metrics, buffered, run, retries, counter, turns, pseudonym };
+        let (pseudonym, hedges) = (Pseudonym::new(run), Default::default());
+        let shared =
+            Shared { state, clock, upstreams, tasks, log, metrics, buffered, run, retries, counter, turns, pseudonym, hedges };
         Self { shared: Arc::new(shared), client: None }
     }
 

@@ -77,6 +77,15 @@ const TABLE: &[Row] = &[
     row("windward_retries", None, "Attempts after a request's first, made or withheld because the budget was spent", |s| {
         Counters("result", vec![("sent", s.metrics.retries.get()), ("withheld", s.metrics.retries_withheld.get())])
     }),
+    row(
+        "windward_hedges",
+        None,
+        "Second backends asked while the first was late, sent or withheld because the share was spent",
+        |s| Counters("result", vec![("sent", s.metrics.hedges.get()), ("withheld", s.metrics.hedges_withheld.get())]),
+    ),
+    row("windward_hedges_won", None, "Hedges that answered before the backend that was asked first", |s| {
+        Counter(s.metrics.hedges_won.get())
+    }),
     row("windward_overhead", SECONDS, "Time from a request's head until it was sent on", |s| Times(s.metrics.histograms().1)),
     row("windward_first_token", SECONDS, "Time from a request's head to the first token of its response", |s| {
         Times(s.metrics.histograms().0)

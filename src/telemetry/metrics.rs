@@ -128,6 +128,12 @@ pub struct Metrics {
     pub retries: Counter,
     /// Attempts that were not made because the budget for them was spent.
     pub retries_withheld: Counter,
+    /// Requests of which a second backend was asked before the first had answered.
+    pub hedges: Counter,
+    /// Of these, those that the second one answered.
+    pub hedges_won: Counter,
+    /// Hedges that were not made because the share of them was spent.
+    pub hedges_withheld: Counter,
     /// Connections open.
     pub connections: Gauge,
     /// Connections accepted.
@@ -175,6 +181,9 @@ impl Default for Metrics {
             keys_elsewhere: Counter::default(),
             retries: Counter::default(),
             retries_withheld: Counter::default(),
+            hedges: Counter::default(),
+            hedges_won: Counter::default(),
+            hedges_withheld: Counter::default(),
             connections: Gauge::default(),
             accepted: Counter::default(),
             refused_connections: Counter::default(),

@@ -41,7 +41,7 @@ fn grams(joules: f64, place: &Value) -> f64 {
 }
 
 /// Recomputes a line that states grams.
-fn audit(line: &Value) {
+pub(crate) fn audit(line: &Value) {
     for candidate in line["decision"]["candidates"].as_array().unwrap() {
         let [_, mid, _] = joules(coefficients(candidate), counts(candidate).unwrap());
         near("a candidate's grams", &candidate["grams"], grams(mid, candidate), line);

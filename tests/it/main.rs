@@ -23,6 +23,7 @@ mod failover;
 mod framing;
 mod fuzz_bodies;
 mod health;
+mod hedge;
 mod http2;
 mod keys;
 mod layering;

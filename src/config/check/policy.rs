@@ -5,16 +5,22 @@ use std::sync::Arc;
 use super::Check;
 use crate::config::choices::BudgetFile;
 use crate::config::decode::At;
-use crate::config::file::{AttemptsFile, LatencyFile, PolicyFile};
+use crate::config::file::{AttemptsFile, HedgeFile, LatencyFile, PolicyFile};
 use crate::config::node::Mark;
-use crate::policy::{Attempts, LatencyBudget, Objective, Policy, PolicyId};
+use crate::policy::{Attempts, Hedge, LatencyBudget, Objective, Policy, PolicyId};
 use crate::tables::Glob;
-use crate::units::Millis;
+use crate::units::{Grams, Millis};
 
 /// The name of the policy that stands for routes which name none.
 pub(super) const STANDARD: &str = "standard";
 /// More attempts than this only load a system that is failing already.
 const MOST_ATTEMPTS: u64 = 10;
+
+/// The share of requests that are hedged at most when the file gives none: what is late by the usual quantile is more than twice that.
+const HEDGED: f64 = 0.02;
+/// Milligrams that a hedge may emit when the file gives none: a request of usual length to a large model on a dirty grid, so that only
+/// the dear ones are spared.
+const HEDGE_MG: f64 = 20.0;
 
 /// The most policies.
 const MOST_POLICIES: usize = 1024;
@@ -69,7 +75,31 @@ impl Check<'_> {
             let max = self.count(max.as_ref(), policy.attempts.max.into(), 1..=MOST_ATTEMPTS) as u8;
             policy.attempts = Attempts { max, retry_unsafe: retry_unsafe.unwrap_or(false) };
         }
+        if let Some(written) = file.hedge {
+            policy.hedge = Some(self.hedge(&written, &policy));
+        }
         Meant { policy: Arc::new(policy), mark: file.name.mark, budget_mark, residency }
+    }
+
+    fn hedge(&mut self, written: &At<HedgeFile>, policy: &Policy) -> Hedge {
+        let HedgeFile { at_most, extra_mg_at_most } = &written.value;
+        let at_most = at_most.as_ref().map_or(HEDGED, |written| {
+            if written.value <= 0.0 || written.value > 1.0 {
+                self.problems.add(written.mark, "this share is more than 0 and at most 1").mend =
+                    Some("leave `hedge` out to hedge nothing".to_owned());
+            }
+            written.value
+        });
+        let extra = extra_mg_at_most.as_ref().map_or(HEDGE_MG, |written| self.amount(written, "an emission"));
+        let idle = match policy {
+            Policy { budget: None, .. } => Some("there is no latency budget to be kept"),
+            Policy { attempts: Attempts { max: 1, .. }, .. } => Some("`attempts.max` lets only one backend see a request"),
+            _ => None,
+        };
+        if let Some(why) = idle {
+            self.warnings.add(written.mark, format!("nothing will be hedged, since {why}"));
+        }
+        Hedge { at_most, extra: Grams::saturating(extra / 1e3) }
     }
 
     fn budget(&mut self, written: &LatencyFile, standard: Option<LatencyBudget>) -> LatencyBudget {

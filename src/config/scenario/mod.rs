@@ -60,8 +60,8 @@ fn draft_of(source: Source<'_>, env: &Env, files: &dyn Files, depth: usize) -> R
     }
     let mut tree = match node::parse(source.text) {
         Ok(tree) => tree,
-        Err(node::Unreadable { line, column, message }) => {
-            problems.add(Mark { line, column, id: 0 }, message);
+        Err(node::Unreadable { line, column, message, mend }) => {
+            problems.add(Mark { line, column, id: 0 }, message).mend = mend;
             return Err(source.errors(None, problems));
         }
     };

@@ -66,7 +66,8 @@ impl Harness {
         Self::run(Arc::new(SystemClock), text)
     }
 
-    fn run(clock: Arc<dyn Clock>, text: impl FnOnce(&str) -> String) -> Self {
+    /// Both of these.
+    pub(crate) fn run(clock: Arc<dyn Clock>, text: impl FnOnce(&str) -> String) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("access.jsonl");
         let file = directory.path().join("windward.yaml");
