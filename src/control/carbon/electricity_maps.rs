@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Request, Uri, header};
 use http_body_util::Empty;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Line;
@@ -12,12 +13,17 @@ use super::fetch::{Place, get};
 use crate::backend::Secret;
 use crate::carbon::electricity_maps::{MAX_BODY_BYTES, Question, TOKEN_HEADER, Version, latest_target, read_latest};
 use crate::carbon::{SourceError, SourceErrorKind};
+use crate::clock::Clock;
 use crate::grid::{Basis, GridZone, Reading};
 
 /// Its name in readings.
 pub(super) const NAME: &str = "electricity-maps";
 /// A zone that only the operator can mend is asked this much more seldom.
 const PATIENCE: u32 = 12;
+
+/// Questions at once. One after the other, a plan of fifty zones and a service that takes ten seconds for each would never be up to
+/// date; all at once, a service with a rate limit would refuse most of them.
+const AT_ONCE: usize = 4;
 
 /// The service as configured.
 #[derive(Debug)]
@@ -58,7 +64,7 @@ impl Service {
     }
 
     /// The latest reading of a zone.
-    async fn ask(&self, zone: &GridZone, line: &Line) -> Result<Reading, SourceError> {
+    async fn ask(&self, zone: &GridZone, clock: &dyn Clock) -> Result<Reading, SourceError> {
         let failed = |why: &str| SourceError::new(SourceErrorKind::Unreachable, format!("{NAME}, zone {}: {why}", zone.as_str()));
         let request = Request::get(format!("{}{}", self.prefix, latest_target(self.version, zone, self.basis)))
             .header(header::HOST, &self.authority)
@@ -70,25 +76,46 @@ impl Service {
             .map_err(|_| failed("the question cannot be put"))?;
         // One byte more than is read, so that what is too large is seen to be.
         let answer = get(&self.place, request, MAX_BODY_BYTES + 1).await.map_err(failed)?;
-        let question = Question { zone, basis: self.basis, source: &self.name, now: line.now() };
+        let question = Question { zone, basis: self.basis, source: &self.name, now: clock.wall() };
         read_latest(answer.status, answer.retry_after.as_deref(), &answer.body, &question)
     }
 }
 
-/// Asks for every zone, one after the other, in every `interval`.
+/// Asks for every zone in every `interval`, a few at a time.
 pub(super) async fn run(service: Service, zones: Vec<GridZone>, interval: Duration, mut line: Line) {
+    let service = Arc::new(service);
     let mut not_before: Vec<Option<Instant>> = vec![None; zones.len()];
     loop {
-        for (zone, not_before) in zones.iter().zip(&mut not_before) {
-            if not_before.is_some_and(|until| Instant::now() < until) {
+        // What is being asked ends with this task.
+        let mut asked = JoinSet::new();
+        for (zone, place) in zones.iter().zip(0..) {
+            if not_before.get(place).is_some_and(|until| until.is_some_and(|until| Instant::now() < until)) {
                 continue;
             }
-            let result = service.ask(zone, &line).await;
-            *not_before = result.as_ref().err().and_then(|error| Instant::now().checked_add(pause(error, interval)));
-            line.report(result.map(|reading| vec![(zone.clone(), reading)])).await;
+            if asked.len() >= AT_ONCE {
+                answered(&mut asked, &mut not_before, interval, &line).await;
+            }
+            let (service, zone, clock) = (Arc::clone(&service), zone.clone(), Arc::clone(&line.reporter.clock));
+            asked.spawn(async move { (place, service.ask(&zone, &*clock).await.map(|reading| (zone, reading))) });
         }
+        while answered(&mut asked, &mut not_before, interval, &line).await {}
         line.rest(interval).await;
     }
+}
+
+/// The place of a zone in the list, and what asking for it came to.
+type Answered = (usize, Result<(GridZone, Reading), SourceError>);
+
+/// Waits for the next answer and reports it; false when nothing is being asked.
+async fn answered(asked: &mut JoinSet<Answered>, not_before: &mut [Option<Instant>], interval: Duration, line: &Line) -> bool {
+    let Some(joined) = asked.join_next().await else { return false };
+    // It is neither cancelled nor does it panic.
+    let Ok((place, result)) = joined else { return true };
+    if let Some(not_before) = not_before.get_mut(place) {
+        *not_before = result.as_ref().err().and_then(|error| Instant::now().checked_add(pause(error, interval)));
+    }
+    line.report(result.map(|reading| vec![reading])).await;
+    true
 }
 
 /// How long a zone is left alone after an error: as long as the service asked for, and longer where asking again cannot help.

@@ -70,7 +70,7 @@ async fn ask(answers: Vec<String>) -> (Vec<Message>, Vec<SourceStatus>, Vec<Stri
     plan.carbon.sources =
         vec![SourcePlan::ElectricityMaps { base_url: Arc::from(base_url), token: Secret::new("s3cr3t"), interval }];
     let clock = Arc::new(SimulatedClock::new("2026-03-02T10:30:00Z".parse::<Timestamp>().unwrap()));
-    let now = crate::clock::Clock::monotonic(&*clock);
+    let now = Clock::monotonic(&*clock);
     let state = Arc::new(State::new(Snapshot::first(Arc::new(plan.clone()), now)));
     let metrics = Arc::new(Metrics::default());
     let (control, handle) = Control::new(state, None, Arc::<SimulatedClock>::clone(&clock), Arc::clone(&metrics));
@@ -112,4 +112,69 @@ fn a_reading_is_sent_and_an_error_is_only_noted() {
         assert!(head.starts_with("GET /v4/carbon-intensity/latest?zone=SE-SE1&"), "{head}");
         assert!(head.contains("auth-token: s3cr3t\r\n"), "{head}");
     }
+}
+
+#[test]
+fn a_few_zones_are_asked_at_once_and_no_more() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}/v4", listener.local_addr().unwrap());
+        let zones: Vec<GridZone> = (0..11).map(|n| GridZone::new(&format!("Z-{n}"))).collect();
+        let (messages, mut received) = tokio::sync::mpsc::channel(16);
+        let clock = Arc::new(SimulatedClock::new("2026-03-02T10:30:00Z".parse::<Timestamp>().unwrap()));
+        let state = Arc::new(State::new(Snapshot::first(Arc::new(plan()), Clock::monotonic(&*clock))));
+        let metrics = Arc::new(Metrics::default());
+        let (_control, handle) = Control::new(state, None, Arc::<SimulatedClock>::clone(&clock), Arc::clone(&metrics));
+        let reporter = Reporter { messages, status: Arc::clone(handle.status()), metrics, clock };
+        let line = Line { reporter, epoch: 1, source: 0, jitter: fastrand::Rng::new() };
+        let asking = run(service(&base_url), zones.clone(), Duration::from_hours(1), line);
+        let serving = async {
+            let (mut open, mut most) = (Vec::new(), 0);
+            for left in (0..zones.len()).rev() {
+                open.push(listener.accept().await.unwrap().0);
+                most = most.max(open.len());
+                // Nobody is answered before as many have come as may, and then one for each that comes.
+                while open.len() == AT_ONCE || (left == 0 && !open.is_empty()) {
+                    // Whoever else is on the way gets here first.
+                    for _ in 0..100 {
+                        tokio::task::yield_now().await;
+                    }
+                    let more = std::future::poll_fn(|cx| std::task::Poll::Ready(listener.poll_accept(cx).is_ready())).await;
+                    assert!(!more, "one more than {AT_ONCE}");
+                    answer_one(&mut open).await;
+                }
+            }
+            most
+        };
+        let receiving = async {
+            let mut zones = Vec::new();
+            while zones.len() < 11 {
+                let Some(Message::Readings { readings, .. }) = received.recv().await else { panic!("it ended") };
+                zones.extend(readings.into_iter().map(|(zone, _)| zone));
+            }
+            zones
+        };
+        let both = async { tokio::join!(serving, receiving) };
+        let (most, mut answered) = tokio::select! {
+            () = asking => panic!("it goes on for ever"),
+            both = both => both,
+        };
+        answered.sort_unstable();
+        let mut expected = zones;
+        expected.sort_unstable();
+        assert_eq!((most, answered), (AT_ONCE, expected));
+    });
+}
+
+async fn answer_one(open: &mut Vec<tokio::net::TcpStream>) {
+    let mut socket = open.remove(0);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let zone = head.split("zone=").nth(1).unwrap().split(['&', ' ']).next().unwrap();
+    let body = format!(r#"{{"zone":"{zone}","carbonIntensity":23,"datetime":"2026-03-02T10:00:00Z"}}"#);
+    socket.write_all(answer("200 OK", &body).as_bytes()).await.unwrap();
 }
