@@ -98,11 +98,10 @@ fn a_backend_that_refuses_our_credential_is_passed_over_and_left_alone() {
             &[("strict", strict.address, "auth: { bearer: OWN }"), ("good", good.address, "")],
             "policy: in_order",
         );
-        for _ in 0..4 {
-            assert_eq!(ask(&proxy, "/v1/chat/completions", "").status, 200);
-        }
+        assert_eq!(ask(&proxy, "/v1/chat/completions", "").status, 200);
         let attempt = proxy.record()["attempts"][0].clone();
         assert_eq!((&attempt["outcome"], attempt["status"].as_u64()), (&"refused".into(), status[..3].parse().ok()));
+        (0..3).for_each(|_| assert_eq!(ask(&proxy, "/v1/chat/completions", "").status, 200));
         let strict = proxy.backend("strict");
         assert_eq!((&strict["credentials_refused"], &strict["failures"]), (&3.into(), &3.into()), "it is left alone: {strict}");
         assert!(strict["shut_for_ms"].is_u64(), "{strict}");
