@@ -57,7 +57,7 @@
 //! |---|---|
 //! | No key, prompt, completion or query secret is in any log, metric, admin page or error, at the most talkative level | `at_its_most_talkative_it_tells_no_secret` |
 //! | A backend sees its own credential and none of the client's | `a_backend_is_sent_its_own_credential_or_none`, `a_key_comes_in_by_every_way_of_an_official_client_and_goes_nowhere` |
-//! | A field that holds one backend's credential passes from a client to no other | `a_field_that_holds_one_backends_credential_passes_to_no_backend` |
+//! | A field that holds one backend's credential passes from a client to no other | `a_field_that_holds_one_backends_credential_passes_to_no_backend`, `trailers_of_an_upload_bring_no_credential` |
 //! | A credential in a query stays here, and every other parameter is as it was | `a_credential_in_a_query_passes_only_where_it_is_asked_for`, `whatever_is_kept_stood_there_in_that_order` |
 //! | Who has no right key is turned away, and nobody is contacted | `who_has_no_key_is_turned_away_and_nobody_hears_of_it` |
 //! | A backend learns who the client is only if it is to | `who_the_client_is_reaches_only_a_backend_that_is_to_know_it` |

@@ -3,13 +3,16 @@
 //! A field is either about the connection it came on, which ends here, or a credential, which is meant for the proxy alone
 //! ([`crate::tables::WITHHELD_FIELDS`], and whatever field the plan has a backend's credential in), or it passes untouched.
 
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, TE, TRAILER};
+use http_body::Frame;
 use smallvec::SmallVec;
 
 use super::provenance::Provenance;
 use crate::backend::{Backend, Credential};
 use crate::dialect::Dialect;
 use crate::tables::withholds_field;
+use crate::wire::response::keep_trailers;
 
 // Names as constants, because `HeaderMap` reads a name that is given as text anew at every use.
 /// The id that client, Windward and backend all log.
@@ -145,6 +148,18 @@ fn without(mut headers: HeaderMap, fate: fn(&str) -> Fate, more: &[HeaderName]) 
         headers.remove(name);
     }
     headers
+}
+
+/// What of the trailers of a client's body may go on. A field that must not come so late is none there, and no credential leaves here
+/// either.
+pub(super) fn cleaned_frame(frame: Frame<Bytes>, more: &[HeaderName]) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            keep_trailers(&mut trailers);
+            Frame::trailers(cleaned(trailers, more))
+        }
+        Err(frame) => frame,
+    }
 }
 
 /// Takes the key out that a browser, whose WebSocket can set no other field, offers as a protocol to the realtime API.

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -64,7 +65,9 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
         fields.insert(header::UPGRADE, protocol);
     }
     let turn = Turn::new(Instant::now());
-    let paced = |body| SendBody::stream(Paced::new(body, snapshot.plan.limits.body_progress, &turn));
+    let limit = snapshot.plan.limits.body_progress;
+    let clean = move |frame| headers::cleaned_frame(frame, &snapshot.plan.credential_fields);
+    let paced = |body: Incoming| SendBody::stream(Paced::new(body, limit, &turn).map_frame(clean));
     let body = request.body_mut().take().map_or_else(SendBody::empty, paced);
     let mut outgoing = Request::new(body);
     *outgoing.method_mut() = request.method().clone();

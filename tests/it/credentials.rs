@@ -146,3 +146,28 @@ fn a_clients_own_credential_that_is_refused_is_the_clients_matter() {
         (&0.into(), &0.into(), &Value::Null)
     );
 }
+
+#[test]
+fn trailers_of_an_upload_bring_no_credential() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let backends = [
+        ("a", listener.local_addr().unwrap(), ""),
+        ("b", Peer::nobody(), "auth: { header: { name: x-tenant-pass, value: OWN } }"),
+    ];
+    let proxy = Harness::start(&backends, "home: a");
+    let mut client = Client::connect(proxy.address);
+    let named = "trailer: x-sum, x-acme-api-key, x-tenant-pass";
+    client.send(format!("POST /v1/files HTTP/1.1\r\nhost: w\r\n{named}\r\ntransfer-encoding: chunked\r\n\r\n").as_bytes());
+    client.send(b"2\r\nhi\r\n0\r\nx-sum: 7\r\nx-acme-api-key: CLIENT\r\nx-tenant-pass: CLIENT\r\n\r\n");
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut seen = Vec::new();
+    while !(seen.ends_with(b"\r\n\r\n") && String::from_utf8_lossy(&seen).contains("\r\n0\r\n")) {
+        let mut byte = [0];
+        std::io::Read::read_exact(&mut stream, &mut byte).unwrap();
+        seen.extend(byte);
+    }
+    super::support::peer::respond(&mut stream, "200 OK", "", b"{}");
+    assert_eq!(client.answer().status, 200);
+    let seen = String::from_utf8(seen).unwrap().to_ascii_lowercase();
+    assert!(seen.ends_with("2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n"), "{seen}");
+}
