@@ -10,8 +10,9 @@
 //!
 //! [`proxy::Proxy`] tells it in one function: *route* finds who may serve it, *admit* looks at the client's [`key`], *intake* reads
 //! just enough of the request to decide, [`estimate`] predicts latency and grams for each candidate, [`decide`](mod@decide) picks one
-//! and says why not the others (beside it, once a second, [`price`] finds what scarce clean capacity is worth), *forward* sends the bytes and fails over before the first byte of the response, *relay* passes the
-//! response on and measures it, [`ledger`] turns what happened into grams, and [`telemetry`] writes the line.
+//! and says why not the others (beside it, once a second, [`price`] finds what scarce clean capacity is worth), *forward* sends the
+//! bytes and fails over, or hedges, before the first byte of the response, *relay* passes the response on and measures it, [`ledger`]
+//! turns what happened into grams, and [`telemetry`] writes the line.
 //!
 //! # Layers
 //!

@@ -2,7 +2,8 @@
 //!
 //! The first head that is an answer wins. The other attempt is broken off, which closes its connection, and is booked as waste and as
 //! nothing else: that it was slower this once neither praises it nor counts against it, since nobody knows how it would have ended.
-//! An attempt that fails while the other goes on is booked as the failure it is. None of this is on the way of a request that is
+//! An attempt that fails while the other goes on is booked as the failure it is. A backend that sends its head at once and its first
+//! token late is not seen to be late: by then its answer has begun. None of this is on the way of a request that is
 //! answered in time but one timer.
 
 use std::pin::pin;
