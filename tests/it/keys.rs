@@ -80,9 +80,13 @@ fn who_has_no_key_is_turned_away_and_nobody_hears_of_it() {
         client.get(path, "");
         assert_eq!(client.answer().status, 401, "{path}: neither models nor routes are told");
     }
+    let preflight =
+        "origin: https://app.example\r\naccess-control-request-method: POST\r\naccess-control-request-headers: authorization";
+    client.send(format!("OPTIONS /v1/chat/completions HTTP/1.1\r\nhost: w\r\n{preflight}\r\n\r\n").as_bytes());
+    assert_eq!(client.answer().status, 401, "a browser asks without a key, and is no exception");
     assert_eq!(peer.connections(), 0);
     let metrics = proxy.ask_admin("/metrics").text();
-    for (reason, count) in [("missing", 5), ("wrong", 4), ("other_route", 0)] {
+    for (reason, count) in [("missing", 6), ("wrong", 4), ("other_route", 0)] {
         assert!(metrics.contains(&format!("windward_keys_refused_total{{reason=\"{reason}\"}} {count}\n")), "{metrics}");
     }
 }
