@@ -135,3 +135,57 @@ impl Progress {
             writeln!(std::io::stderr(), "{} of {}: {name}, seed {seed}, in {:.1} s", self.over, self.jobs, took.as_secs_f64());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: SimulateArgs,
+    }
+
+    fn args(line: &[&str]) -> Result<SimulateArgs, clap::Error> {
+        clap::Parser::try_parse_from([&["simulate"], line].concat()).map(|line: Line| line.args)
+    }
+
+    fn normal() -> String {
+        format!("{}/examples/scenarios/eu/normal.yaml", env!("CARGO_MANIFEST_DIR"))
+    }
+
+    #[test]
+    fn a_policy_that_is_chosen_keeps_what_it_is_measured_by() {
+        let path = normal();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let load = || scenario::load(&path, &text, &config::Env::default(), &Disk).unwrap_or_else(|errors| panic!("{errors}"));
+        let chosen = |wanted: &[&str]| {
+            let mut scenario = load();
+            choose(&mut scenario, &wanted.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+            anyhow::Ok(scenario.policies.iter().map(|policy| policy.name.to_string()).collect::<Vec<_>>())
+        };
+        assert_eq!(chosen(&["windward"]).unwrap(), ["least_latency", "windward"]);
+        assert_eq!(chosen(&["least_latency"]).unwrap(), ["least_latency"]);
+        assert_eq!(chosen(&[]).unwrap().len(), 3);
+        let error = chosen(&["windwrad"]).unwrap_err().to_string();
+        assert_eq!(error, "the scenario has no policy `windwrad`; it has least_latency, windward, round_robin");
+    }
+
+    #[test]
+    fn a_log_is_about_one_policy() {
+        assert!(args(&["x.yaml", "--log", "l"]).is_err());
+        let both = args(&[&normal(), "--log", "l", "--policy", "windward", "--policy", "round_robin"]).unwrap();
+        assert!(run(&both).unwrap_err().to_string().contains("one policy"));
+        assert!(args(&["x.yaml", "--seed", "1", "--seeds", "2"]).is_err());
+    }
+
+    #[test]
+    fn a_wrong_scenario_is_exit_code_1_and_a_missing_one_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hours: many").unwrap();
+        let code = run(&args(&[file.path().to_str().unwrap()]).unwrap()).unwrap();
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::FAILURE));
+        assert_eq!(run(&args(&["not-there.yaml"]).unwrap()).unwrap_err().to_string(), "cannot read not-there.yaml");
+    }
+}

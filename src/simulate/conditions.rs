@@ -51,13 +51,14 @@ pub fn of_model(scenario: &Scenario, region: usize, changes: &Changes) -> (Fault
 /// The moments at which anything may change, in order, each once.
 pub fn moments(scenario: &Scenario) -> Vec<Duration> {
     let end = scenario.duration();
+    // Also what changes after the last arrival: those who still wait then are to see it.
     let mut moments: Vec<Duration> = scenario.events.iter().flat_map(|event| [event.from, event.until]).collect();
     if scenario.tenants.is_some() {
         let steps = (end.as_secs_f64() / TENANTS_STEP.as_secs_f64()) as u32;
         moments.extend((0..=steps).map(|step| TENANTS_STEP * step));
     }
     moments.push(Duration::ZERO);
-    moments.retain(|moment| *moment < end);
+    moments.retain(|moment| *moment < Duration::MAX);
     moments.sort_unstable();
     moments.dedup();
     moments

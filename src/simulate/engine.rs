@@ -27,6 +27,9 @@ use crate::units::{Grams, Joules};
 const TICK: Duration = Duration::from_secs(1);
 /// How long it takes to notice that a backend is gone and to ask another one.
 const NOTICE: Duration = Duration::from_millis(50);
+/// So long after the last arrival whoever is still under way has failed, so that a region which stands still cannot keep a run from
+/// its end; the usual client would have given up before.
+const LINGER: Duration = Duration::from_mins(10);
 /// No request is held back for longer, whatever a policy says: the longest budget that is usual.
 const LONGEST_HOLD: Duration = Duration::from_mins(1);
 
@@ -49,6 +52,8 @@ enum What {
     Readings { hour: u32 },
     /// Conditions may be others.
     Change { nth: u32 },
+    /// Nobody waits any longer.
+    Close,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -139,6 +144,7 @@ impl<'a> Engine<'a> {
         engine.plan(Duration::ZERO, What::Change { nth: 0 });
         engine.plan(Duration::ZERO, What::Readings { hour: 0 });
         engine.plan(TICK, What::Tick);
+        engine.plan(scenario.duration() + LINGER, What::Close);
         engine
     }
 
@@ -189,6 +195,7 @@ impl<'a> Engine<'a> {
             }
             What::Readings { hour } => self.readings(hour, now),
             What::Change { nth } => self.change(nth, now),
+            What::Close => self.close(),
         }
     }
 
@@ -360,24 +367,31 @@ impl<'a> Engine<'a> {
 
     /// A region is gone, with all that was under way in it.
     fn lose(&mut self, region: usize, now: Duration) {
-        let Some(site) = self.sites.get_mut(region) else { return };
-        let lost = site.empty(now);
-        let tokens = site.tokens();
+        let lost = self.sites.get_mut(region).map(|site| site.empty(now)).unwrap_or_default();
         for index in lost {
-            let Some(ask) = self.course.asks.get(index as usize) else { continue };
-            let Some(attempt) = self.flights.get_mut(&index).and_then(|flight| flight.attempts.last_mut()) else { continue };
-            let failure = if attempt.first_token.is_some() { Failure::Cut } else { Failure::Broken };
-            let output = if attempt.first_token.is_some() {
-                ((tokens - attempt.tokens_then) as u32).saturating_add(1).min(ask.output)
-            } else {
-                0
-            };
-            attempt.tokens = Some(counts(ask, attempt.cached, output));
-            let burned = attempt.tokens;
-            self.charge(ask, region, burned, true);
-            let nth = self.flights.get(&index).map_or(0, |flight| flight.attempts.len().saturating_sub(1) as u8);
-            self.known(index, nth, failure, now);
+            if let Some((nth, failure)) = self.cut(index) {
+                self.known(index, nth, failure, now);
+            }
         }
+    }
+
+    /// Books what the attempt under way has burned, now that it will not end. The whole prompt counts, as in the product's books.
+    fn cut(&mut self, index: u32) -> Option<(u8, Failure)> {
+        let ask = self.course.asks.get(index as usize)?;
+        let flight = self.flights.get_mut(&index)?;
+        let nth = flight.attempts.len().checked_sub(1)? as u8;
+        let attempt = flight.attempts.last_mut().filter(|attempt| attempt.ticket.is_some() && attempt.failure.is_none())?;
+        let (failure, output) = match attempt.first_token {
+            Some(_) => {
+                let steps = self.sites.get(attempt.region).map_or(0.0, Site::tokens) - attempt.tokens_then;
+                (Failure::Cut, (steps as u32).saturating_add(1).min(ask.output))
+            }
+            None => (Failure::Broken, 0),
+        };
+        attempt.tokens = Some(counts(ask, attempt.cached, output));
+        let (region, burned) = (attempt.region, attempt.tokens);
+        self.charge(ask, region, burned, true);
+        Some((nth, failure))
     }
 
     /// An attempt came to nothing: the next candidate is asked, if that may be.
@@ -411,6 +425,15 @@ impl<'a> Engine<'a> {
             let pause = if failure == Failure::Broken { NOTICE } else { Duration::ZERO };
             self.plan(now + pause, What::Again { ask: index });
         } else {
+            self.over(index, End::Failed, None);
+        }
+    }
+
+    fn close(&mut self) {
+        let mut left: Vec<u32> = self.flights.keys().copied().collect();
+        left.sort_unstable();
+        for index in left {
+            self.cut(index);
             self.over(index, End::Failed, None);
         }
     }

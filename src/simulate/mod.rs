@@ -17,7 +17,8 @@
 //! * Savings are against the fastest region, which in the shipped worlds is a dirty one. From a clean home there is little to save,
 //!   so the figure to quote is the share of what an oracle would have saved, beside the share of requests that missed their budget.
 //! * The oracle ([`oracle`]) ignores what happens within its steps of fifteen seconds, so it is a bound and no policy can reach it.
-//! * Clients do not send again, nothing is hedged, and no one waits for a proxy's own processor.
+//! * Clients do not send again, nothing is hedged or timed out, backends are not asked for their health, and no one waits for a
+//!   proxy's own processor.
 
 pub mod conditions;
 pub mod engine;

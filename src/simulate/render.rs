@@ -103,6 +103,9 @@ pub fn text(scenario: &Scenario, world: &World, comparison: &Comparison) -> Stri
     if overflow.is_some_and(|overflow| overflow.most >= 0.005) {
         let _ = writeln!(text, "Of the requests {} % could not have been served in time by anybody.", Spread::text(overflow, 2));
     }
+    if scenario.traffic.sessions.is_some() {
+        let _ = writeln!(text, "The oracle knows nothing of caches, so it is no bound here: compare the grams.");
+    }
     text
 }
 

@@ -1,11 +1,14 @@
 //! `windward simulate`: that its books balance, whatever a scenario does, and that the shipped scenarios are ones.
 
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use windward::config::scenario::{self, Event, Scenario};
+use proptest::prelude::*;
+use windward::config::scenario::{self, Changes, Event, Scenario};
 use windward::config::{Env, Files};
+use windward::fleet::Share;
 use windward::report::Summary;
 use windward::simulate::engine::Finished;
 use windward::simulate::log::LogWriter;
@@ -114,6 +117,20 @@ fn what_an_outage_cuts_has_failed_and_what_it_turns_away_is_served_elsewhere() {
 }
 
 #[test]
+fn regions_that_stand_still_for_ever_do_not_keep_a_run_from_its_end() {
+    let mut scenario = short("eu/outage.yaml", 0.5);
+    scenario.events.truncate(1);
+    let Some(event) = scenario.events.first_mut() else { panic!("an outage") };
+    *event = Event { from: Duration::ZERO, until: Duration::MAX, region: None, ..*event };
+    (event.change.down, event.change.tenants) = (false, 1.0);
+    for finished in played(&scenario, 1) {
+        balances(&scenario, 1, &finished);
+        assert_eq!(finished.all[0], 0, "others have all slots");
+        assert!(finished.score.waste_grams > 0.0 && finished.score.refusals > 0);
+    }
+}
+
+#[test]
 fn one_seed_is_one_result_however_many_threads_there_are() {
     let mut scenario = short("eu/noisy.yaml", 1.5);
     scenario.seeds = vec![1, 2];
@@ -187,4 +204,46 @@ fn a_log_is_one_that_report_reads_and_its_grams_are_the_true_ones() {
         .sum();
     assert!(finished.all[1] > 0, "some were cut, and are in the books");
     assert!((logged / finished.score.grams - 1.0).abs() < 0.01, "{logged} in the log, {} in truth", finished.score.grams);
+}
+
+fn anything() -> impl Strategy<Value = Vec<Event>> {
+    let change = (
+        prop_oneof![Just(1.0), 0.5_f64..6.0],
+        proptest::bool::weighted(0.2),
+        proptest::option::weighted(0.3, 1_u16..3),
+        prop_oneof![Just(0.0), 0.0_f64..1.0],
+        prop_oneof![Just(0.0), 0.0_f64..1.2],
+        any::<bool>(),
+        prop_oneof![Just(1.0), 0.0_f64..2.0],
+    );
+    let event = (0_u64..20_000, 1_u64..20_000, proptest::option::of(0_usize..7), change);
+    let event = event.prop_map(|(from, span, region, (slow, down, replicas, errors, tenants, stale, crowd))| Event {
+        from: Duration::from_millis(from),
+        until: Duration::from_millis(from + span),
+        region,
+        change: Changes {
+            slow,
+            down,
+            replicas: replicas.and_then(NonZeroU16::new),
+            error_rate: Share::new(errors).unwrap(),
+            tenants,
+            stale,
+            crowd,
+        },
+    });
+    proptest::collection::vec(event, 0..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever happens to the regions, whoever came is accounted for, and nobody is left.
+    #[test]
+    fn nobody_is_lost_and_nothing_is_left(events in anything(), seed in any::<u64>(), proxies in 1_u16..4) {
+        let mut scenario = short("eu/noisy.yaml", 0.4);
+        (scenario.events, scenario.proxies) = (events, proxies);
+        for finished in played(&scenario, seed) {
+            balances(&scenario, seed, &finished);
+        }
+    }
 }
