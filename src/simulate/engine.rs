@@ -13,6 +13,7 @@ use super::router::{Decided, Moment, Outcome, Router, Seen, route_of};
 use super::score::{End, Score, Tally};
 use super::site::{Site, Started};
 use super::traffic::{Ask, Course, noise_of};
+use super::truth::{cached, counts, truth, wall};
 use super::world::World;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Plan;
@@ -21,7 +22,6 @@ use crate::decide::Reason;
 use crate::estimate::Demand;
 use crate::fleet::Admission;
 use crate::tables::TokenCounts;
-use crate::units::{Grams, Joules};
 
 /// How often `control` is called.
 const TICK: Duration = Duration::from_secs(1);
@@ -275,7 +275,8 @@ impl<'a> Engine<'a> {
         let Some(router) = self.routers.get(flight.proxy) else { return };
         let region = candidate.backend.index();
         flight.permit = Some(router.dispatched(&candidate, attempt == 0, at));
-        let cached = cached(self.scenario, &self.warm, ask, region, now);
+        let last = ask.session.and_then(|session| self.warm.get(&session).copied());
+        let cached = cached(self.scenario, last, ask, region, now);
         let Some(site) = self.sites.get_mut(region) else { return };
         let mut noise = noise_of(self.course.seed, index, attempt);
         let (admission, ticket) = site.arrive(now, index, ask.prompt - cached, &mut noise);
@@ -467,37 +468,4 @@ pub struct Finished {
     pub all: [u64; 3],
     /// What the proxies still counted as under way when all was over.
     pub under_way: (u64, u64),
-}
-
-/// The grid's clock.
-pub fn wall(scenario: &Scenario, at: Duration) -> Timestamp {
-    let hours = at.as_secs_f64() / scenario.carbon_hour.as_secs_f64().max(1e-9);
-    scenario.from.checked_add(Duration::from_secs_f64(hours * 3600.0)).unwrap_or(Timestamp::MAX)
-}
-
-/// What tokens emitted in a region at the time of a request, in truth.
-pub fn truth(scenario: &Scenario, world: &World, course: &Course, ask: &Ask, region: usize, tokens: TokenCounts) -> Grams {
-    let (Some(place), Some(grid)) = (scenario.regions.get(region), world.grids.get(region)) else { return Grams::ZERO };
-    let energy = scenario.energy;
-    let joules =
-        [energy.input * tokens.input.saturating_sub(tokens.cached), energy.cached * tokens.cached, energy.output * tokens.output];
-    let factor = course.energy_factors.get(region).copied().unwrap_or(1.0);
-    let sum: f64 = joules.iter().map(|joules| joules.get()).sum();
-    let hour = (ask.at.as_secs_f64() / scenario.carbon_hour.as_secs_f64().max(1e-9)) as usize;
-    Joules::saturating(sum * factor) * place.pue * grid.at(hour)
-}
-
-/// How much of a prompt a region has at hand, because it served the turn before a short while ago.
-fn cached(scenario: &Scenario, warm: &HashMap<u32, (usize, Duration)>, ask: &Ask, region: usize, now: Duration) -> u32 {
-    let (Some(sessions), Some(session)) = (scenario.traffic.sessions, ask.session) else { return 0 };
-    match warm.get(&session) {
-        Some((place, at)) if *place == region && now.saturating_sub(*at) <= sessions.ttl => {
-            (f64::from(ask.prompt) * sessions.skipped.get()) as u32
-        }
-        _ => 0,
-    }
-}
-
-fn counts(ask: &Ask, cached: u32, output: u32) -> TokenCounts {
-    TokenCounts { input: u64::from(ask.prompt), cached: u64::from(cached), output: u64::from(output) }
 }

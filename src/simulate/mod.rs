@@ -31,6 +31,7 @@ pub mod score;
 pub mod simplex;
 pub mod site;
 pub mod traffic;
+pub mod truth;
 pub mod world;
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

@@ -12,9 +12,9 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::conditions;
-use super::engine::truth;
 use super::simplex::{Column, Programme};
 use super::traffic::{Ask, Course};
+use super::truth::truth;
 use super::world::World;
 use crate::config::scenario::{Changes, Scenario};
 use crate::fleet::Spec;
@@ -44,6 +44,8 @@ pub struct Best {
     pub grams: f64,
     /// The share of requests that nobody could have served in their step.
     pub overflow: f64,
+    /// Grams of an oracle that knows everything but how long an answer will be, which a router cannot know either.
+    pub grams_without_lengths: f64,
 }
 
 /// A kind of requests within a step.
@@ -61,9 +63,17 @@ type Kind = (u8, bool, u8, u8);
 
 /// The best that could have been done on a course.
 pub fn best(scenario: &Scenario, world: &World, course: &Course) -> Best {
-    let mut oracle = Oracle { scenario, world, course, open: HashMap::new(), prompts: mean_prompts(course) };
+    let with = |lengths| found(Oracle { scenario, world, course, lengths, open: HashMap::new(), prompts: mean_prompts(course) });
+    let (grams_without_lengths, _) = with(false);
+    let (grams, overflow) = with(true);
+    Best { grams, overflow, grams_without_lengths }
+}
+
+/// Grams, and the share of requests that overflowed.
+fn found(mut oracle: Oracle<'_>) -> (f64, f64) {
+    let Oracle { scenario, course, .. } = oracle;
     let scored = course.asks.iter().skip_while(|ask| ask.at < scenario.warm_up);
-    let mut best = Best::default();
+    let mut best = (0.0, 0.0);
     let (mut step, mut asks, mut requests) = (0, Vec::new(), 0_usize);
     for ask in scored {
         let here = (ask.at.as_secs_f64() / STEP.as_secs_f64()) as u32;
@@ -76,14 +86,15 @@ pub fn best(scenario: &Scenario, world: &World, course: &Course) -> Best {
         requests += 1;
     }
     oracle.step(step, &asks, &mut best);
-    best.overflow /= requests.max(1) as f64;
-    best
+    (best.0, best.1 / requests.max(1) as f64)
 }
 
 struct Oracle<'a> {
     scenario: &'a Scenario,
     world: &'a World,
     course: &'a Course,
+    /// Whether it knows how long answers will be.
+    lengths: bool,
     /// Whether a region under such conditions is open to a class with such prompts.
     open: HashMap<(usize, u64, u8, u8), bool>,
     /// By kind of prompt: their mean.
@@ -91,7 +102,7 @@ struct Oracle<'a> {
 }
 
 impl Oracle<'_> {
-    fn step(&mut self, step: u32, asks: &[Ask], best: &mut Best) {
+    fn step(&mut self, step: u32, asks: &[Ask], (best, overflow): &mut (f64, f64)) {
         if asks.is_empty() {
             return;
         }
@@ -124,18 +135,18 @@ impl Oracle<'_> {
         let least: Vec<f64> = bins.iter().map(|(_, bin)| bin.grams.iter().copied().fold(f64::INFINITY, f64::min)).collect();
         let programme = Programme { overflow: vec![OVERFLOW; bins.len()], capacities: self.scenario.regions.len() * 2, columns };
         let solution = programme.solve();
-        best.grams +=
-            programme.columns.iter().zip(&solution.shares).map(|(column, share)| column.cost * share * scale).sum::<f64>();
+        *best += programme.columns.iter().zip(&solution.shares).map(|(column, share)| column.cost * share * scale).sum::<f64>();
         for ((share, least), (_, bin)) in solution.overflow.iter().zip(&least).zip(&bins) {
-            best.grams += share * least;
-            best.overflow += share * bin.requests;
+            *best += share * least;
+            *overflow += share * bin.requests;
         }
     }
 
     fn bins(&self, asks: &[Ask]) -> Vec<(Kind, Bin)> {
         let mut bins: HashMap<Kind, Bin> = HashMap::new();
         for ask in asks {
-            let kind = (ask.class, ask.resident, place(ask.prompt, PROMPTS), place(ask.output, OUTPUTS));
+            let output = if self.lengths { place(ask.output, OUTPUTS) } else { 0 };
+            let kind = (ask.class, ask.resident, place(ask.prompt, PROMPTS), output);
             let bin = bins.entry(kind).or_insert_with(|| Bin { grams: vec![0.0; self.scenario.regions.len()], ..Bin::default() });
             bin.requests += 1.0;
             bin.prompt += f64::from(ask.prompt);
