@@ -8,7 +8,7 @@
 //! | promise | shown by |
 //! |---|---|
 //! | HTTP/1.1 that is ambiguous is refused with a reason, `Connection: close` and an end of the connection, and nothing of it reaches a backend; the unusual but valid passes | `every_case_as_it_was_sent`, `every_case_in_pieces_that_end_within_line_ends`, `short_cases_byte_by_byte` |
-//! | What passes is, to hyper, exactly one message | fuzz body `framing` |
+//! | What passes is, to hyper, exactly one message; and what is read without hyper is the request that hyper would have seen | fuzz body `framing` |
 //! | A refusal waits for the answers before it, and a body that breaks is the client's fault | `a_refusal_waits_for_the_response_before_it`, `a_broken_upload_ends_the_attempt_and_is_the_clients_fault` |
 //! | HTTP/2 that is malformed is refused and reaches no backend | `what_is_malformed_is_refused_and_reaches_no_backend` |
 //! | A flood of frames ends its connection while others are served, and what many clients do is no flood | `a_flood_is_ended_and_others_are_served_meanwhile`, `what_many_clients_do_is_no_flood` |

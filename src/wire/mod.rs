@@ -4,7 +4,8 @@
 //! once and gives a handful of fields with their places ([`request`]); what must change is cut in without copying the rest
 //! ([`splice`]); a response is looked at after it has been forwarded ([`usage`]), and only a usage event that the client did not
 //! ask for is taken out ([`strip`]). Everything works on chunks as they come, and no result depends on where they were cut. Before
-//! any of it, a message of HTTP/1.1 is held to the letter ([`framing`]), and frames of HTTP/2 that lead nowhere are counted ([`frames`]).
+//! any of it, a message of HTTP/1.1 is held to the letter ([`framing`]), and frames of HTTP/2 that lead nowhere are counted ([`frames`]);
+//! after it, a response of HTTP/1.1 becomes bytes again ([`reply`]).
 
 use std::borrow::Cow;
 
@@ -19,8 +20,10 @@ mod events;
 pub mod frames;
 pub mod framing;
 mod json;
+mod names;
 pub mod query;
 pub mod refusal;
+pub mod reply;
 pub mod request;
 pub mod response;
 pub mod splice;

@@ -23,7 +23,7 @@ use windward::grid::{Basis, GridZone, Signal};
 use windward::record::AccessRecord;
 use windward::report::{Summary, summarise};
 use windward::wire::Operation;
-use windward::wire::framing::{Framing, Then};
+use windward::wire::framing::{Framing, Look, Reader, Then};
 use windward::wire::request::RequestScan;
 use windward::wire::response::{Head, Invalid, head, head_end, keep_trailers};
 use windward::wire::splice::{apply, edits, length_change};
@@ -187,15 +187,17 @@ fn passed<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Passed {
     passed
 }
 
-/// What hyper makes of bytes: whether each request's body came whole, and whether it was content with the connection.
-fn by_hyper(bytes: &[u8]) -> (Vec<bool>, bool) {
+/// What hyper makes of bytes: each request, `None` for one whose body does not come whole, and whether it was content with the
+/// connection.
+fn by_hyper(bytes: &[u8]) -> (Vec<Option<Request<Bytes>>>, bool) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let service = service_fn(|request: Request<Incoming>| {
         let seen = Arc::clone(&seen);
         async move {
-            let whole = request.into_body().collect().await.is_ok();
-            seen.lock().unwrap().push(whole);
+            let (head, body) = request.into_parts();
+            let whole = body.collect().await.ok();
+            seen.lock().unwrap().push(whole.map(|whole| Request::from_parts(head, whole.to_bytes())));
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }
     });
@@ -212,20 +214,55 @@ fn by_hyper(bytes: &[u8]) -> (Vec<bool>, bool) {
     (seen, content)
 }
 
+/// The request that bytes begin with, if it is one of those that are read without hyper; and its length.
+fn plain<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Option<(Request<Bytes>, usize)> {
+    let (mut reader, mut kept) = (Reader::new(64 << 10, usize::MAX), Vec::new());
+    for piece in pieces {
+        kept.extend_from_slice(piece);
+        match reader.look(&kept) {
+            Look::More { .. } => {}
+            Look::Other => return None,
+            Look::Whole(whole) => {
+                let request = whole.request(&Bytes::copy_from_slice(&kept[..whole.length()]))?.request;
+                return Some((request, whole.length()));
+            }
+        }
+    }
+    None
+}
+
+/// The parts of a request that anybody looks at.
+fn told(request: &Request<Bytes>) -> String {
+    format!("{} {} {:?} {:?} {:?}", request.method(), request.uri(), request.version(), request.headers(), request.body())
+}
+
 /// Requests of HTTP/1.1: wherever they are cut the same passes, and each message that passes is one request for hyper too, whole,
-/// with nothing before or after it. Of one that has no end, hyper sees none that has.
+/// with nothing before or after it. Of one that has no end, hyper sees none that has. What is read without hyper is a message that
+/// passes, and the request that hyper sees.
 pub fn framing(data: &[u8]) {
     let (how, bytes) = cuts(data);
     let all = passed(std::iter::once(bytes));
     assert_eq!(all, passed(pieces(bytes, how)), "what passes depends on the cuts");
     assert!(bytes.starts_with(&[all.whole.concat(), all.part.clone()].concat()), "what passes is not what came");
+    let mut rest = bytes;
     for message in &all.whole {
         let (seen, content) = by_hyper(message);
-        assert!(seen == [true] && content, "{seen:?} {content}: {:?}", String::from_utf8_lossy(message));
+        let whole = matches!(&seen[..], [Some(_)]);
+        assert!(whole && content, "{seen:?} {content}: {:?}", String::from_utf8_lossy(message));
+        let (at_once, cut) = (plain(std::iter::once(rest)), plain(pieces(rest, how)));
+        assert_eq!(
+            at_once.as_ref().map(|(request, length)| (told(request), *length)),
+            cut.map(|(request, length)| (told(&request), length))
+        );
+        if let (Some((request, length)), [Some(by_hyper)]) = (&at_once, &seen[..]) {
+            assert_eq!((told(request), *length), (told(by_hyper), message.len()));
+        }
+        rest = &rest[message.len()..];
     }
+    assert!(plain(std::iter::once(rest)).is_none(), "it is no message that passes: {:?}", String::from_utf8_lossy(rest));
     if !all.part.is_empty() {
         let (seen, _) = by_hyper(&all.part);
-        assert!(seen == [false], "{seen:?}: {:?}", String::from_utf8_lossy(&all.part));
+        assert!(matches!(&seen[..], [None]), "{seen:?}: {:?}", String::from_utf8_lossy(&all.part));
     }
 }
 

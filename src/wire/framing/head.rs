@@ -28,6 +28,24 @@ pub(super) enum Extent {
 /// A place in the head.
 type Span = (usize, usize);
 
+/// Who wants to know where the fields of a head are.
+pub(super) trait Notes {
+    /// A field begins at `at`; its name has so many bytes, and its value, which begins one byte behind that, so many.
+    fn field(&mut self, at: usize, name: usize, value: usize);
+}
+
+/// Nobody: to know where a message ends it does not take that.
+impl Notes for () {
+    fn field(&mut self, _: usize, _: usize, _: usize) {}
+}
+
+/// The parts of a request line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) method: Span,
+    pub(super) target: Span,
+}
+
 /// What is being read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Section {
@@ -52,13 +70,16 @@ enum Place {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Head {
     section: Section,
+    pub(super) line: Line,
     /// Where the line begins that is being read.
     at: usize,
     place: Place,
     /// Up to where the target or value is known to go on.
     clean: usize,
     fields: u32,
-    http10: bool,
+    pub(super) http10: bool,
+    /// Whether the sender waits for leave to send the body.
+    pub(super) waits: bool,
     chunked: bool,
     length: Option<u64>,
     host: Option<Span>,
@@ -73,7 +94,8 @@ impl Head {
     }
 
     /// Reads on in `bytes`, which begin where the head does and go further than at the call before. When all is there, its length.
-    pub(super) fn scan(&mut self, bytes: &[u8], limit: usize) -> Result<Option<usize>, Refusal> {
+    /// Every field is told to `notes` once.
+    pub(super) fn scan<N: Notes>(&mut self, bytes: &[u8], limit: usize, notes: &mut N) -> Result<Option<usize>, Refusal> {
         if self.goes_on(bytes) {
             return self.wait(bytes, limit);
         }
@@ -90,7 +112,7 @@ impl Head {
             self.at += length;
             self.section = Section::Fields;
         }
-        if !self.fields(bytes)? {
+        if !self.fields(bytes, notes)? {
             return self.wait(bytes, limit);
         }
         if self.at > limit { Err(Refusal::HeadTooLarge) } else { Ok(Some(self.at)) }
@@ -148,11 +170,12 @@ impl Head {
         self.authority = authority(method, target.get(..target_end).unwrap_or_default())?
             .map(|((from, to), port)| ((start + from, start + to), port));
         self.http10 = http10;
+        self.line = Line { method: (self.at, self.at + method_end), target: (start, start + target_end) };
         Ok(Some(method_end + 1 + target_end + 1 + b"HTTP/1.1\r\n".len()))
     }
 
     /// Reads fields up to the empty line; false when that is not there yet.
-    fn fields(&mut self, bytes: &[u8]) -> Result<bool, Refusal> {
+    fn fields<N: Notes>(&mut self, bytes: &[u8], notes: &mut N) -> Result<bool, Refusal> {
         let wrong = if self.section == Section::Trailers { Refusal::Trailer } else { Refusal::Field };
         let mut at = self.at;
         loop {
@@ -190,6 +213,7 @@ impl Head {
                 let (name, value) = (line.get(..name_end).unwrap_or_default(), rest.get(..value_end).unwrap_or_default());
                 self.note(name, value, at + name_end + 1)?;
             }
+            notes.field(at, name_end, value_end);
             at += name_end + 1 + value_end + 2;
         }
         self.at = at;
@@ -229,8 +253,11 @@ impl Head {
                 self.chunked = true;
             }
             14 | 17 if is_disguised(name) => return Err(Refusal::Field),
-            6 if name.eq_ignore_ascii_case(b"expect") && !bare().eq_ignore_ascii_case(b"100-continue") => {
-                return Err(Refusal::Expectation);
+            6 if name.eq_ignore_ascii_case(b"expect") => {
+                if !bare().eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Refusal::Expectation);
+                }
+                self.waits = true;
             }
             _ => {}
         }

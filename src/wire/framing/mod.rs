@@ -15,9 +15,11 @@ mod multiplexed;
 mod refusal;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 pub use multiplexed::check;
 pub use refusal::Refusal;
+pub use whole::{Look, MAX_WHOLE, Plain, Reader, Whole};
 
 use body::Chunks;
 use head::{Extent, Head};
@@ -158,10 +160,10 @@ fn scan(
     limit: usize,
 ) -> Result<Option<(usize, Head)>, Refusal> {
     if let Some(head) = kept {
-        return Ok(head.scan(bytes, limit)?.map(|length| (length, **head)));
+        return Ok(head.scan(bytes, limit, &mut ())?.map(|length| (length, **head)));
     }
     let mut head = new();
-    let length = head.scan(bytes, limit)?;
+    let length = head.scan(bytes, limit, &mut ())?;
     if length.is_none() {
         *kept = Some(Box::new(head));
     }

@@ -14,10 +14,11 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, response};
+use http::{HeaderMap, HeaderValue, StatusCode, Version, response};
 use httparse::{Header, ParserConfig, Status};
 use memchr::memmem::{self, Finder};
 
+use super::names;
 pub use decoder::{Decoder, keep_trailers};
 
 /// Bytes of a response head. Real ones have a few KiB; Envoy refuses above 60 KiB, nginx above 4 or 8. It bounds trailers as well.
@@ -113,7 +114,7 @@ fn read_fields(head: &Bytes, fields: &[Header<'_>], into: &mut HeaderMap) -> Res
     let mut said = Said::default();
     into.reserve(fields.len() + ROOM_FOR_OURS);
     for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Invalid("a field's name is none"))?;
+        let name = names::name(field.name.as_bytes()).ok_or(Invalid("a field's name is none"))?;
         let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value))
             .map_err(|_| Invalid("a field's value has a control character"))?;
         if name == CONTENT_LENGTH {

@@ -1,0 +1,278 @@
+//! Requests that are there as a whole, made into what the proxy works with in the pass that checks them.
+//!
+//! [`Framing`](super::Framing) says where a message ends and leaves it to another to read it. For the plain call, which nearly all
+//! are, that was two readers and a state machine between them. Here the same pass notes where the fields are; whatever it does not
+//! take, be it refused or only unusual, is left to the longer way, which looks at the same bytes again and by the same rules.
+
+use bytes::Bytes;
+use http::header::{CONNECTION, UPGRADE};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use smallvec::SmallVec;
+
+use super::chars::trimmed;
+use super::head::{Extent, Head, Notes};
+use super::refusal::Refusal;
+use crate::wire::names;
+
+/// Bytes of a body that is waited for here: what can be read at once. Above that, the kernel's copies of a body cost more than all
+/// that is saved on its head.
+pub const MAX_WHOLE: usize = 64 << 10;
+/// Fields for which there is room without an allocation; the official SDKs send about 20.
+const USUAL_FIELDS: usize = 24;
+/// Fields that the proxy adds to a request: with room for them the map is not built a second time.
+const ROOM_FOR_OURS: usize = 6;
+
+/// Reads the requests of one connection. Between two of them it holds no memory.
+#[derive(Debug)]
+pub struct Reader {
+    limits: Limits,
+    /// The message that comes in pieces. Boxed, because most come in one.
+    kept: Option<Box<Whole>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    head: usize,
+    body: usize,
+}
+
+/// What begins the bytes that were looked at.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly always it is the large one, which a box would only cost an allocation")]
+pub enum Look {
+    /// Part of a head; or, if `head`, a whole one without all of its body.
+    More {
+        /// Whether the head is there.
+        head: bool,
+    },
+    /// A request.
+    Whole(Whole),
+    /// What is none of these: a refused head, an unusual framing, a long body.
+    Other,
+}
+
+/// A message of which all is there, and where its parts are.
+#[derive(Clone, Debug, Default)]
+pub struct Whole {
+    head: Head,
+    fields: Fields,
+    /// Length of the head, once that is known.
+    head_length: usize,
+    length: usize,
+}
+
+/// A request and what it says of its connection.
+#[derive(Debug)]
+pub struct Plain<B> {
+    /// The request. Its fields and its body are slices of the message.
+    pub request: Request<B>,
+    /// Whether another may follow.
+    pub keeps_alive: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Field {
+    at: u32,
+    name: u32,
+    value: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Fields(SmallVec<[Field; USUAL_FIELDS]>);
+
+impl Notes for Fields {
+    fn field(&mut self, at: usize, name: usize, value: usize) {
+        // Below the limit of a head, which is one of 32 bits.
+        self.0.push(Field { at: at as u32, name: name as u32, value: value as u32 });
+    }
+}
+
+impl Reader {
+    /// For a connection whose heads have at most so many bytes, and whose bodies so many: a longer one is not waited for, whoever
+    /// refuses it.
+    pub fn new(head: usize, body: usize) -> Self {
+        Self { limits: Limits { head: head.min(u32::MAX as usize), body: body.min(MAX_WHOLE) }, kept: None }
+    }
+
+    /// Looks at bytes that begin with a message: all that came of it, and at every call more than at the one before.
+    pub fn look(&mut self, bytes: &[u8]) -> Look {
+        let Some(kept) = &mut self.kept else {
+            let mut whole = Whole::default();
+            return match whole.advance(bytes, self.limits) {
+                Err(Unfit) => Look::Other,
+                Ok(true) => Look::Whole(whole),
+                Ok(false) => {
+                    let head = whole.head_length > 0;
+                    self.kept = Some(Box::new(whole));
+                    Look::More { head }
+                }
+            };
+        };
+        match kept.advance(bytes, self.limits) {
+            Ok(false) => Look::More { head: kept.head_length > 0 },
+            Ok(true) => self.kept.take().map_or(Look::Other, |whole| Look::Whole(*whole)),
+            Err(Unfit) => Look::Other,
+        }
+    }
+}
+
+/// Why a message is left to the longer way.
+struct Unfit;
+
+impl From<Refusal> for Unfit {
+    fn from(_: Refusal) -> Self {
+        Self
+    }
+}
+
+impl Whole {
+    /// Reads on in the head, if there is more of it to read; whether all of the message is there.
+    fn advance(&mut self, bytes: &[u8], limits: Limits) -> Result<bool, Unfit> {
+        if self.head_length == 0 {
+            let Some(head_length) = self.head.scan(bytes, limits.head, &mut self.fields)? else { return Ok(false) };
+            match self.head.extent(bytes)? {
+                Extent::Length(body) if body <= limits.body as u64 && !self.head.http10 && !self.head.waits => {
+                    self.head_length = head_length;
+                    self.length = head_length + body as usize;
+                }
+                Extent::Length(_) | Extent::Chunked => return Err(Unfit),
+            }
+        }
+        Ok(bytes.len() >= self.length)
+    }
+
+    /// Bytes of the message.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The request, of the bytes that were looked at; `None` for one that is left to the longer way after all: it asks for another
+    /// protocol, or has a target that is no path.
+    pub fn request<B: From<Bytes>>(&self, message: &Bytes) -> Option<Plain<B>> {
+        let part = |(from, to): (usize, usize)| message.get(from..to).map(|_| message.slice(from..to));
+        let target = part(self.head.line.target).filter(|target| target.starts_with(b"/"))?;
+        let mut request = Request::new(B::from(part((self.head_length, self.length))?));
+        *request.method_mut() = Method::from_bytes(&part(self.head.line.method)?).ok()?;
+        *request.uri_mut() = Uri::from(PathAndQuery::from_maybe_shared(target).ok()?);
+        let mut headers = HeaderMap::with_capacity(self.fields.0.len() + ROOM_FOR_OURS);
+        let mut keeps_alive = true;
+        for field in &self.fields.0 {
+            let (at, name, value) = (field.at as usize, field.name as usize, field.value as usize);
+            let from = at + name + 1;
+            let name = names::name(message.get(at..at + name)?)?;
+            let value = trimmed(message.get(from..from + value)?);
+            if name == CONNECTION {
+                let mut options = value.split(|byte| *byte == b',');
+                keeps_alive &= !options.any(|option| trimmed(option).eq_ignore_ascii_case(b"close"));
+            } else if name == UPGRADE {
+                return None;
+            }
+            headers.append(name, HeaderValue::from_maybe_shared(message.slice_ref(value)).ok()?);
+        }
+        *request.headers_mut() = headers;
+        Some(Plain { request, keeps_alive })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The request, with the bytes that are left of those that come in `pieces`.
+    fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<(Plain<Bytes>, Vec<u8>), &'static str> {
+        let (mut reader, mut kept) = (Reader::new(1 << 10, usize::MAX), Vec::new());
+        for piece in pieces {
+            kept.extend_from_slice(piece);
+            match reader.look(&kept) {
+                Look::More { .. } => {}
+                Look::Other => return Err("other"),
+                Look::Whole(whole) => {
+                    let rest = kept.split_off(whole.length());
+                    return Ok((whole.request(&kept.into()).ok_or("other after all")?, rest));
+                }
+            }
+        }
+        Err("more")
+    }
+
+    const POST: &str = "POST /v1/x?y=z HTTP/1.1\r\nHost: h\r\nX-Custom: \t a b \r\nContent-Length: 5\r\nx-custom:\r\n\r\nhello";
+
+    #[test]
+    fn a_request_is_what_was_sent_wherever_it_was_cut() {
+        for size in 1..=POST.len() {
+            let (plain, rest) = read(format!("\r\n{POST}GET").as_bytes().chunks(size)).unwrap();
+            let (head, body) = plain.request.into_parts();
+            assert_eq!(
+                (head.method.as_str(), head.uri.to_string().as_str(), &body[..]),
+                ("POST", "/v1/x?y=z", b"hello".as_slice())
+            );
+            assert_eq!(head.headers.get_all("x-custom").iter().collect::<Vec<_>>(), ["a b", ""]);
+            assert_eq!(
+                (head.headers.len(), &head.headers["content-length"], plain.keeps_alive),
+                (4, &HeaderValue::from(5), true)
+            );
+            assert!(b"GET".starts_with(&rest));
+        }
+    }
+
+    #[test]
+    fn nothing_is_copied() {
+        let bytes = Bytes::copy_from_slice(POST.as_bytes());
+        let Look::Whole(whole) = Reader::new(1 << 10, usize::MAX).look(&bytes) else { panic!("it is whole") };
+        let request = whole.request::<Bytes>(&bytes).unwrap().request;
+        let range = bytes.as_ptr_range();
+        assert!(range.contains(&request.body().as_ptr()) && range.contains(&request.headers()["host"].as_bytes().as_ptr()));
+        assert!(range.contains(&request.uri().path().as_ptr()));
+    }
+
+    #[test]
+    fn a_client_says_whether_another_request_follows() {
+        for (fields, keeps_alive) in [
+            ("", true),
+            ("Connection: keep-alive\r\n", true),
+            ("Connection: x, Close\r\n", false),
+            ("Connection: x\r\nConnection: close \r\n", false),
+        ] {
+            let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+            assert_eq!(read([text.as_bytes()]).unwrap().0.keeps_alive, keeps_alive, "{fields}");
+        }
+    }
+
+    #[test]
+    fn what_is_unusual_is_left_to_the_longer_way() {
+        let with = |line: &str, fields: &str| read([format!("{line}\r\nHost: h\r\n{fields}\r\n").as_bytes()]).map(drop);
+        assert_eq!(with("GET / HTTP/1.1", ""), Ok(()));
+        for (line, fields) in [
+            ("GET / HTTP/1.0", ""),
+            ("POST / HTTP/1.1", "Transfer-Encoding: chunked\r\n"),
+            ("POST / HTTP/1.1", &*format!("Content-Length: {}\r\n", MAX_WHOLE + 1)),
+            ("GET / HTTP/1.1", "Content-Length: x\r\n"),
+            ("POST / HTTP/1.1", "Expect: 100-continue\r\nContent-Length: 5\r\n"),
+            ("GET /\0 HTTP/1.1", ""),
+            ("GET / HTTP/1.1", "Host: h\r\n"),
+        ] {
+            assert_eq!(with(line, fields), Err("other"), "{line} {fields}");
+        }
+        for (line, fields) in [
+            ("GET / HTTP/1.1", "Connection: upgrade\r\nUpgrade: websocket\r\n"),
+            ("GET http://h/ HTTP/1.1", ""),
+            ("OPTIONS * HTTP/1.1", ""),
+        ] {
+            assert_eq!(with(line, fields), Err("other after all"), "{line} {fields}");
+        }
+    }
+
+    #[test]
+    fn a_head_without_its_body_says_so() {
+        let head = POST.len() - 5;
+        let mut reader = Reader::new(1 << 10, usize::MAX);
+        assert!(matches!(reader.look(&POST.as_bytes()[..head - 1]), Look::More { head: false }));
+        assert!(matches!(reader.look(&POST.as_bytes()[..head]), Look::More { head: true }));
+        assert!(matches!(reader.look(&POST.as_bytes()[..head + 4]), Look::More { head: true }));
+        assert!(matches!(reader.look(POST.as_bytes()), Look::Whole(_)));
+        assert!(reader.kept.is_none(), "between two requests nothing is held");
+        let mut reader = Reader::new(1 << 10, 4);
+        assert!(matches!(reader.look(&POST.as_bytes()[..head]), Look::Other), "it is longer than will be taken");
+    }
+}
