@@ -23,23 +23,42 @@ use super::{Shared, headers};
 use crate::backend::{Backend, Credential};
 use crate::live::Live;
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
+use crate::wire::query::without_credentials;
 use crate::wire::refusal::{outranks, refuses, retry_after};
 use crate::wire::splice;
 
 /// A request as it is kept for as many attempts as it may take.
 pub(super) struct Outgoing {
-    /// The client's fields that every backend may see, with what the backend that is tried now sees besides.
-    pub(super) headers: HeaderMap,
+    /// The client's fields that every backend may see, with all that the backend that is tried now sees besides.
+    pub(super) request: Request<SendBody>,
+    /// Whose own the last attempt's fields are.
+    addressed_to: Option<Arc<Backend>>,
     /// The client's credential, for a backend that passes it through.
     pub(super) credential: Option<HeaderValue>,
     /// Who the client is, for a backend that is to know it.
     pub(super) provenance: Option<Provenance>,
     /// The path below the route's prefix, with the query.
     pub(super) below: Box<str>,
-    /// The same without the client's credentials, where its query has any.
+    /// The same without credentials in the query, where there are some.
     pub(super) bare: Option<Box<str>>,
     /// What is collected of the body.
     pub(super) intake: super::intake::Intake,
+}
+
+impl Outgoing {
+    /// Of a client's cleaned fields, and what else an attempt takes.
+    pub(super) fn new(
+        fields: HeaderMap,
+        credential: Option<HeaderValue>,
+        provenance: Option<Provenance>,
+        below: Box<str>,
+        intake: super::intake::Intake,
+    ) -> Self {
+        let mut request = Request::new(SendBody::empty());
+        *request.headers_mut() = fields;
+        let bare = without_credentials(&below).map(Into::into);
+        Self { request, addressed_to: None, credential, provenance, below, bare, intake }
+    }
 }
 
 /// Whether the usage event that was asked for has to be taken out of the stream again.
@@ -61,9 +80,6 @@ pub(super) struct Asked {
     pub(super) within: Duration,
     usage_event: UsageEvent,
 }
-
-/// An attempt that has begun, unless there was no time left for it.
-pub(super) type Begun = Option<(Asked, Box<Request<SendBody>>)>;
 
 /// What the attempts so far have left.
 pub(super) struct Tries {
@@ -99,21 +115,20 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
     let mut tries = Tries { fault: Error::Unreachable, refusal: None, done: false };
     while !waiting.is_empty() {
         let index = usize::from(waiting.remove(0));
-        let last = waiting.is_empty();
         occupy(x, index);
-        let Some((asked, request)) = begin(outgoing, x, index, last)? else {
+        let Some(asked) = begin(outgoing, x, index)? else {
             tries.fault = Error::UpstreamTimeout;
             break;
         };
         let (asked, sent) = match hedge::second(&policy, x, &asked, &waiting) {
             None => {
-                let sent = send(&x.shared, &asked.backend, request, asked.within).await;
+                let sent = send(&x.shared, &asked.backend, &outgoing.request, asked.within).await;
                 (asked, sent)
             }
             Some(second) => {
                 let (policy, waiting, tries) = (&policy, &mut waiting, &mut tries);
                 // Boxed, because every future that waits for an attempt would have room for a second one.
-                Box::pin(hedge::race(Race { asked, request, second, policy, waiting, tries }, outgoing, x)).await
+                Box::pin(hedge::race(Race { asked, second, policy, waiting, tries }, outgoing, x)).await
             }
         };
         let now = x.shared.clock.monotonic();
@@ -152,19 +167,18 @@ fn occupy(x: &mut Exchange, index: usize) {
     x.serving = Some((Arc::clone(x.snapshot.plan.backend(id)), Some(index)));
 }
 
-/// Begins an attempt at a candidate: its request, and its books. `None` when there is no time left for it. The `last` one gets what
-/// is kept for the others.
-pub(super) fn begin(outgoing: &mut Outgoing, x: &mut Exchange, index: usize, last: bool) -> Result<Begun, Error> {
+/// Begins an attempt at a candidate: addresses the request to it, and opens its books. `None` when there is no time left for it.
+pub(super) fn begin(outgoing: &mut Outgoing, x: &mut Exchange, index: usize) -> Result<Option<Asked>, Error> {
     let Some(deployment) = x.deployments.as_ref().and_then(|all| all.get(index)).cloned() else {
         return Err(Error::UnknownModel);
     };
     let backend = Arc::clone(x.snapshot.plan.backend(deployment.backend));
     let live = Arc::clone(x.snapshot.live(backend.id));
-    let (request, usage_event) = addressed(outgoing, x, &backend, deployment.upstream_model_json.as_ref(), last)?;
+    let usage_event = address(outgoing, x, &backend, deployment.upstream_model_json.as_ref())?;
     let begun = x.shared.clock.monotonic();
     let Some(within) = in_time(x, &backend, begun) else { return Ok(None) };
     open(x, &backend, begun);
-    Ok(Some((Asked { index, backend, live, within, usage_event }, request)))
+    Ok(Some(Asked { index, backend, live, within, usage_event }))
 }
 
 /// Books what came of an attempt, the last one in the exchange's list.
@@ -223,44 +237,43 @@ pub(super) fn is_answer(sent: &Sent, backend: &Backend) -> bool {
 }
 
 /// Sends and waits for the head, within a time.
-pub(super) async fn send(shared: &Shared, backend: &Arc<Backend>, request: Box<Request<SendBody>>, within: Duration) -> Sent {
+pub(super) async fn send(shared: &Shared, backend: &Arc<Backend>, request: &Request<SendBody>, within: Duration) -> Sent {
     // Pinned, since by value it would be copied into the timeout, and with that into the wait for it.
-    let sending = pin!(shared.upstreams.send(backend, request));
+    let sending = pin!(shared.upstreams.send_kept(backend, request));
     timeout(within, sending).await
 }
 
-/// The request as this backend is to get it: only the bytes that must differ do. The last one gets the fields themselves.
-fn addressed(
+/// Makes the request what this backend is to get: only the bytes that must differ do.
+fn address(
     outgoing: &mut Outgoing,
     x: &Exchange,
-    backend: &Backend,
+    backend: &Arc<Backend>,
     upstream_model_json: Option<&Bytes>,
-    last: bool,
-) -> Result<(Box<Request<SendBody>>, UsageEvent), Error> {
+) -> Result<UsageEvent, Error> {
     use crate::backend::UsageMode;
     use crate::wire::stream_options::StreamOptions;
 
-    let fields = &outgoing.intake.fields;
+    let Outgoing { request, addressed_to, credential, provenance, below, bare, intake } = outgoing;
     let inject = x.streamed
         && backend.usage == UsageMode::Inject
         && x.operation.is_some_and(crate::wire::Operation::usage_needs_asking)
-        && matches!(fields.stream_options, StreamOptions::Absent | StreamOptions::NotAsked { .. });
-    let edits = splice::edits(fields, upstream_model_json, inject);
-    let body = SendBody::chunks(splice::apply(&outgoing.intake.chunks, &edits));
-    let mut request = Box::new(Request::new(body));
+        && matches!(intake.fields.stream_options, StreamOptions::Absent | StreamOptions::NotAsked { .. });
+    let edits = splice::edits(&intake.fields, upstream_model_json, inject);
+    *request.body_mut() = SendBody::chunks(splice::apply(&intake.chunks, &edits));
     *request.method_mut() = x.method.clone();
-    *request.uri_mut() = match (&outgoing.bare, x.route()) {
+    *request.uri_mut() = match (bare, x.route()) {
         (Some(bare), _) if backend.credential != Credential::PassThrough => target(backend, bare)?,
         // As the usual SDK and the usual backend have it: then it is the client's own target.
         (_, Some(route)) if route.prefix == backend.origin.base_path => Uri::from(x.path.clone()),
-        _ => target(backend, &outgoing.below)?,
+        _ => target(backend, below)?,
     };
-    // Completed before they are copied: a copy has room for nothing more, and would be copied again.
-    headers::addressed(&mut outgoing.headers, backend, outgoing.credential.as_ref(), outgoing.provenance.as_ref());
-    outgoing.headers.insert(headers::REQUEST_ID, x.request_id().clone());
-    *request.headers_mut() = if last { std::mem::take(&mut outgoing.headers) } else { outgoing.headers.clone() };
-    headers::unaddressed(&mut outgoing.headers, backend);
-    Ok((request, if inject { UsageEvent::Strip } else { UsageEvent::Keep }))
+    if let Some(former) = addressed_to.take() {
+        headers::unaddressed(request.headers_mut(), &former);
+    }
+    headers::addressed(request.headers_mut(), backend, credential.as_ref(), provenance.as_ref());
+    request.headers_mut().insert(headers::REQUEST_ID, x.request_id().clone());
+    *addressed_to = Some(Arc::clone(backend));
+    Ok(if inject { UsageEvent::Strip } else { UsageEvent::Keep })
 }
 
 /// The target in origin form: the backend's base path where the route's prefix was.

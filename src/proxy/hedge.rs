@@ -10,7 +10,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::Request;
 use tokio::time::sleep;
 
 use super::exchange::{AttemptOutcome, Exchange};
@@ -20,7 +19,7 @@ use crate::decide::{self, Second};
 use crate::live::Permit;
 use crate::policy::Policy;
 use crate::units::Millis;
-use crate::upstream::SendBody;
+use crate::upstream::copied;
 
 /// Who is to be asked besides the one who is asked now, and when.
 pub(super) fn second(policy: &Policy, x: &Exchange, asked: &Asked, waiting: &Waiting) -> Option<Second> {
@@ -35,7 +34,6 @@ pub(super) fn second(policy: &Policy, x: &Exchange, asked: &Asked, waiting: &Wai
 /// One attempt that has begun, and what is needed for a second one.
 pub(super) struct Race<'a> {
     pub(super) asked: Asked,
-    pub(super) request: Box<Request<SendBody>>,
     pub(super) second: Second,
     pub(super) policy: &'a Policy,
     pub(super) waiting: &'a mut Waiting,
@@ -45,19 +43,21 @@ pub(super) struct Race<'a> {
 /// Sends the request, and a second one if that is late. Gives who came in last of those that count: the one that answered, or else
 /// the one whose failure is not booked yet. It is the last in the exchange's list, and has its place.
 pub(super) async fn race(race: Race<'_>, outgoing: &mut Outgoing, x: &mut Exchange) -> (Asked, Sent) {
-    let Race { asked: first, request, second, policy, waiting, tries } = race;
+    let Race { asked: first, second, policy, waiting, tries } = race;
+    // The other attempt is addressed to somebody else while this one is sent.
+    let request = copied(&outgoing.request);
     let (shared, backend) = (Arc::clone(&x.shared), Arc::clone(&first.backend));
-    let mut one = pin!(forward::send(&shared, &backend, request, first.within));
+    let mut one = pin!(forward::send(&shared, &backend, &request, first.within));
     tokio::select! {
         biased;
         sent = &mut one => return (first, sent),
         () = sleep(second.after.to_duration()) => {}
     }
-    let Some((other, request, place)) = join(second.candidate, policy, waiting, outgoing, x) else {
+    let Some((other, place)) = join(second.candidate, policy, waiting, outgoing, x) else {
         return (first, one.await);
     };
     let backend = Arc::clone(&other.backend);
-    let mut two = pin!(forward::send(&shared, &backend, request, other.within));
+    let mut two = pin!(forward::send(&shared, &backend, &outgoing.request, other.within));
     let (first_is_there, sent) = tokio::select! {
         biased;
         sent = &mut one => (true, sent),
@@ -91,7 +91,7 @@ fn join(
     waiting: &mut Waiting,
     outgoing: &mut Outgoing,
     x: &mut Exchange,
-) -> Option<(Asked, Box<Request<SendBody>>, Permit)> {
+) -> Option<(Asked, Permit)> {
     let index = usize::from(candidate);
     let estimate = x.candidates.get(index).map(|candidate| (candidate.backend, candidate.estimate))?;
     let live = Arc::clone(x.snapshot.live(estimate.0));
@@ -105,9 +105,9 @@ fn join(
     }
     waiting.retain(|other| *other != candidate);
     let place = live.admit(estimate.1.prompt_tokens);
-    let (asked, request) = forward::begin(outgoing, x, index, waiting.is_empty()).ok().flatten()?;
+    let asked = forward::begin(outgoing, x, index).ok().flatten()?;
     x.shared.metrics.hedges.add_one();
-    Some((asked, request, place))
+    Some((asked, place))
 }
 
 /// An attempt is over, or is the only one left: from now on it is the one that the exchange is about.

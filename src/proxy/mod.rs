@@ -46,7 +46,6 @@ use crate::state::{Question, State};
 use crate::telemetry::log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{UpstreamResponse, Upstreams};
-use crate::wire::query::without_credentials;
 use crate::wire::{Call, call};
 
 pub use exchange::{Attempt, AttemptOutcome, Exchange};
@@ -280,8 +279,7 @@ async fn answer(request: &mut Request<Option<Incoming>>, x: &mut Exchange) -> Re
     let credential = head.get(headers::credential_field(x.dialect())).cloned();
     let mut fields = headers::cleaned_to_read(head, &plan.credential_fields);
     provenance::mark(&mut fields, request.version(), &x.id, &x.shared.pseudonym)?;
-    let bare = without_credentials(&below).map(Into::into);
-    let mut outgoing = forward::Outgoing { headers: fields, credential, provenance, below, bare, intake };
+    let mut outgoing = forward::Outgoing::new(fields, credential, provenance, below, intake);
     let (response, usage_event) = forward::attempts(&mut outgoing, x).await?;
     x.release_body();
     Ok(Answer::Backend(response, usage_event))

@@ -80,6 +80,11 @@ impl SendBody {
         if body.is_end_stream() { Self::empty() } else { Self(Content::Stream(body.map_err(Into::into).boxed())) }
     }
 
+    /// Another one of the same bytes; of a body that is still coming there is none.
+    pub(super) fn copy(&self) -> Self {
+        Self::chunks(self.pieces().iter().cloned().collect())
+    }
+
     /// What is left of a body that is here.
     pub(super) fn pieces(&self) -> &[Bytes] {
         match &self.0 {

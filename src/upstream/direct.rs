@@ -56,7 +56,7 @@ pub(super) struct Direct {
 /// Why there is no response head.
 pub(super) enum Failed {
     /// Nothing was sent.
-    Unsent(Box<Request<SendBody>>, io::Error),
+    Unsent(io::Error),
     /// Something may have been.
     Sent(SendError),
 }
@@ -92,16 +92,16 @@ impl Direct {
     }
 
     /// Sends a request and waits for its head. `reused` is for the error only.
-    pub(super) async fn exchange(&mut self, request: Box<Request<SendBody>>, reused: bool) -> Result<Head, Failed> {
+    pub(super) async fn exchange(&mut self, request: &Request<SendBody>, reused: bool) -> Result<Head, Failed> {
         // A peer that has closed meanwhile is found here, before anything is sent.
         if let Err(error) = poll_fn(|cx| Poll::Ready(self.look_idle(cx))).await {
-            return Err(Failed::Unsent(request, error));
+            return Err(Failed::Unsent(error));
         }
-        (self.output, self.touched) = (Output::of(&request), false);
+        (self.output, self.touched) = (Output::of(request), false);
         let mut waiting = Waiting { bodyless: request.method() == Method::HEAD, informational: 0, broken: None };
         let head = poll_fn(|cx| self.poll_exchange(&mut waiting, cx)).await;
         head.map_err(|lost| match lost {
-            Lost::Io(error) if !self.touched => Failed::Unsent(request, error),
+            Lost::Io(error) if !self.touched => Failed::Unsent(error),
             Lost::Io(error) => Failed::Sent(SendError { reused, ..SendError::lost(SendErrorKind::Broken, error) }),
             Lost::Invalid(why) => Failed::Sent(SendError { reused, ..SendError::lost(SendErrorKind::InvalidHead, why) }),
         })

@@ -156,10 +156,18 @@ impl ConnectError {
         };
         Self::new(kind, error)
     }
+}
 
+impl From<ConnectError> for SendError {
+    fn from(error: ConnectError) -> Self {
+        Self { kind: error.kind, request: None, reused: false, source: error.source }
+    }
+}
+
+impl SendError {
     /// With the request that could not be sent.
-    pub(super) fn with_request(self, request: Box<Request<SendBody>>) -> SendError {
-        SendError { kind: self.kind, request: Some(request), reused: false, source: self.source }
+    pub(super) fn with_request(self, request: Box<Request<SendBody>>) -> Self {
+        Self { request: Some(request), ..self }
     }
 }
 

@@ -83,6 +83,15 @@ impl UpstreamResponse {
 /// the sweep finds that sooner than a second round would.
 const MAX_STALE: usize = 8;
 
+/// A second request like that one. Of a body that is still coming it has nothing.
+pub fn copied(request: &Request<SendBody>) -> Request<SendBody> {
+    let mut copy = Request::new(request.body().copy());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
 impl Upstreams {
     /// An instance that opens byte streams with `connector` (usually [`tcp`]), trusts what `roots` gives (usually [`system_roots`])
     /// unless a backend has certificates of its own, and leaves no task that `tasks` does not know. `roots` is called at most once:
@@ -115,12 +124,25 @@ impl Upstreams {
         let request = request.into();
         async move {
             match backend.protocol {
-                Protocol::Http1 if Direct::takes(&request) => self.send_direct(backend, request).await,
+                Protocol::Http1 if Direct::takes(&request) => {
+                    let sent = self.send_direct(backend, &request).await;
+                    sent.map_err(|error| if error.kind.nothing_sent() { error.with_request(request) } else { error })
+                }
                 // Boxed, as are other long ways round: every future on the short one would be as large as the longest.
                 Protocol::Http1 => Box::pin(self.send_by_hyper(backend, *request)).await,
                 Protocol::Http2 => Box::pin(self.send_h2(backend, *request)).await,
             }
         }
+    }
+
+    /// As [`Self::send`], for a request that is there as a whole and stays with its owner, who may send it elsewhere: over HTTP/1.1
+    /// that takes no copy of its fields. Of a body that is still coming nothing is sent.
+    pub async fn send_kept(&self, backend: &Arc<Backend>, request: &Request<SendBody>) -> Result<UpstreamResponse, SendError> {
+        if backend.protocol == Protocol::Http1 && Direct::takes(request) {
+            return self.send_direct(backend, request).await;
+        }
+        // Boxed as above.
+        Box::pin(self.send(backend, copied(request))).await
     }
 
     /// Closes what the calling thread has kept idle too long, and what backends have closed meanwhile. To be called every second or
@@ -129,31 +151,28 @@ impl Upstreams {
         pool::sweep(&self.shared, now);
     }
 
-    async fn send_direct(
-        &self,
-        backend: &Arc<Backend>,
-        mut request: Box<Request<SendBody>>,
-    ) -> Result<UpstreamResponse, SendError> {
+    /// An error does not have the request in it.
+    async fn send_direct(&self, backend: &Arc<Backend>, request: &Request<SendBody>) -> Result<UpstreamResponse, SendError> {
         let is_direct = |parked: &Parked| matches!(parked, Parked::Direct(_));
         for _ in 0..MAX_STALE {
             let Some(Parked::Direct(mut connection)) = pool::take(&self.shared, backend, self.now(), is_direct) else { break };
             match connection.exchange(request, true).await {
                 Ok(head) => return Ok(self.received(backend, head, connection, None)),
                 Err(direct::Failed::Sent(error)) => return Err(error),
-                Err(direct::Failed::Unsent(unsent, _)) => request = unsent,
+                Err(direct::Failed::Unsent(_)) => {}
             }
         }
         let started = self.now();
         // Boxed: it is rare, and a TLS handshake would make every exchange's future several times larger.
         let mut connection = match Box::pin(connect::establish(&self.shared.connector, &self.shared.tls, backend)).await {
             Ok(io) => Direct::new(io),
-            Err(error) => return Err(error.with_request(request)),
+            Err(error) => return Err(error.into()),
         };
         let took = self.now().saturating_duration_since(started);
         match connection.exchange(request, false).await {
             Ok(head) => Ok(self.received(backend, head, connection, Some(took))),
             Err(direct::Failed::Sent(error)) => Err(error),
-            Err(direct::Failed::Unsent(request, error)) => Err(not_taken(request, error)),
+            Err(direct::Failed::Unsent(error)) => Err(not_taken(None, error)),
         }
     }
 
@@ -187,14 +206,14 @@ impl Upstreams {
         let started = self.now();
         let mut slot = match Box::pin(self.open_h1(backend)).await {
             Ok(slot) => slot,
-            Err(error) => return Err(error.with_request(Box::new(request))),
+            Err(error) => return Err(SendError::from(error).with_request(Box::new(request))),
         };
         let took = self.now().saturating_duration_since(started);
         match slot.exchange(request).await {
             Ok(response) => self.receive(backend, response, slot, asked, Some(took)).await,
             Err(failed) => {
                 let (request, error) = given_back(failed, slot.upload(), false)?;
-                Err(not_taken(Box::new(request), error))
+                Err(not_taken(Some(Box::new(request)), error))
             }
         }
     }
@@ -250,7 +269,7 @@ impl Upstreams {
                 Some(lease) => (lease, false),
                 None => match Box::pin(self.open_h2(backend)).await {
                     Ok(opened) => opened,
-                    Err(error) => return Err(error.with_request(Box::new(request))),
+                    Err(error) => return Err(SendError::from(error).with_request(Box::new(request))),
                 },
             };
             let took = fresh.then(|| self.now().saturating_duration_since(started));
@@ -269,7 +288,7 @@ impl Upstreams {
                     h2::unframe(&mut unsent, &backend.origin);
                     stale += 1;
                     if fresh || stale == MAX_STALE {
-                        return Err(not_taken(Box::new(unsent), error));
+                        return Err(not_taken(Some(Box::new(unsent)), error));
                     }
                     request = unsent;
                 }
@@ -328,8 +347,8 @@ fn given_back(
     }
 }
 
-fn not_taken(request: Box<Request<SendBody>>, error: impl Into<BoxError>) -> SendError {
-    SendError { kind: SendErrorKind::SentNothing, request: Some(request), reused: false, source: error.into() }
+fn not_taken(request: Option<Box<Request<SendBody>>>, error: impl Into<BoxError>) -> SendError {
+    SendError { kind: SendErrorKind::SentNothing, request, reused: false, source: error.into() }
 }
 
 /// An idle connection in hyper's hands; `None` when the peer turns out to have closed it.
