@@ -14,12 +14,12 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, header};
 use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::exchange::{Buffered, Exchange};
 use super::reject::Error;
+use super::request_body::RequestBody;
 use crate::estimate::Demand;
 use crate::wire::Operation;
 use crate::wire::request::{RequestFields, RequestScan};
@@ -46,7 +46,7 @@ const LOAF: usize = 64 << 10;
 
 /// Collects and scans the body of an inference call.
 pub(super) async fn read(
-    request: &mut Request<Option<Incoming>>,
+    request: &mut Request<Option<RequestBody>>,
     operation: Operation,
     x: &mut Exchange,
 ) -> Result<Intake, Error> {
@@ -131,7 +131,7 @@ const DRAIN_TURNS: usize = 8;
 
 /// Whether a request's body is read to its end, now that what little there is of it has been, so that the connection can take the
 /// next request. Of a body that went on to a backend nobody knows.
-pub(super) async fn is_read(request: &mut Request<Option<Incoming>>) -> bool {
+pub(super) async fn is_read(request: &mut Request<Option<RequestBody>>) -> bool {
     // Who waits for leave to send is not told to go on only to be refused.
     let waits = request.headers().contains_key(header::EXPECT);
     let Some(body) = request.body_mut() else { return false };

@@ -15,6 +15,7 @@ mod narrow;
 mod provenance;
 mod reject;
 mod relay;
+mod request_body;
 mod through;
 mod upload;
 
@@ -30,7 +31,6 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, Version, header};
 use http_body::Body as _;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use smallvec::SmallVec;
 use tokio_util::task::TaskTracker;
@@ -55,6 +55,7 @@ use provenance::{Provenance, Pseudonym};
 pub use reject::Error;
 use reject::SOON;
 pub use relay::{Body, Cut};
+pub use request_body::RequestBody;
 
 /// What all workers of one proxy share.
 pub struct Shared {
@@ -190,10 +191,13 @@ impl Proxy {
     }
 
     /// Answers one request. The record is written when the response body ends, or now if there is none.
-    pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    pub async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
+        self.answered(request.map(Some)).await
+    }
+
+    async fn answered(&self, mut request: Request<Option<RequestBody>>) -> Response<Body> {
         let mut x = Exchange::begin(&self.shared, &request, self.client);
-        let has_body = !request.body().is_end_stream();
-        let mut request = request.map(Some);
+        let has_body = request.body().as_ref().is_some_and(|body| !body.is_end_stream());
         match answer(&mut request, &mut x).await {
             Ok(Answer::Own(response)) => {
                 x.status = response.status();
@@ -231,7 +235,7 @@ enum Answer {
     Tunnel(Response<()>, through::Tunnel),
 }
 
-async fn answer(request: &mut Request<Option<Incoming>>, x: &mut Exchange) -> Result<Answer, Error> {
+async fn answer(request: &mut Request<Option<RequestBody>>, x: &mut Exchange) -> Result<Answer, Error> {
     let snapshot = Arc::clone(&x.snapshot);
     let plan = &snapshot.plan;
     if x.shared.metrics.in_flight.get() > i64::try_from(plan.limits.in_flight).unwrap_or(i64::MAX) {
@@ -407,7 +411,8 @@ fn has_dot_segment(path: &str) -> bool {
     plain.split(['/', '\\']).any(|segment| segment == "." || segment == "..")
 }
 
-impl tower::Service<Request<Incoming>> for Proxy {
+/// For requests as hyper has them, and for those that are there as a whole.
+impl<B: Into<RequestBody>> tower::Service<Request<B>> for Proxy {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -416,9 +421,9 @@ impl tower::Service<Request<Incoming>> for Proxy {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let proxy = self.clone();
-        Box::pin(async move { Ok(proxy.handle(request).await) })
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (proxy, request) = (self.clone(), request.map(|body| Some(body.into())));
+        Box::pin(async move { Ok(proxy.answered(request).await) })
     }
 }
 

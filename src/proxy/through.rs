@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use smallvec::smallvec;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::Instant;
 
@@ -23,6 +23,7 @@ use super::forward::{self, UsageEvent};
 use super::headers;
 use super::provenance::{self, Provenance};
 use super::reject::Error;
+use super::request_body::RequestBody;
 use super::upload::{self, Late, Paced, Turn};
 use super::{Answer, decorate};
 use crate::backend::{Backend, BackendId, Credential, Timeouts};
@@ -33,7 +34,11 @@ use crate::wire::query::without_credentials;
 use crate::wire::refusal::refuses;
 
 /// Sends the request to `home` as it comes.
-pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: BackendId, x: &mut Exchange) -> Result<Answer, Error> {
+pub(super) async fn stream(
+    request: &mut Request<Option<RequestBody>>,
+    home: BackendId,
+    x: &mut Exchange,
+) -> Result<Answer, Error> {
     let snapshot = Arc::clone(&x.snapshot);
     let backend = Arc::clone(snapshot.plan.backend(home));
     // Whatever lives at home, a place that is not allowed is not traded for it.
@@ -67,8 +72,11 @@ pub(super) async fn stream(request: &mut Request<Option<Incoming>>, home: Backen
     let turn = Turn::new(Instant::now());
     let limit = snapshot.plan.limits.body_progress;
     let clean = move |frame| headers::cleaned_frame(frame, &snapshot.plan.credential_fields);
-    let paced = |body: Incoming| SendBody::stream(Paced::new(body, limit, &turn).map_frame(clean));
-    let body = request.body_mut().take().map_or_else(SendBody::empty, paced);
+    let body = match request.body_mut().take() {
+        None => SendBody::empty(),
+        Some(RequestBody::Whole(bytes)) => SendBody::chunks(smallvec![bytes]),
+        Some(RequestBody::Incoming(body)) => SendBody::stream(Paced::new(body, limit, &turn).map_frame(clean)),
+    };
     let mut outgoing = Request::new(body);
     *outgoing.method_mut() = request.method().clone();
     *outgoing.uri_mut() = forward::target(&backend, &below)?;
