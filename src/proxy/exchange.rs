@@ -135,7 +135,7 @@ pub struct Exchange {
     pub(super) method: Method,
     pub(super) path: http::uri::PathAndQuery,
     pub(super) http1: bool,
-    /// Whether the client may be sent trailers. Over HTTP/1.1 hyper sees to it; over HTTP/2 it sends whatever it is given.
+    /// Whether the client may be sent trailers: whoever writes the response sends what it is given.
     pub(super) takes_trailers: bool,
     pub(super) route: Option<usize>,
     /// The client's key, by its place in the plan.
@@ -193,7 +193,7 @@ impl Exchange {
             method: request.method().clone(),
             path,
             http1,
-            takes_trailers: http1 || headers::asks_for_trailers(request.headers()),
+            takes_trailers: headers::asks_for_trailers(request.headers()),
             route: None,
             key: None,
             narrowed: None,
@@ -220,7 +220,7 @@ impl Exchange {
             in_flight_then: 0,
             usage: (Usage::default(), UsageSource::Unknown),
             response_model: None,
-            // Until something better is known: hyper drops the whole future when the client leaves.
+            // Until something better is known: the whole future is dropped when the client leaves.
             ended: Ended::ClientGone,
             shared: Arc::clone(shared),
         })

@@ -25,11 +25,13 @@ use tower::Service;
 
 use super::accepted::Accepted;
 use super::detect::{Prefix, Version, detect};
+use super::direct::{self, Left};
 use super::guard::{Guard, Held};
 use super::streams::Streams;
 use super::timers::{Expired, LazyTimer, Timers};
 use super::tracked::{ConnState, InProgress, TrackedBody};
 use crate::config::Limits;
+use crate::proxy::RequestBody;
 use crate::telemetry::metrics::Metrics;
 use crate::wire::frames::Frames;
 use crate::wire::framing::Framing;
@@ -55,9 +57,9 @@ pub struct Peer {
     pub trusted: bool,
 }
 
-/// A service that can answer requests of a connection: [`tower::Service`] over hyper's bodies, never failing.
+/// A service that can answer requests of a connection: a [`tower::Service`], never failing.
 pub trait Answers:
-    Service<Request<Incoming>, Response = Response<Self::Body>, Error = Infallible, Future: Send> + Clone + Send + 'static
+    Service<Request<RequestBody>, Response = Response<Self::Body>, Error = Infallible, Future: Send> + Clone + Send + 'static
 {
     /// The body of its responses.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
@@ -65,7 +67,7 @@ pub trait Answers:
 
 impl<S, B> Answers for S
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
     type Body = B;
@@ -142,27 +144,49 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Setting { limits, held, .. } = setting;
-    let state = Arc::clone(&held.entry.state);
-    let timers = match version {
-        Version::Http1 => Timers::new(limits.header_read, limits.idle, false, begun),
-        // Its preface is there, so that it is idle from now on and not since it was accepted.
-        Version::Http2 => Timers::new(limits.header_read, limits.idle, true, Instant::now()),
-    };
-    let framing = (version == Version::Http1).then(|| Framing::new(limits.head));
-    let frames = (version == Version::Http2).then(|| Frames::new(limits.streams, Instant::now().into_std()));
-    let io = TokioIo::new(Guard::new(socket, prefix, held, framing).counting(frames));
-    let own = Arc::clone(&state);
-    let service = service_fn(move |request| answer(service.clone(), request, InProgress::begin(&own)));
     match version {
         Version::Http1 => {
-            let mut connection = Box::pin(http1_builder(&limits).serve_connection(io, service).with_upgrades());
-            drive(connection.as_mut(), &state, timers, http1::UpgradeableConnection::graceful_shutdown).await
+            match direct::serve(socket, prefix.bytes(), service.clone(), &limits, held, begun).await {
+                Left::Ended(outcome) => outcome,
+                // Boxed, because few connections come to this, and each would have room for it.
+                Left::Longer(socket, held, read) => Box::pin(http1(socket, held, read, service, limits)).await,
+            }
         }
-        Version::Http2 => {
-            let mut connection = Box::pin(http2_builder(&limits, Streams(Arc::clone(&state))).serve_connection(io, service));
-            drive(connection.as_mut(), &state, timers, http2::Connection::graceful_shutdown).await
-        }
+        Version::Http2 => Box::pin(http2(socket, held, prefix, service, limits)).await,
     }
+}
+
+/// Runs a connection of HTTP/1.1 from a message on that begins with what was `read`.
+async fn http1<S, IO>(socket: IO, held: Held, read: Vec<u8>, service: S, limits: Limits) -> Outcome
+where
+    S: Answers,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let state = Arc::clone(&held.entry.state);
+    let timers = Timers::new(limits.header_read, limits.idle, false, Instant::now());
+    let guard = Guard::new(socket, Prefix::default(), held, Some(Framing::new(limits.head))).having_read(read);
+    let own = Arc::clone(&state);
+    let service = service_fn(move |request| answer(service.clone(), request, InProgress::begin(&own)));
+    let mut connection = Box::pin(http1_builder(&limits).serve_connection(TokioIo::new(guard), service).with_upgrades());
+    drive(connection.as_mut(), &state, timers, http1::UpgradeableConnection::graceful_shutdown).await
+}
+
+/// Runs a connection of HTTP/2 whose preface is in `prefix`.
+async fn http2<S, IO>(socket: IO, held: Held, prefix: Prefix, service: S, limits: Limits) -> Outcome
+where
+    S: Answers,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let state = Arc::clone(&held.entry.state);
+    // Its preface is there, so that it is idle from now on and not since it was accepted.
+    let timers = Timers::new(limits.header_read, limits.idle, true, Instant::now());
+    let frames = Frames::new(limits.streams, Instant::now().into_std());
+    let guard = Guard::new(socket, prefix, held, None).counting(Some(frames));
+    let own = Arc::clone(&state);
+    let service = service_fn(move |request| answer(service.clone(), request, InProgress::begin(&own)));
+    let builder = http2_builder(&limits, Streams(Arc::clone(&state)));
+    let mut connection = Box::pin(builder.serve_connection(TokioIo::new(guard), service));
+    drive(connection.as_mut(), &state, timers, http2::Connection::graceful_shutdown).await
 }
 
 fn http1_builder(limits: &Limits) -> http1::Builder {
@@ -193,7 +217,7 @@ async fn answer<S: Answers>(
     let version = request.version();
     // Not `oneshot`, in whose states the request would be moved twice more.
     std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-    let mut response = service.call(request).await?;
+    let mut response = service.call(request.map(RequestBody::from)).await?;
     if version < http::Version::HTTP_2 && progress.is_the_last() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // hyper says so by itself only of what was asked for before it was told to end.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

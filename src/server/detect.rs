@@ -30,9 +30,14 @@ impl Prefix {
         self.from == self.to
     }
 
+    /// What it is.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.get(usize::from(self.from)..usize::from(self.to)).unwrap_or_default()
+    }
+
     /// Gives as much as there is room for.
     pub(super) fn give(&mut self, buffer: &mut ReadBuf<'_>) {
-        let rest = self.bytes.get(usize::from(self.from)..usize::from(self.to)).unwrap_or_default();
+        let rest = self.bytes();
         let count = rest.len().min(buffer.remaining());
         buffer.put_slice(rest.get(..count).unwrap_or_default());
         self.from += count as u8;

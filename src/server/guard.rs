@@ -3,11 +3,12 @@
 //! It gives back what was read to find out the protocol, notes that bytes arrived, and ends a connection whose peer takes none.
 //! It also holds what a connection occupies, because an upgraded one lives on in other hands when hyper has done with it.
 //!
-//! Under HTTP/1.1 it shows hyper one message at a time and only what [`framing`](crate::wire::framing) approves. The next message
-//! waits until the last response is written: what is refused is answered here and not by hyper, and an answer must not overtake
-//! another. Under HTTP/2 it counts [`frames`](crate::wire::frames) that bring no stream forward, and a flood of them is the end: it is
-//! cut, since an answer could not be put between hyper's frames. Bytes are checked where they were read, in hyper's own buffer; they
-//! are copied only when a head comes in pieces, or when a client sends the next request before it has the answer to the last.
+//! Under HTTP/1.1 it is there from the first message on that is not plain ([`direct`](super::direct)). It shows hyper one message at
+//! a time and only what [`framing`](crate::wire::framing) approves. The next message waits until the last response is written: what
+//! is refused is answered here and not by hyper, and an answer must not overtake another. Under HTTP/2 it counts
+//! [`frames`](crate::wire::frames) that bring no stream forward, and a flood of them is the end: it is cut, since an answer could not
+//! be put between hyper's frames. Bytes are checked where they were read, in hyper's own buffer; they are copied only when a head
+//! comes in pieces, or when a client sends the next request before it has the answer to the last.
 
 use std::io;
 use std::pin::Pin;
@@ -36,7 +37,7 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1 << 20;
 /// So much is read ahead of the last answer, and more is left to the kernel. It is read at all to see that a client left, which
 /// ends the work for it, also when it had said something more before.
-const READ_AHEAD: usize = 8 << 10;
+pub(super) const READ_AHEAD: usize = 8 << 10;
 
 /// What an open connection occupies.
 #[derive(Debug)]
@@ -63,6 +64,8 @@ pub(super) struct Guard<S> {
     /// `None` where they are no frames of HTTP/2.
     frames: Option<Frames>,
     stash: Stash,
+    /// Requests of the connection that were answered before there was a guard.
+    before: u32,
     /// Requests whose responses are written.
     settled: u32,
     /// Whether the task has to be woken when the last response is written.
@@ -92,6 +95,7 @@ impl<S> Guard<S> {
         Self {
             socket,
             prefix,
+            before: held.entry.state.requests().0,
             held,
             write_timer: LazyTimer::default(),
             write_since: None,
@@ -109,6 +113,18 @@ impl<S> Guard<S> {
     /// With frames of HTTP/2 counted by `frames`, if there are any.
     pub(super) fn counting(self, frames: Option<Frames>) -> Self {
         Self { frames, ..self }
+    }
+
+    /// With bytes that were read before, and nobody has looked at.
+    pub(super) fn having_read(mut self, bytes: Vec<u8>) -> Self {
+        self.unread = !bytes.is_empty();
+        self.stash = Stash::of(bytes);
+        self
+    }
+
+    /// Of a connection that is only to be closed: whether its peer may still be sending.
+    pub(super) fn having_unread(self, unread: bool) -> Self {
+        Self { unread, ..self }
     }
 
     /// After a write: progress, if there are frames.
@@ -134,8 +150,8 @@ impl<S> Guard<S> {
         let Some(framing) = &self.framing else { return };
         let (begun, ended) = self.held.entry.state.requests();
         if begun == ended {
-            self.settled = begun;
-            if self.waiting && framing.messages() == begun {
+            self.settled = begun.wrapping_sub(self.before);
+            if self.waiting && framing.messages() == self.settled {
                 self.waiting = false;
                 cx.waker().wake_by_ref();
             }

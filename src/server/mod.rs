@@ -7,13 +7,17 @@
 mod accepted;
 mod admin;
 mod connection;
+mod date;
 mod descriptors;
 mod detect;
+mod direct;
 mod drain;
 mod gateway;
 mod guard;
 mod listener;
+mod outgoing;
 mod refuse;
+mod respond;
 mod stash;
 mod status;
 mod streams;

@@ -14,6 +14,11 @@ pub(super) struct Stash {
 }
 
 impl Stash {
+    /// Bytes that nobody has looked at.
+    pub(super) const fn of(bytes: Vec<u8>) -> Self {
+        Self { bytes, given: 0, good: 0, news: true }
+    }
+
     pub(super) const fn len(&self) -> usize {
         self.bytes.len() - self.given
     }

@@ -4,10 +4,10 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::proxy::RequestBody;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use tokio::io::DuplexStream;
 
 use super::*;
@@ -71,7 +71,7 @@ fn setting() -> Setting {
 async fn client(alive: &Arc<AtomicUsize>) -> (h2::client::SendRequest<Bytes>, tokio::task::JoinHandle<Outcome>) {
     let (near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(1 << 20);
     let alive = Arc::clone(alive);
-    let service = tower::service_fn(move |request: Request<Incoming>| {
+    let service = tower::service_fn(move |request: Request<RequestBody>| {
         let pause = if request.uri().path() == "/slow" { Duration::from_secs(40) } else { Duration::ZERO };
         std::future::ready(Ok::<_, Infallible>(Response::new(Endless::new(pause, &alive))))
     });

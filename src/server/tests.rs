@@ -8,11 +8,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::proxy::RequestBody;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -42,7 +42,7 @@ struct Echo {
 }
 
 impl Echo {
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Chunks>, Infallible> {
+    async fn answer(self, request: Request<RequestBody>) -> Result<Response<Chunks>, Infallible> {
         let (send, receive) = mpsc::channel(4);
         let path = request.uri().path().to_owned();
         self.log.append(|line, _| line.extend_from_slice(path.as_bytes()));

@@ -1,0 +1,186 @@
+//! Writes a response of a [`Link`] as it comes: what a body has ready is put together, written at once, and never held back.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, StatusCode};
+use http_body::Body;
+use hyper::ext::ReasonPhrase;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::date;
+use super::direct::Link;
+use super::guard::WRITE_STALL;
+use super::outgoing::Outgoing;
+use crate::wire::reply::{self, Framed, Size};
+
+/// What a response answers.
+pub(super) struct Occasion {
+    pub(super) method: Method,
+    /// Whether another request may follow, as far as the client and this server are concerned.
+    pub(super) keeps_alive: bool,
+}
+
+/// What became of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// It is out, and another request may come.
+    KeepsAlive,
+    /// It is out, and was the last.
+    Closes,
+    /// It is not out, and cannot be: the client left or takes nothing, or the body broke.
+    Broken,
+}
+
+/// A response on its way out.
+struct Sending {
+    framed: Framed,
+    outgoing: Outgoing,
+    /// Whether the body ended otherwise than announced.
+    broken: bool,
+    /// Whether something was written since the last flush.
+    unflushed: bool,
+}
+
+/// What a body did when it was asked for more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gathered {
+    /// It has nothing for now.
+    Waits,
+    /// There is enough for one write.
+    Enough,
+    /// There is no more.
+    All,
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Link<IO> {
+    /// Writes a response to its end. Dropping the future drops the body.
+    pub(super) async fn respond<B: Body<Data = Bytes>>(&mut self, response: Response<B>, occasion: Occasion) -> Written {
+        let (mut sending, body) = begin(response, &occasion);
+        let mut body = pin!(body);
+        poll_fn(|cx| self.poll_sending(&mut sending, body.as_mut(), cx)).await
+    }
+
+    fn poll_sending<B: Body<Data = Bytes>>(
+        &mut self,
+        sending: &mut Sending,
+        mut body: Pin<&mut Option<B>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Written> {
+        let mut waits = false;
+        loop {
+            if !waits && !sending.outgoing.is_full() {
+                waits = sending.gather(body.as_mut(), cx) == Gathered::Waits;
+            }
+            if !sending.outgoing.is_empty() {
+                let since = &mut self.write_since;
+                match sending.outgoing.poll_write(&mut self.socket, cx, || *since = None) {
+                    Poll::Ready(Ok(())) => sending.unflushed = true,
+                    Poll::Ready(Err(_)) => return Poll::Ready(Written::Broken),
+                    Poll::Pending => return self.poll_stalled(cx),
+                }
+            }
+            let ended = body.is_none();
+            if !ended && !waits {
+                continue;
+            }
+            if sending.unflushed {
+                match Pin::new(&mut self.socket).poll_flush(cx) {
+                    Poll::Ready(Ok(())) => (sending.unflushed, self.write_since) = (false, None),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Written::Broken),
+                    Poll::Pending => return self.poll_stalled(cx),
+                }
+            }
+            if !ended {
+                return self.poll_left(cx).map(|()| Written::Broken);
+            }
+            return Poll::Ready(match (sending.broken, sending.framed.keeps_alive) {
+                (true, _) => Written::Broken,
+                (false, true) => Written::KeepsAlive,
+                (false, false) => Written::Closes,
+            });
+        }
+    }
+
+    /// The client takes nothing for now: whether it is there at all.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Written> {
+        if self.poll_left(cx).is_pending() {
+            let since = *self.write_since.get_or_insert_with(Instant::now);
+            ready!(self.write_timer.poll(since + WRITE_STALL, cx));
+        }
+        Poll::Ready(Written::Broken)
+    }
+}
+
+/// Puts the head in place. Of what remains of the response, the body is all that is kept.
+fn begin<B: Body<Data = Bytes>>(response: Response<B>, occasion: &Occasion) -> (Sending, Option<B>) {
+    let (head, body) = response.into_parts();
+    let (status, size) = if head.status.is_informational() {
+        // A service has one answer to a request, and this is none.
+        (StatusCode::INTERNAL_SERVER_ERROR, Size::None)
+    } else if body.is_end_stream() {
+        (head.status, Size::None)
+    } else {
+        (head.status, body.size_hint().exact().map_or(Size::Unknown, Size::Known))
+    };
+    let reason = head.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes);
+    let occasion = reply::Occasion { method: &occasion.method, keeps_alive: occasion.keeps_alive, date: &date::now() };
+    let mut outgoing = Outgoing::default();
+    let framed = reply::head(outgoing.end(), (status, reason, &head.headers), size, occasion);
+    // What is not wanted is let go at once: its exchange is over.
+    let body = (!framed.is_full()).then_some(body);
+    (Sending { framed, outgoing, broken: false, unflushed: false }, body)
+}
+
+impl Sending {
+    /// Asks the body for what it has ready, until there is enough.
+    fn gather<B: Body<Data = Bytes>>(&mut self, mut body: Pin<&mut Option<B>>, cx: &mut Context<'_>) -> Gathered {
+        while let Some(asked) = body.as_mut().as_pin_mut() {
+            if self.outgoing.is_full() {
+                return Gathered::Enough;
+            }
+            let Poll::Ready(frame) = asked.poll_frame(cx) else { return Gathered::Waits };
+            let over = match frame.map(|frame| frame.map(http_body::Frame::into_data)) {
+                Some(Ok(Ok(data))) => {
+                    self.add(data);
+                    self.framed.is_full() || body.as_ref().as_pin_ref().is_some_and(|body| body.is_end_stream())
+                }
+                Some(Ok(Err(frame))) => {
+                    body.set(None);
+                    self.end(frame.into_trailers().ok());
+                    return Gathered::All;
+                }
+                Some(Err(_)) => {
+                    body.set(None);
+                    // What came before it is written, and no end.
+                    self.broken = true;
+                    return Gathered::All;
+                }
+                None => true,
+            };
+            if over {
+                // Let go here and not when it is written: its exchange is over.
+                body.set(None);
+                self.end(None);
+            }
+        }
+        Gathered::All
+    }
+
+    fn add(&mut self, mut data: Bytes) {
+        let count = self.framed.before(self.outgoing.end(), data.len());
+        if count > 0 {
+            data.truncate(count);
+            self.outgoing.push(data);
+            let after = self.framed.after();
+            self.outgoing.end().extend_from_slice(after);
+        }
+    }
+
+    fn end(&mut self, trailers: Option<HeaderMap>) {
+        self.broken |= !self.framed.end(self.outgoing.end(), trailers);
+    }
+}
