@@ -116,13 +116,19 @@ impl Json {
         if !is_plain(bytes) {
             return self.escaped(text);
         }
-        let len = bytes.len();
-        if let [first, middle @ .., last] = self.room(len + 2) {
+        self.quoted(bytes);
+    }
+
+    /// Puts bytes that need no escape between quotation marks.
+    #[inline]
+    fn quoted(&mut self, bytes: &[u8]) {
+        let len = bytes.len() + 2;
+        if let [first, middle @ .., last] = self.room(len) {
             *first = b'"';
             middle.copy_from_slice(bytes);
             *last = b'"';
         }
-        self.end += len + 2;
+        self.end += len;
     }
 
     #[cold]
@@ -134,9 +140,7 @@ impl Json {
 
     /// Puts a word of our own, which needs no escape, between quotation marks.
     pub fn word(&mut self, word: &'static str) {
-        self.constant(b"\"");
-        self.raw(word.as_bytes());
-        self.constant(b"\"");
+        self.quoted(word.as_bytes());
     }
 
     /// Puts `true` or `false`.
@@ -226,16 +230,15 @@ impl Json {
 
     /// Puts billionths without zeroes at the end.
     fn fraction(&mut self, nanos: u32) {
-        let (mut rest, mut len) = (nanos, 9);
-        while rest % 10 == 0 {
-            (rest, len) = (rest / 10, len - 1);
-        }
         let mut digits = *b".000000000";
-        for digit in digits.iter_mut().take(len + 1).skip(1).rev() {
-            *digit = b'0' + (rest % 10) as u8;
-            rest /= 10;
+        let (_, places) = digits.split_at_mut(1);
+        for (place, part) in places.as_chunks_mut::<3>().0.iter_mut().zip([nanos / 1_000_000, nanos / 1000 % 1000, nanos % 1000])
+        {
+            *place = [part / 100, part / 10 % 10, part % 10].map(|digit| b'0' + digit as u8);
         }
-        self.raw(digits.get(..=len).unwrap_or_default());
+        let zeroes = digits.iter().rev().take_while(|digit| **digit == b'0').count();
+        self.constant(&digits);
+        self.end -= zeroes;
     }
 
     fn second(&mut self, second: i64) -> [u8; SECOND_LEN] {
