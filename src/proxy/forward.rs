@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
 use smallvec::SmallVec;
 use tokio::time::error::Elapsed;
@@ -284,7 +285,9 @@ pub(super) fn target(backend: &Backend, below: &str) -> Result<Uri, Error> {
     if !path.starts_with('/') {
         path.insert(0, '/');
     }
-    Uri::try_from(path).map_err(|_| Error::BadTarget("the path cannot be forwarded"))
+    // It is a path, and need not be looked through for what else a target can be.
+    let path = PathAndQuery::from_maybe_shared(Bytes::from(path));
+    path.map(Uri::from).map_err(|_| Error::BadTarget("the path cannot be forwarded"))
 }
 
 /// Begins the books of an attempt.

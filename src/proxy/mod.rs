@@ -381,10 +381,10 @@ fn decorate(headers: &mut http::HeaderMap, version: Version, x: &Exchange) {
         headers.insert(headers::DECISION, HeaderValue::from_static(reason));
         let intensity = index.and_then(|index| x.candidates.get(index)).and_then(|candidate| candidate.estimate.intensity);
         if let Some(intensity) = intensity {
-            headers.insert(headers::INTENSITY, HeaderValue::from(intensity.get().round() as u64));
+            headers.insert(headers::INTENSITY, headers::number(intensity.get().round() as u64));
         }
     }
-    headers.insert(headers::OVERHEAD, HeaderValue::from(x.overhead_us));
+    headers.insert(headers::OVERHEAD, headers::number(x.overhead_us));
 }
 
 /// `GET /models` and `GET /models/{name}`, from the plan.

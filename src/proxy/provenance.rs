@@ -38,11 +38,15 @@ pub struct Client {
 
 /// Windward's entry in the `Via` of an answer that came in that version of HTTP.
 pub(super) fn via(version: Version) -> HeaderValue {
-    HeaderValue::from_static(match version {
-        Version::HTTP_10 => "1.0 windward",
-        Version::HTTP_2 => "2 windward",
-        _ => "1.1 windward",
-    })
+    /// Constants, because such a value is looked through wherever it is made.
+    const OF_10: HeaderValue = HeaderValue::from_static("1.0 windward");
+    const OF_11: HeaderValue = HeaderValue::from_static("1.1 windward");
+    const OF_2: HeaderValue = HeaderValue::from_static("2 windward");
+    match version {
+        Version::HTTP_10 => OF_10,
+        Version::HTTP_2 => OF_2,
+        _ => OF_11,
+    }
 }
 
 /// The most Windwards before this one. Two stand behind each other in some places, and three hardly anywhere; a loop through several

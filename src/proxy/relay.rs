@@ -1,6 +1,6 @@
 //! The metered body: passes a response on, looks at what it has passed on, and finishes exactly once.
 //!
-//! A chunk is handed to hyper first and looked at when the next one is asked for, so that no reading of ours delays a token. The
+//! A chunk is handed over first and looked at when the next one is asked for, so that no reading of ours delays a token. The
 //! exchange lives in here; when the body ends, fails or is dropped because the client left, so does the exchange, and its record is
 //! written then.
 
@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
 
@@ -54,7 +54,7 @@ pub struct Metered {
     exchange: Box<Exchange>,
     meter: Meter,
     strip: Option<UsageStripper>,
-    /// What the stripper let go and hyper did not take yet.
+    /// What the stripper let go and nobody took yet.
     ready: VecDeque<Bytes>,
     /// Trailers, until what came before them is gone.
     trailers: Option<Frame<Bytes>>,
@@ -87,11 +87,12 @@ pub enum Cut {
 
 impl Metered {
     pub(super) fn new(upstream: UpstreamBody, headers: &HeaderMap, usage_event: UsageEvent, mut exchange: Box<Exchange>) -> Self {
-        if is_sse(headers) {
+        let content = Content::of(headers);
+        if content == Content::Events {
             exchange.let_go_of_heads();
         }
-        let meter = meter_for(headers, &exchange);
-        let strip = (usage_event == UsageEvent::Strip && is_sse(headers)).then(UsageStripper::new);
+        let meter = meter_for(content, headers, &exchange);
+        let strip = (usage_event == UsageEvent::Strip && content == Content::Events).then(UsageStripper::new);
         let timeouts = exchange.serving.as_ref().map(|(backend, _)| backend.timeouts).unwrap_or_default();
         // Its head came just now.
         let now = exchange.attempts.last().map_or(exchange.begun, |attempt| attempt.ended);
@@ -177,7 +178,7 @@ impl Metered {
                 return self.hand_over(chunk);
             }
             if let Some(trailers) = self.trailers.take() {
-                // Nothing comes after them, and hyper drops the body without asking whether something does.
+                // Nothing comes after them, and the body is dropped without being asked whether something does.
                 self.finish(Ended::Complete);
                 return Poll::Ready(Some(Ok(trailers)));
             }
@@ -309,20 +310,31 @@ fn kept(trailers: Frame<Bytes>) -> Option<Frame<Bytes>> {
     (!fields.is_empty()).then(|| Frame::trailers(fields))
 }
 
-fn is_sse(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+/// What a body is, as far as it can be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Content {
+    Events,
+    Json,
+    Other,
+}
+
+impl Content {
+    fn of(headers: &HeaderMap) -> Self {
+        match headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes) {
+            Some(value) if value.starts_with(b"text/event-stream") => Self::Events,
+            Some(value) if value.starts_with(b"application/json") => Self::Json,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// What can be read of this body.
-fn meter_for(headers: &HeaderMap, x: &Exchange) -> Meter {
+fn meter_for(content: Content, headers: &HeaderMap, x: &Exchange) -> Meter {
     let Some(operation) = x.operation else { return Meter::off() };
-    if headers.contains_key(header::CONTENT_ENCODING) {
-        Meter::off()
-    } else if is_sse(headers) {
-        Meter::sse(operation)
-    } else if headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/json")) {
-        Meter::json(operation)
-    } else {
-        Meter::off()
+    match content {
+        _ if headers.contains_key(header::CONTENT_ENCODING) => Meter::off(),
+        Content::Events => Meter::sse(operation),
+        Content::Json => Meter::json(operation),
+        Content::Other => Meter::off(),
     }
 }

@@ -123,7 +123,8 @@ fn read_fields(head: &Bytes, fields: &[Header<'_>], into: &mut HeaderMap) -> Res
                 return Err(Invalid("the response has lengths that differ"));
             }
             if said.length.replace(length).is_none() {
-                into.insert(name, HeaderValue::from(length));
+                let is_plain = itoa::Buffer::new().format(length).as_bytes() == field.value;
+                into.insert(name, if is_plain { value } else { HeaderValue::from(length) });
             }
             continue;
         }
@@ -150,6 +151,13 @@ const ROOM_FOR_OURS: usize = 8;
 /// One number, be it written several times.
 fn one_length(value: &[u8]) -> Result<u64, Invalid> {
     const NONE: Invalid = Invalid("the response has a Content-Length that is no number");
+    // Mostly it is one, and of so few digits that it cannot be too large.
+    if let [b'0'..=b'9', rest @ ..] = value
+        && rest.len() < 18
+        && rest.iter().all(u8::is_ascii_digit)
+    {
+        return Ok(value.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')));
+    }
     let mut lengths = value.split(|byte| *byte == b',').map(|text| {
         let text = text.trim_ascii();
         // Not `parse`, which takes a plus sign.
