@@ -36,6 +36,13 @@ fn speaks_both_versions_over_tls() {
     block_on(async {
         assert_eq!(ask_h2(connect("h2").await).await, "HTTP/2.0");
         assert!(ask_h1(connect("http/1.1").await, "GET", "/").await.1.contains("HTTP/1.1"));
+        let mut several = connect("http/1.1").await;
+        let post = "POST / HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n";
+        let (get, last) = ("GET / HTTP/1.1\r\nhost: test\r\n\r\n", "GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        several.write_all([get, get, post, last].concat().as_bytes()).await.unwrap();
+        let mut answers = String::new();
+        several.read_to_string(&mut answers).await.expect("the end is said under TLS too");
+        assert_eq!(answers.matches("HTTP/1.1 200 OK\r\n").count(), 4, "{answers}");
         let mut wrong = connect("http/1.1").await;
         wrong.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         let mut refusal = String::new();
