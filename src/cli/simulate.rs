@@ -11,8 +11,8 @@ use clap::Args;
 
 use super::surroundings::{Disk, environment};
 use crate::config::Plan;
-use crate::control::reload::read_configuration;
 use crate::config::scenario::{self, Scenario};
+use crate::control::reload::read_configuration;
 use crate::simulate::log::LogWriter;
 use crate::simulate::traffic::Course;
 use crate::simulate::world::World;
