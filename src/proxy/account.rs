@@ -88,7 +88,7 @@ fn judge(x: &Exchange, now: Instant) {
         // Its status was counted when it came, and a tunnel in which nobody says anything is nobody's fault.
         Ended::UpstreamBroke | Ended::TimedOut if x.status.is_server_error() => {}
         Ended::TimedOut if x.status == StatusCode::SWITCHING_PROTOCOLS => {}
-        // Nor is a backend dead that went on to the last moment, or whose client took that long to read.
+        // Nor is a backend dead that went on as it should, and whose client may have been slow to read.
         Ended::TimedOut if x.error == Some(relay::NO_END) => {}
         Ended::UpstreamBroke | Ended::TimedOut => live.failed(now, || x.remedy(backend.id, now)),
         Ended::Complete if !x.status.is_server_error() && x.status != StatusCode::TOO_MANY_REQUESTS => live.succeeded(now),

@@ -26,9 +26,9 @@ use crate::wire::usage::{Meter, StreamError};
 /// The code of a stream in which the backend said that it failed ..
 const BACKEND_ERROR_EVENT: &str = "backend_error_event";
 /// .. and of one in which it found fault with the request.
-/// The code of an exchange that had its time while nobody waited for its backend.
-pub(super) const NO_END: &str = "total_timeout";
 const REQUEST_ERROR_EVENT: &str = "request_error_event";
+/// The code of an exchange that had its time, although its backend was never silent for too long.
+pub(super) const NO_END: &str = "total_timeout";
 /// The same of an answer in one piece that is an error under a status of success.
 const BACKEND_ERROR_BODY: &str = "backend_error_body";
 const REQUEST_ERROR_BODY: &str = "request_error_body";
@@ -250,14 +250,14 @@ impl Metered {
                 return Poll::Pending;
             }
             let now = self.exchange.shared.clock.monotonic();
-            // An answer that was begun may go on only when the client has; that wait has a limit of its own.
-            let is_clients_turn = self.exchange.upload.as_ref().is_some_and(|upload| upload.is_clients());
-            if is_clients_turn {
+            if self.exchange.upload.as_ref().is_some_and(|upload| upload.is_clients()) {
+                // An answer that was begun may go on only when the client has; that wait has a limit of its own.
                 self.progress = now;
             }
-            let until = (self.progress + self.idle).min(self.deadline);
+            let silent_until = self.progress + self.idle;
+            let until = silent_until.min(self.deadline);
             if now >= until {
-                self.exchange.error = is_clients_turn.then_some(NO_END);
+                self.exchange.error = (now < silent_until).then_some(NO_END);
                 self.finish(Ended::TimedOut);
                 return Poll::Ready(Some(Err(Cut::TimedOut)));
             }

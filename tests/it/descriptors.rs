@@ -35,9 +35,11 @@ fn limited() -> Command {
 #[test]
 fn without_descriptors_it_waits_and_blames_nobody_and_then_goes_on() {
     // Who has no descriptor left cannot look a name up either, and is told no more than that it is unknown.
-    for host in ["127.0.0.1", "localhost"] {
-        exhausted_towards(host);
-    }
+    std::thread::scope(|threads| {
+        for host in ["127.0.0.1", "localhost"] {
+            threads.spawn(move || exhausted_towards(host));
+        }
+    });
 }
 
 fn exhausted_towards(host: &str) {
@@ -45,7 +47,7 @@ fn exhausted_towards(host: &str) {
     let folder = tempfile::tempdir().unwrap();
     let configuration = format!(
         "listeners: [{{ address: 127.0.0.1:0 }}]\nworkers: 2\nlog: {{ access: off }}\n\
-         limits: {{ header_read: 2s, drain_delay: 1ms }}\n\
+         limits: {{ header_read: 5s, drain_delay: 1ms }}\n\
          policies: [{{ name: in_order, objective: listed_order }}]\n\
          backends:\n\
          - {{ name: a, url: 'http://{host}:{}', region: aws/eu-north-1 }}\n\
