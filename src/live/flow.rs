@@ -19,8 +19,10 @@ const BYTES_PER_TOKEN: f64 = 4.5;
 const OUTPUT_TOKENS: f64 = 250.0;
 /// Classes of lengths of responses, each twice as long as the one before: up to 2^20 tokens.
 const LENGTHS: usize = 20;
-/// Weight of the past in the distribution of lengths: about a thousand responses.
-const KEPT: f64 = 0.999;
+/// Each response weighs so much more than the one before, so that the distribution of lengths remembers about a thousand ..
+const GROWTH: f64 = 1.001;
+/// .. and what has become too large to be exact is made small again.
+const MOST_WEIGHT: f64 = 1e9;
 /// The prior of the distribution counts as so many responses.
 const PRIOR_WEIGHT: f64 = 4.0;
 
@@ -50,8 +52,10 @@ struct Counters {
 pub struct Flow {
     bytes_per_token: AtomicF64,
     output_tokens: AtomicF64,
-    /// Weight of responses with at most 1, 2, 4, .. tokens.
+    /// Weight of responses with at most 1, 2, 4, .. tokens, in units that a later response has more of.
     lengths: [AtomicF64; LENGTHS],
+    /// What the next response weighs: more than the last one, which is the same as all before it weighing less.
+    weight: AtomicF64,
     asked: [Counters; PROMPT_CLASSES],
 }
 
@@ -63,6 +67,7 @@ impl Default for Flow {
             bytes_per_token: AtomicF64::new(BYTES_PER_TOKEN),
             output_tokens: AtomicF64::new(OUTPUT_TOKENS),
             lengths: std::array::from_fn(|class| AtomicF64::new(weight(class))),
+            weight: AtomicF64::new(1.0),
             asked: std::array::from_fn(|_| Counters::default()),
         }
     }
@@ -121,9 +126,13 @@ impl Flow {
     pub fn saw_output(&self, tokens: u64) {
         let tokens = tokens as f64;
         smooth(&self.output_tokens, tokens);
-        let own = length_class(tokens);
-        for (class, weight) in self.lengths.iter().enumerate() {
-            weight.set(weight.get() * KEPT + f64::from(u8::from(class == own)));
+        let weight = self.weight.get();
+        if let Some(own) = self.lengths.get(length_class(tokens)) {
+            own.set(own.get() + weight);
+        }
+        self.weight.set(weight * GROWTH);
+        if weight > MOST_WEIGHT {
+            self.lengths.iter().chain([&self.weight]).for_each(|sum| sum.set(sum.get() / MOST_WEIGHT));
         }
     }
 

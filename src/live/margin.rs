@@ -8,7 +8,7 @@
 
 use super::AtomicF64;
 
-/// What one late answer moves, in the exponent.
+/// What one late answer moves, as a share of the margin.
 const STEP: f64 = 0.02;
 /// The margin stays within these, or one bad hour would close a route for good, and a good one would open it to anything.
 const MOST: f64 = 1.4;
@@ -37,7 +37,8 @@ impl Margin {
     pub fn saw(&self, late: bool, quantile: f64) {
         let change = if late { STEP * quantile } else { -STEP * (1.0 - quantile) };
         let least = if quantile >= STRICT { LEAST.0 } else { LEAST.1 };
-        self.0.set((self.get() * change.exp()).clamp(least, MOST));
+        // Small enough that the exponential it is short for is not worth its price.
+        self.0.set((self.get() * (1.0 + change)).clamp(least, MOST));
     }
 }
 
