@@ -423,7 +423,9 @@ impl<B: Into<RequestBody>> tower::Service<Request<B>> for Proxy {
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (proxy, request) = (self.clone(), request.map(|body| Some(body.into())));
-        Box::pin(async move { Ok(proxy.answered(request).await) })
+        // Written where it stays: boxed by value, all that it will ever hold would be copied there before it holds anything.
+        let answer = Box::write(Box::new_uninit(), async move { Ok(proxy.answered(request).await) });
+        Box::into_pin(answer)
     }
 }
 
