@@ -90,6 +90,17 @@ pub enum OnNoCandidate {
     Reject,
 }
 
+/// What to do with a request while nobody can serve it in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Overload {
+    /// Send it to whoever misses its budget least.
+    #[default]
+    Spill,
+    /// Hold it back as long as its budget bears that, and then refuse it with 429 if it would be late everywhere.
+    HoldThenShed,
+}
+
 /// When a request may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempts {
@@ -137,6 +148,8 @@ pub struct Policy {
     pub residency: Vec<Arc<str>>,
     /// What to do when nobody meets the budget.
     pub on_no_candidate: OnNoCandidate,
+    /// What to do while that is so.
+    pub overload: Overload,
     /// When a request may be sent again.
     pub attempts: Attempts,
     /// When a second backend may be asked before the first has answered; none: never.
@@ -164,6 +177,7 @@ impl Policy {
             latency_price_grams_per_second: 0.0,
             residency: Vec::new(),
             on_no_candidate: OnNoCandidate::Fastest,
+            overload: Overload::Spill,
             attempts: Attempts { max: 3, retry_unsafe: false },
             hedge: None,
         }

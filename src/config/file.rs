@@ -8,7 +8,7 @@ use super::values::{Size, Span};
 use crate::backend::{PlacementKind, Protocol, UsageMode};
 use crate::dialect::Dialect;
 use crate::grid::{Basis, Signal};
-use crate::policy::{Objective, OnNoCandidate};
+use crate::policy::{Objective, OnNoCandidate, Overload};
 use crate::tables::EnergyQuality;
 
 section! {
@@ -337,6 +337,8 @@ section! {
         residency: Option<Vec<At<String>>>,
         /// What to do when nobody meets the budget.
         on_no_candidate: Option<OnNoCandidate>,
+        /// What to do with a request while nobody can serve it in time.
+        overload: Option<Overload>,
         /// When a request may be sent again.
         attempts: Option<AttemptsFile>,
         /// Ask a second backend when the first is late; never when left out.
@@ -433,6 +435,7 @@ words! {
         "weighted" => Self::Weighted,
     }
     OnNoCandidate: "choice" { "fastest" => Self::Fastest, "reject" => Self::Reject, }
+    Overload: "choice" { "spill" => Self::Spill, "hold_then_shed" => Self::HoldThenShed, }
 }
 
 #[cfg(test)]
@@ -465,5 +468,6 @@ mod tests {
         check::<UsageMode>();
         check::<Objective>();
         check::<OnNoCandidate>();
+        check::<Overload>();
     }
 }

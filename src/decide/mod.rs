@@ -12,6 +12,7 @@
 //! many in place.
 
 mod hedge;
+mod overload;
 mod residency;
 mod verdict;
 
@@ -20,6 +21,7 @@ use std::cmp::Ordering;
 use smallvec::SmallVec;
 
 pub use hedge::{Second, second};
+pub use overload::{Outcome, decide_in_time};
 pub use residency::resident;
 pub use verdict::{NoCandidate, Reason, Standing, Verdict};
 

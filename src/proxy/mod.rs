@@ -37,7 +37,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::BackendId;
 use crate::clock::Clock;
-use crate::decide::{Candidate, Decision, Standing, decide};
+use crate::decide::{Candidate, Decision, Outcome, Standing, decide, decide_in_time};
 use crate::live::{HedgeBudget, RetryBudget};
 use crate::policy::Policy;
 use crate::record::Ended;
@@ -45,6 +45,7 @@ use crate::route::{Deployment, Shadow};
 use crate::state::{Question, State};
 use crate::telemetry::log::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use crate::units::Millis;
 use crate::upstream::{UpstreamResponse, Upstreams};
 use crate::wire::{Call, call};
 
@@ -276,7 +277,10 @@ async fn answer(request: &mut Request<Option<RequestBody>>, x: &mut Exchange) ->
     };
     narrow::narrow(x, request.headers())?;
     let intake = intake::read(request, operation, x).await?;
-    decide_candidates(x, intake.fields.names_stored())?;
+    while let Some(span) = decide_candidates(x, intake.fields.names_stored())? {
+        // Boxed, since it is rare, and every future that waits for an answer would have room for it.
+        Box::pin(tokio::time::sleep(span)).await;
+    }
     let tells = x.deployments.iter().flat_map(|all| all.iter()).any(|it| plan.backend(it.backend).forward_client);
     let provenance = x.client.filter(|_| tells).map(|client| Provenance::of(request, client));
     let head = std::mem::take(request.headers_mut());
@@ -289,8 +293,8 @@ async fn answer(request: &mut Request<Option<RequestBody>>, x: &mut Exchange) ->
     Ok(Answer::Backend(response, usage_event))
 }
 
-/// Estimates every candidate of the route for the model and decides among them.
-fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> {
+/// Estimates every candidate of the route for the model and decides among them, unless the request is rather held back for so long.
+fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<Option<Duration>, Error> {
     let snapshot = Arc::clone(&x.snapshot);
     let (Some(route), Some(model), Some(demand)) = (x.route(), x.model.as_deref(), x.demand) else { return Err(Error::NoRoute) };
     let (policy, home) = (Arc::clone(x.policy().unwrap_or(&route.policy)), route.home);
@@ -313,21 +317,29 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<(), Error> 
     if candidates.is_empty() {
         return Err(Error::UnknownModel);
     }
-    if let Some(flow) = snapshot.flow(flow) {
+    // A request that was held is no other one.
+    if let Some(flow) = snapshot.flow(flow).filter(|_| x.deployments.is_none()) {
         flow.asked(size, demand.streamed);
     }
     if turn.is_some() {
         x.shadow = shadowed(x, &deployments, &question, demand.streamed);
     }
-    let decision = match turn {
-        None => Ok(Decision::pinned()),
-        Some(turn) => decide(&policy, demand.streamed, &candidates, turn),
+    let outcome = match turn {
+        None => Ok(Outcome::Serve(Decision::pinned())),
+        Some(turn) => decide_in_time(&policy, demand.streamed, &candidates, turn, Millis::from(now - x.begun)),
     };
     x.turn = turn;
     x.deployments = Some(deployments);
     x.candidates = candidates;
-    x.decision = Some(decision.map_err(|why| Error::NoCandidate { why, after: room_after(x, now) })?);
-    Ok(())
+    match outcome.map_err(|why| Error::NoCandidate { why, after: room_after(x, now) })? {
+        Outcome::Serve(decision) => x.decision = Some(decision),
+        Outcome::Hold(span) => return Ok(Some(span)),
+        Outcome::Shed => {
+            x.shared.metrics.shed.add_one();
+            return Err(Error::Shed);
+        }
+    }
+    Ok(None)
 }
 
 /// What the route's shadow would decide, if it has one. A client that asked for something of its own asks it of the shadow as well

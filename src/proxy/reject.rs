@@ -75,6 +75,9 @@ pub enum Error {
     /// Too many requests, or too many bytes of them, are being worked on.
     #[error("the gateway is working on as much as it may; try again")]
     Busy,
+    /// It would come too late everywhere, and its policy has it refused then.
+    #[error("all backends are too busy to answer in time")]
+    Shed,
     /// Every candidate is excluded.
     #[error("no backend can take the request: {why}")]
     NoCandidate {
@@ -113,6 +116,7 @@ impl Error {
             Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyStalled => StatusCode::REQUEST_TIMEOUT,
+            Self::Shed => StatusCode::TOO_MANY_REQUESTS,
             Self::Busy | Self::NoCandidate { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable | Self::BadGateway | Self::CredentialRefused => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -140,6 +144,7 @@ impl Error {
             Self::ClientGone => "client_gone",
             Self::UnknownModel => "model_not_found",
             Self::Busy => "overloaded",
+            Self::Shed => "shed",
             Self::NoCandidate { .. } => "no_candidate",
             Self::Unreachable => "backend_unreachable",
             Self::BadGateway => "bad_gateway",
@@ -151,7 +156,7 @@ impl Error {
     /// After how long another try makes sense, where it does.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Busy => Some(SOON),
+            Self::Busy | Self::Shed => Some(SOON),
             // Where nobody may serve it, waiting changes nothing.
             Self::NoCandidate { why: NoCandidate::AllExcluded { no_capacity: 0, .. } | NoCandidate::NoneServes, .. } => None,
             Self::NoCandidate { after, .. } => Some(*after),

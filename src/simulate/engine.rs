@@ -245,7 +245,7 @@ impl<'a> Engine<'a> {
         let proxy = index as usize % self.routers.len().max(1);
         let Some(router) = self.routers.get_mut(proxy) else { return };
         let demand = Demand { body_bytes: ask.bytes as usize, max_output_tokens: None, streamed: true, embeddings: false };
-        let decided = router.decide(route_of(ask.class, ask.resident), demand, at);
+        let decided = router.decide(route_of(ask.class, ask.resident), demand, now.saturating_sub(ask.at), at);
         let flight = Flight::new(proxy, decided);
         match &flight.decided.outcome {
             Outcome::Hold(span) if now.saturating_sub(ask.at) < LONGEST_HOLD => {
@@ -260,7 +260,7 @@ impl<'a> Engine<'a> {
                 self.flights.insert(index, flight);
                 self.send(index, now);
             }
-            Outcome::Hold(_) | Outcome::Refuse(_) => {
+            Outcome::Hold(_) | Outcome::Refuse(_) | Outcome::Shed => {
                 self.flights.insert(index, flight);
                 self.over(index, End::Shed, None);
             }

@@ -14,7 +14,7 @@ use crate::backend::BackendId;
 use crate::config::scenario::{Class, Scenario, Settings};
 use crate::config::{self, ConfigErrors, Env, Files, Plan};
 use crate::control::pricing::Pricer;
-use crate::decide::{Candidate, Decision, NoCandidate, Standing, decide};
+use crate::decide::{self, Candidate, Decision, NoCandidate, Standing, decide_in_time};
 use crate::estimate::Demand;
 use crate::grid::{Basis, Grid, Quality, Reading, Signal};
 use crate::live::{Permit, Remedy, RetryBudget};
@@ -62,6 +62,8 @@ pub enum Outcome {
     Serve(Decision),
     /// It is refused.
     Refuse(NoCandidate),
+    /// It is refused because it could only come too late.
+    Shed,
     /// It is held back, and decided again after this long.
     Hold(Duration),
 }
@@ -103,8 +105,8 @@ impl Router {
         self.route(route).map_or(&[], |route| route.candidates(MODEL))
     }
 
-    /// Decides who serves a request.
-    pub fn decide(&mut self, route: usize, demand: Demand, at: Moment) -> Decided {
+    /// Decides who serves a request that came `spent` ago.
+    pub fn decide(&mut self, route: usize, demand: Demand, spent: Duration, at: Moment) -> Decided {
         let turn = self.turns.get_mut(route).map_or(0, |turn| {
             *turn = turn.wrapping_add(1);
             turn.wrapping_sub(1)
@@ -116,13 +118,15 @@ impl Router {
             let all = route.candidates(MODEL).iter();
             let flow = all.clone().next().map(|deployment| deployment.flow).unwrap_or_default();
             let size = self.snapshot.size(flow, &demand);
-            if let Some(flow) = self.snapshot.flow(flow) {
+            if let Some(flow) = self.snapshot.flow(flow).filter(|_| spent.is_zero()) {
                 flow.asked(size, demand.streamed);
             }
             let question = Question { model: MODEL, size, policy: &route.policy, now: at.now, wall: at.wall, turn };
             candidates.extend(all.filter_map(|one| self.snapshot.candidate(one, inside(one), &question)));
-            outcome = match decide(&route.policy, demand.streamed, &candidates, turn) {
-                Ok(decision) => Outcome::Serve(decision),
+            outcome = match decide_in_time(&route.policy, demand.streamed, &candidates, turn, Millis::from(spent)) {
+                Ok(decide::Outcome::Serve(decision)) => Outcome::Serve(decision),
+                Ok(decide::Outcome::Hold(span)) => Outcome::Hold(span),
+                Ok(decide::Outcome::Shed) => Outcome::Shed,
                 Err(why) => Outcome::Refuse(why),
             };
         }

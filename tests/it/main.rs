@@ -31,6 +31,7 @@ mod layering;
 mod log;
 mod model_server;
 mod narrow;
+mod overload;
 mod process;
 mod progress;
 mod provenance;

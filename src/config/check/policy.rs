@@ -71,6 +71,7 @@ impl Check<'_> {
         let residency = file.residency.unwrap_or_default();
         policy.residency = residency.iter().filter_map(|place| self.residency(place)).collect();
         policy.on_no_candidate = file.on_no_candidate.unwrap_or_default();
+        policy.overload = file.overload.unwrap_or_default();
         if let Some(AttemptsFile { max, retry_unsafe }) = file.attempts {
             let max = self.count(max.as_ref(), policy.attempts.max.into(), 1..=MOST_ATTEMPTS) as u8;
             policy.attempts = Attempts { max, retry_unsafe: retry_unsafe.unwrap_or(false) };

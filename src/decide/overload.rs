@@ -1,0 +1,136 @@
+//! What is done with a request that nobody can serve in time just now.
+//!
+//! Sent on at once it makes a crowd worse for everybody, and most crowds are over before a patient request's budget is. So a policy may
+//! have it held back and decided again, as long as its budget bears that, and refused where it would come to nothing: in `simulate`,
+//! with crowds of two to three times what all regions can serve, holding batch work and agents and shedding some of them keeps nearly
+//! all chats in time. A policy that says nothing of it spills: the least late backend gets the request.
+
+use std::time::Duration;
+
+use super::{Candidate, Decision, NoCandidate, Reason, Standing, decide, latency};
+use crate::policy::{LatencyBudget, Overload, Policy};
+use crate::units::Millis;
+
+/// From one decision to the next: long enough for some answers to end, short beside any budget.
+const HOLD: Duration = Duration::from_millis(50);
+/// A request is held while it has so many times what the quickest backend takes ..
+const HEADROOM: f64 = 1.2;
+/// .. or so much of its budget: a backend that is thought to be very slow just now must not end the waiting at once.
+const LONGEST_NEED: f64 = 0.4;
+
+/// What comes of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It is sent.
+    Serve(Decision),
+    /// It is held back for so long, and then decided again.
+    Hold(Duration),
+    /// It is refused, because it could only come too late.
+    Shed,
+}
+
+/// As [`decide`], for a request that came `spent` ago, under a policy that may rather hold or shed it than send it too late.
+pub fn decide_in_time(
+    policy: &Policy,
+    streamed: bool,
+    candidates: &[Candidate],
+    turn: u32,
+    spent: Millis,
+) -> Result<Outcome, NoCandidate> {
+    let prompt_tokens = candidates.first().map_or(0, |candidate| candidate.estimate.prompt_tokens);
+    let whole = policy.budget.and_then(|budget| budget.of(streamed, prompt_tokens).map(|of| (budget, of)));
+    let (Overload::HoldThenShed, Some((budget, whole))) = (policy.overload, whole) else {
+        return decide(policy, streamed, candidates, turn).map(Outcome::Serve);
+    };
+    let left = Millis::saturating(whole.get() - spent.get());
+    // What is left of the budget is what has to be met now.
+    let rest = LatencyBudget { at_most: Some(left), ..budget };
+    let decision = decide(&Policy { budget: Some(rest), ..policy.clone() }, streamed, candidates, turn);
+    match &decision {
+        Ok(decision) if decision.reason != Reason::FastestOverBudget => return Ok(Outcome::Serve(decision.clone())),
+        Err(NoCandidate::NoneServes | NoCandidate::AllExcluded { no_capacity: 0, .. }) => return decision.map(Outcome::Serve),
+        Ok(_) | Err(_) => {}
+    }
+    let usable = candidates.iter().filter(|candidate| matches!(candidate.standing, Standing::Ready | Standing::NoCapacity));
+    let quickest = usable.clone().map(|candidate| latency(streamed, candidate).get()).fold(f64::INFINITY, f64::min);
+    let need = HEADROOM * quickest.min(LONGEST_NEED * whole.get());
+    if left.get() - Millis::from(HOLD).get() > need {
+        return Ok(Outcome::Hold(HOLD));
+    }
+    let lateness = |candidate: &Candidate| {
+        let of_next = budget.per_output_token.map_or(0.0, |span| candidate.estimate.per_output_token.get() / span.get());
+        (latency(streamed, candidate).get() / left.get().max(1e-3)).max(of_next)
+    };
+    let least = usable.filter(|candidate| candidate.standing == Standing::Ready).map(lateness).fold(f64::INFINITY, f64::min);
+    if least > 1.0 { Ok(Outcome::Shed) } else { decision.map(Outcome::Serve) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{candidate, policy};
+    use super::*;
+    use crate::policy::Objective;
+
+    fn patient() -> Policy {
+        Policy { overload: Overload::HoldThenShed, ..policy(Objective::LeastCarbon) }
+    }
+
+    /// The budget of these tests is one second.
+    fn outcome(policy: &Policy, latency: f64, spent: f64) -> Outcome {
+        let candidates = [candidate(0, Some(1.0), latency, 0), candidate(1, Some(9.0), latency, 0)];
+        decide_in_time(policy, true, &candidates, 0, Millis::saturating(spent)).unwrap()
+    }
+
+    fn serves(outcome: &Outcome) -> bool {
+        matches!(outcome, Outcome::Serve(_))
+    }
+
+    #[test]
+    fn it_is_held_while_its_budget_bears_it_and_then_shed() {
+        assert!(serves(&outcome(&patient(), 900.0, 0.0)));
+        assert_eq!(outcome(&patient(), 1500.0, 0.0), Outcome::Hold(HOLD));
+        assert_eq!(outcome(&patient(), 1500.0, 400.0), Outcome::Hold(HOLD));
+        assert_eq!(outcome(&patient(), 1500.0, 600.0), Outcome::Shed);
+        assert!(serves(&outcome(&patient(), 300.0, 600.0)), "it is in time again");
+        assert_eq!(outcome(&patient(), 500.0, 600.0), Outcome::Shed, "what is left of the budget is what counts");
+    }
+
+    #[test]
+    fn who_is_only_crowded_is_spilled_to_at_the_last_moment() {
+        let mut crowded = candidate(0, Some(1.0), 100.0, 7);
+        crowded.estimate.limit = 7;
+        let at = |spent| decide_in_time(&patient(), true, &[crowded], 0, Millis::saturating(spent)).unwrap();
+        assert_eq!(at(0.0), Outcome::Hold(HOLD));
+        assert!(serves(&at(860.0)), "no token budget says that it would be late");
+    }
+
+    #[test]
+    fn a_policy_that_says_nothing_of_it_spills() {
+        assert!(serves(&outcome(&policy(Objective::LeastCarbon), 5000.0, 0.0)));
+        let free = Policy { budget: None, ..patient() };
+        assert!(serves(&outcome(&free, 5000.0, 0.0)), "and so does one without a budget");
+    }
+
+    #[test]
+    fn what_waiting_cannot_change_is_not_waited_for() {
+        let outside = Candidate { standing: Standing::OutsideResidency, ..candidate(0, Some(1.0), 100.0, 0) };
+        assert!(decide_in_time(&patient(), true, &[outside], 0, Millis::ZERO).is_err());
+        let full = Candidate { standing: Standing::NoCapacity, ..candidate(0, Some(1.0), 100.0, 0) };
+        let at = |spent| decide_in_time(&patient(), true, &[full], 0, Millis::saturating(spent));
+        assert_eq!(at(0.0), Ok(Outcome::Hold(HOLD)));
+        assert_eq!(at(990.0), Ok(Outcome::Shed));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn waiting_ends(latency in 0.0_f64..1e6, limit in 0_u32..3) {
+            let mut it = candidate(0, Some(1.0), latency, 1);
+            it.estimate.limit = limit;
+            let held = (0..=40).take_while(|step| {
+                let spent = Millis::saturating(f64::from(*step) * 50.0);
+                matches!(decide_in_time(&patient(), true, &[it], 0, spent), Ok(Outcome::Hold(_)))
+            });
+            proptest::prop_assert!(held.count() <= 20, "longer than the budget");
+        }
+    }
+}

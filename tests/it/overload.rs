@@ -1,0 +1,68 @@
+//! A crowd: what a patient request does while nobody can answer it in time.
+
+use super::support::peer::{Then, respond};
+use super::support::{Client, Harness, Peer};
+
+const OK: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+const BODY: &str = r#"{"model":"m","stream":true}"#;
+const PATIENT: &str = "latency_budget: { first_token: 400ms }, overload: hold_then_shed";
+
+/// One backend that is thought to take so long.
+fn one(peer: &Peer, expected: &str, policy: &str) -> Harness {
+    Harness::of(|log| {
+        format!(
+            "listeners: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0 }}\nlog: {{ access: {log} }}\n\
+             policies:\n  - {{ name: standard, {policy} }}\n\
+             backends:\n  - {{ name: a, url: \"http://{}/v1\", grid_zone: DE, expect: {{ first_token: {expected} }}, max_in_flight: 1 }}\n",
+            peer.address
+        )
+    })
+}
+
+#[test]
+fn a_request_that_could_only_come_too_late_is_shed_and_sent_nowhere() {
+    let peer = Peer::answering("200 OK", OK);
+    let proxy = one(&peer, "5s", PATIENT);
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", BODY);
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.field("retry-after")), (429, Some("1")));
+    assert_eq!(answer.json()["error"]["code"], "shed");
+    let record = proxy.record();
+    assert_eq!((&record["error"], &record["ended"]), (&"shed".into(), &"rejected".into()));
+    assert_eq!(record["decision"]["candidates"][0]["verdict"], "over_budget");
+    assert!(record["total_ms"].as_f64() >= Some(150.0), "it waited for a better moment first");
+    assert_eq!((peer.connections(), proxy.in_flight("a")), (0, 0));
+}
+
+#[test]
+fn without_that_policy_it_is_sent_to_whoever_is_least_late() {
+    let peer = Peer::answering("200 OK", OK);
+    let proxy = one(&peer, "5s", "latency_budget: { first_token: 400ms }");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", BODY);
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(proxy.record()["decision"]["reason"], "fastest_over_budget");
+}
+
+#[test]
+fn a_request_that_was_held_is_served_once_there_is_room() {
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let peer = Peer::start(move |_, socket| {
+        let _ = wait.lock().unwrap().recv();
+        respond(socket, "200 OK", "content-type: application/json\r\n", OK.as_bytes());
+        Then::Close
+    });
+    let proxy = one(&peer, "10ms", "latency_budget: { first_token: 1h }, overload: hold_then_shed");
+    let (mut first, mut second) = (Client::connect(proxy.address), Client::connect(proxy.address));
+    first.post("/v1/chat/completions", "", BODY);
+    peer.next();
+    second.post("/v1/chat/completions", "", BODY);
+    proxy.wait_for_status("both requests", |status| status["in_flight"] == 2);
+    assert_eq!(proxy.in_flight("a"), 1, "the only place is taken");
+    release.send(()).unwrap();
+    release.send(()).unwrap();
+    assert_eq!((first.answer().status, second.answer().status), (200, 200));
+    assert_eq!((peer.connections(), proxy.in_flight("a")), (2, 0));
+}
