@@ -211,10 +211,9 @@ impl Live {
         self.health.failed(self.millis(now), remedy);
     }
 
-    /// The backend refused the gateway's own credential: a failure like any other, counted apart because only the operator can mend it.
-    pub fn refused_credential(&self, now: Instant, remedy: impl FnOnce() -> Remedy) {
+    /// The backend refused the gateway's own credential: counted apart, because only the operator can mend it.
+    pub fn refused_credential(&self) {
         self.counts.credentials_refused.fetch_add(1, Relaxed);
-        self.failed(now, remedy);
     }
 
     /// How often it did.

@@ -236,6 +236,8 @@ pub struct Seen {
     pub first_token: Option<Millis>,
     /// From the attempt's begin to the end.
     pub whole: Millis,
+    /// From the request's arrival to the end.
+    pub waited: Millis,
     /// Requests that the backend had in flight at the first token.
     pub in_flight_then: u32,
     /// Generated tokens, as reported or counted.
@@ -243,6 +245,9 @@ pub struct Seen {
     /// Prompt tokens, as reported.
     pub input_tokens: Option<u64>,
 }
+
+/// Output tokens of an answer in one piece from which on its time is mostly theirs.
+const LONG_ANSWER: u64 = 64;
 
 /// What was asked of a backend, and under which policy: what a lesson is about.
 #[derive(Clone, Copy, Debug)]
@@ -273,8 +278,9 @@ impl Snapshot {
     /// Whether a budget was met says how far predictions can be trusted.
     fn learn_waiting(&self, lesson: &Lesson<'_>, waited: Millis) {
         let Lesson { candidate, policy, demand, .. } = lesson;
-        let budget =
-            policy.budget.and_then(|it| it.of(demand.streamed, candidate.estimate.prompt_tokens).map(|of| (of, it.quantile)));
+        // A budget of the client's own says nothing of the policy: with one that nobody can meet it would speak for everybody.
+        let own = policy.budget.filter(|budget| budget.at_most.is_none());
+        let budget = own.and_then(|it| it.of(demand.streamed, candidate.estimate.prompt_tokens).map(|of| (of, it.quantile)));
         if let (Some((budget, quantile)), Some(margin)) = (budget, self.margin(policy.id)) {
             margin.saw(waited > budget, quantile);
         }
@@ -284,15 +290,19 @@ impl Snapshot {
     pub fn learn(&self, lesson: &Lesson<'_>, seen: &Seen) {
         let Lesson { deployment, candidate, demand, .. } = lesson;
         if !demand.streamed {
-            self.learn_waiting(lesson, seen.whole);
+            self.learn_waiting(lesson, seen.waited);
         }
         let live = self.live(deployment.backend);
         let (Some(model), Some(flow)) = (live.model(&deployment.model), self.flow(deployment.flow)) else { return };
         if let Some(output) = seen.output_tokens.filter(|_| !demand.embeddings) {
             flow.saw_output(output);
-            // Of an answer that came in one piece it is only believed when its first token would have come.
+            // Of an answer that came in one piece it is only believed when its first token would have come, and of a short one that
+            // is most of it.
+            let shows_rate = seen.first_token.is_some() || output >= LONG_ANSWER;
             let before = seen.first_token.unwrap_or(candidate.estimate.first_token);
-            if let Some(streaming) = Millis::new(seen.whole.get() - before.get()).filter(|left| *left > Millis::ZERO) {
+            if let Some(streaming) =
+                Millis::new(seen.whole.get() - before.get()).filter(|left| shows_rate && *left > Millis::ZERO)
+            {
                 let then = if seen.first_token.is_some() { seen.in_flight_then } else { candidate.estimate.in_flight };
                 // The mean of both ends: the requests of the time between are nearly those of one or the other.
                 let in_flight = f64::midpoint(f64::from(then), f64::from(live.in_flight() + 1));

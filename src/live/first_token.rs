@@ -28,7 +28,13 @@ const PRIOR_PROMPTS: [f64; 2] = [200.0, 2000.0];
 /// Where nothing was learned the 99th percentile is taken for so much more than the usual.
 const UNKNOWN: f64 = 1.2;
 /// A factor stays within what a line can be wrong by; beyond it a response is an accident.
-const RANGE: (f64, f64) = (0.05, 200.0);
+const RANGE: (f64, f64) = (0.002, 200.0);
+/// What nothing confirms fades by this ..
+const FADES: f64 = 0.95;
+/// .. down to so many times what was declared.
+const DOUBTED: f64 = 2.0;
+/// A prompt of each class.
+const TYPICAL_PROMPTS: [u32; PROMPT_CLASSES] = [256, 1024, 4096];
 /// Upper ends of the classes of work ahead, in milliseconds.
 const QUEUES: [f64; QUEUE_CLASSES - 1] = [1.0, 40.0, 80.0, 140.0, 220.0, 350.0, 600.0];
 const QUEUE_CLASSES: usize = 8;
@@ -40,6 +46,8 @@ const PROMPT_CLASSES: usize = 3;
 struct Cell {
     factor: AtomicF64,
     samples: AtomicU32,
+    /// How many of them there were when it was last looked at.
+    samples_then: AtomicU32,
 }
 
 /// What is believed of the first token of one model at one backend.
@@ -67,7 +75,7 @@ impl FirstToken {
         let at = |prompt: f64| prior.first_token.get() + prior.per_prompt_token.get() * prompt;
         let sum = |of: &dyn Fn(f64) -> f64| PRIOR_PROMPTS.iter().map(|prompt| of(*prompt) * PRIOR_WEIGHT / 2.0).sum();
         let sums = [sum(&|_| 1.0), sum(&|p| p), sum(&at), sum(&|p| p * p), sum(&|p| p * at(p))];
-        let cell = || Cell { factor: AtomicF64::new(1.0), samples: AtomicU32::new(0) };
+        let cell = || Cell { factor: AtomicF64::new(1.0), samples: AtomicU32::new(0), samples_then: AtomicU32::new(0) };
         Self {
             prior,
             sums: sums.map(AtomicF64::new),
@@ -130,6 +138,24 @@ impl FirstToken {
         if slope.is_finite() && intercept.is_finite() {
             self.line[0].set(intercept);
             self.line[1].set(slope);
+        }
+    }
+
+    /// Lets the factors of which no response was seen since the last time fade, as long as they say that it takes more than twice as long
+    /// as was declared.
+    pub(super) fn doubt(&self) {
+        for (class, cells) in self.cells.iter().enumerate() {
+            for (cell, prompt) in cells.iter().zip(TYPICAL_PROMPTS) {
+                let samples = cell.samples.load(Relaxed);
+                if samples == 0 || cell.samples_then.swap(samples, Relaxed) != samples {
+                    continue;
+                }
+                let queue = class.checked_sub(1).and_then(|below| QUEUES.get(below)).copied().unwrap_or_default();
+                let believed = self.base(prompt) * cell.factor.get();
+                if believed > DOUBTED * (self.declared(prompt).get() + queue) {
+                    cell.factor.set((cell.factor.get() * FADES).max(RANGE.0));
+                }
+            }
         }
     }
 

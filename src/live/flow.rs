@@ -15,6 +15,8 @@ pub const PROMPT_CLASSES: usize = 3;
 const SMOOTHING: f64 = 0.03;
 /// Bytes of request JSON for each prompt token until usage reports teach better (English text is about 4, JSON around it adds some).
 const BYTES_PER_TOKEN: f64 = 4.5;
+/// What text can be.
+const BYTES_RANGE: (f64, f64) = (1.0, 16.0);
 /// Output tokens expected until responses teach better.
 const OUTPUT_TOKENS: f64 = 250.0;
 /// Classes of lengths of responses, each twice as long as the one before: up to 2^20 tokens.
@@ -139,7 +141,9 @@ impl Flow {
     /// A backend reported how many prompt tokens a body of that many bytes was.
     pub fn saw_prompt(&self, body_bytes: usize, prompt_tokens: u64) {
         if prompt_tokens > 0 {
-            smooth(&self.bytes_per_token, body_bytes as f64 / prompt_tokens as f64);
+            // An image is many bytes and few tokens, and says nothing of text.
+            let sample = (body_bytes as f64 / prompt_tokens as f64).clamp(BYTES_RANGE.0, BYTES_RANGE.1);
+            smooth(&self.bytes_per_token, sample);
         }
     }
 }

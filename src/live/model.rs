@@ -25,12 +25,10 @@ impl Default for Prior {
     }
 }
 
-/// A belief that a backend is slow, and that no response confirms, loses 30 % this often. Without it a backend that was crowded once
-/// would be over budget, and so untried, for ever; each try costs at most one late answer in this time.
+/// A belief that a backend is much slower than declared, and that no response confirms, is looked at this often and then fades a little
+/// (`first_token`, `token_rate`). Without it a backend that was crowded once would be over budget, and so untried, for ever; each try
+/// costs at most one late answer.
 const DOUBT_EVERY_MS: u64 = 5_000;
-const DOUBT: f64 = 0.7;
-/// Doubt does not go further than this, which is a second belief a thousand times better than the first.
-const MOST_DOUBT: f64 = 1e-3;
 
 /// A limit grows by so much in a second at most, and only while it is used: what lies beyond it is untried ..
 const GROWTH: f64 = 0.05;
@@ -38,6 +36,8 @@ const GROWTH: f64 = 0.05;
 const USED: f64 = 0.7;
 /// .. and shrinks by so much at most: a few slow answers are no reason to empty a region.
 const SHRINKING: f64 = 0.2;
+/// After so many responses of which none had tokens none is expected to.
+const TOKENLESS: u64 = 50;
 /// The least limit: with fewer in flight nothing would be learned any more.
 const LEAST_LIMIT: f64 = 3.0;
 
@@ -49,12 +49,8 @@ pub struct ModelLive {
     /// Requests at once, of whatever model, up to which its tokens are within the strictest budget; infinite until something says so.
     limit: AtomicF64,
     samples: AtomicU64,
-    /// By how much of itself the first token is believed while no response confirms it.
-    doubted: AtomicF64,
-    /// When it was last looked at whether the belief still has reasons, in milliseconds after the start ..
+    /// When it was last looked at whether the belief still has reasons, in milliseconds after the start.
     looked_ms: AtomicU64,
-    /// .. and how many samples there were then.
-    samples_then: AtomicU64,
 }
 
 /// What a limit is made of, beside what was learned.
@@ -77,14 +73,12 @@ impl ModelLive {
             token_rate: TokenRate::new(prior),
             limit: AtomicF64::new(f64::INFINITY),
             samples: AtomicU64::new(0),
-            doubted: AtomicF64::new(1.0),
             looked_ms: AtomicU64::new(0),
-            samples_then: AtomicU64::new(0),
         }
     }
 
     pub(super) fn learn_from(&self, old: &Self) {
-        if old.samples() == 0 {
+        if old.samples() == 0 && !old.token_rate.is_known() {
             return;
         }
         self.first_token.learn_from(&old.first_token);
@@ -95,14 +89,7 @@ impl ModelLive {
 
     /// First-token time at the 99th percentile for a prompt of that length behind `pending` prompt tokens not yet answered.
     pub fn first_token(&self, prompt_tokens: u32, pending: u64) -> FirstTokenEstimate {
-        let believed = self.first_token.predict(prompt_tokens, pending);
-        let doubted = self.doubted.get();
-        if doubted >= 1.0 {
-            return believed;
-        }
-        let declared = (self.first_token.declared(prompt_tokens) + believed.queue).get();
-        let late = (believed.late.get() * doubted).max(declared.min(believed.late.get()));
-        FirstTokenEstimate { late: Millis::saturating(late), ..believed }
+        self.first_token.predict(prompt_tokens, pending)
     }
 
     /// Lets a belief that it is slower than declared fade while no response confirms it. `now_ms` is [`super::Live::millis`].
@@ -113,9 +100,8 @@ impl ModelLive {
         {
             return;
         }
-        let samples = self.samples();
-        let confirmed = self.samples_then.swap(samples, Relaxed) != samples;
-        self.doubted.set(if confirmed { 1.0 } else { (self.doubted.get() * DOUBT).max(MOST_DOUBT) });
+        self.first_token.doubt();
+        self.token_rate.doubt();
     }
 
     /// Time per output token with `in_flight` requests of `declared` at the backend.
@@ -132,7 +118,9 @@ impl ModelLive {
     /// Moves the limit to where it should be by now, `seconds` after the last time: up slowly and only where it is used, down fast.
     pub fn adapt_limit(&self, capacity: Capacity, seconds: f64) {
         let declared = f64::from(capacity.declared);
-        let within = capacity.per_output_token.and_then(|budget| self.token_rate.load_within(budget));
+        // A model that gives no tokens, as one for embeddings, is not held to what tokens may take.
+        let budget = capacity.per_output_token.filter(|_| self.token_rate.is_known() || self.samples() < TOKENLESS);
+        let within = budget.and_then(|budget| self.token_rate.load_within(budget));
         let target = (within.unwrap_or(1.0) * declared * capacity.cut).min(declared).max(LEAST_LIMIT.min(declared));
         let now = self.limit.get();
         let next = if !now.is_finite() || now > declared {
@@ -154,7 +142,6 @@ impl ModelLive {
     /// A response to a prompt of `prompt_tokens` began after `took`; `queue` is what [`Self::first_token`] said when it was sent.
     pub fn saw_first_token(&self, prompt_tokens: u32, queue: Millis, took: Millis) {
         self.samples.fetch_add(1, Relaxed);
-        self.doubted.set(1.0);
         self.first_token.saw(prompt_tokens, queue, took);
     }
 
@@ -176,20 +163,56 @@ mod tests {
         Capacity { declared: 100, in_flight, per_output_token: Some(Millis::saturating(35.0)), cut: 1.0 }
     }
 
+    fn look(model: &ModelLive, looks: std::ops::Range<u64>) {
+        looks.for_each(|look| model.doubt(look * DOUBT_EVERY_MS));
+    }
+
     #[test]
     fn a_belief_that_nothing_confirms_fades_and_a_confirmed_one_stays() {
         let model = ModelLive::new(Prior::default());
         let slow = Millis::saturating(60_000.0);
-        let declared = model.first_token(10, 0).late;
+        let declared = model.first_token(10, 0).late.get();
         (0..400).for_each(|_| model.saw_first_token(10, Millis::ZERO, slow));
         let learned = model.first_token(10, 0);
-        assert!(learned.late.get() > declared.get() * 10.0);
-        model.doubt(DOUBT_EVERY_MS);
+        assert!(learned.late.get() > declared * 10.0);
+        look(&model, 1..2);
         assert_eq!(model.first_token(10, 0), learned, "there were samples since the last look");
-        (2..40).for_each(|round| model.doubt(round * DOUBT_EVERY_MS));
-        assert!(model.first_token(10, 0).late.get() <= declared.get());
-        model.saw_first_token(10, Millis::ZERO, slow);
-        assert!(model.first_token(10, 0).late.get() >= 60_000.0, "one response is enough to believe it again");
+        look(&model, 2..200);
+        assert!(model.first_token(10, 0).late.get() <= declared * 2.1);
+        model.saw_first_token(10, Millis::ZERO, Millis::saturating(600.0));
+        assert!(model.first_token(10, 0).late.get() <= declared * 2.1, "a punctual answer does not bring the belief back");
+    }
+
+    #[test]
+    fn long_prompts_are_tried_again_although_short_ones_keep_coming() {
+        let model = ModelLive::new(Prior::default());
+        (0..400).for_each(|_| model.saw_first_token(4000, Millis::ZERO, Millis::saturating(30_000.0)));
+        let (slow, declared) = (model.first_token(4000, 0).late.get(), 850.0);
+        for round in 1..300 {
+            (0..20).for_each(|_| model.saw_first_token(10, Millis::ZERO, Millis::saturating(600.0)));
+            model.doubt(round * DOUBT_EVERY_MS);
+        }
+        let after = model.first_token(4000, 0).late.get();
+        assert!(after < slow / 5.0 && after <= declared * 2.1, "{slow} became {after}");
+    }
+
+    #[test]
+    fn one_slow_answer_does_not_shut_out_a_model_that_is_never_streamed() {
+        let model = ModelLive::new(Prior::default());
+        model.saw_output(200, Millis::saturating(60_000.0), 1.0, 64);
+        assert!(model.per_output_token(1, 64).get() < 60.0);
+        (0..40).for_each(|_| model.saw_output(200, Millis::saturating(60_000.0), 1.0, 64));
+        assert!(model.per_output_token(1, 64).get() > 200.0, "many of them do");
+        look(&model, 1..200);
+        assert!(model.per_output_token(1, 64).get() < 45.0, "until nobody says so any more");
+    }
+
+    #[test]
+    fn a_model_without_tokens_has_no_limit_for_them() {
+        let model = ModelLive::new(Prior::default());
+        (0..60).for_each(|_| model.saw_first_token(10, Millis::ZERO, Millis::saturating(100.0)));
+        (0..60).for_each(|_| model.adapt_limit(capacity(100), 1.0));
+        assert_eq!(model.limit(100), 100);
     }
 
     #[test]

@@ -25,6 +25,12 @@ const FLAT: f64 = 0.1;
 const PRIOR_SLOPE: f64 = 1.6;
 /// How many standard deviations a limit keeps from its budget.
 const CAUTION: f64 = 0.5;
+/// What nothing confirms fades by this, down to so many times what was declared.
+const FADES: f64 = 0.95;
+const DOUBTED: f64 = 2.0;
+/// So many first responses count at most for so many times what was expected, or for as little.
+const FIRST: u32 = 8;
+const STRAY: f64 = 4.0;
 /// A response that took so many times what was expected says nothing of tokens.
 const MOST: f64 = 50.0;
 
@@ -34,6 +40,10 @@ pub(super) struct TokenRate {
     /// Milliseconds for each token where the shape is 1.
     level: AtomicF64,
     samples: AtomicU32,
+    /// How many of them there were when it was last looked at.
+    samples_then: AtomicU32,
+    /// What was declared.
+    prior_level: f64,
     /// Squared milliseconds by which responses stray.
     variance: AtomicF64,
     shape: [AtomicF64; BUCKETS],
@@ -57,6 +67,8 @@ impl TokenRate {
         Self {
             level: AtomicF64::new(1e3 / prior.tokens_per_second.max(0.01)),
             samples: AtomicU32::new(0),
+            samples_then: AtomicU32::new(0),
+            prior_level: 1e3 / prior.tokens_per_second.max(0.01),
             variance: AtomicF64::new(0.0),
             shape: shape(),
             seen: std::array::from_fn(|_| AtomicU32::new(0)),
@@ -90,7 +102,10 @@ impl TokenRate {
         if !(took > 0.0 && took < level * MOST * shape.get()) {
             return;
         }
-        let stray = took - level * shape.get();
+        // The first ones weigh so much that an accident among them must not count as it is.
+        let expected = level * shape.get();
+        let took = if samples < FIRST { took.clamp(expected / STRAY, expected * STRAY) } else { took };
+        let stray = took - expected;
         self.variance.set(self.variance.get() + LEVEL * (stray * stray - self.variance.get()));
         // The first ones count as much as they are a part of all.
         let weight = LEVEL.max(1.0 / (f64::from(samples) + 2.0));
@@ -115,6 +130,20 @@ impl TokenRate {
         let low = level * self.filled(before);
         let part = ((budget - low) / (high - low).max(1e-9)).clamp(0.0, 1.0);
         Some(middle(before) + part / BUCKETS as f64)
+    }
+
+    /// Whether any response has said how long its tokens took.
+    pub(super) fn is_known(&self) -> bool {
+        self.samples.load(Relaxed) > 0
+    }
+
+    /// Lets the level fade where no response was seen since the last time and it is more than twice what was declared.
+    pub(super) fn doubt(&self) {
+        let samples = self.samples.load(Relaxed);
+        let confirmed = self.samples_then.swap(samples, Relaxed) != samples;
+        if !confirmed && self.level.get() > DOUBTED * self.prior_level {
+            self.level.set(self.level.get() * FADES);
+        }
     }
 
     pub(super) fn learn_from(&self, old: &Self) {

@@ -217,7 +217,8 @@ fn book_response(tries: &mut Tries, x: &mut Exchange, asked: &Asked, response: U
         return Outcome::Undone;
     }
     if refuses_credential(status, backend) {
-        note_credential(x, backend, status, now);
+        // A supplier that forbids one model says nothing of the next request; one that does not know the key does.
+        note_credential(x, backend, status, Some(now).filter(|_| status == StatusCode::UNAUTHORIZED));
         close(x, AttemptOutcome::Refused, Some(status), now);
         tries.fault = Error::CredentialRefused;
         return Outcome::Undone;
@@ -361,12 +362,17 @@ pub(super) fn refuses_credential(status: StatusCode, backend: &Backend) -> bool 
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && backend.credential != Credential::PassThrough
 }
 
-/// Only the operator can mend it, so it is said loudly, and counted as the backend's failure: one that lets nobody in is as good as
-/// dead, and its candidates' share of what may be sent again would be spent on it.
-pub(super) fn note_credential(x: &Exchange, backend: &Backend, status: StatusCode, now: Instant) {
+/// Only the operator can mend it, so it is said loudly. `now` where it counts as the backend's failure: one that lets nobody in is as
+/// good as dead, and its candidates' share of what may be sent again would be spent on it. Where the client's choice may have been what
+/// was forbidden it does not, or anybody could shut a backend.
+pub(super) fn note_credential(x: &Exchange, backend: &Backend, status: StatusCode, now: Option<Instant>) {
     let sent = if backend.credential == Credential::None { "none is configured" } else { "see its `auth`" };
     tracing::error!(backend = &*backend.name, id = ?x.id, %status, "the backend refuses the gateway's own credential: {sent}");
-    x.snapshot.live(backend.id).refused_credential(now, || x.remedy(backend.id, now));
+    let live = x.snapshot.live(backend.id);
+    live.refused_credential();
+    if let Some(now) = now {
+        live.failed(now, || x.remedy(backend.id, now));
+    }
 }
 
 /// Of a machine without descriptors or ports every backend looks dead, and none of them is.

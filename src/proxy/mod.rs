@@ -262,6 +262,7 @@ async fn answer(request: &mut Request<Option<RequestBody>>, x: &mut Exchange) ->
     if !x.key_opens_route() {
         return Err(Error::KeyNotAllowed);
     }
+    narrow::narrow(x, request.headers())?;
     let below = route.below(path).unwrap_or_default();
     let operation = match call(request.method(), below) {
         Call::Models => return Ok(Answer::Own(model_list(x, None)?)),
@@ -275,7 +276,6 @@ async fn answer(request: &mut Request<Option<RequestBody>>, x: &mut Exchange) ->
         Some(query) => format!("{below}?{query}").into(),
         None => below.into(),
     };
-    narrow::narrow(x, request.headers())?;
     let intake = intake::read(request, operation, x).await?;
     while let Some(span) = decide_candidates(x, intake.fields.names_stored())? {
         // Boxed, since it is rare, and every future that waits for an answer would have room for it.

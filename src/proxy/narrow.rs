@@ -76,7 +76,8 @@ pub(super) fn narrow(x: &mut Exchange, headers: &HeaderMap) -> Result<(), Error>
     let outside = residency.as_ref().map(|places| {
         let all =
             route.models.values().chain([&route.any_model]).flat_map(|list| list.iter()).map(|deployment| deployment.backend);
-        let mut outside: Vec<BackendId> = all.filter(|id| !resident(places, plan.backend(*id), &plan.zones)).collect();
+        let mut outside: Vec<BackendId> =
+            all.chain([route.home]).filter(|id| !resident(places, plan.backend(*id), &plan.zones)).collect();
         outside.sort_unstable();
         outside.dedup();
         outside.into_boxed_slice()

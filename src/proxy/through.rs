@@ -112,7 +112,8 @@ fn booked(
     let mut its_fault = true;
     let (outcome, result) = match sent {
         Ok(Ok(response)) if forward::refuses_credential(response.head.status, backend) => {
-            forward::note_credential(x, backend, response.head.status, now);
+            // Calls of any kind come this way, and a key that may not make one of them is still good for the others.
+            forward::note_credential(x, backend, response.head.status, None);
             (AttemptOutcome::Refused, Err(Error::CredentialRefused))
         }
         Ok(Ok(response)) => {

@@ -157,6 +157,7 @@ impl Router {
             let seen = state::Seen {
                 first_token: Some(Millis::from(seen.first_token)),
                 whole: Millis::from(seen.total),
+                waited: Millis::from(seen.total),
                 in_flight_then: seen.in_flight_then,
                 output_tokens: Some(seen.output_tokens),
                 input_tokens: Some(seen.input_tokens),

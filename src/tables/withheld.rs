@@ -68,7 +68,10 @@ pub const FIELDS: &[(&str, &str)] = &[
 ];
 
 /// A field or parameter whose name ends so holds a credential, whoever made it up: `x-openai-api-key`, `x-acme-access-token`.
-const ENDINGS: [&str; 10] = [
+const ENDINGS: [&str; 13] = [
+    "api-token",
+    "private-token",
+    "secret-key",
     "api-key",
     "apikey",
     "access-token",
