@@ -27,7 +27,8 @@
 //! | 3 | state, telemetry, upstream | 0, 1, 2, 3 |
 //! | 4 | control, proxy | 0, 1, 2, 3 |
 //! | 5 | server, mock, report, simulate | 0, 1, 2, 3, 4 |
-//! | 6 | cli, promises | 0, 1, 2, 3, 4, 5 |
+//! | 6 | explain | 0, 1, 2, 3, 4, 5 |
+//! | 7 | cli, promises | 0, 1, 2, 3, 4, 5, 6 |
 //!
 //! # Invariants
 //!
@@ -78,6 +79,8 @@ pub mod mock;
 pub mod report;
 pub mod server;
 pub mod simulate;
+
+pub mod explain;
 
 pub mod cli;
 

@@ -20,7 +20,7 @@ pub struct BadLine {
 
 /// What the next line is.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(crate) enum Line {
     /// There is none.
     End,
     /// Nothing but white space.
@@ -32,7 +32,7 @@ pub(super) enum Line {
 }
 
 /// Reads the next line into `buffer`.
-pub(super) fn next(reader: &mut impl BufRead, buffer: &mut Vec<u8>) -> io::Result<Line> {
+pub(crate) fn next(reader: &mut impl BufRead, buffer: &mut Vec<u8>) -> io::Result<Line> {
     buffer.clear();
     // One byte more than allowed, and one for the line break.
     let read = reader.take(MAX_LINE as u64 + 1).read_until(b'\n', buffer)?;

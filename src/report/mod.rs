@@ -7,7 +7,7 @@
 
 mod completeness;
 mod figures;
-mod lines;
+pub(crate) mod lines;
 pub mod render;
 mod summary;
 

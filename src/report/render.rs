@@ -197,7 +197,7 @@ fn percent(share: f64) -> String {
 }
 
 /// Grams in the unit that leaves one to three digits before the point.
-fn mass(grams: f64) -> String {
+pub(crate) fn mass(grams: f64) -> String {
     let (value, unit) = match grams.abs() {
         0.0 => return "0 g".to_owned(),
         size if size < 1e-3 => (grams * 1e6, "\u{b5}g"),
@@ -219,21 +219,21 @@ fn minute(time: jiff::Timestamp) -> String {
 }
 
 /// Text of a client or a path for the terminal: a control character could move the cursor or worse.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-fn line(out: &mut String, text: &str) {
+pub(crate) fn line(out: &mut String, text: &str) {
     out.push_str(text.trim_end());
     out.push('\n');
 }
 
-fn fact(out: &mut String, name: &str, text: &str) {
+pub(crate) fn fact(out: &mut String, name: &str, text: &str) {
     line(out, &format!("  {name:<12} {text}"));
 }
 
 #[derive(Clone, Copy)]
-enum Paint {
+pub(crate) enum Paint {
     Head,
     Gain,
     Loss,
@@ -245,7 +245,7 @@ impl Paint {
     }
 }
 
-fn paint(colour: bool, paint: Paint, text: &str) -> String {
+pub(crate) fn paint(colour: bool, paint: Paint, text: &str) -> String {
     let code = match paint {
         Paint::Head => "1",
         Paint::Gain => "32",
