@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod demo;
+pub mod explain;
 pub mod mock;
 pub mod report;
 pub mod schema;
@@ -49,6 +50,12 @@ enum Command {
     /// Print every problem of a configuration, with line and column
     #[command(after_help = "Example:\n  windward check config/windward.yaml && echo fine")]
     Check(check::CheckArgs),
+    /// Say who would serve a request and why not the others, or the same of a request in the access log
+    #[command(
+        override_usage = "windward explain --config FILE --model NAME [OPTIONS]\n       windward explain --log LOG --id ID [--json]",
+        after_help = "Examples:\n  windward explain -c windward.yaml --model gpt-oss-120b --prompt-tokens 4000\n  windward explain --log access.jsonl --id 77df26e60000005d\n  windward explain --log access.jsonl --id 77df26e60000005d --json | jq .choice"
+    )]
+    Explain(explain::ExplainArgs),
     /// Sum up access logs: emitted, baseline, saved, waste
     #[command(
         after_help = "Examples:\n  windward report access.jsonl\n  windward report --format csv --by day access.jsonl > saved.csv"
@@ -75,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Mock(args) => mock::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Simulate(args) => simulate::run(&args),

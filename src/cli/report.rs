@@ -68,13 +68,13 @@ fn rendered(args: &ReportArgs, report: &Report) -> String {
     }
 }
 
-fn open(log: &Path) -> io::Result<BufReader<Progress<Box<dyn Read>>>> {
+pub(super) fn open(log: &Path) -> io::Result<BufReader<Progress<Box<dyn Read>>>> {
     let reader: Box<dyn Read> = if log.as_os_str() == "-" { Box::new(io::stdin().lock()) } else { Box::new(File::open(log)?) };
     let progress = Progress { reader, read: 0, said: 0, speaks: io::stderr().is_terminal() };
     Ok(BufReader::with_capacity(1 << 18, progress))
 }
 
-fn print(out: &mut impl Write, text: &str) -> io::Result<()> {
+pub(super) fn print(out: &mut impl Write, text: &str) -> io::Result<()> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // Whoever read the report has seen enough of it.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -83,7 +83,7 @@ fn print(out: &mut impl Write, text: &str) -> io::Result<()> {
 }
 
 /// Says on standard error how far a long log has been read, if anybody is there to see it.
-struct Progress<R> {
+pub(super) struct Progress<R> {
     reader: R,
     read: u64,
     said: u64,
