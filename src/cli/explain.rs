@@ -48,7 +48,13 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "NAME", requires = "config")]
     key: Option<String>,
     /// The access log that is searched; - is standard input
-    #[arg(long, value_name = "LOG", requires = "id")]
+    // All of them by name: `requires` does not hold for what is ruled out anyway.
+    #[arg(
+        long,
+        value_name = "LOG",
+        requires = "id",
+        conflicts_with_all = ["model", "route", "path", "prompt_tokens", "max_output_tokens", "no_stream", "key"]
+    )]
     log: Option<PathBuf>,
     /// The id of a request there: the proxy's own, the client's or the backend's
     #[arg(long, requires = "log")]
@@ -154,7 +160,10 @@ mod tests {
             "--log a.jsonl",
             "--id x",
             "-c a.yaml --model m --log a.jsonl --id x",
+            "--log a.jsonl --id x --model m",
             "--log a.jsonl --id x --prompt-tokens 7",
+            "--log a.jsonl --id x --no-stream",
+            "--log a.jsonl --id x --key k",
             "-c a.yaml --model m --route r --path /v1",
         ] {
             assert!(parse(bad).is_err(), "{bad}");

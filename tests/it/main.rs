@@ -20,6 +20,7 @@ mod config_limits;
 mod credentials;
 mod descriptors;
 mod direct;
+mod explain;
 mod failover;
 mod framing;
 mod fuzz_bodies;

@@ -1,0 +1,42 @@
+//! `windward explain` as a program: what it prints where, and its exit codes.
+
+use super::process::windward;
+
+const LOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/log/sample.jsonl");
+const PLAN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/explain/windward.yaml");
+
+/// Exit code, standard output, standard error.
+fn explain(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = windward(["explain"].iter().chain(arguments)).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn what_is_found_is_explained_on_standard_output_without_colours() {
+    let (code, out, error) = explain(&["-c", PLAN, "--model", "gpt-oss-120b"]);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert!(out.starts_with("Model gpt-oss-120b on route chat would go to paris\n") && !out.contains('\u{1b}'), "{out}");
+    // The sample has this line twice.
+    let (code, out, _) = explain(&["--log", LOG, "--id", "01JD0-0002", "--json"]);
+    let reasons: Vec<_> =
+        out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["decision"]["reason"].clone()).collect();
+    assert_eq!((code, reasons), (Some(0), vec!["least_carbon".into(); 2]));
+}
+
+#[test]
+fn what_is_not_found_is_1_and_wrong_usage_is_2() {
+    for (arguments, expected) in [
+        (&["--log", LOG, "--id", "nobody"][..], 1),
+        (&["--log", "not-there.jsonl", "--id", "x"], 1),
+        (&["-c", PLAN, "--model", "nobody"], 1),
+        (&["-c", LOG, "--model", "gpt-oss-120b"], 1),
+        (&["-c", PLAN], 2),
+        (&["--log", LOG, "--id", "x", "--model", "m"], 2),
+        (&[], 2),
+    ] {
+        let (code, out, error) = explain(arguments);
+        assert_eq!((code, out.as_str()), (Some(expected), ""), "{arguments:?}: {error}");
+        assert!(!error.is_empty());
+    }
+}
