@@ -35,6 +35,9 @@
 //! | A backend that refuses the gateway's credential is passed over, and its client is not told that the key is wrong | `a_backend_that_refuses_our_credential_is_passed_over_and_left_alone`, `a_client_is_never_told_that_the_gateways_credential_is_wrong_as_if_it_were_its_own` |
 //! | A second backend is asked beside one that is late only if the policy says so, and within its share, grams, places and attempts | `nothing_is_hedged_unless_the_policy_says_so_and_its_limits_allow_it`, `hedges_stay_the_share_of_the_requests_that_the_policy_allows`, `whoever_is_hedged_with_fits` |
 //! | Of two that were asked one answers; the other is broken off, is waste, and counts neither for nor against its backend | `the_second_answers_and_the_first_is_broken_off_and_booked_as_waste`, `the_first_may_still_win_and_then_the_second_is_broken_off` |
+//! | A request that could only come too late is held, and refused, only where its policy says so | `a_request_that_could_only_come_too_late_is_shed_and_sent_nowhere`, `without_that_policy_it_is_sent_to_whoever_is_least_late` |
+//! | A client narrows its own request and nobody else's, and never widens it | `a_request_narrows_its_policy_by_header_and_the_record_says_so`, `where_nobody_may_serve_what_was_asked_nobody_is_asked` |
+//! | A shadow policy sends nothing | `a_shadow_policy_is_decided_and_logged_and_sends_nothing` |
 //! | Retries stay a share of the requests, whatever the backends do | `retries_never_double_an_outage` |
 //! | No more than half of the candidates are ejected, and never the last | `no_more_than_half_are_ejected_and_the_last_one_never` |
 //! | A client that leaves ends its backend's work in every phase, is booked as waste, and costs the backend no health | `a_connection_that_is_closed_or_reset_ends_the_exchange_in_every_phase`, `a_stream_that_is_reset_ends_the_exchange_in_every_phase` |

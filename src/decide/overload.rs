@@ -19,6 +19,7 @@ const HEADROOM: f64 = 1.2;
 const LONGEST_NEED: f64 = 0.4;
 
 /// What comes of a request.
+#[expect(clippy::large_enum_variant, reason = "nearly every one is served, and a box would be an allocation for each")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// It is sent.
