@@ -33,6 +33,7 @@ mod log;
 mod model_server;
 mod narrow;
 mod overload;
+mod price;
 mod process;
 mod progress;
 mod provenance;
