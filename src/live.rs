@@ -240,10 +240,8 @@ impl Live {
 
     /// The backend said that it has no room: it is left alone as long as it asked for, or one second.
     pub fn refused(&self, now: Instant, retry_after: Option<Duration>) {
-        self.counts.failures.fetch_add(1, Relaxed);
-        let span = retry_after.unwrap_or(Duration::from_secs(1)).min(LONGEST_RETRY_AFTER);
+        self.full(now, retry_after);
         let now_ms = self.millis(now);
-        self.health.full_until(now_ms.saturating_add(span.as_millis() as u64));
         let Cut { share, at_ms } = &self.counts.cut;
         let last = at_ms.load(Relaxed);
         if (last == NEVER || now_ms >= last.saturating_add(CUT_EVERY_MS))
@@ -251,6 +249,13 @@ impl Live {
         {
             share.set((share.get() * CUT).max(LEAST_CUT));
         }
+    }
+
+    /// It said so of a call that is no inference: as above, but what it takes of those says nothing of how many requests it bears.
+    pub fn full(&self, now: Instant, retry_after: Option<Duration>) {
+        self.counts.failures.fetch_add(1, Relaxed);
+        let span = retry_after.unwrap_or(Duration::from_secs(1)).min(LONGEST_RETRY_AFTER);
+        self.health.full_until(self.millis(now).saturating_add(span.as_millis() as u64));
     }
 
     /// The share of its capacity that its refusals have left, in (0, 1].

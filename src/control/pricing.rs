@@ -26,6 +26,8 @@ pub const EVERY: Duration = Duration::from_secs(1);
 const MEMORY_S: f64 = 10.0;
 /// Weight of a new price.
 const SMOOTHING: f64 = 0.4;
+/// Grams for an output token below which a price is none: a millionth of what a token emits on a clean grid.
+const LEAST_PRICE: f64 = 1e-12;
 /// Groups of demand in one market, the largest of them. The work grows with its square; 64 at 16 backends take about a millisecond.
 const MOST_GROUPS: usize = 64;
 /// Below so many output tokens a second a group is of no consequence.
@@ -124,6 +126,10 @@ impl Pricer {
         let Some(cleared) = market.clear() else { return Ticked { prices: None, groups } };
         for (price, new) in self.prices.iter_mut().zip(&cleared.prices) {
             *price += SMOOTHING * (new - *price);
+            // What is left of a price that is over; it would halve for ever.
+            if *price < LEAST_PRICE {
+                *price = 0.0;
+            }
         }
         Ticked { prices: Some(self.prices.iter().map(|price| Grams::saturating(*price)).collect()), groups }
     }

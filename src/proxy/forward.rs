@@ -341,10 +341,21 @@ fn keep_refusal(kept: &mut Option<Box<Refusal>>, refusal: UpstreamResponse, x: &
 }
 
 /// A refusal counts for everybody, but for one: a client's own key may be spent without the backend being full for the others.
-pub(super) fn note_refusal(live: &Live, backend: &Backend, head: &http::response::Parts, now: Instant) {
-    if head.status != StatusCode::TOO_MANY_REQUESTS || backend.credential != Credential::PassThrough {
+fn note_refusal(live: &Live, backend: &Backend, head: &http::response::Parts, now: Instant) {
+    if counts_for_all(backend, head.status) {
         live.refused(now, retry_after(&head.headers));
     }
+}
+
+/// The same of a call of another kind, whose refusal says nothing of how many inferences the backend bears.
+pub(super) fn note_full(live: &Live, backend: &Backend, head: &http::response::Parts, now: Instant) {
+    if counts_for_all(backend, head.status) {
+        live.full(now, retry_after(&head.headers));
+    }
+}
+
+fn counts_for_all(backend: &Backend, status: StatusCode) -> bool {
+    status != StatusCode::TOO_MANY_REQUESTS || backend.credential != Credential::PassThrough
 }
 
 /// What the client is told when that was the last attempt.

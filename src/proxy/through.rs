@@ -118,7 +118,7 @@ fn booked(
         }
         Ok(Ok(response)) => {
             if refuses(response.head.status) {
-                forward::note_refusal(&live, backend, &response.head, now);
+                forward::note_full(&live, backend, &response.head, now);
             }
             (AttemptOutcome::Answered, Ok(response))
         }

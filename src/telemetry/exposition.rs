@@ -114,6 +114,18 @@ const TABLE: &[Row] = &[
         let price = |id: crate::backend::BackendId| s.snapshot.prices.get(id.index()).map_or(0.0, |price| price.get());
         Gauges("backend", s.snapshot.plan.backends.iter().map(|backend| (&*backend.name, price(backend.id))).collect())
     }),
+    row("windward_backend_limit", None, "Requests that a backend takes at once, as learned, the least of its models'", |s| {
+        let limit = |backend: &crate::backend::Backend| {
+            let live = s.snapshot.live(backend.id);
+            let models = s.snapshot.plan.priors(backend.id).filter_map(|(name, _)| live.model(&name));
+            models.map(|model| model.limit(backend.max_in_flight)).min().unwrap_or(backend.max_in_flight)
+        };
+        Gauges("backend", s.snapshot.plan.backends.iter().map(|it| (&*it.name, f64::from(limit(it)))).collect())
+    }),
+    row("windward_policy_margin", None, "What predictions of the first token are multiplied by under a policy", |s| {
+        let margin = |id| s.snapshot.margin(id).map_or(1.0, |margin| margin.get());
+        Gauges("policy", s.snapshot.plan.policies.iter().map(|it| (&*it.name, margin(it.id))).collect())
+    }),
     row("windward_prices_kept", None, "Times that no new prices were found and the ones before stayed", |s| {
         Counter(s.metrics.prices_kept.get())
     }),
