@@ -6,6 +6,7 @@ use crate::tables::withholds_parameter;
 
 /// The target without the parameters that hold a credential, every other one byte for byte as it was; `None` when there are none
 /// of them, which is nearly always. Parameters are what `&` divides; a name is read as a server reads it, so that `%6Bey` is `key`.
+/// Some servers divide at `;` as well, and take `key[]` for a list: what would be a credential to them goes, too.
 pub fn without_credentials(target: &str) -> Option<String> {
     let (path, query) = target.split_once('?')?;
     if !query.split('&').any(holds_credential) {
@@ -21,9 +22,13 @@ pub fn without_credentials(target: &str) -> Option<String> {
 }
 
 fn holds_credential(parameter: &str) -> bool {
+    parameter.split(';').any(names_credential)
+}
+
+fn names_credential(parameter: &str) -> bool {
     let name = parameter.split_once('=').map_or(parameter, |(name, _)| name).as_bytes();
     if !name.contains(&b'%') {
-        return withholds_parameter(name);
+        return withholds_parameter(before_bracket(name));
     }
     let mut plain: SmallVec<[u8; 32]> = SmallVec::new();
     let mut rest = name;
@@ -36,7 +41,11 @@ fn holds_credential(parameter: &str) -> bool {
         plain.push(byte);
         rest = more;
     }
-    withholds_parameter(&plain)
+    withholds_parameter(before_bracket(&plain))
+}
+
+fn before_bracket(name: &[u8]) -> &[u8] {
+    name.split(|byte| *byte == b'[').next().unwrap_or(name)
 }
 
 fn digit(byte: u8) -> Option<u8> {
@@ -56,6 +65,8 @@ mod tests {
             ("/v1/files?after=%66ile-1&&limit=&x", None),
             ("/v1/files?", None),
             ("/v1/files?api_key=sk-1", Some("/v1/files")),
+            ("/v1/files?b&a=1;api_key=sk-1&c", Some("/v1/files?b&c")),
+            ("/v1/files?api_key[]=sk-1&key%5B0%5D=sk-2&a[]=1", Some("/v1/files?a[]=1")),
             ("/v1/files?a=%41&key=sk-1&b=+%2b", Some("/v1/files?a=%41&b=+%2b")),
             ("/v1/files?%6Bey=sk-1&api-version=2", Some("/v1/files?api-version=2")),
             ("/v1/files?Access_Token=a=b&a?key=1", Some("/v1/files?a?key=1")),
