@@ -12,12 +12,11 @@ use crate::backend::BackendId;
 use crate::decide::{Candidate, Decision, Verdict, decide, exclusion};
 use crate::demand::{Demand, Size};
 use crate::key::{Key, KeyPolicy};
-use crate::policy::{Objective, Policy};
+use crate::policy::Objective;
 use crate::record::{CandidateUsed, DecisionUsed, ShadowUsed, Text};
 use crate::route::{Deployment, Route, select};
 use crate::state::{self, Snapshot};
 use crate::tables::nearest;
-use crate::units::Grams;
 use crate::wire::{Call, Operation, call};
 
 /// A request that nobody has sent.
@@ -260,38 +259,11 @@ impl<'a> Asking<'a> {
         candidate: &Candidate,
         verdict: Verdict,
     ) -> CandidateUsed<'a> {
-        let (snapshot, estimate) = (self.snapshot, &candidate.estimate);
+        let snapshot = self.snapshot;
         let backend = snapshot.plan.backend(candidate.backend);
-        let judged_by = snapshot.intensity(backend, question.wall).map(|intensity| intensity.zone);
-        let only = match &backend.placement.zones[..] {
-            [only] => Some(*only),
-            _ => None,
-        };
-        let zone = judged_by.or(only).and_then(|id| snapshot.plan.zones.get(usize::from(id.0)));
+        let intensity = snapshot.intensity(backend, question.wall);
         let table = deployment.coefficients.as_deref().unwrap_or_else(|| snapshot.plan.energy.find(question.model));
-        CandidateUsed {
-            backend: Text::from(&*backend.name),
-            region: Some(Text::from(&*backend.region)).filter(|region| !region.is_empty()),
-            grid_zone: zone.map(|zone| Text::from(zone.as_str())),
-            verdict: Text::from(verdict.as_str()),
-            by: verdict.by(),
-            first_token_ms: Some(estimate.first_token),
-            total_ms: Some(estimate.total),
-            input_tokens: Some(estimate.prompt_tokens),
-            output_tokens: Some(estimate.output_tokens),
-            coefficient: Some(Text::from(&*table.id)),
-            pue: Some(backend.pue),
-            intensity_g_per_kwh: estimate.intensity,
-            grams: estimate.emissions,
-            price_grams: Some(estimate.price).filter(|price| *price > Grams::ZERO),
-            per_output_token_ms: is_paced(question.policy).then_some(estimate.per_output_token),
-            in_flight: estimate.in_flight,
-            limit: Some(estimate.limit),
-        }
+        let region = Some(Text::from(&*backend.region)).filter(|region| !region.is_empty());
+        CandidateUsed { region, ..snapshot.candidate_used(candidate, verdict, intensity, Some(table), question.policy) }
     }
-}
-
-/// Whether the policy has a budget for each token after the first.
-fn is_paced(policy: &Policy) -> bool {
-    policy.budget.is_some_and(|budget| budget.per_output_token.is_some())
 }

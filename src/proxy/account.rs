@@ -11,16 +11,15 @@ use super::exchange::{Attempt, AttemptOutcome, Exchange};
 use super::relay;
 use crate::backend::Backend;
 use crate::decide::{Candidate, Verdict, exclusion};
-use crate::grid::{self, Intensity, Quality};
+use crate::grid::{Intensity, Quality};
 use crate::ledger::{Account, Attempted, Baseline, Place, account};
 use crate::record::{
-    AccessRecord, AttemptUsed, CandidateUsed, Carbon, CarbonUsed, DecisionUsed, Emissions, Ended, EnergyUsed, ShadowUsed, Text,
-    UsageSource,
+    AccessRecord, AttemptUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, ShadowUsed, Text, UsageSource,
 };
 use crate::state::Seen;
 use crate::tables::{Coefficients, EnergyBand, TokenCounts};
 use crate::telemetry::line;
-use crate::units::{Grams, Millis};
+use crate::units::Millis;
 use crate::wire::{self, usage::Usage};
 
 /// Closes the books of an exchange that found its route.
@@ -302,6 +301,7 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
     let total = Millis::from(now - x.begun);
     let first_token = x.first_token.map(|at| Millis::from(at - x.begun));
     let waited = if x.streamed { first_token } else { answered(x).then_some(total) };
+    let used = |(backend, intensity): At<'x>| x.snapshot.carbon_used(backend, intensity, x.wall);
     AccessRecord {
         time: x.wall,
         instance: Text::from(&*x.shared.log.identity().instance),
@@ -326,14 +326,14 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         stream: x.streamed,
         backend: ledger.chosen.map(|(backend, _)| Text::from(&*backend.name)),
         region: ledger.chosen.map(|(backend, _)| Text::from(&*backend.region)),
-        grid_zone: ledger.chosen.and_then(|at| zone(x, at)),
+        grid_zone: ledger.chosen.and_then(|(backend, intensity)| x.snapshot.zone_used(backend, intensity)),
         placement: ledger.chosen.map(|(backend, _)| backend.placement.kind),
         decision: decision_used(x),
         shadow: shadow_used(x),
         carbon: ledger
             .chosen
             .zip(ledger.baseline)
-            .map(|(chosen, baseline)| Carbon { chosen: carbon_used(x, chosen), baseline: carbon_used(x, baseline) }),
+            .map(|(chosen, baseline)| Carbon { chosen: used(chosen), baseline: used(baseline) }),
         input_tokens: tokens.input,
         output_tokens: tokens.output,
         cached_input_tokens: tokens.cached,
@@ -385,7 +385,6 @@ fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
     let policy = x.policy().filter(|_| !x.candidates.is_empty())?;
     let decision = x.decision.as_ref();
     let name = |index: usize| x.candidates.get(index).map(|c| Text::from(&*x.snapshot.plan.backend(c.backend).name));
-    let paced = policy.budget.is_some_and(|budget| budget.per_output_token.is_some());
     let candidates = x.candidates.iter().enumerate().map(|(index, candidate)| {
         // Without a decision every candidate is excluded, and by what is found again the way `decide` found it.
         let verdict = match decision {
@@ -393,27 +392,8 @@ fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
             None => exclusion(policy, x.streamed, candidate),
         };
         let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
-        let backend = x.snapshot.plan.backend(candidate.backend);
-        let estimate = &candidate.estimate;
-        CandidateUsed {
-            backend: Text::from(&*backend.name),
-            region: None,
-            grid_zone: zone(x, (backend, x.snapshot.intensity(backend, x.wall))),
-            verdict: Text::from(verdict.as_str()),
-            by: verdict.by(),
-            first_token_ms: Some(estimate.first_token),
-            total_ms: Some(estimate.total),
-            input_tokens: Some(estimate.prompt_tokens),
-            output_tokens: Some(estimate.output_tokens),
-            coefficient: coefficients(x, index).map(|table| Text::from(&*table.id)),
-            pue: Some(backend.pue),
-            intensity_g_per_kwh: estimate.intensity,
-            grams: estimate.emissions,
-            price_grams: Some(estimate.price).filter(|price| *price > Grams::ZERO),
-            per_output_token_ms: paced.then_some(estimate.per_output_token),
-            in_flight: estimate.in_flight,
-            limit: Some(estimate.limit),
-        }
+        let intensity = x.snapshot.intensity(x.snapshot.plan.backend(candidate.backend), x.wall);
+        x.snapshot.candidate_used(candidate, verdict, intensity, coefficients(x, index), policy)
     });
     Some(DecisionUsed {
         reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
@@ -433,32 +413,6 @@ fn shadow_used(x: &Exchange) -> Option<ShadowUsed<'_>> {
         grams: chosen.and_then(|candidate| candidate.estimate.emissions),
         first_token_ms: chosen.map(|candidate| candidate.estimate.first_token),
     })
-}
-
-fn carbon_used<'x>(x: &'x Exchange, at: At<'x>) -> CarbonUsed<'x> {
-    let (backend, intensity) = at;
-    let reading = intensity.map(|intensity| intensity.reading);
-    CarbonUsed {
-        grid_zone: zone(x, at),
-        intensity_g_per_kwh: reading.map(|reading| reading.intensity),
-        signal: reading.map(|reading| reading.signal),
-        basis: reading.map(|reading| reading.basis),
-        quality: reading.map(|reading| reading.quality),
-        freshness: intensity.map(|intensity| intensity.freshness),
-        source: reading.map(|reading| Text::from(&*reading.source)),
-        measured_at: reading.map(|reading| reading.measured_at),
-        age_s: reading.map(|reading| grid::age(reading, x.wall).as_secs()),
-        pue: Some(backend.pue),
-    }
-}
-
-/// The grid zone that a backend is judged by: of those it may run in, the one whose intensity counts.
-fn zone<'x>(x: &'x Exchange, (backend, intensity): At<'x>) -> Option<Text<'x>> {
-    let id = intensity.map(|intensity| intensity.zone).or_else(|| match &backend.placement.zones[..] {
-        [only] => Some(*only),
-        _ => None,
-    })?;
-    x.snapshot.plan.zones.get(usize::from(id.0)).map(|zone| Text::from(zone.as_str()))
 }
 
 fn text(value: &http::HeaderValue) -> Text<'_> {

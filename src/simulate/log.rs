@@ -14,15 +14,13 @@ use super::router::{MODEL, Outcome};
 use super::score::End;
 use crate::backend::Backend;
 use crate::decide::{Verdict, exclusion};
-use crate::grid::{self, Intensity};
+use crate::grid::Intensity;
 use crate::ledger::{Attempted, Baseline, Place, account};
-use crate::record::{
-    AccessRecord, AttemptUsed, CandidateUsed, Carbon, CarbonUsed, DecisionUsed, Emissions, Ended, EnergyUsed, Text, UsageSource,
-};
+use crate::record::{AccessRecord, AttemptUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, Text, UsageSource};
 use crate::state::Snapshot;
 use crate::tables::Coefficients;
 use crate::telemetry::line;
-use crate::units::{Grams, Millis};
+use crate::units::Millis;
 
 /// Writes a line for every request that is over.
 pub struct LogWriter<W> {
@@ -91,6 +89,7 @@ impl Written<'_> {
             .zip(candidate)
             .and_then(|(policy, candidate)| policy.budget.as_ref()?.of(true, candidate.estimate.prompt_tokens));
         let used = last.and_then(|last| last.tokens);
+        let grid = |(backend, intensity): At<'w>| self.snapshot.carbon_used(backend, intensity, over.wall);
         AccessRecord {
             narrowed: None,
             shadow: None,
@@ -116,12 +115,10 @@ impl Written<'_> {
             stream: true,
             backend: chosen.map(|(backend, _)| Text::from(&*backend.name)),
             region: chosen.map(|(backend, _)| Text::from(&*backend.region)),
-            grid_zone: chosen.and_then(|at| self.zone(at)),
+            grid_zone: chosen.and_then(|(backend, intensity)| self.snapshot.zone_used(backend, intensity)),
             placement: chosen.map(|(backend, _)| backend.placement.kind),
             decision: self.decision(),
-            carbon: chosen
-                .zip(baseline)
-                .map(|(chosen, baseline)| Carbon { chosen: self.carbon(chosen), baseline: self.carbon(baseline) }),
+            carbon: chosen.zip(baseline).map(|(chosen, baseline)| Carbon { chosen: grid(chosen), baseline: grid(baseline) }),
             input_tokens: used.map(|tokens| tokens.input),
             output_tokens: used.map(|tokens| tokens.output),
             cached_input_tokens: used.map(|tokens| tokens.cached),
@@ -252,27 +249,8 @@ impl Written<'_> {
                 None => exclusion(policy, true, candidate),
             };
             let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
-            let at = self.at(candidate.backend.index());
-            let estimate = &candidate.estimate;
-            CandidateUsed {
-                price_grams: Some(estimate.price).filter(|price| *price > Grams::ZERO),
-                per_output_token_ms: Some(estimate.per_output_token),
-                backend: Text::from(&*at.0.name),
-                region: None,
-                grid_zone: self.zone(at),
-                verdict: Text::from(verdict.as_str()),
-                by: verdict.by(),
-                first_token_ms: Some(estimate.first_token),
-                total_ms: Some(estimate.total),
-                input_tokens: Some(estimate.prompt_tokens),
-                output_tokens: Some(estimate.output_tokens),
-                coefficient: self.coefficients(index).map(|table| Text::from(&*table.id)),
-                pue: Some(at.0.pue),
-                intensity_g_per_kwh: estimate.intensity,
-                grams: estimate.emissions,
-                in_flight: estimate.in_flight,
-                limit: Some(estimate.limit),
-            }
+            let (_, intensity) = self.at(candidate.backend.index());
+            self.snapshot.candidate_used(candidate, verdict, intensity, self.coefficients(index), policy)
         });
         Some(DecisionUsed {
             reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
@@ -280,28 +258,6 @@ impl Written<'_> {
             turn: Some(u64::from(decided.turn)),
             candidates: candidates.collect(),
         })
-    }
-
-    fn carbon<'w>(&'w self, at: At<'w>) -> CarbonUsed<'w> {
-        let (backend, intensity) = at;
-        let reading = intensity.map(|intensity| intensity.reading);
-        CarbonUsed {
-            grid_zone: self.zone(at),
-            intensity_g_per_kwh: reading.map(|reading| reading.intensity),
-            signal: reading.map(|reading| reading.signal),
-            basis: reading.map(|reading| reading.basis),
-            quality: reading.map(|reading| reading.quality),
-            freshness: intensity.map(|intensity| intensity.freshness),
-            source: reading.map(|reading| Text::from(&*reading.source)),
-            measured_at: reading.map(|reading| reading.measured_at),
-            age_s: reading.map(|reading| grid::age(reading, self.over.wall).as_secs()),
-            pue: Some(backend.pue),
-        }
-    }
-
-    fn zone<'w>(&'w self, (backend, intensity): At<'w>) -> Option<Text<'w>> {
-        let id = intensity.map(|intensity| intensity.zone).or(backend.placement.zones.first().copied())?;
-        self.snapshot.plan.zones.get(usize::from(id.0)).map(|zone| Text::from(zone.as_str()))
     }
 }
 

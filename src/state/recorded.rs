@@ -1,0 +1,72 @@
+//! What a record says of a candidate and of a grid: the same words whoever writes it, be it the proxy, a simulation or `explain`.
+
+use jiff::Timestamp;
+
+use super::Snapshot;
+use crate::backend::Backend;
+use crate::decide::{Candidate, Verdict};
+use crate::grid::{self, Intensity};
+use crate::policy::Policy;
+use crate::record::{CandidateUsed, CarbonUsed, Text};
+use crate::tables::Coefficients;
+use crate::units::Grams;
+
+impl Snapshot {
+    /// A candidate with the numbers that led to its verdict. `intensity` is that of its grid at the decision.
+    pub fn candidate_used<'a>(
+        &'a self,
+        candidate: &Candidate,
+        verdict: Verdict,
+        intensity: Option<Intensity<'_>>,
+        coefficients: Option<&'a Coefficients>,
+        policy: &Policy,
+    ) -> CandidateUsed<'a> {
+        let (backend, estimate) = (self.plan.backend(candidate.backend), &candidate.estimate);
+        let paced = policy.budget.is_some_and(|budget| budget.per_output_token.is_some());
+        CandidateUsed {
+            backend: Text::from(&*backend.name),
+            region: None,
+            grid_zone: self.zone_used(backend, intensity),
+            verdict: Text::from(verdict.as_str()),
+            by: verdict.by(),
+            first_token_ms: Some(estimate.first_token),
+            total_ms: Some(estimate.total),
+            input_tokens: Some(estimate.prompt_tokens),
+            output_tokens: Some(estimate.output_tokens),
+            coefficient: coefficients.map(|table| Text::from(&*table.id)),
+            pue: Some(backend.pue),
+            intensity_g_per_kwh: estimate.intensity,
+            grams: estimate.emissions,
+            price_grams: Some(estimate.price).filter(|price| *price > Grams::ZERO),
+            per_output_token_ms: paced.then_some(estimate.per_output_token),
+            in_flight: estimate.in_flight,
+            limit: Some(estimate.limit),
+        }
+    }
+
+    /// What was known of a backend's grid at `wall`.
+    pub fn carbon_used<'a>(&'a self, backend: &Backend, intensity: Option<Intensity<'a>>, wall: Timestamp) -> CarbonUsed<'a> {
+        let reading = intensity.map(|intensity| intensity.reading);
+        CarbonUsed {
+            grid_zone: self.zone_used(backend, intensity),
+            intensity_g_per_kwh: reading.map(|reading| reading.intensity),
+            signal: reading.map(|reading| reading.signal),
+            basis: reading.map(|reading| reading.basis),
+            quality: reading.map(|reading| reading.quality),
+            freshness: intensity.map(|intensity| intensity.freshness),
+            source: reading.map(|reading| Text::from(&*reading.source)),
+            measured_at: reading.map(|reading| reading.measured_at),
+            age_s: reading.map(|reading| grid::age(reading, wall).as_secs()),
+            pue: Some(backend.pue),
+        }
+    }
+
+    /// The grid zone that a backend is judged by: of those it may run in, the one whose intensity counts.
+    pub fn zone_used(&self, backend: &Backend, intensity: Option<Intensity<'_>>) -> Option<Text<'_>> {
+        let id = intensity.map(|intensity| intensity.zone).or_else(|| match &backend.placement.zones[..] {
+            [only] => Some(*only),
+            _ => None,
+        })?;
+        self.plan.zones.get(usize::from(id.0)).map(|zone| Text::from(zone.as_str()))
+    }
+}
