@@ -2,13 +2,13 @@
 //! the backend's health is none the worse.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::support::peer::{PATIENCE, respond, wait_for_close};
+use super::support::peer::{PATIENCE, conversing, respond, wait_for_close};
 use super::support::{Client, Harness, patiently};
 
 /// Where in an exchange the client leaves.
@@ -61,16 +61,7 @@ enum Happened {
 
 /// A backend that answers as far as the phase goes, and says when its connections end.
 fn backend(phase: Phase) -> (SocketAddr, Receiver<Happened>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let (say, happened) = channel();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let say = say.clone();
-            std::thread::spawn(move || converse(phase, stream, &say));
-        }
-    });
-    (address, happened)
+    conversing(move |stream, say| converse(phase, stream, say))
 }
 
 fn converse(phase: Phase, mut stream: TcpStream, say: &Sender<Happened>) {

@@ -2,10 +2,10 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender};
 
 use super::support::h2::{DATA, END_HEADERS, End, H2Client, HEADERS, block, call, frame};
-use super::support::peer::{PATIENCE, Then, begin_events, chunk, respond, wait_for_close};
+use super::support::peer::{PATIENCE, Then, begin_events, chunk, conversing, respond, wait_for_close};
 use super::support::{Client, Harness, Peer};
 
 const CALL: &str = r#"{"model":"m"}"#;
@@ -37,16 +37,7 @@ fn at_once(client: impl Fn() + Sync) {
 
 /// A backend that says when an upload has begun to arrive, and when its connection or stream has ended.
 fn uploads(http2: bool) -> (SocketAddr, Receiver<&'static str>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let (say, said) = channel();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let say = say.clone();
-            std::thread::spawn(move || if http2 { take_by_http2(stream, &say) } else { take(stream, &say) });
-        }
-    });
-    (address, said)
+    conversing(move |stream, say| if http2 { take_by_http2(stream, say) } else { take(stream, say) })
 }
 
 fn take(mut stream: TcpStream, say: &Sender<&'static str>) {

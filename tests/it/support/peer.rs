@@ -110,6 +110,22 @@ impl Peer {
     }
 }
 
+/// A backend that is nothing but a conversation, held on every connection by a thread of its own, which may say how it goes.
+pub(crate) fn conversing<T: Send + 'static>(
+    converse: impl Fn(TcpStream, &Sender<T>) + Send + Sync + 'static,
+) -> (SocketAddr, Receiver<T>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let ((say, said), converse) = (channel(), Arc::new(converse));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let (say, converse) = (say.clone(), Arc::clone(&converse));
+            std::thread::spawn(move || converse(stream, &say));
+        }
+    });
+    (address, said)
+}
+
 /// Writes a response with a length.
 pub(crate) fn respond(stream: &mut TcpStream, status: &str, fields: &str, body: &[u8]) {
     let head = format!("HTTP/1.1 {status}\r\n{fields}content-length: {}\r\n\r\n", body.len());
