@@ -17,6 +17,9 @@ const HOLD: Duration = Duration::from_millis(50);
 const HEADROOM: f64 = 1.2;
 /// .. or so much of its budget: a backend that is thought to be very slow just now must not end the waiting at once.
 const LONGEST_NEED: f64 = 0.4;
+/// With so much of all capacity in use, what is left is for those who cannot wait. Less would leave nothing for their bursts. In
+/// `simulate`, crowds in `us`, seed 101: 0.34 % of chats late instead of 1.03 %, and 2.7 % of all late or shed instead of 3.0 %.
+const FULL: f64 = 0.97;
 
 /// What comes of a request.
 #[expect(clippy::large_enum_variant, reason = "nearly every one is served, and a box would be an allocation for each")]
@@ -48,7 +51,9 @@ pub fn decide_in_time(
     let rest = LatencyBudget { at_most: Some(left), ..budget };
     let decision = decide(&Policy { budget: Some(rest), ..policy.clone() }, streamed, candidates, turn);
     match &decision {
-        Ok(decision) if decision.reason != Reason::FastestOverBudget => return Ok(Outcome::Serve(decision.clone())),
+        Ok(decision) if decision.reason != Reason::FastestOverBudget && !full(candidates) => {
+            return Ok(Outcome::Serve(decision.clone()));
+        }
         Err(NoCandidate::NoneServes | NoCandidate::AllExcluded { no_capacity: 0, .. }) => return decision.map(Outcome::Serve),
         Ok(_) | Err(_) => {}
     }
@@ -62,8 +67,19 @@ pub fn decide_in_time(
         let of_next = budget.per_output_token.map_or(0.0, |span| candidate.estimate.per_output_token.get() / span.get());
         (latency(streamed, candidate).get() / left.get().max(1e-3)).max(of_next)
     };
-    let least = usable.filter(|candidate| candidate.standing == Standing::Ready).map(lateness).fold(f64::INFINITY, f64::min);
-    if least > 1.0 { Ok(Outcome::Shed) } else { decision.map(Outcome::Serve) }
+    // One more than it can give tokens to in time makes all late whom it serves, also those who could not be held.
+    let has_room =
+        |candidate: &&Candidate| candidate.standing == Standing::Ready && candidate.estimate.in_flight < candidate.estimate.limit;
+    let least = usable.filter(has_room).map(lateness).fold(f64::INFINITY, f64::min);
+    if least > 1.0 || full(candidates) { Ok(Outcome::Shed) } else { decision.map(Outcome::Serve) }
+}
+
+/// Whether nearly all that the ready ones can serve at once is in use.
+fn full(candidates: &[Candidate]) -> bool {
+    let ready = candidates.iter().filter(|candidate| candidate.standing == Standing::Ready).map(|candidate| &candidate.estimate);
+    let (taken, limit) =
+        ready.fold((0_u64, 0_u64), |(taken, limit), it| (taken + u64::from(it.in_flight), limit + u64::from(it.limit)));
+    taken as f64 >= FULL * limit as f64
 }
 
 #[cfg(test)]
@@ -97,12 +113,21 @@ mod tests {
     }
 
     #[test]
-    fn who_is_only_crowded_is_spilled_to_at_the_last_moment() {
-        let mut crowded = candidate(0, Some(1.0), 100.0, 7);
-        crowded.estimate.limit = 7;
-        let at = |spent| decide_in_time(&patient(), true, &[crowded], 0, Millis::saturating(spent)).unwrap();
-        assert_eq!(at(0.0), Outcome::Hold(HOLD));
-        assert!(serves(&at(860.0)), "no token budget says that it would be late");
+    fn who_can_wait_leaves_the_last_places_to_those_who_cannot() {
+        let mut busy = candidate(0, Some(1.0), 100.0, 96);
+        busy.estimate.limit = 100;
+        let at = |in_flight, spent| {
+            busy.estimate.in_flight = in_flight;
+            decide_in_time(&patient(), true, &[busy], 0, Millis::saturating(spent)).unwrap()
+        };
+        let mut at = at;
+        assert!(serves(&at(96, 0.0)));
+        assert_eq!(at(97, 0.0), Outcome::Hold(HOLD));
+        assert_eq!(at(97, 860.0), Outcome::Shed);
+        assert_eq!(at(100, 860.0), Outcome::Shed, "not even where it would be in time itself, as it makes others late");
+        let idle = candidate(1, Some(9.0), 100.0, 0);
+        let both = decide_in_time(&patient(), true, &[busy, idle], 0, Millis::ZERO).unwrap();
+        assert!(serves(&both), "there is room elsewhere");
     }
 
     #[test]
