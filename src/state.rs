@@ -240,6 +240,9 @@ pub struct Seen {
     pub whole: Millis,
     /// From the request's arrival to the end.
     pub waited: Millis,
+    /// Whether it lay ready for a client that did not take it, too long to show how fast its tokens came. What it lay there cannot be
+    /// taken off: the backend went on meanwhile, as far as the buffers on the way had room.
+    pub held_up: bool,
     /// Requests that the backend had in flight at the first token.
     pub in_flight_then: u32,
     /// Generated tokens, as reported or counted.
@@ -303,7 +306,7 @@ impl Snapshot {
             let shows_rate = seen.first_token.is_some() || output >= LONG_ANSWER;
             let before = seen.first_token.unwrap_or(candidate.estimate.first_token);
             if let Some(streaming) =
-                Millis::new(seen.whole.get() - before.get()).filter(|left| shows_rate && *left > Millis::ZERO)
+                Millis::new(seen.whole.get() - before.get()).filter(|left| shows_rate && *left > Millis::ZERO && !seen.held_up)
             {
                 let then = if seen.first_token.is_some() { seen.in_flight_then } else { candidate.estimate.in_flight };
                 // The mean of both ends: the requests of the time between are nearly those of one or the other.

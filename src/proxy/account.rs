@@ -111,7 +111,9 @@ fn learn(x: &Exchange, now: Instant) {
     let (usage, _) = x.usage;
     let (output_tokens, input_tokens) = (usage.output_tokens, usage.input_tokens);
     let waited = Millis::from(now - x.begun);
-    let seen = Seen { first_token, whole: since(now), waited, in_flight_then: x.in_flight_then, output_tokens, input_tokens };
+    let held_up = x.was_held_up(now - x.first_token.unwrap_or(attempt.begun));
+    let seen =
+        Seen { first_token, whole: since(now), waited, held_up, in_flight_then: x.in_flight_then, output_tokens, input_tokens };
     x.snapshot.learn(&lesson, &seen);
 }
 

@@ -70,6 +70,12 @@ impl AttemptOutcome {
     }
 }
 
+/// What lay ready for so long, for a client that did not take it, does not show when it came: a thread that is busy with others does
+/// not look for less ..
+const HELD_UP: Duration = Duration::from_millis(20);
+/// .. unless it is no more than this part of a time that is measured.
+const HELD_UP_PART: u32 = 20;
+
 /// Bytes of an id that somebody else made; the usual ones have 36.
 pub(super) const MAX_ID: usize = 128;
 
@@ -167,6 +173,8 @@ pub struct Exchange {
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
     pub(super) first_token: Option<Instant>,
+    /// How long the response lay ready for a client that did not take it.
+    pub(super) held_up: Duration,
     /// Requests that the backend had in flight when the first token came.
     pub(super) in_flight_then: u32,
     pub(super) usage: (Usage, UsageSource),
@@ -217,6 +225,7 @@ impl Exchange {
             request_bytes: 0,
             response_bytes: 0,
             first_token: None,
+            held_up: Duration::ZERO,
             in_flight_then: 0,
             usage: (Usage::default(), UsageSource::Unknown),
             response_model: None,
@@ -322,19 +331,26 @@ impl Exchange {
         })
     }
 
-    /// The first body data of the response is here, and it is an answer or says that there is none.
-    pub(super) fn saw_first_data(&mut self, answers: bool) {
+    /// The first body data of the response came `at` that time, and it is an answer or says that there is none.
+    pub(super) fn saw_first_data(&mut self, answers: bool, at: Instant) {
         if self.first_token.is_none() {
-            self.first_token = Some(self.shared.clock.monotonic());
+            self.first_token = Some(at);
             if let Some(permit) = &mut self.permit {
                 permit.answered();
                 self.in_flight_then = permit.in_flight();
             }
             let taught = self.lesson().filter(|lesson| answers && lesson.demand.streamed);
-            if let (Some(lesson), Some(at), Some(attempt)) = (taught, self.first_token, self.attempts.last()) {
+            if let (Some(lesson), Some(attempt)) = (taught, self.attempts.last())
+                && !self.was_held_up(at - attempt.begun)
+            {
                 self.snapshot.learn_first_token(&lesson, Millis::from(at - attempt.begun), Millis::from(at - self.begun));
             }
         }
+    }
+
+    /// Whether the response lay ready so long, for a client that did not take it, that `time` does not show the backend's pace.
+    pub(super) fn was_held_up(&self, time: Duration) -> bool {
+        self.held_up > HELD_UP.max(time / HELD_UP_PART)
     }
 
     /// Bytes of the response body, for the log.

@@ -55,7 +55,7 @@ pub use provenance::Client;
 use provenance::{Provenance, Pseudonym};
 pub use reject::Error;
 use reject::SOON;
-pub use relay::{Body, Cut};
+pub use relay::{Body, Cut, Limited};
 pub use request_body::RequestBody;
 
 /// What all workers of one proxy share.

@@ -38,6 +38,13 @@ pub(super) fn blames_request(code: Option<&str>) -> bool {
     matches!(code, Some(REQUEST_ERROR_EVENT | REQUEST_ERROR_BODY))
 }
 
+/// A response body that has its time, also when nobody asks it for more: a client that hardly reads asks for nothing, and would
+/// otherwise have a backend's place for as long as it likes.
+pub trait Limited: http_body::Body {
+    /// When it is to be let go of at the latest, by whoever passes it on.
+    fn until(&self) -> Option<Instant>;
+}
+
 /// A response body as the proxy sends it.
 #[derive(Debug)]
 pub enum Body {
@@ -63,6 +70,10 @@ pub struct Metered {
     wait: Option<Pin<Box<Sleep>>>,
     idle: Duration,
     progress: Instant,
+    /// Whether the next frame is waited for: it was asked for and not there.
+    waits: bool,
+    /// How long frames lay ready that nobody asked for: the client's pace, and not the backend's.
+    held_up: Duration,
     deadline: Instant,
     upstream_done: bool,
     /// The stream has said that it is over. Official SDKs hang up here, before the body itself ends.
@@ -101,6 +112,8 @@ impl Metered {
             deadline: exchange.begun + timeouts.total,
             idle: timeouts.idle,
             progress: now,
+            waits: false,
+            held_up: Duration::ZERO,
             upstream,
             exchange,
             meter,
@@ -129,7 +142,8 @@ impl Metered {
             self.meter.feed(&chunk);
             if self.meter.saw_first_data() {
                 let answers = self.meter.error().is_none();
-                self.exchange.saw_first_data(answers);
+                self.exchange.held_up = self.held_up;
+                self.exchange.saw_first_data(answers, self.progress);
             }
         }
     }
@@ -140,6 +154,7 @@ impl Metered {
         }
         self.ended = Some(ended);
         self.look();
+        self.exchange.held_up = self.held_up;
         self.exchange.usage = self.meter.finish();
         self.exchange.ended = ended;
         self.exchange.response_model = self.meter.model();
@@ -187,7 +202,10 @@ impl Metered {
                 return Poll::Ready(None);
             }
             match Pin::new(&mut self.upstream).poll_frame(cx) {
-                Poll::Pending => return self.poll_wait(cx),
+                Poll::Pending => {
+                    self.waits = true;
+                    return self.poll_wait(cx);
+                }
                 Poll::Ready(None) => {
                     self.upstream_done = true;
                     self.release_held();
@@ -204,7 +222,11 @@ impl Metered {
                     return Poll::Pending;
                 }
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.progress = self.exchange.shared.clock.monotonic();
+                    let now = self.exchange.shared.clock.monotonic();
+                    if !std::mem::take(&mut self.waits) {
+                        self.held_up += now - self.progress;
+                    }
+                    self.progress = now;
                     self.upstream_done = self.upstream.is_end_stream();
                     if self.progress >= self.deadline && !self.upstream_done {
                         // Of a backend that always has something the wait below never learns.
@@ -268,8 +290,35 @@ impl Metered {
 
 impl Drop for Metered {
     fn drop(&mut self) {
+        if self.ended.is_some() {
+            return;
+        }
         self.look();
-        self.finish(if self.said_done { Ended::Complete } else { Ended::ClientGone });
+        let late = !self.said_done && self.exchange.shared.clock.monotonic() >= self.deadline;
+        if late {
+            self.exchange.error = Some(NO_END);
+        }
+        self.finish(match (self.said_done, late) {
+            (true, _) => Ended::Complete,
+            (false, true) => Ended::TimedOut,
+            (false, false) => Ended::ClientGone,
+        });
+    }
+}
+
+/// What is here as a whole keeps nobody else waiting.
+impl Limited for http_body_util::Full<Bytes> {
+    fn until(&self) -> Option<Instant> {
+        None
+    }
+}
+
+impl Limited for Body {
+    fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Fixed(body) => body.until(),
+            Self::Relay(body) => Some(body.deadline).filter(|_| body.ended.is_none()),
+        }
     }
 }
 

@@ -31,7 +31,7 @@ use super::streams::Streams;
 use super::timers::{Expired, LazyTimer, Timers};
 use super::tracked::{ConnState, InProgress, TrackedBody};
 use crate::config::Limits;
-use crate::proxy::RequestBody;
+use crate::proxy::{Limited, RequestBody};
 use crate::telemetry::metrics::Metrics;
 use crate::wire::frames::Frames;
 use crate::wire::framing::Framing;
@@ -62,13 +62,13 @@ pub trait Answers:
     Service<Request<RequestBody>, Response = Response<Self::Body>, Error = Infallible, Future: Send> + Clone + Send + 'static
 {
     /// The body of its responses.
-    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+    type Body: Limited<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
 }
 
 impl<S, B> Answers for S
 where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    B: Limited<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
     type Body = B;
 }
@@ -260,7 +260,13 @@ where
             if begun == ended && state.take_received() {
                 timers.received(begun, ended);
             }
-            let Some(deadline) = timers.waiting(begun, ended, Instant::now) else { return Poll::Pending };
+            let Some(deadline) = timers.waiting(begun, ended, Instant::now) else {
+                // Of HTTP/1.1 only: the bodies of streams are looked after one by one.
+                let Some(until) = state.body_until() else { return Poll::Pending };
+                ready!(timer.poll(until, cx));
+                tracing::debug!("a response had its time, and its client had not taken it");
+                return Poll::Ready(Outcome::Fine);
+            };
             ready!(timer.poll(deadline, cx));
             match timers.expired(Instant::now()) {
                 Expired::Dismiss => state.dismiss(),

@@ -69,6 +69,8 @@ pub(super) struct Link<IO> {
     body_since: Option<Instant>,
     pub(super) write_timer: LazyTimer,
     pub(super) write_since: Option<Instant>,
+    /// When the response that is written has had its time.
+    pub(super) write_until: Option<Instant>,
 }
 
 /// What comes next.
@@ -100,6 +102,7 @@ where
         body_since: None,
         write_timer: LazyTimer::default(),
         write_since: None,
+        write_until: None,
     };
     poll_fn(|cx| {
         link.state().run_by(cx.waker());

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::proxy::Limited;
 use crate::server::connection::{Setting, run};
 use crate::server::detect::Version;
 use crate::server::guard::WRITE_STALL;
@@ -30,7 +31,17 @@ enum Step {
 struct Steps {
     left: VecDeque<Step>,
     sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+    until: Instant,
     alive: Arc<AtomicUsize>,
+}
+
+/// What an answer may take.
+const TIME: Duration = Duration::from_hours(1);
+
+impl Limited for Steps {
+    fn until(&self) -> Option<std::time::Instant> {
+        Some(self.until.into_std())
+    }
 }
 
 impl Body for Steps {
@@ -92,7 +103,7 @@ fn case(steps: &[Step], room: usize) -> Case {
             let length = length.map_or_else(|_| "broken".to_owned(), |body| body.to_bytes().len().to_string());
             steps.push_front(Step::Give(format!("{length}{}", if by_hyper { " by hyper" } else { "" }).into()));
             count.fetch_add(1, Relaxed);
-            Ok::<_, Infallible>(Response::new(Steps { left: steps, sleep: None, alive: count }))
+            Ok::<_, Infallible>(Response::new(Steps { left: steps, sleep: None, until: Instant::now() + TIME, alive: count }))
         }
     });
     let serving = tokio::spawn(run(Version::Http1, far, Prefix::default(), service, setting, Instant::now()));
@@ -249,5 +260,24 @@ async fn a_dismissed_connection_finishes_what_it_has() {
         assert_eq!((said.is_empty(), said.contains("connection: close")), (sent.is_empty(), says_close), "{sent}: {said}");
         assert!(sent.is_empty() || said.ends_with("3\r\nend\r\n0\r\n\r\n"), "{sent}: {said}");
         assert_eq!((outcome, begun.elapsed() < BODY_SOON), (Outcome::Fine, true));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_has_its_time_however_little_of_it_is_read_at_once() {
+    let much = |bytes| Step::Give(Bytes::from(vec![b'x'; bytes]));
+    // One that is still coming, one of which the last byte is here already; and by either way.
+    for (sent, steps) in [(GET, vec![much(4_000_000); 100]), (GET, vec![much(4_000_000)]), (CHUNKED, vec![much(4_000_000); 100])]
+    {
+        let mut case = case(&steps, 1 << 10);
+        let begun = Instant::now();
+        case.send(sent).await;
+        while !case.serving.is_finished() {
+            tokio::time::sleep(WRITE_STALL / 2).await;
+            let _ = case.client.read(&mut [0; 100]).await;
+            assert!(begun.elapsed() < TIME * 2, "{sent}");
+        }
+        let minutes = begun.elapsed().as_secs() / 60;
+        assert_eq!((case.serving.await.unwrap(), minutes, case.alive.load(Relaxed)), (Outcome::Fine, 60, 0), "{sent}");
     }
 }

@@ -15,6 +15,7 @@ use super::date;
 use super::direct::Link;
 use super::guard::WRITE_STALL;
 use super::outgoing::Outgoing;
+use crate::proxy::Limited;
 use crate::wire::reply::{self, Framed, Size};
 
 /// What a response answers.
@@ -58,7 +59,8 @@ enum Gathered {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Link<IO> {
     /// Writes a response to its end. Dropping the future drops the body.
-    pub(super) async fn respond<B: Body<Data = Bytes>>(&mut self, response: Response<B>, occasion: Occasion) -> Written {
+    pub(super) async fn respond<B: Limited<Data = Bytes>>(&mut self, response: Response<B>, occasion: Occasion) -> Written {
+        self.write_until = response.body().until().map(Instant::from_std);
         let (mut sending, body) = begin(response, &occasion);
         let mut body = pin!(body);
         poll_fn(|cx| self.poll_sending(&mut sending, body.as_mut(), cx)).await
@@ -105,11 +107,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Link<IO> {
         }
     }
 
-    /// The client takes nothing for now: whether it is there at all.
+    /// The client takes nothing for now: whether it is there at all, and whether it may still be waited for.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Written> {
         if self.poll_left(cx).is_pending() {
             let since = *self.write_since.get_or_insert_with(Instant::now);
-            ready!(self.write_timer.poll(since + WRITE_STALL, cx));
+            let stalled = since + WRITE_STALL;
+            ready!(self.write_timer.poll(self.write_until.map_or(stalled, |until| until.min(stalled)), cx));
         }
         Poll::Ready(Written::Broken)
     }

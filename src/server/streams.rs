@@ -26,7 +26,13 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        tokio::spawn(Stream { task, connection: Arc::clone(&self.0), stalled_since: None, timer: LazyTimer::default() });
+        tokio::spawn(Stream {
+            task,
+            connection: Arc::clone(&self.0),
+            stalled_since: None,
+            until: None,
+            timer: LazyTimer::default(),
+        });
     }
 }
 
@@ -38,6 +44,8 @@ pin_project! {
         task: F,
         connection: Arc<ConnState>,
         stalled_since: Option<Instant>,
+        // When its response has had its time, however little of it the client has taken.
+        until: Option<Instant>,
         timer: LazyTimer,
     }
 }
@@ -51,6 +59,7 @@ impl<F: Future<Output = ()>> Future for Stream<F> {
         if this.task.poll(cx).is_ready() {
             return Poll::Ready(());
         }
+        *this.until = this.connection.take_body_until().or(*this.until);
         match this.connection.last_body() {
             BodyPolled::Not => {}
             BodyPolled::Waits => *this.stalled_since = None,
@@ -58,9 +67,10 @@ impl<F: Future<Output = ()>> Future for Stream<F> {
             BodyPolled::Gave => *this.stalled_since = Some(Instant::now()),
         }
         let Some(since) = *this.stalled_since else { return Poll::Pending };
-        ready!(this.timer.poll(since + WRITE_STALL, cx));
+        let stalled = since + WRITE_STALL;
+        ready!(this.timer.poll(this.until.map_or(stalled, |until| until.min(stalled)), cx));
         // Dropping the task resets the stream, and drops the body with the exchange in it.
-        tracing::debug!("a stream's client took nothing for {WRITE_STALL:?}");
+        tracing::debug!("a stream's client took nothing for {WRITE_STALL:?}, or too little in the time of its exchange");
         Poll::Ready(())
     }
 }

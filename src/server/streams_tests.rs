@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::proxy::RequestBody;
+use crate::proxy::{Limited, RequestBody};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -25,14 +25,15 @@ const WINDOW: usize = 65_535;
 /// A body that gives a chunk whenever it is asked, `pause` apart; it counts itself while it lives.
 struct Endless {
     pause: Duration,
+    until: Option<Instant>,
     sleep: Option<Pin<Box<tokio::time::Sleep>>>,
     alive: Arc<AtomicUsize>,
 }
 
 impl Endless {
-    fn new(pause: Duration, alive: &Arc<AtomicUsize>) -> Self {
+    fn new(pause: Duration, until: Option<Instant>, alive: &Arc<AtomicUsize>) -> Self {
         alive.fetch_add(1, Relaxed);
-        Self { pause, sleep: None, alive: Arc::clone(alive) }
+        Self { pause, until, sleep: None, alive: Arc::clone(alive) }
     }
 }
 
@@ -48,6 +49,12 @@ impl Body for Endless {
             self.sleep = None;
         }
         Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b'x'; 1000])))))
+    }
+}
+
+impl Limited for Endless {
+    fn until(&self) -> Option<std::time::Instant> {
+        self.until.map(Instant::into_std)
     }
 }
 
@@ -69,14 +76,27 @@ fn setting() -> Setting {
 
 /// A client of a connection whose every answer is endless, `/slow` with a chunk each 40 seconds.
 async fn client(alive: &Arc<AtomicUsize>) -> (h2::client::SendRequest<Bytes>, tokio::task::JoinHandle<Outcome>) {
+    client_with(alive, WINDOW as u32, None).await
+}
+
+/// One whose streams begin with such a window, and whose answers have so much time.
+async fn client_with(
+    alive: &Arc<AtomicUsize>,
+    first_window: u32,
+    time: Option<Duration>,
+) -> (h2::client::SendRequest<Bytes>, tokio::task::JoinHandle<Outcome>) {
     let (near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(1 << 20);
     let alive = Arc::clone(alive);
     let service = tower::service_fn(move |request: Request<RequestBody>| {
         let pause = if request.uri().path() == "/slow" { Duration::from_secs(40) } else { Duration::ZERO };
-        std::future::ready(Ok::<_, Infallible>(Response::new(Endless::new(pause, &alive))))
+        std::future::ready(Ok::<_, Infallible>(Response::new(Endless::new(
+            pause,
+            time.map(|time| Instant::now() + time),
+            &alive,
+        ))))
     });
     let serving = tokio::spawn(run(Version::Http2, far, Prefix::default(), service, setting(), Instant::now()));
-    let (send, connection) = h2::client::handshake(near).await.unwrap();
+    let (send, connection) = h2::client::Builder::new().initial_window_size(first_window).handshake(near).await.unwrap();
     tokio::spawn(connection);
     (send, serving)
 }
@@ -137,4 +157,29 @@ async fn a_backend_that_is_waited_for_is_not_the_clients_fault() {
         assert_eq!(body.data().await.unwrap().unwrap().len(), 1000);
     }
     assert_eq!(alive.load(Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_has_the_time_of_its_exchange_however_its_client_reads() {
+    // Not even a first byte; and a little again and again.
+    for (first_window, trickles, minutes) in [(0, false, 1), (1000, true, 3)] {
+        let alive = Arc::default();
+        let (mut client, _serving) = client_with(&alive, first_window, Some(WRITE_STALL * 3)).await;
+        let mut body = ask(&mut client, "/").await;
+        let begun = Instant::now();
+        let reason = loop {
+            assert!(begun.elapsed() < WRITE_STALL * 4);
+            let next = tokio::time::timeout(WRITE_STALL / 2, body.data()).await;
+            match next {
+                Ok(data) => match data.unwrap() {
+                    Ok(_) => {}
+                    Err(error) => break error.reason(),
+                },
+                Err(_) if trickles => body.flow_control().release_capacity(1000).unwrap(),
+                Err(_) => {}
+            }
+        };
+        assert_eq!((reason, begun.elapsed().as_secs()), (Some(h2::Reason::CANCEL), minutes * 60));
+        assert_eq!(alive.load(Relaxed), 0, "its backend is let go");
+    }
 }

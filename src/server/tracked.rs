@@ -8,10 +8,14 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
+
+use crate::proxy::Limited;
 
 /// What a response's body did when it was last asked for more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +29,9 @@ pub(super) enum BodyPolled {
 }
 
 /// One connection's state.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ConnState {
+    opened: Instant,
     begun: AtomicU32,
     ended: AtomicU32,
     received: AtomicBool,
@@ -37,7 +42,32 @@ pub(super) struct ConnState {
     flooded: AtomicBool,
     open_end: AtomicBool,
     body: AtomicU8,
+    /// Milliseconds after `opened`, and none is [`NO_END`].
+    body_until_ms: AtomicU64,
     task: OnceLock<Waker>,
+}
+
+/// A body that may take any time.
+const NO_END: u64 = u64::MAX;
+
+impl Default for ConnState {
+    fn default() -> Self {
+        Self {
+            opened: Instant::now(),
+            begun: AtomicU32::default(),
+            ended: AtomicU32::default(),
+            received: AtomicBool::default(),
+            dismissed: AtomicBool::default(),
+            half_head: AtomicBool::default(),
+            refused: AtomicBool::default(),
+            switched: AtomicBool::default(),
+            flooded: AtomicBool::default(),
+            open_end: AtomicBool::default(),
+            body: AtomicU8::default(),
+            body_until_ms: AtomicU64::new(NO_END),
+            task: OnceLock::default(),
+        }
+    }
 }
 
 impl ConnState {
@@ -119,6 +149,26 @@ impl ConnState {
         }
     }
 
+    /// A response begins whose body has its time until then; noted and read as above.
+    fn body_has_until(&self, until: Option<Instant>) {
+        // Rounded up, so that it is over when the clock says so.
+        let until_ms = until.map(|until| until.saturating_duration_since(self.opened).as_millis() as u64 + 1);
+        self.body_until_ms.store(until_ms.unwrap_or(NO_END), Relaxed);
+    }
+
+    /// Until when the body has its time, of which that was said last; `None` once its request has ended.
+    pub(super) fn body_until(&self) -> Option<Instant> {
+        let until_ms = Some(self.body_until_ms.load(Relaxed)).filter(|until_ms| *until_ms != NO_END)?;
+        self.opened.checked_add(Duration::from_millis(until_ms))
+    }
+
+    /// The same, said once: by whoever has many bodies.
+    pub(super) fn take_body_until(&self) -> Option<Instant> {
+        let until = self.body_until()?;
+        self.body_until_ms.store(NO_END, Relaxed);
+        Some(until)
+    }
+
     /// Whether it speaks another protocol than HTTP, or will when the response is out that agrees to it.
     pub(super) fn is_switched(&self) -> bool {
         self.switched.load(Relaxed)
@@ -156,6 +206,7 @@ impl InProgress {
 impl Drop for InProgress {
     fn drop(&mut self) {
         self.0.received.store(false, Relaxed);
+        self.0.body_until_ms.store(NO_END, Relaxed);
         self.0.ended.fetch_add(1, Relaxed);
     }
 }
@@ -172,9 +223,10 @@ pin_project! {
     }
 }
 
-impl<B> TrackedBody<B> {
+impl<B: Limited> TrackedBody<B> {
     /// `open_end` for a client that takes the end of the connection for the body's.
-    pub(super) const fn new(body: B, request: InProgress, open_end: bool) -> Self {
+    pub(super) fn new(body: B, request: InProgress, open_end: bool) -> Self {
+        request.0.body_has_until(body.until().map(Instant::from_std));
         Self { body, request, open_end }
     }
 }

@@ -158,6 +158,7 @@ impl Router {
                 first_token: Some(Millis::from(seen.first_token)),
                 whole: Millis::from(seen.total),
                 waited: Millis::from(seen.total),
+                held_up: false,
                 in_flight_then: seen.in_flight_then,
                 output_tokens: Some(seen.output_tokens),
                 input_tokens: Some(seen.input_tokens),

@@ -2,11 +2,13 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::support::h2::H2Client;
+use windward::clock::SimulatedClock;
+
+use super::support::h2::{End, H2Client, HEADERS, WINDOW_UPDATE, frame};
 use super::support::peer::{PATIENCE, Then};
 use super::support::{Client, Harness, Peer};
 
@@ -67,4 +69,36 @@ fn a_client_of_http2_that_does_not_read_costs_little() {
         assert!(taken < MOST, "{taken} bytes were taken with a window of {first_window:?}");
         assert!(client.frame().is_some());
     }
+}
+
+#[test]
+fn a_client_that_does_not_read_for_a_while_makes_no_backend_look_slow() {
+    let peer = Peer::start(|_, stream| {
+        let events = "data: {\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n".repeat(60);
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";
+        // All at once: whatever takes time from here on is the client's doing.
+        stream.write_all(format!("{head}content-length: {}\r\n\r\n{events}", events.len()).as_bytes()).unwrap();
+        Then::Next
+    });
+    let clock = Arc::new(SimulatedClock::new(jiff::Timestamp::UNIX_EPOCH));
+    let backends = [("a", peer.address, "usage: never\n    models: [m]")];
+    let proxy = Harness::by(Arc::<SimulatedClock>::clone(&clock), &backends, "");
+    let believed = || {
+        let model = proxy.backend("a")["models"][0].clone();
+        ["first_token_ms", "per_output_token_ms"].map(|of| model[of].as_f64().unwrap_or_else(|| panic!("{model}")))
+    };
+    let before = believed();
+    for _ in 0..5 {
+        let no_window = 0;
+        let mut client = H2Client::with(proxy.address, &[(4, no_window)], 0);
+        assert!(client.call(1, STREAM));
+        assert!(std::iter::from_fn(|| client.frame()).any(|frame| frame.kind == HEADERS));
+        clock.advance(Duration::from_mins(1));
+        assert!(client.send(&frame(WINDOW_UPDATE, 0, 1, &[0, 1, 0, 0])));
+        // Its head was read before.
+        assert_eq!(client.end(1), End::Answered(0));
+        assert_eq!(proxy.record()["ended"], "complete");
+    }
+    let after = believed();
+    assert!(after[0] <= before[0] && after[1] == before[1], "{before:?} became {after:?}");
 }

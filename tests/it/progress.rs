@@ -206,6 +206,43 @@ fn a_stream_without_an_end_ends_with_the_time_of_its_exchange() {
     is_not_blamed(&proxy);
 }
 
+/// The end is not seen by whoever reads the backend, who is not asked for more: it is whoever writes to the client that has to see it.
+#[test]
+fn a_client_that_does_not_read_has_the_time_of_its_exchange_and_no_more() {
+    let peer = Peer::start(|seen, stream| {
+        if seen.field("x-next").is_some() {
+            respond(stream, "200 OK", "content-type: application/json\r\n", b"{}");
+            return Then::Next;
+        }
+        begin_events(stream);
+        let event = [b"data: ".as_slice(), &[b'x'; 8000], b"\n\n"].concat();
+        while stream.write_all(&[format!("{:x}\r\n", event.len()).as_bytes(), &event, b"\r\n"].concat()).is_ok() {}
+        Then::Close
+    });
+    let proxy = harness("", peer.address, "timeouts: { total: 1s }");
+    const STREAM: &str = r#"{"model":"m","stream":true}"#;
+    let chunked = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: w\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{STREAM}\r\n0\r\n\r\n",
+        STREAM.len()
+    );
+    let plain = |client: &mut Client| client.post("/v1/chat/completions", "", STREAM);
+    let by_hyper = |client: &mut Client| client.send(chunked.as_bytes());
+    let mut clients: Vec<Client> = (0..TIMES).map(|_| Client::connect(proxy.address)).collect();
+    for (nth, client) in clients.iter_mut().enumerate() {
+        if nth % 2 == 0 { plain(client) } else { by_hyper(client) }
+    }
+    let mut by_http2: Vec<H2Client> = (0..TIMES).map(|_| H2Client::connect(proxy.address)).collect();
+    by_http2.iter_mut().for_each(|client| assert!(client.call(1, STREAM)));
+    for record in (0..2 * TIMES).map(|_| proxy.record()) {
+        assert_eq!((&record["ended"], &record["error"]), (&"timed_out".into(), &"total_timeout".into()), "{record}");
+    }
+    for mut client in clients {
+        let said = client.read_to_end();
+        assert!(said.starts_with("HTTP/1.1 200 ") && !said.ends_with("0\r\n\r\n"), "it is cut, and seen to be");
+    }
+    is_not_blamed(&proxy);
+}
+
 #[test]
 fn an_upload_without_an_end_ends_with_the_time_of_its_exchange() {
     let (address, said) = uploads(false);
