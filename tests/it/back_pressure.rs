@@ -74,9 +74,9 @@ fn a_client_of_http2_that_does_not_read_costs_little() {
 #[test]
 fn a_client_that_does_not_read_for_a_while_makes_no_backend_look_slow() {
     let peer = Peer::start(|_, stream| {
-        let events = "data: {\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n".repeat(60);
+        let events = "data: {\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n".repeat(4000);
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";
-        // All at once: whatever takes time from here on is the client's doing.
+        // More than is read at once, and all of it there: whatever takes time from here on is the client's doing.
         stream.write_all(format!("{head}content-length: {}\r\n\r\n{events}", events.len()).as_bytes()).unwrap();
         Then::Next
     });
@@ -90,11 +90,11 @@ fn a_client_that_does_not_read_for_a_while_makes_no_backend_look_slow() {
     let before = believed();
     for _ in 0..5 {
         let no_window = 0;
-        let mut client = H2Client::with(proxy.address, &[(4, no_window)], 0);
+        let mut client = H2Client::with(proxy.address, &[(4, no_window)], 1 << 30);
         assert!(client.call(1, STREAM));
         assert!(std::iter::from_fn(|| client.frame()).any(|frame| frame.kind == HEADERS));
         clock.advance(Duration::from_mins(1));
-        assert!(client.send(&frame(WINDOW_UPDATE, 0, 1, &[0, 1, 0, 0])));
+        assert!(client.send(&frame(WINDOW_UPDATE, 0, 1, &[0, 16, 0, 0])));
         // Its head was read before.
         assert_eq!(client.end(1), End::Answered(0));
         assert_eq!(proxy.record()["ended"], "complete");
