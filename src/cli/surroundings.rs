@@ -1,10 +1,10 @@
 //! The process's environment and disk, as [`crate::config`] wants them handed in.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use crate::config::{Env, Files};
+use crate::control::regular::open_regular;
 
 /// The largest file that a configuration may name, in bytes: a bundle of all the world's certificates has a quarter of it.
 const MAX_NAMED: u64 = 1 << 20;
@@ -27,7 +27,7 @@ impl Files for Disk {
 
 fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    File::open(path)?.take(limit + 1).read_to_end(&mut content)?;
+    open_regular(path)?.0.take(limit + 1).read_to_end(&mut content)?;
     if content.len() as u64 > limit {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
     }

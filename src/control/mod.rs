@@ -6,6 +6,7 @@
 pub mod carbon;
 pub mod health;
 pub mod pricing;
+pub mod regular;
 pub mod reload;
 
 mod publisher;

@@ -4,7 +4,6 @@
 //! watch on the file would follow the old one into oblivion. It is only the quick way: a poll of the content is the guarantee.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -14,6 +13,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::regular::open_regular;
 use super::{ConfigFile, Loader};
 use crate::config::{Boot, MAX_FILE, Plan, boot_changes};
 
@@ -77,7 +77,7 @@ impl Reloader {
 /// The text of a configuration file. One that is too long is cut just past [`MAX_FILE`], which `load` then reports.
 pub fn read_configuration(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;
+    open_regular(path)?.0.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > MAX_FILE {
         // The cut may have split a character, which is not what is wrong with this file.
         return Ok(String::from_utf8_lossy(&bytes).into_owned());
@@ -142,6 +142,8 @@ fn concerns(path: &Path, name: &OsStr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
     use crate::testing::plan;
 

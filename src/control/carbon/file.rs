@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
+use super::super::regular::open_regular;
 use super::Line;
 use crate::carbon::file::{FileOptions, FileReadings, MAX_FILE_BYTES, parse};
 use crate::carbon::{SourceError, SourceErrorKind};
@@ -63,8 +64,7 @@ impl FileSource {
     }
 
     fn read_if_changed(&mut self, now: Timestamp) -> Result<(), SourceError> {
-        let file = std::fs::File::open(&self.path).map_err(|error| self.unreadable(&error))?;
-        let meta = file.metadata().map_err(|error| self.unreadable(&error))?;
+        let (file, meta) = open_regular(&self.path).map_err(|error| self.unreadable(&error))?;
         let modified = meta.modified().map_err(|error| self.unreadable(&error))?;
         let stamp = Some((modified, meta.len()));
         if stamp == self.stamp {
