@@ -280,6 +280,14 @@ impl Snapshot {
         }
     }
 
+    /// Nothing had come from it after `waited`, when another's answer was taken.
+    pub fn learn_lost(&self, lesson: &Lesson<'_>, waited: Millis) {
+        let Estimate { prompt_tokens, queue, .. } = lesson.candidate.estimate;
+        if let Some(model) = self.live(lesson.deployment.backend).model(&lesson.deployment.model) {
+            model.saw_no_first_token(prompt_tokens, queue, waited);
+        }
+    }
+
     /// Whether a budget was met says how far predictions can be trusted.
     fn learn_waiting(&self, lesson: &Lesson<'_>, waited: Millis) {
         let Lesson { candidate, policy, demand, .. } = lesson;

@@ -50,6 +50,15 @@ struct Cell {
     samples_then: AtomicU32,
 }
 
+/// What a response, or that none came, does to a factor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moves {
+    Up,
+    /// It is as was expected, and that is all.
+    Not,
+    Down,
+}
+
 /// What is believed of the first token of one model at one backend.
 #[derive(Debug)]
 pub(super) struct FirstToken {
@@ -99,26 +108,34 @@ impl FirstToken {
 
     /// A response began after `took`, with `queue` ahead of it as predicted when it was sent.
     pub(super) fn saw(&self, prompt: u32, queue: Millis, took: Millis) {
-        let (took, base) = (took.get(), self.base(prompt));
-        let expected = base * self.factor(base, queue.get(), prompt);
-        if let Some(cell) = self.cell(queue.get(), prompt) {
-            let before = cell.samples.fetch_add(1, Relaxed);
-            if before == 0 {
-                // It begins where its neighbour is.
-                cell.factor.set(expected / base);
-            }
-            let factor = cell.factor.get();
-            let step = if took <= factor * base {
-                -STEP * (1.0 - QUANTILE)
-            } else if before < KNOWN {
-                EARLY_STEP * QUANTILE
-            } else {
-                STEP * QUANTILE
-            };
-            // The steps are small, and the exponential that they are short for would cost more than all the rest here.
-            cell.factor.set((factor * (1.0 + step)).clamp(RANGE.0, RANGE.1));
+        self.step(prompt, queue, |expected| if took.get() > expected { Moves::Up } else { Moves::Down });
+        self.bend(f64::from(prompt), took.get());
+    }
+
+    /// No response came within `waited`, and nobody waited any longer: it would have been late, or else nothing is known.
+    pub(super) fn saw_none(&self, prompt: u32, queue: Millis, waited: Millis) {
+        let base = self.base(prompt);
+        if waited.get() > base * self.factor(base, queue.get(), prompt) {
+            self.step(prompt, queue, |expected| if waited.get() > expected { Moves::Up } else { Moves::Not });
         }
-        self.bend(f64::from(prompt), took);
+    }
+
+    /// Moves a factor by what `moves` says of the time that its cell expects.
+    fn step(&self, prompt: u32, queue: Millis, moves: impl FnOnce(f64) -> Moves) {
+        let base = self.base(prompt);
+        let Some(cell) = self.cell(queue.get(), prompt) else { return };
+        let before = cell.samples.load(Relaxed);
+        // It begins where its neighbour is.
+        let factor = if before == 0 { self.factor(base, queue.get(), prompt) } else { cell.factor.get() };
+        let step = match moves(factor * base) {
+            Moves::Down => -STEP * (1.0 - QUANTILE),
+            Moves::Not => 0.0,
+            Moves::Up if before < KNOWN => EARLY_STEP * QUANTILE,
+            Moves::Up => STEP * QUANTILE,
+        };
+        cell.samples.fetch_add(1, Relaxed);
+        // The steps are small, and the exponential that they are short for would cost more than all the rest here.
+        cell.factor.set((factor * (1.0 + step)).clamp(RANGE.0, RANGE.1));
     }
 
     /// Counts a response into the line.

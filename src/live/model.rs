@@ -145,6 +145,11 @@ impl ModelLive {
         self.first_token.saw(prompt_tokens, queue, took);
     }
 
+    /// No response had begun after `waited`, when it was given up for another's. That can make the backend slower and never quicker.
+    pub fn saw_no_first_token(&self, prompt_tokens: u32, queue: Millis, waited: Millis) {
+        self.first_token.saw_none(prompt_tokens, queue, waited);
+    }
+
     /// A response ended: `output_tokens` came in `streaming` after the first one, while the backend had about `in_flight` requests of
     /// the `declared` it takes.
     pub fn saw_output(&self, output_tokens: u64, streaming: Millis, in_flight: f64, declared: u32) {
@@ -181,6 +186,18 @@ mod tests {
         assert!(model.first_token(10, 0).late.get() <= declared * 2.1);
         model.saw_first_token(10, Millis::ZERO, Millis::saturating(600.0));
         assert!(model.first_token(10, 0).late.get() <= declared * 2.1, "a punctual answer does not bring the belief back");
+    }
+
+    #[test]
+    fn who_was_given_up_was_late_and_is_never_rewarded() {
+        let model = ModelLive::new(Prior::default());
+        let before = model.first_token(10, 0);
+        (0..100).for_each(|_| model.saw_no_first_token(10, Millis::ZERO, Millis::saturating(500.0)));
+        assert_eq!(model.first_token(10, 0), before, "it had more time than that");
+        (0..15).for_each(|_| model.saw_no_first_token(10, Millis::ZERO, Millis::saturating(5_000.0)));
+        let after = model.first_token(10, 0).late.get();
+        assert!(after > 2.0 * before.late.get() && after < 6_500.0, "{before:?} became {after}");
+        assert_eq!(model.samples(), 0, "it is no response");
     }
 
     #[test]

@@ -322,7 +322,11 @@ impl Exchange {
     /// What the answer teaches; nothing when it is none: failing is quick.
     pub(super) fn lesson(&self) -> Option<Lesson<'_>> {
         let (_, index) = self.serving.as_ref().filter(|_| self.status.is_success() && self.error.is_none())?;
-        let index = (*index)?;
+        self.lesson_of((*index)?)
+    }
+
+    /// What was asked of a candidate.
+    pub(super) fn lesson_of(&self, index: usize) -> Option<Lesson<'_>> {
         Some(Lesson {
             deployment: self.deployments.as_ref()?.get(index)?,
             candidate: self.candidates.get(index)?,

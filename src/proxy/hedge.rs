@@ -1,7 +1,8 @@
 //! Asks a second backend beside one that is late, where the policy says so; [`crate::decide::second`] says when and whom.
 //!
 //! The first head that is an answer wins. The other attempt is broken off, which closes its connection, and is booked as waste and as
-//! nothing else: that it was slower this once neither praises it nor counts against it, since nobody knows how it would have ended.
+//! nothing else: that it was slower this once counts neither for nor against its health, since nobody knows how it would have ended.
+//! Its statistics learn no more than that nothing had come until then.
 //! An attempt that fails while the other goes on is booked as the failure it is. A backend that sends its head at once and its first
 //! token late is not seen to be late: by then its answer has begun. None of this is on the way of a request that is
 //! answered in time but one timer.
@@ -14,7 +15,6 @@ use tokio::time::sleep;
 
 use super::exchange::{AttemptOutcome, Exchange};
 use super::forward::{self, Asked, Outgoing, Sent, Tries, Waiting};
-use crate::backend::BackendId;
 use crate::decide::{self, Second};
 use crate::live::Permit;
 use crate::policy::Policy;
@@ -75,7 +75,7 @@ pub(super) async fn race(race: Race<'_>, outgoing: &mut Outgoing, x: &mut Exchan
         if !first_is_there {
             shared.metrics.hedges_won.add_one();
         }
-        break_off(x, rest.backend.id, now);
+        break_off(x, &rest, now);
         return (asked, sent);
     }
     forward::book(tries, x, &asked, sent, now);
@@ -119,9 +119,13 @@ fn come_in(x: &mut Exchange, asked: &Asked) {
     }
 }
 
-/// Books the attempt that lost.
-fn break_off(x: &mut Exchange, loser: BackendId, now: Instant) {
-    if let Some(attempt) = x.attempts.iter_mut().find(|attempt| attempt.backend == loser) {
-        (attempt.outcome, attempt.ended) = (AttemptOutcome::Hedged, now);
+/// Books the attempt that lost. Of a stream it is known that nothing had come until now, and that much is learned: a backend that hangs
+/// would otherwise be asked first for ever, its every answer coming from another.
+fn break_off(x: &mut Exchange, loser: &Asked, now: Instant) {
+    let Some(attempt) = x.attempts.iter_mut().find(|attempt| attempt.backend == loser.backend.id) else { return };
+    (attempt.outcome, attempt.ended) = (AttemptOutcome::Hedged, now);
+    let waited = Millis::from(now - attempt.begun);
+    if let Some(lesson) = x.lesson_of(loser.index).filter(|lesson| lesson.demand.streamed) {
+        x.snapshot.learn_lost(&lesson, waited);
     }
 }

@@ -24,9 +24,16 @@ const ALWAYS: &str = "hedge: { at_most: 1, extra_mg_at_most: 100000 }";
 /// Late after 50 ms, so that the second is asked after 100 of the budget's 150.
 const QUICK: &str = "expect: { first_token: 50ms, per_prompt_token: 1us, tokens_per_second: 1000000 }";
 
+fn standing_still() -> Arc<SimulatedClock> {
+    Arc::new(SimulatedClock::new("2026-01-01T00:00:00Z".parse().unwrap()))
+}
+
 /// Backends in this order under a policy with these further keys.
 fn hedging(policy: &str, backends: &[(&str, SocketAddr, &str)]) -> Harness {
-    let clock = Arc::new(SimulatedClock::new("2026-01-01T00:00:00Z".parse().unwrap()));
+    hedging_by(standing_still(), policy, backends)
+}
+
+fn hedging_by(clock: Arc<SimulatedClock>, policy: &str, backends: &[(&str, SocketAddr, &str)]) -> Harness {
     let backends: Vec<(&str, SocketAddr, String)> =
         backends.iter().map(|(name, address, more)| (*name, *address, format!("{QUICK}\n    {more}"))).collect();
     let backends: Vec<(&str, SocketAddr, &str)> = backends.iter().map(|(name, at, more)| (*name, *at, more.as_str())).collect();
@@ -108,6 +115,37 @@ fn the_second_answers_and_the_first_is_broken_off_and_booked_as_waste() {
     let late = patiently("the end of the exchange", || Some(proxy.backend("late")).filter(|late| late["in_flight"] == 0));
     assert_eq!((&late["failures"], &late["shut_for_ms"], &late["models"][0]["samples"]), (&0.into(), &Value::Null, &0.into()));
     assert_eq!(proxy.backend("good")["models"][0]["samples"], 1, "the stream that it answered");
+}
+
+/// Each of its answers comes from the other, so that it teaches nothing but that it was late.
+#[test]
+fn a_backend_that_hangs_is_not_asked_first_for_ever() {
+    let clock = standing_still();
+    let moving = Arc::clone(&clock);
+    let late = Peer::start(move |_, stream| {
+        moving.advance(std::time::Duration::from_millis(400));
+        wait_for_close(stream);
+        Then::Close
+    });
+    let good = Peer::start(move |_, stream| {
+        begin_events(stream);
+        chunk(stream, b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: [DONE]\n\n");
+        end_chunks(stream);
+        Then::Next
+    });
+    let proxy =
+        hedging_by(clock, ALWAYS, &[("late", late.address, "models: [gpt-4o]"), ("good", good.address, "models: [gpt-4o]")]);
+    let first = |record: &Value| outcomes(record)[0].0.to_owned();
+    let asked_first: Vec<String> = (0..20)
+        .map(|_| {
+            assert_eq!(ask(&proxy, STREAM).status, 200);
+            first(&proxy.record())
+        })
+        .take_while(|first| first == "late")
+        .collect();
+    assert!((1..20).contains(&asked_first.len()), "{} times", asked_first.len());
+    let late = proxy.backend("late");
+    assert_eq!((&late["failures"], &late["models"][0]["samples"]), (&0.into(), &0.into()), "{late}");
 }
 
 #[test]
