@@ -100,5 +100,5 @@ fn a_client_that_does_not_read_for_a_while_makes_no_backend_look_slow() {
         assert_eq!(proxy.record()["ended"], "complete");
     }
     let after = believed();
-    assert!(after[0] <= before[0] && after[1] == before[1], "{before:?} became {after:?}");
+    assert!(after[0] <= before[0] && (after[1] - before[1]).abs() < 1e-6, "{before:?} became {after:?}");
 }

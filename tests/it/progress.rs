@@ -8,6 +8,7 @@ use super::support::h2::{DATA, END_HEADERS, End, H2Client, HEADERS, block, call,
 use super::support::peer::{PATIENCE, Then, begin_events, chunk, conversing, respond, wait_for_close};
 use super::support::{Client, Harness, Peer};
 
+const STREAM: &str = r#"{"model":"m","stream":true}"#;
 const CALL: &str = r#"{"model":"m"}"#;
 /// Enough for a backend to be left alone, were they its failures.
 const TIMES: usize = 12;
@@ -220,7 +221,6 @@ fn a_client_that_does_not_read_has_the_time_of_its_exchange_and_no_more() {
         Then::Close
     });
     let proxy = harness("", peer.address, "timeouts: { total: 1s }");
-    const STREAM: &str = r#"{"model":"m","stream":true}"#;
     let chunked = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: w\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{STREAM}\r\n0\r\n\r\n",
         STREAM.len()
@@ -232,7 +232,9 @@ fn a_client_that_does_not_read_has_the_time_of_its_exchange_and_no_more() {
         if nth % 2 == 0 { plain(client) } else { by_hyper(client) }
     }
     let mut by_http2: Vec<H2Client> = (0..TIMES).map(|_| H2Client::connect(proxy.address)).collect();
-    by_http2.iter_mut().for_each(|client| assert!(client.call(1, STREAM)));
+    for client in &mut by_http2 {
+        assert!(client.call(1, STREAM));
+    }
     for record in (0..2 * TIMES).map(|_| proxy.record()) {
         assert_eq!((&record["ended"], &record["error"]), (&"timed_out".into(), &"total_timeout".into()), "{record}");
     }
