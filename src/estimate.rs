@@ -7,14 +7,18 @@
 use crate::backend::Backend;
 pub use crate::demand::{Demand, Size};
 use crate::live::{Load, ModelLive};
-use crate::tables::{Coefficients, EnergyBand, TokenCounts};
-use crate::units::{Grams, GramsPerKwh, Millis};
+use crate::tables::{Coefficients, TokenCounts};
+use crate::units::{Grams, GramsPerKwh, Joules, Millis};
 
 /// What one candidate is expected to take for one request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
+    /// Of these, those that it was sent before, as a part of the same conversation.
+    pub known_tokens: u32,
+    /// Of the prompt, those that it is believed to have at hand and not to read again.
+    pub cached_tokens: u32,
     /// Tokens of the response; 0 for embeddings.
     pub output_tokens: u32,
     /// Until the first token, at the quantile that the policy asks for.
@@ -25,8 +29,8 @@ pub struct Estimate {
     pub per_output_token: Millis,
     /// Until the end: the first token at its quantile, every later one at its mean.
     pub total: Millis,
-    /// Energy at the machine, before the building's share.
-    pub energy: EnergyBand,
+    /// Energy at the machine, best guess, before the building's share.
+    pub energy: Joules,
     /// Intensity of the grid; `None` when nobody knows where it runs or how clean that is.
     pub intensity: Option<GramsPerKwh>,
     /// Emissions at the best guess of the energy, the building's share included; `None` with the intensity.
@@ -40,6 +44,13 @@ pub struct Estimate {
     pub price: Grams,
 }
 
+impl Estimate {
+    /// Prompt tokens that it has to read.
+    pub const fn tokens_to_read(&self) -> u32 {
+        self.prompt_tokens.saturating_sub(self.cached_tokens)
+    }
+}
+
 /// What is known around a candidate, beside the candidate.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
@@ -49,6 +60,8 @@ pub struct Terms<'a> {
     pub intensity: Option<GramsPerKwh>,
     /// What predictions of the first token are multiplied by, under the request's policy.
     pub margin: f64,
+    /// The share of the prompt that it was sent before, from 0 to 1.
+    pub known: f64,
     /// What a full backend's capacity is worth to all, for each output token.
     pub price_per_output_token: Grams,
 }
@@ -68,22 +81,26 @@ fn ramp(in_flight: u32, limit: u32) -> f64 {
 
 /// What `backend` would take for a request of `size`, given what is known of the model there, of its load and of its grid.
 ///
-/// `model` is what is known of the model that is asked for there. No prompt token is taken for cached: only the backend knows what it
-/// kept.
+/// `model` is what is known of the model that is asked for there. Of what it was sent before, so much is taken for cached as its own
+/// reports say of the prompts before; it counts with what a cached token takes, in grams, and is not waited for.
 pub fn estimate(size: Size, backend: &Backend, model: &ModelLive, load: Load, terms: &Terms<'_>) -> Estimate {
     let Size { prompt_tokens, output_tokens } = size;
     let (in_flight, declared) = (load.in_flight, backend.max_in_flight);
-    let believed = model.first_token(prompt_tokens, load.pending_prompt_tokens);
+    let known_tokens = (f64::from(prompt_tokens) * terms.known) as u32;
+    let cached_tokens = ((f64::from(known_tokens) * model.cached_share()) as u32).min(prompt_tokens);
+    let believed = model.first_token(prompt_tokens - cached_tokens, load.pending_prompt_tokens);
     // Rounded here and not where it is written, so that the log holds the very numbers that were decided with.
     let first_token = (believed.late * terms.margin).rounded();
     let per_output_token = model.per_output_token(in_flight.saturating_add(1), declared).rounded();
     // The first token came with `first_token`, so one interval less than there are tokens remains.
     let total = (first_token + per_output_token * f64::from(output_tokens.saturating_sub(1))).rounded();
-    let tokens = TokenCounts { input: u64::from(prompt_tokens), cached: 0, output: u64::from(output_tokens) };
-    let energy = terms.coefficients.energy(tokens);
+    let tokens = TokenCounts { input: prompt_tokens.into(), cached: cached_tokens.into(), output: output_tokens.into() };
+    let energy = terms.coefficients.energy(tokens).mid();
     let limit = model.limit(declared);
     Estimate {
         prompt_tokens,
+        known_tokens,
+        cached_tokens,
         output_tokens,
         first_token,
         queue: believed.queue,
@@ -91,7 +108,7 @@ pub fn estimate(size: Size, backend: &Backend, model: &ModelLive, load: Load, te
         total,
         energy,
         intensity: terms.intensity,
-        emissions: terms.intensity.map(|intensity| energy.mid() * backend.pue * intensity),
+        emissions: terms.intensity.map(|intensity| energy * backend.pue * intensity),
         in_flight,
         limit,
         price: terms.price_per_output_token * (f64::from(output_tokens) * ramp(in_flight, limit)),
@@ -111,7 +128,7 @@ mod tests {
     use crate::dialect::Dialect;
     use crate::live::{Flow, Live, Prior};
     use crate::tables::{Band, EnergyQuality};
-    use crate::units::{Joules, JoulesPerToken, Pue};
+    use crate::units::{JoulesPerToken, Pue};
 
     fn prior() -> Prior {
         Prior { first_token: Millis::saturating(200.0), per_prompt_token: Millis::saturating(0.1), tokens_per_second: 100.0 }
@@ -179,6 +196,7 @@ mod tests {
             coefficients: &coefficients(),
             intensity: intensity.map(GramsPerKwh::saturating),
             margin: 1.0,
+            known: 0.0,
             price_per_output_token: Grams::saturating(price),
         };
         let size = Flow::default().size(&demand);
@@ -195,8 +213,7 @@ mod tests {
         assert!((got.first_token.get() - 360.0).abs() < 1e-9, "{:?}", got.first_token);
         assert!((got.per_output_token.get() - 10.4).abs() < 0.01, "{:?}", got.per_output_token);
         assert!((got.total.get() - 360.0 - 249.0 * got.per_output_token.get()).abs() < 1e-3, "{:?}", got.total);
-        assert_eq!(got.energy.mid(), Joules::saturating(10.0 + 1000.0 + 1000.0));
-        assert_eq!(got.energy.low(), Joules::saturating(10.0 + 500.0 + 500.0));
+        assert_eq!(got.energy, Joules::saturating(10.0 + 1000.0 + 1000.0));
         // 2010 J x 1.5 at 36 g/kWh.
         let grams = got.emissions.unwrap().get();
         assert!((grams - 0.03015).abs() < 1e-12, "{grams}");
@@ -207,7 +224,7 @@ mod tests {
     fn an_unknown_grid_has_no_grams_but_still_energy() {
         let got = estimated(Demand { body_bytes: 450, ..Demand::default() }, &live(), 1.2, None);
         assert_eq!((got.intensity, got.emissions), (None, None));
-        assert!(got.energy.mid() > Joules::ZERO);
+        assert!(got.energy > Joules::ZERO);
     }
 
     #[test]
@@ -216,7 +233,7 @@ mod tests {
         let got = estimated(demand, &live(), 1.0, Some(100.0));
         assert_eq!(got.output_tokens, 0);
         assert_eq!(got.total, got.first_token);
-        assert_eq!(got.energy.mid(), Joules::saturating(1010.0));
+        assert_eq!(got.energy, Joules::saturating(1010.0));
     }
 
     #[test]
@@ -231,6 +248,35 @@ mod tests {
         assert!(busy.first_token.get() >= idle.first_token.get() + 500.0);
         drop(permit);
         assert_eq!(estimated(demand, &live, 1.0, None), idle);
+    }
+
+    #[test]
+    fn what_it_was_sent_before_is_neither_waited_for_nor_burned_again() {
+        let live = live();
+        let demand = Demand { body_bytes: 4500, streamed: true, ..Demand::default() };
+        let model = live.model("m").unwrap();
+        (0..1000).for_each(|_| model.saw_cached(1000.0, 900));
+        let at = |known: f64| {
+            let terms = Terms {
+                coefficients: &coefficients(),
+                intensity: Some(GramsPerKwh::saturating(36.0)),
+                margin: 1.0,
+                known,
+                price_per_output_token: Grams::ZERO,
+            };
+            estimate(Flow::default().size(&demand), &backend(1.5), model, live.load(), &terms)
+        };
+        let (cold, warm) = (at(0.0), at(1.0));
+        assert_eq!((cold.cached_tokens, cold.tokens_to_read()), (0, 1000));
+        assert_eq!((warm.known_tokens, warm.prompt_tokens), (1000, 1000));
+        assert!((899..=900).contains(&warm.cached_tokens), "{warm:?}");
+        // A tenth of a millisecond and 1 J for each of them, neither of which is due again.
+        let cached = f64::from(warm.cached_tokens);
+        let sooner = (cold.first_token.get() - warm.first_token.get()) / 1.2;
+        assert!((sooner - cached / 10.0).abs() < 0.01, "{sooner}");
+        assert!((cold.energy.get() - warm.energy.get() - cached).abs() < 1e-9);
+        assert!(warm.emissions.unwrap() < cold.emissions.unwrap());
+        assert_eq!(at(0.5).cached_tokens, warm.cached_tokens / 2);
     }
 
     #[test]

@@ -86,6 +86,13 @@ pub struct Baseline {
     pub energy: Option<EnergyBand>,
 }
 
+/// The tokens of an answer at the baseline, which is believed to have `cached` of its prompt at hand. At least as many are taken for
+/// cached as where the answer was made, because the same policy without carbon would have kept the conversation in one place, too: what
+/// a cache spares is no saving of ours, and what was lost by moving away from one is our loss.
+pub fn at_baseline(tokens: TokenCounts, cached: u64) -> TokenCounts {
+    TokenCounts { cached: tokens.cached.max(cached).min(tokens.input), ..tokens }
+}
+
 impl From<Place> for Baseline {
     fn from(place: Place) -> Self {
         Self { place, energy: None }
@@ -202,6 +209,14 @@ mod tests {
         let baseline = Baseline { place: place(1.0, 150.0), energy: Some(frugal) };
         let mid = account(&[burned(place(1.0, 100.0), 2.0, true)], baseline).unwrap().mid;
         assert_eq!((mid.baseline_grams.get(), mid.saved.get()), (150.0, -50.0));
+    }
+
+    #[test]
+    fn a_cache_is_no_saving_and_leaving_one_is_a_loss() {
+        let answer = |cached| TokenCounts { input: 1000, cached, output: 50 };
+        for (cached, believed, there) in [(800, 0, 800), (0, 700, 700), (800, 900, 900), (0, 0, 0), (100, 5000, 1000)] {
+            assert_eq!(at_baseline(answer(cached), believed), answer(there));
+        }
     }
 
     #[test]

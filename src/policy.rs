@@ -131,6 +131,22 @@ pub struct Hedge {
     pub extra: Grams,
 }
 
+/// How long a conversation is expected to be at hand where it was served last, and how it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// Since its last turn.
+    pub ttl: Duration,
+    /// A field of the request that names it; what the body names, or how the prompt begins, counts without one.
+    pub header: Option<http::HeaderName>,
+}
+
+impl Default for Affinity {
+    /// Five minutes, after which the hosted APIs forget a prompt that nobody repeats (OpenAI's and Anthropic's guides to prompt caching).
+    fn default() -> Self {
+        Self { ttl: Duration::from_mins(5), header: None }
+    }
+}
+
 /// A policy of the plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -154,6 +170,8 @@ pub struct Policy {
     pub attempts: Attempts,
     /// When a second backend may be asked before the first has answered; none: never.
     pub hedge: Option<Hedge>,
+    /// Whether the turns of a conversation are known, and what a backend keeps of them is counted; none: each request is a new one.
+    pub affinity: Option<Affinity>,
 }
 
 impl Policy {
@@ -180,6 +198,7 @@ impl Policy {
             overload: Overload::Spill,
             attempts: Attempts { max: 3, retry_unsafe: false },
             hedge: None,
+            affinity: Some(Affinity::default()),
         }
     }
 

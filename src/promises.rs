@@ -36,6 +36,7 @@
 //! | A second backend is asked beside one that is late only if the policy says so, and within its share, grams, places and attempts | `nothing_is_hedged_unless_the_policy_says_so_and_its_limits_allow_it`, `hedges_stay_the_share_of_the_requests_that_the_policy_allows`, `whoever_is_hedged_with_fits` |
 //! | Of two that were asked one answers; the other is broken off, is waste, and never praises its backend; that it was late is all that is learned of it | `a_backend_that_hangs_is_not_asked_first_for_ever`, `the_second_answers_and_the_first_is_broken_off_and_booked_as_waste`, `the_first_may_still_win_and_then_the_second_is_broken_off` |
 //! | A request that could only come too late is held, and refused, only where its policy says so | `a_request_that_could_only_come_too_late_is_shed_and_sent_nowhere`, `without_that_policy_it_is_sent_to_whoever_is_least_late` |
+//! | A conversation goes on where its prompt is at hand, as far as that backend's own reports say so, and only under a policy that counts it | `a_conversation_that_is_named_goes_on_where_it_was`, `a_conversation_without_a_name_is_known_by_how_it_begins`, `where_nothing_is_kept_or_nobody_asks_they_take_turns` |
 //! | A client narrows its own request and nobody else's, and never widens it | `a_request_narrows_its_policy_by_header_and_the_record_says_so`, `where_nobody_may_serve_what_was_asked_nobody_is_asked` |
 //! | A shadow policy sends nothing | `a_shadow_policy_is_decided_and_logged_and_sends_nothing` |
 //! | Retries stay a share of the requests, whatever the backends do | `retries_never_double_an_outage` |
@@ -71,6 +72,7 @@
 //! | promise | shown by |
 //! |---|---|
 //! | Every gram of a line follows from the line and the shipped table | `an_answer_after_a_failover_adds_up`, `failures_of_every_kind_add_up_and_save_nothing` |
+//! | What a cache spares is no saving, and what was lost by leaving one is a loss | `a_cache_is_no_saving_and_leaving_one_is_a_loss` |
 //! | Nothing is lost between baseline, actual, waste and saved | `grams_are_conserved`, `sums_of_records_are_conserved` |
 //! | A line is written as its reader reads it, every field of it | `every_field_is_written_as_serde_json_writes_it_and_left_out_where_it_does` |
 //! | A full disk or a vanished folder stops no request, and is counted | `a_full_disk_stops_no_request_and_is_counted`, `a_folder_that_vanished_costs_no_line_and_is_found_again` |

@@ -9,6 +9,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
+use crate::affinity::{Memory, Session, Tag, Warm};
 use crate::backend::{Backend, BackendId};
 use crate::config::Plan;
 use crate::decide::{Candidate, Standing};
@@ -34,6 +35,10 @@ pub struct Snapshot {
     flows: Vec<Arc<Flow>>,
     /// How much of its budget each policy believes, by `PolicyId`, kept likewise.
     margins: Vec<Arc<Margin>>,
+    /// Who served which conversation last, kept likewise.
+    conversations: Arc<Memory>,
+    /// What each backend is known by there, by `BackendId`.
+    tags: Arc<[Tag]>,
     /// What capacity is worth, by `BackendId`: for each output token. Empty until somebody has found out.
     pub prices: Arc<[Grams]>,
 }
@@ -48,7 +53,8 @@ impl Snapshot {
         let grid = Arc::new(Grid::new(plan.carbon.yearly.clone(), plan.carbon.max_age));
         let flows = plan.flows.iter().take(MOST_FLOWS).map(|_| Arc::default()).collect();
         let margins = plan.policies.iter().map(|_| Arc::default()).collect();
-        Self { generation: 1, plan, grid, live, flows, margins, prices: Arc::default() }
+        let (conversations, tags) = (Arc::new(Memory::new(now)), tags(&plan));
+        Self { generation: 1, plan, grid, live, flows, margins, conversations, tags, prices: Arc::default() }
     }
 
     /// This snapshot with another plan: readings stay for zones that stay, statistics for backends that stay, both by name.
@@ -94,7 +100,9 @@ impl Snapshot {
             old.and_then(|index| self.prices.get(index).copied()).unwrap_or(Grams::ZERO)
         };
         let prices = plan.backends.iter().map(old_price).collect();
-        Self { generation: self.generation + 1, plan, grid: Arc::new(grid), live, flows, margins, prices }
+        let (conversations, tags) = (Arc::clone(&self.conversations), tags(&plan));
+        let generation = self.generation + 1;
+        Self { generation, plan, grid: Arc::new(grid), live, flows, margins, conversations, tags, prices }
     }
 
     /// This snapshot with other prices.
@@ -113,6 +121,8 @@ impl Snapshot {
             live: self.live.clone(),
             flows: self.flows.clone(),
             margins: self.margins.clone(),
+            conversations: Arc::clone(&self.conversations),
+            tags: Arc::clone(&self.tags),
             prices: Arc::clone(&self.prices),
         }
     }
@@ -175,13 +185,14 @@ impl Snapshot {
         learned: &ModelLive,
         load: Load,
     ) -> Candidate {
-        let Question { model, size, policy, now, wall, turn } = question;
+        let Question { model, size, policy, warm, now, wall, turn } = question;
         let (backend, live) = (self.plan.backend(deployment.backend), self.live(deployment.backend));
         let now_ms = live.millis(*now);
         let terms = Terms {
             coefficients: deployment.coefficients.as_deref().unwrap_or_else(|| self.plan.energy.find(model)),
             intensity: self.intensity(backend, *wall).map(|intensity| intensity.reading.intensity),
             margin: self.margin(policy.id).map_or(1.0, |margin| margin.get()),
+            known: self.tags.get(deployment.backend.index()).map_or(0.0, |tag| warm.share(*tag)),
             price_per_output_token: self.prices.get(deployment.backend.index()).copied().unwrap_or(Grams::ZERO),
         };
         let estimate = estimate(*size, backend, learned, load, &terms);
@@ -214,6 +225,10 @@ impl Snapshot {
     }
 }
 
+fn tags(plan: &Plan) -> Arc<[Tag]> {
+    plan.backends.iter().map(|backend| Tag::of(&backend.name)).collect()
+}
+
 /// What is asked of every candidate of one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
@@ -223,6 +238,8 @@ pub struct Question<'a> {
     pub size: Size,
     /// What is wanted.
     pub policy: &'a Policy,
+    /// Who has something of the prompt.
+    pub warm: Warm,
     /// Now, for what backends did lately.
     pub now: Instant,
     /// Now, for how old a reading is.
@@ -249,6 +266,10 @@ pub struct Seen {
     pub output_tokens: Option<u64>,
     /// Prompt tokens, as reported.
     pub input_tokens: Option<u64>,
+    /// Of these, those that came out of a cache, as reported.
+    pub cached_tokens: Option<u64>,
+    /// When.
+    pub now: Instant,
 }
 
 /// Output tokens of an answer in one piece from which on its time is mostly theirs.
@@ -265,16 +286,19 @@ pub struct Lesson<'a> {
     pub policy: &'a Policy,
     /// What was asked for.
     pub demand: &'a Demand,
+    /// The conversation that it is a turn of.
+    pub session: Option<&'a Session>,
 }
 
 impl Snapshot {
     /// The first token of a stream, or the whole of an answer without tokens, is there: `took` after it was asked for, and `waited`
     /// after the request came. It is learned at once: the end of a stream is many decisions later.
-    pub fn learn_first_token(&self, lesson: &Lesson<'_>, took: Millis, waited: Millis) {
-        let Estimate { prompt_tokens, queue, .. } = lesson.candidate.estimate;
+    pub fn learn_first_token(&self, lesson: &Lesson<'_>, took: Millis, waited: Millis, now: Instant) {
+        let Estimate { queue, .. } = lesson.candidate.estimate;
         if let Some(model) = self.live(lesson.deployment.backend).model(&lesson.deployment.model) {
-            model.saw_first_token(prompt_tokens, queue, took);
+            model.saw_first_token(lesson.candidate.estimate.tokens_to_read(), queue, took);
         }
+        self.remember(lesson, now);
         if lesson.demand.streamed {
             self.learn_waiting(lesson, waited);
         }
@@ -286,6 +310,19 @@ impl Snapshot {
         if let Some(model) = self.live(lesson.deployment.backend).model(&lesson.deployment.model) {
             model.saw_no_first_token(prompt_tokens, queue, waited);
         }
+    }
+
+    /// The backend has read the prompt, and has it at hand for a while.
+    fn remember(&self, lesson: &Lesson<'_>, now: Instant) {
+        if let (Some(session), Some(tag)) = (lesson.session, self.tags.get(lesson.deployment.backend.index())) {
+            self.conversations.served(session, *tag, lesson.demand.body_bytes, now);
+        }
+    }
+
+    /// Who has something of a request's prompt, under a policy that counts that.
+    pub fn warm(&self, session: Option<&Session>, policy: &Policy, body_bytes: usize, now: Instant) -> Warm {
+        let known = session.zip(policy.affinity.as_ref());
+        known.map_or_else(Warm::default, |(session, affinity)| self.conversations.warm(session, body_bytes, affinity.ttl, now))
     }
 
     /// Whether a budget was met says how far predictions can be trusted.
@@ -324,7 +361,12 @@ impl Snapshot {
         }
         if let Some(input) = seen.input_tokens {
             flow.saw_prompt(demand.body_bytes, input);
+            let Estimate { prompt_tokens, known_tokens, .. } = candidate.estimate;
+            if let Some(cached) = seen.cached_tokens.filter(|_| known_tokens > 0) {
+                model.saw_cached(f64::from(known_tokens) / f64::from(prompt_tokens) * input as f64, cached);
+            }
         }
+        self.remember(lesson, seen.now);
     }
 }
 

@@ -3,7 +3,9 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::decode::{At, Decode, Filled, Problems, Table, only_key};
-use super::file::{ElectricityMapsFile, GridFile, HeaderFile, LatencyFile, ModelFile, SecretPathFile, WeightedFile};
+use super::file::{
+    ConversationFile, ElectricityMapsFile, GridFile, HeaderFile, LatencyFile, ModelFile, SecretPathFile, WeightedFile,
+};
 use super::node::{Node, Value};
 use crate::backend::Secret;
 
@@ -141,6 +143,22 @@ impl Decode for BudgetFile {
     }
 }
 
+/// How conversations are known, or that they are not.
+pub(super) enum AffinityFile {
+    None,
+    Some(ConversationFile),
+}
+
+impl Decode for AffinityFile {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Text(text) if text == "none" => Some(Self::None),
+            Value::Map(_) => ConversationFile::decode(node, problems).map(Self::Some),
+            _ => problems.expected(node, "`none` or a mapping such as `{ ttl: 5m, header: x-session-id }`"),
+        }
+    }
+}
+
 /// One text or a list of them.
 pub(super) struct OneOrMany(pub(super) Vec<At<String>>);
 
@@ -217,6 +235,7 @@ either! {
     NameThere: |g| json_schema!({ "anyOf": [{ "type": ["string", "null"] }, g.subschema_for::<ModelFile>()] });
     CandidateFile: |g| json_schema!({ "anyOf": [{ "type": "string" }, g.subschema_for::<WeightedFile>()] });
     BudgetFile: |g| json_schema!({ "anyOf": [{ "const": "none" }, g.subschema_for::<LatencyFile>()] });
+    AffinityFile: |g| json_schema!({ "anyOf": [{ "const": "none" }, g.subschema_for::<ConversationFile>()] });
     OneOrMany: |_g| json_schema!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] });
     BandFile: |g| json_schema!({ "anyOf": [{ "type": "number", "minimum": 0 }, g.subschema_for::<BandEnds>()] });
 }

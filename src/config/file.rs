@@ -2,7 +2,7 @@
 //!
 //! Nothing is judged here beyond the shape, and every default is made in [`super::check`], where the reason for it stands.
 
-use super::choices::{Auth, BandFile, BudgetFile, CandidateFile, Models, OneOrMany, SecretFile, SourceFile};
+use super::choices::{AffinityFile, Auth, BandFile, BudgetFile, CandidateFile, Models, OneOrMany, SecretFile, SourceFile};
 use super::decode::{At, Filled, Stated, Table, section, words};
 use super::values::{Size, Span};
 use crate::backend::{PlacementKind, Protocol, UsageMode};
@@ -343,6 +343,8 @@ section! {
         attempts: Option<AttemptsFile>,
         /// Ask a second backend when the first is late; never when left out.
         hedge: Option<At<HedgeFile>>,
+        /// What a backend has at hand of a conversation that it served, or `none`; on when left out.
+        affinity: Option<AffinityFile>,
     }
 
     /// A key that opens this gateway. Clients send it as `Authorization: Bearer`, `x-api-key` or `api-key`.
@@ -381,6 +383,14 @@ section! {
         at_most: Option<At<f64>>,
         /// Milligrams CO2e that the second attempt may be expected to emit.
         extra_mg_at_most: Option<At<f64>>,
+    }
+
+    /// How a conversation is known, and how long it is expected to be at hand where it was served last.
+    struct ConversationFile {
+        /// Since its last turn.
+        ttl: Option<At<Span>>,
+        /// A header field that names it. Without one, the body's `prompt_cache_key` or `user` does, or how the prompt begins.
+        header: Option<At<String>>,
     }
 
     /// When a request may be sent again.

@@ -2,7 +2,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::LatencyBudget;
-use crate::tables::EnergyBand;
 use crate::units::{GramsPerKwh, Joules};
 
 const BUDGET_MS: f64 = 1000.0;
@@ -12,12 +11,14 @@ pub(super) fn candidate(id: u16, grams: Option<f64>, latency_ms: f64, in_flight:
         backend: BackendId(id),
         estimate: Estimate {
             prompt_tokens: 100,
+            known_tokens: 0,
+            cached_tokens: 0,
             output_tokens: 200,
             first_token: Millis::saturating(latency_ms),
             queue: Millis::ZERO,
             per_output_token: Millis::saturating(20.0),
             total: Millis::saturating(latency_ms * 10.0),
-            energy: EnergyBand::exact(Joules::saturating(1000.0)),
+            energy: Joules::saturating(1000.0),
             intensity: grams.map(GramsPerKwh::saturating),
             emissions: grams.map(Grams::saturating),
             in_flight,

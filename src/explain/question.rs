@@ -8,6 +8,7 @@ use http::{HeaderMap, Method};
 use jiff::Timestamp;
 
 use super::{Asked, Choice, Explanation, Source};
+use crate::affinity::Warm;
 use crate::backend::BackendId;
 use crate::decide::{Candidate, Decision, Verdict, decide, exclusion};
 use crate::demand::{Demand, Size};
@@ -123,7 +124,9 @@ pub fn answer<'a>(
     let demand = Demand { body_bytes: 0, max_output_tokens: question.max_output_tokens, streamed: question.streamed, embeddings };
     let size = Size { prompt_tokens: question.prompt_tokens, ..snapshot.size(first.flow, &demand) };
     let asking = Asking { snapshot, deployments, streamed: question.streamed };
-    let of_all = state::Question { model: question.model, size, policy, now, wall, turn: 0 };
+    // Nothing was served yet.
+    let warm = Warm::default();
+    let of_all = state::Question { model: question.model, size, policy, warm, now, wall, turn: 0 };
     let candidates = asking.candidates(&of_all, |id| may_serve(route, own, id)).ok_or_else(|| no_model(route, question.model))?;
     let decided = decide(policy, question.streamed, &candidates, 0);
     let shadow = route.shadow.as_ref().and_then(|shadow| {

@@ -91,7 +91,8 @@ fn the_answer_is_what_the_proxy_decides() {
         let question = Question { target: Target::Route(&route.name), ..chat("gpt-oss-120b") };
         let explanation = answer(&snapshot, &question, now, wall).unwrap();
         let size = Size { prompt_tokens: 1000, output_tokens: 250 };
-        let of_all = state::Question { model: question.model, size, policy: &route.policy, now, wall, turn: 0 };
+        let warm = crate::affinity::Warm::default();
+        let of_all = state::Question { model: question.model, size, policy: &route.policy, warm, now, wall, turn: 0 };
         let candidates: Vec<_> =
             route.candidates(question.model).iter().map(|one| snapshot.candidate(one, true, &of_all).unwrap()).collect();
         let decision = explanation.decision.unwrap();

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::AtomicF64;
+use super::cached::CachedShare;
 use super::first_token::{FirstToken, FirstTokenEstimate};
 use super::token_rate::TokenRate;
 use crate::units::Millis;
@@ -46,6 +47,7 @@ const LEAST_LIMIT: f64 = 3.0;
 pub struct ModelLive {
     first_token: FirstToken,
     token_rate: TokenRate,
+    cached: CachedShare,
     /// Requests at once, of whatever model, up to which its tokens are within the strictest budget; infinite until something says so.
     limit: AtomicF64,
     samples: AtomicU64,
@@ -71,6 +73,7 @@ impl ModelLive {
         Self {
             first_token: FirstToken::new(prior),
             token_rate: TokenRate::new(prior),
+            cached: CachedShare::default(),
             limit: AtomicF64::new(f64::INFINITY),
             samples: AtomicU64::new(0),
             looked_ms: AtomicU64::new(0),
@@ -83,6 +86,7 @@ impl ModelLive {
         }
         self.first_token.learn_from(&old.first_token);
         self.token_rate.learn_from(&old.token_rate);
+        self.cached.learn_from(&old.cached);
         self.limit.set(old.limit.get());
         self.samples.store(old.samples(), Relaxed);
     }
@@ -102,6 +106,16 @@ impl ModelLive {
         }
         self.first_token.doubt();
         self.token_rate.doubt();
+    }
+
+    /// The share of what it was sent before that it need not read again; more than 1 where it keeps its answers, too.
+    pub fn cached_share(&self) -> f64 {
+        self.cached.get()
+    }
+
+    /// It reported that it took `cached` tokens of a prompt from its cache, of which about `known` had been sent there before.
+    pub fn saw_cached(&self, known: f64, cached: u64) {
+        self.cached.saw(known, cached as f64);
     }
 
     /// Time per output token with `in_flight` requests of `declared` at the backend.

@@ -12,7 +12,7 @@ use super::relay;
 use crate::backend::Backend;
 use crate::decide::{Candidate, Verdict, exclusion};
 use crate::grid::{Intensity, Quality};
-use crate::ledger::{Account, Attempted, Baseline, Place, account};
+use crate::ledger::{Account, Attempted, Baseline, Place, account, at_baseline};
 use crate::record::{
     AccessRecord, AttemptUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, ShadowUsed, Text, UsageSource,
 };
@@ -106,14 +106,23 @@ fn learn(x: &Exchange, now: Instant) {
     // Only a stream, or an answer without output tokens, shows when the prompt was read; any other comes whole at its end.
     let first_token = x.first_token.filter(|_| demand.streamed || demand.embeddings).map(since);
     if let Some(took) = first_token.filter(|_| demand.embeddings && !demand.streamed) {
-        x.snapshot.learn_first_token(&lesson, took, took);
+        x.snapshot.learn_first_token(&lesson, took, took, now);
     }
     let (usage, _) = x.usage;
     let (output_tokens, input_tokens) = (usage.output_tokens, usage.input_tokens);
     let waited = Millis::from(now - x.begun);
     let held_up = x.was_held_up(now - x.first_token.unwrap_or(attempt.begun));
-    let seen =
-        Seen { first_token, whole: since(now), waited, held_up, in_flight_then: x.in_flight_then, output_tokens, input_tokens };
+    let seen = Seen {
+        first_token,
+        whole: since(now),
+        waited,
+        held_up,
+        in_flight_then: x.in_flight_then,
+        output_tokens,
+        input_tokens,
+        cached_tokens: usage.cached_tokens,
+        now,
+    };
     x.snapshot.learn(&lesson, &seen);
 }
 
@@ -209,12 +218,14 @@ impl<'x> Ledger<'x> {
             None => chosen,
         };
         let booked: Option<SmallVec<[Attempted; 2]>> = charged.iter().map(|charged| charged.booked).collect();
+        let believed =
+            |index: Option<usize>| index.and_then(|it| x.candidates.get(it)).map_or(0, |it| it.estimate.cached_tokens.into());
         let shadow = baseline.map(|(backend, intensity)| Baseline {
             place: place(backend, intensity),
             energy: baseline_index
                 .and_then(|index| coefficients(x, index))
                 .zip(charged.last().and_then(Charged::tokens))
-                .map(|(table, tokens)| table.energy(tokens)),
+                .map(|(table, tokens)| table.energy(at_baseline(tokens, believed(baseline_index)))),
         });
         let account = booked.zip(shadow).and_then(|(booked, shadow)| account(&booked, shadow));
         Self { charged, account, chosen, baseline }

@@ -17,6 +17,7 @@ use super::narrow::Narrowed;
 use super::provenance::Client;
 use super::upload::Turn;
 use super::{account, headers};
+use crate::affinity::Session;
 use crate::backend::{Backend, BackendId};
 use crate::decide::{Candidate, Decision, Standing};
 use crate::dialect::Dialect;
@@ -152,6 +153,8 @@ pub struct Exchange {
     pub(super) model: Option<Box<str>>,
     pub(super) streamed: bool,
     pub(super) demand: Option<Demand>,
+    /// The conversation that it is a turn of, under a policy that counts that.
+    pub(super) session: Option<Session>,
     pub(super) deployments: Option<Arc<[Deployment]>>,
     pub(super) candidates: SmallVec<[Candidate; 4]>,
     pub(super) decision: Option<Decision>,
@@ -209,6 +212,7 @@ impl Exchange {
             model: None,
             streamed: false,
             demand: None,
+            session: None,
             deployments: None,
             candidates: SmallVec::new(),
             decision: None,
@@ -332,6 +336,7 @@ impl Exchange {
             candidate: self.candidates.get(index)?,
             policy: self.policy()?,
             demand: self.demand.as_ref()?,
+            session: self.session.as_ref(),
         })
     }
 
@@ -347,7 +352,7 @@ impl Exchange {
             if let (Some(lesson), Some(attempt)) = (taught, self.attempts.last())
                 && !self.was_held_up(at - attempt.begun)
             {
-                self.snapshot.learn_first_token(&lesson, Millis::from(at - attempt.begun), Millis::from(at - self.begun));
+                self.snapshot.learn_first_token(&lesson, Millis::from(at - attempt.begun), Millis::from(at - self.begun), at);
             }
         }
     }

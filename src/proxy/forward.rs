@@ -163,8 +163,8 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
 /// Takes a place at the backend that is tried next.
 fn occupy(x: &mut Exchange, index: usize) {
     let Some(candidate) = x.candidates.get(index) else { return };
-    let (id, prompt_tokens) = (candidate.backend, candidate.estimate.prompt_tokens);
-    x.permit = Some(x.snapshot.live(id).admit(prompt_tokens));
+    let (id, to_read) = (candidate.backend, candidate.estimate.tokens_to_read());
+    x.permit = Some(x.snapshot.live(id).admit(to_read));
     x.serving = Some((Arc::clone(x.snapshot.plan.backend(id)), Some(index)));
 }
 

@@ -104,7 +104,7 @@ fn join(
         return None;
     }
     waiting.retain(|other| *other != candidate);
-    let place = live.admit(estimate.1.prompt_tokens);
+    let place = live.admit(estimate.1.tokens_to_read());
     let asked = forward::begin(outgoing, x, index).ok().flatten()?;
     x.shared.metrics.hedges.add_one();
     Some((asked, place))

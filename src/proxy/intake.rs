@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::exchange::{Buffered, Exchange};
 use super::reject::Error;
 use super::request_body::RequestBody;
+use crate::affinity::{PrefixScan, Session, SessionKey};
 use crate::estimate::Demand;
 use crate::wire::Operation;
 use crate::wire::request::{RequestFields, RequestScan};
@@ -54,15 +55,17 @@ pub(super) async fn read(
     if encoded {
         return Err(Error::Encoded);
     }
+    let named = named(request, operation, x);
     // Left where it is, so that a refusal can see what of it is unread.
     let Some(body) = request.body_mut() else { return Err(Error::BodyBroken) };
-    let mut scan = RequestScan::new();
+    let mut scan = RequestScan::recognising(named.as_ref().err().copied().flatten().map(PrefixScan::new));
     let chunks = collect(body, &mut scan, x).await?;
     let fields = scan.finish().map_err(Error::Malformed)?;
     x.request_bytes = fields.length as u64;
     x.model = Some(fields.model.as_str().into());
     x.streamed = fields.stream && operation != Operation::Embeddings;
     x.operation = Some(operation);
+    x.session = named.ok().or(fields.session).map(|session| x.shared.own_session(session, &fields.model, x.key));
     x.demand = Some(Demand {
         body_bytes: fields.length,
         max_output_tokens: fields.max_output_tokens,
@@ -70,6 +73,16 @@ pub(super) async fn read(
         embeddings: operation == Operation::Embeddings,
     });
     Ok(Intake { chunks, fields })
+}
+
+/// What a field of the request calls the conversation, under a policy that counts who has something of it. Else the key with which the
+/// body is looked through for that: none where nobody asks, because there is nothing to keep or nobody to choose from.
+fn named<B>(request: &Request<B>, operation: Operation, x: &Exchange) -> Result<Session, Option<SessionKey>> {
+    let counted = operation != Operation::Embeddings && x.snapshot.plan.backends.len() > 1;
+    let Some(affinity) = x.policy().and_then(|policy| policy.affinity.as_ref()).filter(|_| counted) else { return Err(None) };
+    let key = &x.shared.session_key;
+    let name = affinity.header.as_ref().and_then(|field| request.headers().get(field)).filter(|name| !name.is_empty());
+    name.map(|name| Session::called(key, name.as_bytes())).ok_or(Some(*key))
 }
 
 async fn collect<B>(mut body: B, scan: &mut RequestScan, x: &mut Exchange) -> Result<Chunks, Error>

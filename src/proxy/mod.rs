@@ -35,6 +35,7 @@ use hyper::ext::ReasonPhrase;
 use smallvec::SmallVec;
 use tokio_util::task::TaskTracker;
 
+use crate::affinity::{Session, SessionKey, Warm};
 use crate::backend::BackendId;
 use crate::clock::Clock;
 use crate::decide::{Candidate, Decision, Outcome, Standing, decide, decide_in_time};
@@ -82,6 +83,8 @@ pub struct Shared {
     turns: [AtomicU32; TURNS],
     pseudonym: Pseudonym,
     hedges: [HedgeBudget; HEDGES],
+    /// With which conversations get their names.
+    session_key: SessionKey,
 }
 
 /// Rotations kept apart. Two questions that share one by accident only take turns less evenly.
@@ -132,11 +135,27 @@ impl Shared {
         self.turns.get(slot).map_or(0, |turn| turn.fetch_add(1, Relaxed))
     }
 
+    /// A conversation of a client's, about a model.
+    fn own_session(&self, session: Session, model: &str, client: Option<usize>) -> Session {
+        session.of(&self.session_key, model, client.map_or(0, |place| place as u64 + 1))
+    }
+
     /// What a policy may hedge. It outlives a reload, by the policy's name.
     fn hedges(&self, policy: &Policy) -> &HedgeBudget {
         #[expect(clippy::indexing_slicing, reason = "a slot of so many is one of them")]
         &self.hedges[slot(0, &policy.name, HEDGES)]
     }
+}
+
+/// Drawn anew in every run, so that what is kept of one says nothing to whoever has another.
+fn session_key(run: u32) -> SessionKey {
+    let mut random = [0; 16];
+    // Without randomness nothing else here would work, and what is at stake is where a request goes.
+    if aws_lc_rs::rand::fill(&mut random).is_err() {
+        random.fill(run as u8);
+    }
+    let whole = u128::from_le_bytes(random);
+    SessionKey::new([whole as u64, (whole >> 64) as u64])
 }
 
 /// One of so many slots, by a number and a name.
@@ -174,9 +193,11 @@ impl Proxy {
         let (buffered, counter) = (Arc::default(), AtomicU32::new(0));
         let turns = std::array::from_fn(|_| AtomicU32::new(0));
         let retries = RetryBudget::new(clock.monotonic());
-        let (pseudonym, hedges) = (Pseudonym::new(run), Default::default());
-        let shared =
-            Shared { state, clock, upstreams, tasks, log, metrics, buffered, run, retries, counter, turns, pseudonym, hedges };
+        let (pseudonym, hedges, session_key) = (Pseudonym::new(run), Default::default(), session_key(run));
+        #[rustfmt::skip]
+        let shared = Shared {
+            state, clock, upstreams, tasks, log, metrics, buffered, run, retries, counter, turns, pseudonym, hedges, session_key,
+        };
         Self { shared: Arc::new(shared), client: None }
     }
 
@@ -308,7 +329,8 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<Option<Dura
     let now = x.shared.clock.monotonic();
     let flow = deployments.first().map(|deployment| deployment.flow).unwrap_or_default();
     let size = snapshot.size(flow, &demand);
-    let question = Question { model, size, policy: &policy, now, wall: x.wall, turn: turn.unwrap_or_default() };
+    let warm = snapshot.warm(x.session.as_ref(), &policy, demand.body_bytes, now);
+    let question = Question { model, size, policy: &policy, warm, now, wall: x.wall, turn: turn.unwrap_or_default() };
     let mut candidates: SmallVec<[Candidate; 4]> = SmallVec::with_capacity(deployments.len());
     for deployment in deployments.iter() {
         let candidate = snapshot.candidate(deployment, x.may_serve(deployment.backend), &question);
@@ -346,7 +368,8 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<Option<Dura
 /// only by where it may be served.
 fn shadowed(x: &Exchange, deployments: &[Deployment], question: &Question<'_>, streamed: bool) -> Option<Box<Shadowed>> {
     let Shadow { policy, outside } = x.route()?.shadow.as_ref()?;
-    let question = Question { policy, ..*question };
+    let warm = x.demand.map_or_else(Warm::default, |it| x.snapshot.warm(x.session.as_ref(), policy, it.body_bytes, question.now));
+    let question = Question { policy, warm, ..*question };
     let asked = |id: BackendId| x.narrowed.as_ref().is_none_or(|narrowed| narrowed.outside.binary_search(&id).is_err());
     let candidate = |it: &Deployment| x.snapshot.candidate(it, !outside.contains(&it.backend) && asked(it.backend), &question);
     let candidates: SmallVec<[Candidate; 4]> = deployments.iter().filter_map(candidate).collect();

@@ -72,7 +72,8 @@ pub struct EnergyUsed<'a> {
 
 /// Grams of the whole exchange. `saved_grams` is `baseline_grams - grams`, and `waste_grams` is part of `grams`. The attempt that
 /// gave the answer is the last one, when the exchange is `complete` with a status of 2xx; all others are waste. The baseline is the
-/// answer's tokens with the coefficients of the decision's candidate of that name, at `carbon.baseline`.
+/// answer's tokens with the coefficients of the decision's candidate of that name, at `carbon.baseline`; of its prompt tokens those
+/// count as cached that were so for the answer, or that this candidate was believed to have, whichever are more.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Emissions {
     /// Emitted by every attempt together.

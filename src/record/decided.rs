@@ -49,6 +49,9 @@ pub struct CandidateUsed<'a> {
     /// Tokens of the prompt as predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_tokens: Option<u32>,
+    /// Those of them that it is believed to have at hand, because it served the conversation before; left out for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_input_tokens: Option<u32>,
     /// Generated tokens as predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_tokens: Option<u32>,
@@ -61,7 +64,7 @@ pub struct CandidateUsed<'a> {
     /// Intensity of its grid; null when unknown.
     #[serde(default)]
     pub intensity_g_per_kwh: Option<GramsPerKwh>,
-    /// Grams as predicted, of the five fields above; null when unknown.
+    /// Grams as predicted, of the six fields above; null when unknown.
     #[serde(default)]
     pub grams: Option<Grams>,
     /// What one more request there costs all others, because its capacity is scarce; none where it is not.

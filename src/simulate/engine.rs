@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::conditions;
 use super::flight::{Attempt, Failure, Flight};
-use super::router::{Decided, Moment, Outcome, Router, Seen, route_of};
+use super::router::{Decided, FirstSeen, Moment, Outcome, Router, Seen, route_of};
 use super::score::{End, Score, Tally};
 use super::site::{Site, Started};
 use super::traffic::{Ask, Course, noise_of};
@@ -245,7 +245,7 @@ impl<'a> Engine<'a> {
         let proxy = index as usize % self.routers.len().max(1);
         let Some(router) = self.routers.get_mut(proxy) else { return };
         let demand = Demand { body_bytes: ask.bytes as usize, max_output_tokens: None, streamed: true, embeddings: false };
-        let decided = router.decide(route_of(ask.class, ask.resident), demand, now.saturating_sub(ask.at), at);
+        let decided = router.decide(route_of(ask.class, ask.resident), demand, ask.session, now.saturating_sub(ask.at), at);
         let flight = Flight::new(proxy, decided);
         match &flight.decided.outcome {
             Outcome::Hold(span) if now.saturating_sub(ask.at) < LONGEST_HOLD => {
@@ -312,7 +312,8 @@ impl<'a> Engine<'a> {
         let (Some(router), Some(permit)) = (self.routers.get(flight.proxy), flight.permit.as_mut()) else { return };
         let Some(attempt) = flight.attempts.last_mut() else { return };
         let (took, waited) = (now.saturating_sub(attempt.begun), now.saturating_sub(ask.at));
-        router.first_token(permit, &flight.decided, &candidate, took, waited);
+        let seen = FirstSeen { took, waited, now: self.origin + now };
+        router.first_token(permit, &flight.decided, &candidate, seen);
         let (Some(site), Some(ticket)) = (self.sites.get_mut(attempt.region), attempt.ticket) else { return };
         attempt.first_token = Some(now);
         attempt.in_flight_then = permit.in_flight();
@@ -354,6 +355,7 @@ impl<'a> Engine<'a> {
                 in_flight_then: attempt.in_flight_then,
                 total: now.saturating_sub(begun),
                 input_tokens: u64::from(ask.prompt),
+                cached_tokens: u64::from(attempt.cached),
                 output_tokens: u64::from(ask.output),
             };
             router.ended(&flight.decided, &candidate, &seen, at);

@@ -15,7 +15,7 @@ use super::score::End;
 use crate::backend::Backend;
 use crate::decide::{Verdict, exclusion};
 use crate::grid::Intensity;
-use crate::ledger::{Attempted, Baseline, Place, account};
+use crate::ledger::{Attempted, Baseline, Place, account, at_baseline};
 use crate::record::{AccessRecord, AttemptUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, Text, UsageSource};
 use crate::state::Snapshot;
 use crate::tables::Coefficients;
@@ -79,7 +79,11 @@ impl Written<'_> {
         let baseline = self.baseline().map(|index| self.at(index));
         let booked: Option<SmallVec<[Attempted; 2]>> = over.attempts.iter().map(|attempt| self.booked(attempt)).collect();
         let emissions = booked.zip(baseline).and_then(|(booked, (backend, intensity))| {
-            let energy = last.and_then(|last| Some(self.coefficients(self.baseline()?)?.energy(last.tokens?)));
+            let energy = last.and_then(|last| {
+                let index = self.baseline()?;
+                let believed = over.decided.candidates.get(index)?.estimate.cached_tokens;
+                Some(self.coefficients(index)?.energy(at_baseline(last.tokens?, believed.into())))
+            });
             account(&booked, Baseline { place: place(backend, intensity), energy })
         });
         let (status, ended, error) = self.ending();

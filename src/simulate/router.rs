@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
+use crate::affinity::{Session, SessionKey};
 use crate::backend::BackendId;
 use crate::config::scenario::{Class, Scenario, Settings};
 use crate::config::{self, ConfigErrors, Env, Files, Plan};
@@ -25,6 +26,8 @@ use crate::units::{GramsPerKwh, Millis};
 
 /// The one model that is asked for.
 pub const MODEL: &str = "simulated";
+/// Any key will do where nobody guesses.
+const SESSION_KEY: SessionKey = SessionKey::new([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]);
 /// What an operator would expect of a region beyond its round trip before anything was measured.
 const EXPECTED_READING: Millis = Millis::saturating(15.0);
 
@@ -44,6 +47,8 @@ pub struct Decided {
     pub route: usize,
     /// What it was decided on.
     pub demand: Demand,
+    /// The conversation that it is a turn of.
+    pub session: Option<Session>,
     /// Everybody who serves the model.
     pub candidates: SmallVec<[Candidate; 8]>,
     /// The rotation's state.
@@ -105,12 +110,14 @@ impl Router {
         self.route(route).map_or(&[], |route| route.candidates(MODEL))
     }
 
-    /// Decides who serves a request that came `spent` ago.
-    pub fn decide(&mut self, route: usize, demand: Demand, spent: Duration, at: Moment) -> Decided {
+    /// Decides who serves a request that came `spent` ago, a turn of the conversation of that number if there is one.
+    pub fn decide(&mut self, route: usize, demand: Demand, conversation: Option<u32>, spent: Duration, at: Moment) -> Decided {
         let turn = self.turns.get_mut(route).map_or(0, |turn| {
             *turn = turn.wrapping_add(1);
             turn.wrapping_sub(1)
         });
+        let called = |number: u32| Session::called(&SESSION_KEY, &number.to_le_bytes()).of(&SESSION_KEY, MODEL, 0);
+        let session = conversation.map(called);
         let mut candidates = SmallVec::new();
         let mut outcome = Outcome::Refuse(NoCandidate::NoneServes);
         if let Some(route) = self.snapshot.plan.routes.get(route) {
@@ -121,7 +128,8 @@ impl Router {
             if let Some(flow) = self.snapshot.flow(flow).filter(|_| spent.is_zero()) {
                 flow.asked(size, demand.streamed);
             }
-            let question = Question { model: MODEL, size, policy: &route.policy, now: at.now, wall: at.wall, turn };
+            let warm = self.snapshot.warm(session.as_ref(), &route.policy, demand.body_bytes, at.now);
+            let question = Question { model: MODEL, size, policy: &route.policy, warm, now: at.now, wall: at.wall, turn };
             candidates.extend(all.filter_map(|one| self.snapshot.candidate(one, inside(one), &question)));
             outcome = match decide_in_time(&route.policy, demand.streamed, &candidates, turn, Millis::from(spent)) {
                 Ok(decide::Outcome::Serve(decision)) => Outcome::Serve(decision),
@@ -130,7 +138,7 @@ impl Router {
                 Err(why) => Outcome::Refuse(why),
             };
         }
-        Decided { route, demand, candidates, turn, grid: Arc::clone(&self.snapshot.grid), outcome }
+        Decided { route, demand, session, candidates, turn, grid: Arc::clone(&self.snapshot.grid), outcome }
     }
 
     /// A request is sent to one of its candidates. `first` says that it was sent to nobody before.
@@ -138,14 +146,14 @@ impl Router {
         if first {
             self.retries.asked(at.now);
         }
-        self.snapshot.live(candidate.backend).admit(candidate.estimate.prompt_tokens)
+        self.snapshot.live(candidate.backend).admit(candidate.estimate.tokens_to_read())
     }
 
-    /// The first token is there, `took` after it was asked for and `waited` after the request came.
-    pub fn first_token(&self, permit: &mut Permit, decided: &Decided, candidate: &Candidate, took: Duration, waited: Duration) {
+    /// The first token is there.
+    pub fn first_token(&self, permit: &mut Permit, decided: &Decided, candidate: &Candidate, seen: FirstSeen) {
         permit.answered();
         if let Some(lesson) = self.lesson(decided, candidate) {
-            self.snapshot.learn_first_token(&lesson, Millis::from(took), Millis::from(waited));
+            self.snapshot.learn_first_token(&lesson, Millis::from(seen.took), Millis::from(seen.waited), seen.now);
         }
     }
 
@@ -162,6 +170,8 @@ impl Router {
                 in_flight_then: seen.in_flight_then,
                 output_tokens: Some(seen.output_tokens),
                 input_tokens: Some(seen.input_tokens),
+                cached_tokens: Some(seen.cached_tokens),
+                now: at.now,
             };
             self.snapshot.learn(&lesson, &seen);
         }
@@ -169,7 +179,8 @@ impl Router {
 
     fn lesson<'l>(&'l self, decided: &'l Decided, candidate: &'l Candidate) -> Option<Lesson<'l>> {
         let deployment = self.deployments(decided.route).iter().find(|one| one.backend == candidate.backend)?;
-        Some(Lesson { deployment, candidate, policy: self.policy(decided.route)?, demand: &decided.demand })
+        let (policy, session) = (self.policy(decided.route)?, decided.session.as_ref());
+        Some(Lesson { deployment, candidate, policy, demand: &decided.demand, session })
     }
 
     /// A backend said that it has no room.
@@ -241,7 +252,20 @@ pub struct Seen {
     /// As reported.
     pub input_tokens: u64,
     /// As reported.
+    pub cached_tokens: u64,
+    /// As reported.
     pub output_tokens: u64,
+}
+
+/// When a first token came.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstSeen {
+    /// After it was asked for.
+    pub took: Duration,
+    /// After the request came.
+    pub waited: Duration,
+    /// Now.
+    pub now: Instant,
 }
 
 /// The route of a class, without and with a rule of residency.

@@ -32,6 +32,7 @@ impl Snapshot {
             first_token_ms: Some(estimate.first_token),
             total_ms: Some(estimate.total),
             input_tokens: Some(estimate.prompt_tokens),
+            cached_input_tokens: Some(estimate.cached_tokens).filter(|cached| *cached > 0),
             output_tokens: Some(estimate.output_tokens),
             coefficient: coefficients.map(|table| Text::from(&*table.id)),
             pue: Some(backend.pue),

@@ -150,8 +150,8 @@ fn write_candidates(json: &mut Json, candidates: &[CandidateUsed<'_>]) {
     json.list(candidates, |json, candidate| {
         #[rustfmt::skip]
         let CandidateUsed {
-            backend, region, grid_zone, verdict, by, first_token_ms, total_ms, input_tokens, output_tokens, coefficient, pue,
-            intensity_g_per_kwh, grams, price_grams, per_output_token_ms, in_flight, limit,
+            backend, region, grid_zone, verdict, by, first_token_ms, total_ms, input_tokens, cached_input_tokens, output_tokens, coefficient,
+            pue, intensity_g_per_kwh, grams, price_grams, per_output_token_ms, in_flight, limit,
         } = candidate;
         json.constant(b"{\"backend\":");
         json.text(backend);
@@ -163,6 +163,7 @@ fn write_candidates(json: &mut Json, candidates: &[CandidateUsed<'_>]) {
             "first_token_ms" left_out Json::millis, *first_token_ms;
             "total_ms" left_out Json::millis, *total_ms;
             "input_tokens" left_out Json::integer, *input_tokens;
+            "cached_input_tokens" left_out Json::integer, *cached_input_tokens;
             "output_tokens" left_out Json::integer, *output_tokens;
             "coefficient" left_out Json::text, coefficient;
             "pue" left_out Json::float, pue.map(Pue::get);

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::json::{Nest, Walk, skip_space, string_end};
 use super::stream_options::StreamOptions;
+use crate::affinity::{PrefixScan, Session};
 
 /// Longest name of interest (`max_completion_tokens`, 21 letters) with every letter written as `\u006d` makes 126 bytes.
 const KEY_BYTES: usize = 128;
@@ -36,7 +37,19 @@ pub struct RequestScan {
     value_cut: bool,
     fields: RequestFields,
     has_model: bool,
+    /// Hashes what tells the conversation, where that is wanted.
+    recognised: Option<Recognised>,
     fault: Option<Malformed>,
+}
+
+/// What tells the conversation, as far as it has come.
+#[derive(Debug)]
+struct Recognised {
+    prefix: PrefixScan,
+    /// Whether the prompt has come. What may look like a second one is none.
+    begun: bool,
+    /// Which member named it.
+    by: Member,
 }
 
 /// What the body says at its top level.
@@ -60,6 +73,8 @@ pub struct RequestFields {
     pub conversation: Option<String>,
     /// `store`: whether the backend shall keep the result, where the request says so.
     pub store: Option<bool>,
+    /// What tells the conversation: `prompt_cache_key`, else `user`, else how the prompt begins. Only where that was asked for.
+    pub session: Option<Session>,
     /// The place of the object's closing brace, in bytes from the start of the body.
     pub object_end: usize,
     /// Bytes of the whole body.
@@ -146,6 +161,9 @@ enum Member {
     PreviousResponse,
     Conversation,
     Store,
+    CacheKey,
+    User,
+    Prompt,
     Other,
 }
 
@@ -158,6 +176,11 @@ impl Default for RequestScan {
 impl RequestScan {
     /// Before the first byte.
     pub fn new() -> Self {
+        Self::recognising(None)
+    }
+
+    /// The same, and what tells the conversation is hashed by `prefix`.
+    pub fn recognising(prefix: Option<PrefixScan>) -> Self {
         Self {
             state: State::Before,
             offset: 0,
@@ -170,6 +193,7 @@ impl RequestScan {
             value_cut: false,
             fields: RequestFields::default(),
             has_model: false,
+            recognised: prefix.map(|prefix| Recognised { prefix, begun: false, by: Member::Other }),
             fault: None,
         }
     }
@@ -201,6 +225,7 @@ impl RequestScan {
             return Err(Malformed::NoModel);
         }
         self.fields.length = self.offset;
+        self.fields.session = self.fields.session.or_else(|| self.recognised.as_ref()?.prefix.session());
         Ok(std::mem::take(&mut self.fields))
     }
 
@@ -244,6 +269,14 @@ impl RequestScan {
         self.member = Member::of(written);
         if self.member == Member::Model && self.has_model {
             return self.fail(chunk, Malformed::DuplicateModel { at: self.offset + end });
+        }
+        if matches!(self.member, Member::CacheKey | Member::User | Member::Prompt) {
+            let member = self.member;
+            let unread = self.recognised.as_ref().is_none_or(|it| it.begun && member == Member::Prompt);
+            self.member = if unread { Member::Other } else { member };
+        }
+        if let Some(recognised) = &mut self.recognised {
+            recognised.begun |= self.member == Member::Prompt;
         }
         self.state = State::Colon;
         end
@@ -302,9 +335,11 @@ impl RequestScan {
         next
     }
 
-    /// Keeps a part of a value for [`RequestScan::settle`], within the bound.
+    /// Keeps a part of a value for [`RequestScan::settle`], within the bound. Of a prompt nothing is kept but its hash.
     fn keep(&mut self, part: &[u8]) {
-        if self.value.len() + part.len() > VALUE_BYTES {
+        if let (Member::Prompt, Some(recognised)) = (self.member, &mut self.recognised) {
+            recognised.prefix.feed(part);
+        } else if self.value.len() + part.len() > VALUE_BYTES {
             self.value_cut = true;
         } else {
             self.value.extend_from_slice(part);
@@ -317,7 +352,7 @@ impl RequestScan {
         let (value, start) = (&self.value[..], self.value_start);
         let fields = &mut self.fields;
         match self.member {
-            Member::Other => {}
+            Member::Other | Member::Prompt => {}
             Member::Model if self.value_cut => self.fault = Some(Malformed::ModelTooLong { at: start }),
             Member::Model => match text(value) {
                 Some(model) => {
@@ -338,6 +373,17 @@ impl RequestScan {
             Member::Store => fields.store = serde_json::from_slice(value).ok(),
             Member::PreviousResponse => fields.previous_response = serde_json::from_slice(value).ok(),
             Member::Conversation => fields.conversation = conversation(value),
+            Member::CacheKey | Member::User => self.settle_name(),
+        }
+    }
+
+    /// The client's own word for the conversation, as it is written. That for the cache says more than that for the user.
+    fn settle_name(&mut self) {
+        let is_name = !self.value_cut && self.value.first() == Some(&b'"') && self.value.len() > 2;
+        let Some(recognised) = self.recognised.as_mut().filter(|_| is_name) else { return };
+        if self.member == Member::CacheKey || recognised.by != Member::CacheKey {
+            recognised.by = self.member;
+            self.fields.session = Some(Session::called(recognised.prefix.key(), &self.value));
         }
     }
 
@@ -376,6 +422,9 @@ impl Member {
             b"previous_response_id" => Self::PreviousResponse,
             b"conversation" => Self::Conversation,
             b"store" => Self::Store,
+            b"prompt_cache_key" => Self::CacheKey,
+            b"user" => Self::User,
+            b"messages" | b"input" | b"prompt" => Self::Prompt,
             _ if key.len() <= KEY_BYTES && key.contains(&b'\\') => Self::of_escaped(key),
             _ => Self::Other,
         }

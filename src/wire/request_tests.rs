@@ -2,9 +2,11 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::affinity::SessionKey;
 
 fn scan(chunks: &[&[u8]]) -> Result<RequestFields, Malformed> {
-    let mut scan = RequestScan::new();
+    let prefix = PrefixScan::new(SessionKey::new([0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321]));
+    let mut scan = RequestScan::recognising(Some(prefix));
     for chunk in chunks {
         scan.feed(chunk);
     }
@@ -41,6 +43,33 @@ fn what_lives_in_one_backend_is_named() {
     assert!(fields.names_stored());
     let fields = read(r#"{"model":"m","previous_response_id":null,"conversation":null}"#).expect("well made");
     assert!(!fields.names_stored());
+}
+
+#[test]
+fn a_conversation_is_what_the_client_calls_it_or_how_its_prompt_begins() {
+    let session = |body: String| read(&body).expect("well made").session;
+    let prompt = "x".repeat(1100);
+    let messages = |more: &str| format!(r#""messages":[{{"role":"user","content":"{prompt}"}}{more}]"#);
+    let by_prompt = session(format!(r#"{{"model":"m",{}}}"#, messages("")));
+    assert!(by_prompt.is_some());
+    for (other, same) in [
+        (format!(r#"{{{},"model":"m","temperature":1}}"#, messages(r#",{"role":"assistant","content":"y"}"#)), true),
+        (format!(r#"{{"model":"m","user":null,"prompt_cache_key":"",{}}}"#, messages("")), true),
+        (format!(r#"{{"model":"m",{},"input":"{prompt}"}}"#, messages("")), true),
+        (format!(r#"{{"model":"m","messages":"{prompt}"}}"#), false),
+        (format!(r#"{{"model":"m",{},"user":"u"}}"#, messages("")), false),
+    ] {
+        assert_eq!(session(other.clone()) == by_prompt, same, "{other}");
+    }
+    let named = |members: &str| session(format!(r#"{{"model":"m",{members},{}}}"#, messages("")));
+    let by_key = named(r#""prompt_cache_key":"k""#);
+    assert!(by_key.is_some() && by_key != named(r#""user":"u""#));
+    assert_eq!(named(r#""user":"u","prompt_cache_key":"k""#), by_key);
+    assert_eq!(named(r#""prompt_cache_key":"k","user":"u""#), by_key);
+    assert_eq!(session(r#"{"model":"m","messages":["short"]}"#.to_owned()), None);
+    let mut plain = RequestScan::new();
+    plain.feed(format!(r#"{{"model":"m","user":"u",{}}}"#, messages("")).as_bytes());
+    assert_eq!(plain.finish().expect("well made").session, None, "nobody asked for it");
 }
 
 #[test]
@@ -100,8 +129,11 @@ fn any_value() -> impl Strategy<Value = Value> {
     })
 }
 
-const KEYS: [&str; 9] =
-    ["stream", "max_tokens", "n", "stream_options", "previous_response_id", "conversation", "store", "messages", "é\"\\"];
+#[rustfmt::skip]
+const KEYS: [&str; 12] = [
+    "stream", "max_tokens", "n", "stream_options", "previous_response_id", "conversation", "store", "messages", "input", "user",
+    "prompt_cache_key", "é\"\\",
+];
 
 prop_compose! {
     fn any_body()(

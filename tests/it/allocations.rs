@@ -6,18 +6,19 @@ use windward::backend::BackendId;
 use windward::decide::{Candidate, Standing, decide};
 use windward::estimate::Estimate;
 use windward::policy::{Objective, Policy};
-use windward::tables::Band;
 use windward::units::{Grams, GramsPerKwh, Joules, Millis};
 
 fn candidate(id: u16) -> Candidate {
     let estimate = Estimate {
         prompt_tokens: 1000,
+        known_tokens: 0,
+        cached_tokens: 0,
         output_tokens: 200,
         first_token: Millis::saturating(100.0 + f64::from(id)),
         queue: Millis::ZERO,
         per_output_token: Millis::saturating(20.0),
         total: Millis::saturating(4000.0),
-        energy: Band::exact(Joules::saturating(100.0)),
+        energy: Joules::saturating(100.0),
         intensity: Some(GramsPerKwh::saturating(f64::from(id) * 20.0)),
         emissions: Some(Grams::saturating(f64::from(id))),
         in_flight: u32::from(id % 3),

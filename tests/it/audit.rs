@@ -62,7 +62,10 @@ pub(crate) fn audit(line: &Value) {
         if nth + 1 == attempts.len() && answered {
             let named = &line["decision"]["baseline"];
             let there = line["decision"]["candidates"].as_array().unwrap().iter().find(|c| c["backend"] == *named).unwrap();
-            let shadow = joules(coefficients(there), tokens.unwrap());
+            let believed = there["cached_input_tokens"].as_u64().unwrap_or(0);
+            let answer = tokens.unwrap();
+            let cached = answer.cached.max(believed).min(answer.input);
+            let shadow = joules(coefficients(there), TokenCounts { cached, ..answer });
             baseline = shadow.map(|joules| grams(joules, &line["carbon"]["baseline"]));
             assert_eq!(line["gen_ai.usage.input_tokens"].as_u64(), Some(tokens.unwrap().input));
             assert_eq!(line["gen_ai.usage.output_tokens"].as_u64(), Some(tokens.unwrap().output));

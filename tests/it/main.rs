@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod affinity;
 mod allocations;
 mod audit;
 mod back_pressure;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use windward::affinity::Warm;
 use windward::backend::BackendId;
 use windward::config::{self, Env, Files};
 use windward::control::pricing::Pricer;
@@ -203,7 +204,15 @@ impl World {
         };
         let flow = route.candidates(model).first().map(|deployment| deployment.flow).unwrap_or_default();
         let size = snapshot.size(flow, &demand);
-        let question = Question { model, size, policy: &route.policy, now: self.now, wall: self.wall, turn: self.turn };
+        let question = Question {
+            model,
+            size,
+            policy: &route.policy,
+            warm: Warm::default(),
+            now: self.now,
+            wall: self.wall,
+            turn: self.turn,
+        };
         let candidates: Vec<Candidate> = route
             .candidates(model)
             .iter()

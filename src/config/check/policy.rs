@@ -1,13 +1,16 @@
 //! Policies: what is wanted, and within which limits.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
 
 use super::Check;
-use crate::config::choices::BudgetFile;
+use crate::config::choices::{AffinityFile, BudgetFile};
 use crate::config::decode::At;
-use crate::config::file::{AttemptsFile, HedgeFile, LatencyFile, PolicyFile};
+use crate::config::file::{AttemptsFile, ConversationFile, HedgeFile, LatencyFile, PolicyFile};
 use crate::config::node::Mark;
-use crate::policy::{Attempts, Hedge, LatencyBudget, Objective, Policy, PolicyId};
+use crate::policy::{Affinity, Attempts, Hedge, LatencyBudget, Objective, Policy, PolicyId};
 use crate::tables::Glob;
 use crate::units::{Grams, Millis};
 
@@ -21,6 +24,9 @@ const HEDGED: f64 = 0.02;
 /// Milligrams that a hedge may emit when the file gives none: a request of usual length to a large model on a dirty grid, so that only
 /// the dear ones are spared.
 const HEDGE_MG: f64 = 20.0;
+
+/// The longest that a conversation is said to be at hand, far beyond what any cache is known to keep.
+const LONGEST_TTL: Duration = Duration::from_hours(24);
 
 /// The most policies.
 const MOST_POLICIES: usize = 1024;
@@ -79,7 +85,30 @@ impl Check<'_> {
         if let Some(written) = file.hedge {
             policy.hedge = Some(self.hedge(&written, &policy));
         }
+        match file.affinity {
+            None => {}
+            Some(AffinityFile::None) => policy.affinity = None,
+            Some(AffinityFile::Some(written)) => policy.affinity = Some(self.affinity(written)),
+        }
         Meant { policy: Arc::new(policy), mark: file.name.mark, budget_mark, residency }
+    }
+
+    fn affinity(&mut self, written: ConversationFile) -> Affinity {
+        let ConversationFile { ttl, header } = written;
+        let longest = ttl.as_ref().filter(|ttl| ttl.value.0 > LONGEST_TTL).map(|ttl| ttl.mark);
+        if let Some(mark) = longest {
+            self.problems.add(mark, "no conversation is remembered for longer than a day").mend =
+                Some("the hosted APIs keep a prompt for 5 minutes to an hour".to_owned());
+        }
+        let header = header.and_then(|written| {
+            let name = HeaderName::from_bytes(written.value.trim().as_bytes()).ok();
+            if name.is_none() {
+                self.problems.add(written.mark, format!("{} is no name of a header field", written.shown()));
+            }
+            name
+        });
+        let standard = Affinity::default();
+        Affinity { ttl: self.span(ttl, standard.ttl), header }
     }
 
     fn hedge(&mut self, written: &At<HedgeFile>, policy: &Policy) -> Hedge {

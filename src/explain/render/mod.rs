@@ -116,10 +116,22 @@ fn asked(out: &mut String, explanation: &Explanation<'_>) {
         let by = first.and_then(|it| it.coefficient.as_ref()).map(|id| format!("; energy by {}", shown(id)));
         fact(out, "size", &format!("{input} prompt tokens, {output} output tokens expected{}", by.unwrap_or_default()));
     }
+    if let Some(decision) = &explanation.decision {
+        at_hand(out, &decision.candidates);
+    }
     let until = if *stream { "until the first token" } else { "until the end (no stream is wanted)" };
     fact(out, "budget", &budget_ms.map_or_else(|| format!("none {until}"), |budget| format!("{} {until}", ms(budget))));
     if let Some(narrowed) = narrowed {
         fact(out, "narrowed", &by_the_client(narrowed));
+    }
+}
+
+/// Who has something of the prompt, because it served the conversation before.
+fn at_hand(out: &mut String, candidates: &[CandidateUsed<'_>]) {
+    let warm = candidates.iter().filter_map(|it| Some((it, it.cached_input_tokens?)));
+    for (nth, (it, cached)) in warm.enumerate() {
+        let label = if nth == 0 { "cached" } else { "" };
+        fact(out, label, &format!("{} is believed to have {cached} of the prompt tokens at hand", shown(&it.backend)));
     }
 }
 
