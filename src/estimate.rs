@@ -5,10 +5,11 @@
 //! for that only their order among the candidates matters. Asking the backends instead would cost a round trip to each.
 
 use crate::backend::Backend;
+use crate::cost::TokenPrices;
 pub use crate::demand::{Demand, Size};
 use crate::live::{Load, ModelLive};
 use crate::tables::{Coefficients, TokenCounts};
-use crate::units::{Grams, GramsPerKwh, Joules, Millis};
+use crate::units::{Grams, GramsPerKwh, Joules, Millis, Usd};
 
 /// What one candidate is expected to take for one request.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,6 +36,8 @@ pub struct Estimate {
     pub intensity: Option<GramsPerKwh>,
     /// Emissions at the best guess of the energy, the building's share included; `None` with the intensity.
     pub emissions: Option<Grams>,
+    /// What it would cost; `None` when nobody said what tokens cost there.
+    pub cost: Option<Usd>,
     /// Requests that the backend has in flight now.
     pub in_flight: u32,
     /// Requests that it takes at once, as learned: with more its tokens come too slowly, or it refuses.
@@ -56,6 +59,8 @@ impl Estimate {
 pub struct Terms<'a> {
     /// Energy of tokens there.
     pub coefficients: &'a Coefficients,
+    /// What tokens cost there, where that is known.
+    pub prices: Option<&'a TokenPrices>,
     /// Of the dirtiest zone in which the request may run; `None` when one of them is unknown.
     pub intensity: Option<GramsPerKwh>,
     /// What predictions of the first token are multiplied by, under the request's policy.
@@ -109,6 +114,7 @@ pub fn estimate(size: Size, backend: &Backend, model: &ModelLive, load: Load, te
         energy,
         intensity: terms.intensity,
         emissions: terms.intensity.map(|intensity| energy * backend.pue * intensity),
+        cost: terms.prices.map(|prices| prices.of(tokens)),
         in_flight,
         limit,
         price: terms.price_per_output_token * (f64::from(output_tokens) * ramp(in_flight, limit)),
@@ -194,6 +200,7 @@ mod tests {
     fn priced(demand: Demand, live: &Arc<Live>, pue: f64, intensity: Option<f64>, price: f64) -> Estimate {
         let terms = Terms {
             coefficients: &coefficients(),
+            prices: None,
             intensity: intensity.map(GramsPerKwh::saturating),
             margin: 1.0,
             known: 0.0,
@@ -259,6 +266,7 @@ mod tests {
         let at = |known: f64| {
             let terms = Terms {
                 coefficients: &coefficients(),
+                prices: None,
                 intensity: Some(GramsPerKwh::saturating(36.0)),
                 margin: 1.0,
                 known,

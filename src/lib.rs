@@ -22,7 +22,7 @@
 //! | layer | modules | may import |
 //! |---|---|---|
 //! | 0 | units, clock | - |
-//! | 1 | grid, tables, dialect, demand, affinity, live, backend, policy, route, key, estimate, decide, price, record, ledger, fleet | 0, 1 |
+//! | 1 | grid, tables, cost, dialect, demand, affinity, live, backend, policy, route, key, estimate, decide, price, record, ledger, fleet | 0, 1 |
 //! | 2 | wire, carbon, config | 0, 1, 2 |
 //! | 3 | state, telemetry, upstream | 0, 1, 2, 3 |
 //! | 4 | control, proxy | 0, 1, 2, 3 |
@@ -50,6 +50,7 @@ pub mod units;
 
 pub mod affinity;
 pub mod backend;
+pub mod cost;
 pub mod decide;
 pub mod demand;
 pub mod dialect;

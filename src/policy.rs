@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::{Grams, Millis};
+use crate::units::{Grams, Millis, Usd};
 
 /// What is wanted among the candidates that meet every constraint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -14,6 +14,8 @@ pub enum Objective {
     /// The fewest grams.
     #[default]
     LeastCarbon,
+    /// The fewest dollars.
+    LeastCost,
     /// The soonest first token (for a response that is not streamed: the soonest end).
     LeastLatency,
     /// The first of the route's list.
@@ -26,7 +28,8 @@ pub enum Objective {
 
 impl Objective {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::LeastCarbon, Self::LeastLatency, Self::ListedOrder, Self::RoundRobin, Self::Weighted];
+    pub const ALL: [Self; 6] =
+        [Self::LeastCarbon, Self::LeastCost, Self::LeastLatency, Self::ListedOrder, Self::RoundRobin, Self::Weighted];
 
     /// The objective of that word.
     pub fn named(word: &str) -> Option<Self> {
@@ -42,6 +45,7 @@ impl Objective {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::LeastCarbon => "least_carbon",
+            Self::LeastCost => "least_cost",
             Self::LeastLatency => "least_latency",
             Self::ListedOrder => "listed_order",
             Self::RoundRobin => "round_robin",
@@ -160,6 +164,10 @@ pub struct Policy {
     pub budget: Option<LatencyBudget>,
     /// Grams that one second of predicted first-token time is worth: 0 makes any latency inside the budget free.
     pub latency_price_grams_per_second: f64,
+    /// Dollars that may be paid for a kilogram less, under `least_carbon`. The chosen candidate costs no more than that for each
+    /// kilogram that it emits less than any other that meets every constraint, and whatever can be had at that price is had; it is the
+    /// one with the least sum of kilograms and of dollars over this. None: a kilogram is worth any price.
+    pub max_usd_per_kg: Option<Usd>,
     /// Places where a request may be served (`eu`, `aws/eu-*`, a grid zone): empty allows all.
     pub residency: Vec<Arc<str>>,
     /// What to do when nobody meets the budget.
@@ -193,6 +201,7 @@ impl Policy {
                 at_most: None,
             }),
             latency_price_grams_per_second: 0.0,
+            max_usd_per_kg: None,
             residency: Vec::new(),
             on_no_candidate: OnNoCandidate::Fastest,
             overload: Overload::Spill,
@@ -200,6 +209,16 @@ impl Policy {
             hedge: None,
             affinity: Some(Affinity::default()),
         }
+    }
+
+    /// What an amount is worth in grams where a kilogram has a price: nothing where it has none.
+    pub fn grams_for(&self, cost: Usd) -> Grams {
+        self.max_usd_per_kg.map_or(Grams::ZERO, |price| Grams::saturating(1e3 * cost.get() / price.get()))
+    }
+
+    /// Whether it looks at what a request costs.
+    pub fn counts_money(&self) -> bool {
+        self.objective == Objective::LeastCost || self.max_usd_per_kg.is_some()
     }
 
     /// The quantile at which latency is predicted.

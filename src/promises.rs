@@ -38,6 +38,7 @@
 //! | A request that could only come too late is held, and refused, only where its policy says so | `a_request_that_could_only_come_too_late_is_shed_and_sent_nowhere`, `without_that_policy_it_is_sent_to_whoever_is_least_late` |
 //! | A conversation goes on where its prompt is at hand, as far as that backend's own reports say so, and only under a policy that counts it | `a_conversation_that_is_named_goes_on_where_it_was`, `a_conversation_without_a_name_is_known_by_how_it_begins`, `where_nothing_is_kept_or_nobody_asks_they_take_turns` |
 //! | A client narrows its own request and nobody else's, and never widens it | `a_request_narrows_its_policy_by_header_and_the_record_says_so`, `where_nobody_may_serve_what_was_asked_nobody_is_asked` |
+//! | No kilogram is paid for beyond the policy's price, and no request asks for more than its policy would pay | `no_kilogram_costs_more_than_its_price`, `a_policy_pays_for_carbon_what_it_says`, `a_request_cannot_ask_for_what_its_policy_would_not_pay` |
 //! | A shadow policy sends nothing | `a_shadow_policy_is_decided_and_logged_and_sends_nothing` |
 //! | Retries stay a share of the requests, whatever the backends do | `retries_never_double_an_outage` |
 //! | No more than half of the candidates are ejected, and never the last | `no_more_than_half_are_ejected_and_the_last_one_never` |
@@ -73,6 +74,7 @@
 //! |---|---|
 //! | Every gram of a line follows from the line and the shipped table | `an_answer_after_a_failover_adds_up`, `failures_of_every_kind_add_up_and_save_nothing` |
 //! | What a cache spares is no saving, and what was lost by leaving one is a loss | `a_cache_is_no_saving_and_leaving_one_is_a_loss` |
+//! | Every dollar of a line follows from its tokens and its own prices | `dollars_are_booked_with_what_the_baseline_would_have_cost` |
 //! | Nothing is lost between baseline, actual, waste and saved | `grams_are_conserved`, `sums_of_records_are_conserved` |
 //! | A line is written as its reader reads it, every field of it | `every_field_is_written_as_serde_json_writes_it_and_left_out_where_it_does` |
 //! | A full disk or a vanished folder stops no request, and is counted | `a_full_disk_stops_no_request_and_is_counted`, `a_folder_that_vanished_costs_no_line_and_is_found_again` |

@@ -20,6 +20,7 @@ pub use self::decided::{CandidateUsed, DecisionUsed, NarrowedBy, ShadowUsed};
 pub use self::words::{Ended, UsageSource};
 
 use crate::backend::PlacementKind;
+use crate::cost::Costs;
 use crate::grid::Quality;
 use crate::units::Millis;
 
@@ -133,6 +134,9 @@ pub struct AccessRecord<'a> {
     /// Grams; null when unknown.
     #[serde(default)]
     pub emissions: Option<Emissions>,
+    /// Dollars, of the same tokens as the grams; left out when what anybody's tokens cost is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Costs>,
     /// Every backend that was tried, in the order in which they were done with: the last is the one that answered, if one did.
     #[serde(borrow, default)]
     pub attempts: Vec<AttemptUsed<'a>>,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::backend::BackendId;
+use crate::cost::TokenPrices;
 use crate::policy::Policy;
 
 /// One model at one backend: what a candidate is made of.
@@ -18,6 +19,8 @@ pub struct Deployment {
     pub upstream_model_json: Option<bytes::Bytes>,
     /// Energy coefficients, resolved from the table and the overrides in the file; `None` for `*`, looked up per request.
     pub coefficients: Option<Arc<crate::tables::Coefficients>>,
+    /// What its tokens cost, where the file says so.
+    pub prices: Option<TokenPrices>,
     /// Share under the objective `weighted`.
     pub weight: u32,
     /// The requests for this model on this route: the same for all of its candidates.

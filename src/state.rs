@@ -190,6 +190,7 @@ impl Snapshot {
         let now_ms = live.millis(*now);
         let terms = Terms {
             coefficients: deployment.coefficients.as_deref().unwrap_or_else(|| self.plan.energy.find(model)),
+            prices: deployment.prices.as_ref(),
             intensity: self.intensity(backend, *wall).map(|intensity| intensity.reading.intensity),
             margin: self.margin(policy.id).map_or(1.0, |margin| margin.get()),
             known: self.tags.get(deployment.backend.index()).map_or(0.0, |tag| warm.share(*tag)),

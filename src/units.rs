@@ -97,6 +97,11 @@ quantity! {
     Millis, "ms"
 }
 
+quantity! {
+    /// Money.
+    Usd, "USD"
+}
+
 /// A difference of emissions: the one quantity that may be negative, because a saving may be a loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -3,10 +3,9 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::decode::{At, Decode, Filled, Problems, Table, only_key};
-use super::file::{
-    ConversationFile, ElectricityMapsFile, GridFile, HeaderFile, LatencyFile, ModelFile, SecretPathFile, WeightedFile,
-};
+use super::file::{ElectricityMapsFile, GridFile, HeaderFile, LatencyFile, ModelFile, SecretPathFile, WeightedFile};
 use super::node::{Node, Value};
+use super::values::Span;
 use crate::backend::Secret;
 
 /// A secret, in the file itself (from a variable, one hopes) or in one of its own.
@@ -179,6 +178,24 @@ pub(super) struct BandFile {
 }
 
 super::decode::section! {
+    /// What a million tokens cost in USD.
+    struct PricesFile {
+        /// Prompt tokens.
+        input: At<f64>,
+        /// Prompt tokens that came out of a cache; as any other when left out.
+        cached_input: Option<At<f64>>,
+        /// Generated tokens.
+        output: At<f64>,
+    }
+
+    /// How a conversation is known, and how long it is expected to be at hand where it was served last.
+    struct ConversationFile {
+        /// Since its last turn.
+        ttl: Option<At<Span>>,
+        /// A header field that names it. Without one, the body's `prompt_cache_key` or `user` does, or how the prompt begins.
+        header: Option<At<String>>,
+    }
+
     /// A best guess between two ends.
     struct BandEnds {
         /// The lower end.

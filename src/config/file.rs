@@ -2,7 +2,9 @@
 //!
 //! Nothing is judged here beyond the shape, and every default is made in [`super::check`], where the reason for it stands.
 
-use super::choices::{AffinityFile, Auth, BandFile, BudgetFile, CandidateFile, Models, OneOrMany, SecretFile, SourceFile};
+use super::choices::{
+    AffinityFile, Auth, BandFile, BudgetFile, CandidateFile, Models, OneOrMany, PricesFile, SecretFile, SourceFile,
+};
 use super::decode::{At, Filled, Stated, Table, section, words};
 use super::values::{Size, Span};
 use crate::backend::{PlacementKind, Protocol, UsageMode};
@@ -227,6 +229,8 @@ section! {
         simulated: Option<bool>,
         /// Energy per token of everything it serves, before `energy` above.
         energy: Option<CoefficientsFile>,
+        /// What everything it serves costs; unknown when left out.
+        price_usd_per_million_tokens: Option<PricesFile>,
     }
 
     /// Asks a backend beside its traffic whether it works: a `GET` with its credential passes when it is answered with 2xx.
@@ -265,6 +269,8 @@ section! {
         weight: Option<At<u64>>,
         /// Energy per token of this model here.
         energy: Option<CoefficientsFile>,
+        /// What this model costs here; as everything at the backend when left out.
+        price_usd_per_million_tokens: Option<PricesFile>,
     }
 
     /// What to believe of a backend's speed before it was used.
@@ -333,6 +339,8 @@ section! {
         latency_budget: Option<BudgetFile>,
         /// Milligrams CO2e that one second of first-token time is worth.
         latency_price_mg_per_s: Option<At<f64>>,
+        /// USD that may be paid for a kilogram CO2e less, under `least_carbon`; any price when left out.
+        max_usd_per_kg: Option<At<f64>>,
         /// Where requests may be served: `eu`, `aws/eu-*`, a country, a grid zone.
         residency: Option<Vec<At<String>>>,
         /// What to do when nobody meets the budget.
@@ -385,14 +393,6 @@ section! {
         extra_mg_at_most: Option<At<f64>>,
     }
 
-    /// How a conversation is known, and how long it is expected to be at hand where it was served last.
-    struct ConversationFile {
-        /// Since its last turn.
-        ttl: Option<At<Span>>,
-        /// A header field that names it. Without one, the body's `prompt_cache_key` or `user` does, or how the prompt begins.
-        header: Option<At<String>>,
-    }
-
     /// When a request may be sent again.
     struct AttemptsFile {
         /// How many backends may see one request, the first included.
@@ -439,6 +439,7 @@ words! {
     UsageMode: "usage mode" { "inject" => Self::Inject, "never" => Self::Never, }
     Objective: "objective" {
         "least_carbon" => Self::LeastCarbon,
+        "least_cost" => Self::LeastCost,
         "least_latency" => Self::LeastLatency,
         "listed_order" => Self::ListedOrder,
         "round_robin" => Self::RoundRobin,

@@ -225,6 +225,7 @@ impl Flowing {
             return None;
         }
         let waiting = self.policy.latency_price_grams_per_second * estimate.first_token.get() / 1e3;
-        estimate.emissions.map(|grams| grams.get() + waiting)
+        let money = estimate.cost.map_or(0.0, |cost| self.policy.grams_for(cost).get());
+        estimate.emissions.map(|grams| grams.get() + waiting + money)
     }
 }

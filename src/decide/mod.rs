@@ -28,7 +28,7 @@ pub use verdict::{NoCandidate, Reason, Standing, Verdict};
 use crate::backend::BackendId;
 use crate::estimate::Estimate;
 use crate::policy::{Objective, OnNoCandidate, Policy};
-use crate::units::{Grams, Millis};
+use crate::units::{Grams, Millis, Usd};
 
 /// Somebody who serves the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -85,13 +85,16 @@ const TIE: f64 = 0.01;
 /// and only when nobody is returning either are the ejected ones, under the same rules: the ejections are a guess from past failures,
 /// and refusing everything would make it come true.
 ///
-/// Under `least_carbon` the sum of grams, of the price of capacity, and of the policy's price of the first token's latency is to be
-/// least. A candidate of unknown emissions never wins over one that is known; when none is known, latency decides.
+/// Under `least_carbon` the sum of grams, of the price of capacity, of the policy's price of the first token's latency, and of what the
+/// dollars would buy at the policy's price of a kilogram is to be least. A candidate of unknown emissions never wins over one that is
+/// known; when none is known, latency decides. So it is with dollars where they count, as long as anybody's are known.
 ///
 /// At most 65,536 candidates are looked at, as there are no more backends in a plan.
 pub fn decide(policy: &Policy, streamed: bool, candidates: &[Candidate], turn: u32) -> Result<Decision, NoCandidate> {
     let candidates = candidates.get(..=usize::from(u16::MAX)).unwrap_or(candidates);
-    let weighing = Weighing { policy, streamed, candidates, turn };
+    // Looked for only where dollars count.
+    let priced = policy.counts_money() && candidates.iter().any(|candidate| candidate.estimate.cost.is_some());
+    let weighing = Weighing { policy, streamed, candidates, turn, priced };
     let Eligible { mut order, within, standing } = weighing.eligible()?;
     let last_resort = standing == Standing::Ejected;
 
@@ -164,6 +167,8 @@ struct Weighing<'a> {
     streamed: bool,
     candidates: &'a [Candidate],
     turn: u32,
+    /// Whether dollars count and some are known.
+    priced: bool,
 }
 
 /// Those that may be tried.
@@ -263,6 +268,13 @@ impl Weighing<'_> {
                     self.rank_by_latency(order);
                 }
             }
+            Objective::LeastCost => {
+                ranking.tied = self.rank_by_cost(order);
+                if ranking.tied == 0 {
+                    ranking.reason = Reason::CostUnknown;
+                    ranking.tied = self.rank_by_latency(order);
+                }
+            }
             Objective::LeastLatency => ranking.tied = self.rank_by_latency(order),
             Objective::ListedOrder => {}
             Objective::RoundRobin => {
@@ -282,6 +294,12 @@ impl Weighing<'_> {
     fn rank_by_carbon(&self, order: &mut [u16]) -> usize {
         let tolerance = |index| self.at(index).estimate.emissions.map_or(0.0, |grams| grams.get() * TIE);
         self.rank_by(order, |index| self.cost(index).map_or(f64::INFINITY, Grams::get), tolerance)
+    }
+
+    /// Cheapest in dollars first, the unknown ones last by latency. Returns how many are as good as the best: 0 when none is known.
+    fn rank_by_cost(&self, order: &mut [u16]) -> usize {
+        let dollars = |index| self.at(index).estimate.cost.map_or(f64::INFINITY, Usd::get);
+        self.rank_by(order, dollars, |index| dollars(index) * TIE)
     }
 
     /// Fastest first. Returns how many are as good as the best.
@@ -342,10 +360,16 @@ impl Weighing<'_> {
         share(a, b).cmp(&share(b, a))
     }
 
-    /// What least carbon minimises, in grams; `None` when the emissions are unknown.
+    /// What least carbon minimises, in grams; `None` when the emissions are unknown, or the dollars where they count.
     fn cost(&self, index: u16) -> Option<Grams> {
         let estimate = &self.at(index).estimate;
-        estimate.emissions.map(|grams| grams + estimate.price + self.price_of_waiting(estimate))
+        let money = self.worth_of_money(estimate)?;
+        estimate.emissions.map(|grams| grams + estimate.price + self.price_of_waiting(estimate) + money)
+    }
+
+    /// What might be saved elsewhere with the dollars that it costs.
+    fn worth_of_money(&self, estimate: &Estimate) -> Option<Grams> {
+        if self.priced { estimate.cost.map(|cost| self.policy.grams_for(cost)) } else { Some(Grams::ZERO) }
     }
 
     fn price_of_waiting(&self, estimate: &Estimate) -> Grams {
@@ -358,6 +382,7 @@ impl Weighing<'_> {
         let slower = Verdict::Slower { by: Millis::saturating(self.latency(index) - self.latency(chosen)) };
         match self.policy.objective {
             Objective::LeastCarbon => {}
+            Objective::LeastCost => return dearer(it, that).unwrap_or(slower),
             Objective::LeastLatency => return slower,
             Objective::ListedOrder | Objective::RoundRobin | Objective::Weighted => return Verdict::LaterInOrder,
         }
@@ -366,12 +391,19 @@ impl Weighing<'_> {
             (None, Some(_)) => return Verdict::UnknownCarbon,
             (_, None) => return slower,
         };
+        let (Some(money), Some(chosen_money)) = (self.worth_of_money(it), self.worth_of_money(that)) else {
+            return dearer(it, that).unwrap_or(slower);
+        };
         // The largest part of the difference is the reason.
         let more = [
             (grams - chosen_grams).get(),
             (self.price_of_waiting(it) - self.price_of_waiting(that)).get(),
             (it.price - that.price).get(),
+            (money - chosen_money).get(),
         ];
+        if more[3] > more[0].max(more[1]).max(more[2]) {
+            return dearer(it, that).unwrap_or(slower);
+        }
         if more[0] >= more[1].max(more[2]) {
             Verdict::Dirtier { by: Grams::saturating(more[0]) }
         } else if more[1] >= more[2] {
@@ -380,6 +412,12 @@ impl Weighing<'_> {
             Verdict::Scarcer { by: Grams::saturating(more[2]) }
         }
     }
+}
+
+/// By how much a candidate costs more than the chosen one; `None` when nobody's cost is known.
+fn dearer(it: &Estimate, chosen: &Estimate) -> Option<Verdict> {
+    let cost = chosen.cost?;
+    Some(it.cost.map_or(Verdict::UnknownCost, |own| Verdict::Dearer { by: Usd::saturating(own.get() - cost.get()) }))
 }
 
 /// What a candidate draws in a turn's lottery; the least wins. Of draws -ln(u)/weight with u even in (0, 1) the least is each one's
@@ -402,5 +440,7 @@ const fn splitmix(n: u64) -> u64 {
 
 #[cfg(test)]
 mod late_tests;
+#[cfg(test)]
+mod money_tests;
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,7 @@ pub(super) fn candidate(id: u16, grams: Option<f64>, latency_ms: f64, in_flight:
             energy: Joules::saturating(1000.0),
             intensity: grams.map(GramsPerKwh::saturating),
             emissions: grams.map(Grams::saturating),
+            cost: None,
             in_flight,
             limit: 100,
             price: Grams::ZERO,

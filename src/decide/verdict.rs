@@ -1,7 +1,7 @@
 //! The words in which a decision explains itself: to the log, to `explain`, and in the response header.
 
 use crate::policy::Objective;
-use crate::units::{Grams, Millis};
+use crate::units::{Grams, Millis, Usd};
 
 /// What rules a candidate out before anything is weighed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +54,11 @@ pub enum Verdict {
         /// By how much the prices differ.
         by: Grams,
     },
+    /// It would cost more than the chosen one, and that is what counted.
+    Dearer {
+        /// By how much.
+        by: Usd,
+    },
     /// As good as the best to 1 %, but busier, or it was not its turn.
     Tied,
     /// Later in the order that the list, the turn or the weights gave.
@@ -70,6 +75,8 @@ pub enum Verdict {
     },
     /// Nobody knows where it runs or how clean that is, and the chosen one is known.
     UnknownCarbon,
+    /// Nobody said what it costs, and the chosen one's cost is known.
+    UnknownCost,
     /// See [`Standing::Ejected`], and [`Standing::Returning`], of which nothing else can be said.
     Ejected,
     /// See [`Standing::NoCapacity`].
@@ -79,11 +86,12 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// How much, in the unit that goes with the word: grams, milliseconds or requests.
+    /// How much, in the unit that goes with the word: grams, milliseconds, dollars or requests.
     pub fn by(self) -> Option<f64> {
         match self {
             Self::Dirtier { by } | Self::Scarcer { by } => Some(by.get()),
             Self::Slower { by } | Self::OverBudget { by } => Some(by.get()),
+            Self::Dearer { by } => Some(by.get()),
             Self::Crowded { by } => Some(by.into()),
             _ => None,
         }
@@ -96,11 +104,13 @@ impl Verdict {
             Self::Dirtier { .. } => "dirtier",
             Self::Slower { .. } => "slower",
             Self::Scarcer { .. } => "scarcer",
+            Self::Dearer { .. } => "dearer",
             Self::Tied => "tied",
             Self::LaterInOrder => "later_in_order",
             Self::OverBudget { .. } => "over_budget",
             Self::Crowded { .. } => "crowded",
             Self::UnknownCarbon => "unknown_carbon",
+            Self::UnknownCost => "unknown_cost",
             Self::Ejected => "ejected",
             Self::NoCapacity => "no_capacity",
             Self::OutsideResidency => "outside_residency",
@@ -117,6 +127,8 @@ pub enum Reason {
     FastestOverBudget,
     /// Carbon was to decide and nobody's is known; it is the fastest.
     CarbonUnknown,
+    /// Cost was to decide and nobody's is known; it is the fastest.
+    CostUnknown,
     /// It alone meets every constraint, so that nothing was weighed.
     Only,
     /// Every candidate that could be used is ejected; it is the one tried all the same.
@@ -132,6 +144,7 @@ impl Reason {
             Self::Objective(objective) => objective.as_str(),
             Self::FastestOverBudget => "fastest_over_budget",
             Self::CarbonUnknown => "carbon_unknown",
+            Self::CostUnknown => "cost_unknown",
             Self::Only => "only",
             Self::LastResort => "last_resort",
             Self::Pinned => "pinned",
@@ -184,6 +197,8 @@ mod tests {
             Verdict::Dirtier { by: Grams::ZERO },
             Verdict::Slower { by },
             Verdict::Scarcer { by: Grams::ZERO },
+            Verdict::Dearer { by: Usd::ZERO },
+            Verdict::UnknownCost,
             Verdict::Tied,
             Verdict::LaterInOrder,
             Verdict::OverBudget { by },
@@ -199,6 +214,8 @@ mod tests {
             Reason::Objective(Objective::Weighted),
             Reason::FastestOverBudget,
             Reason::CarbonUnknown,
+            Reason::CostUnknown,
+            Reason::Objective(Objective::LeastCost),
             Reason::Only,
             Reason::LastResort,
             Reason::Pinned,

@@ -267,6 +267,9 @@ impl<'a> Asking<'a> {
         let intensity = snapshot.intensity(backend, question.wall);
         let table = deployment.coefficients.as_deref().unwrap_or_else(|| snapshot.plan.energy.find(question.model));
         let region = Some(Text::from(&*backend.region)).filter(|region| !region.is_empty());
-        CandidateUsed { region, ..snapshot.candidate_used(candidate, verdict, intensity, Some(table), question.policy) }
+        CandidateUsed {
+            region,
+            ..snapshot.candidate_used(candidate, verdict, intensity, Some(table), deployment.prices, question.policy)
+        }
     }
 }

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::exchange::{Attempt, AttemptOutcome, Exchange};
 use super::relay;
 use crate::backend::Backend;
+use crate::cost::{Costs, TokenPrices};
 use crate::decide::{Candidate, Verdict, exclusion};
 use crate::grid::{Intensity, Quality};
 use crate::ledger::{Account, Attempted, Baseline, Place, account, at_baseline};
@@ -19,7 +20,7 @@ use crate::record::{
 use crate::state::Seen;
 use crate::tables::{Coefficients, EnergyBand, TokenCounts};
 use crate::telemetry::line;
-use crate::units::Millis;
+use crate::units::{Millis, Usd};
 use crate::wire::{self, usage::Usage};
 
 /// Closes the books of an exchange that found its route.
@@ -176,6 +177,7 @@ struct Ledger<'x> {
     /// One for each attempt.
     charged: SmallVec<[Charged<'x>; 2]>,
     account: Option<Account>,
+    costs: Option<Costs>,
     chosen: Option<At<'x>>,
     baseline: Option<At<'x>>,
 }
@@ -190,6 +192,7 @@ struct Charged<'x> {
     /// What it is charged with: nothing, or so many tokens; `None` when nobody knows.
     burned: Option<Burned>,
     booked: Option<Attempted>,
+    cost: Option<Usd>,
 }
 
 #[derive(Clone, Copy)]
@@ -228,7 +231,13 @@ impl<'x> Ledger<'x> {
                 .map(|(table, tokens)| table.energy(at_baseline(tokens, believed(baseline_index)))),
         });
         let account = booked.zip(shadow).and_then(|(booked, shadow)| account(&booked, shadow));
-        Self { charged, account, chosen, baseline }
+        let there = charged.last().and_then(Charged::tokens).filter(|_| answered(x));
+        let there = there.map(|tokens| at_baseline(tokens, believed(baseline_index)));
+        let prices = baseline_index.and_then(|index| prices(x, index));
+        let baseline_usd = prices.map(|prices| there.map_or(Usd::ZERO, |tokens| prices.of(tokens)));
+        let usd = charged.iter().map(|charged| charged.cost).try_fold(Usd::ZERO, |sum, cost| Some(sum + cost?));
+        let costs = usd.zip(baseline_usd).map(|(usd, baseline_usd)| Costs { usd, baseline_usd });
+        Self { charged, account, costs, chosen, baseline }
     }
 }
 
@@ -254,7 +263,11 @@ impl<'x> Charged<'x> {
                 if is_answer { Attempted::answered(place, table, tokens) } else { Attempted::abandoned(place, table, tokens) }
             }
         });
-        Self { at, coefficients, burned, booked }
+        let cost = index.and_then(|index| prices(x, index)).zip(burned).map(|(prices, burned)| match burned {
+            Burned::Nothing => Usd::ZERO,
+            Burned::Tokens(tokens) => prices.of(tokens),
+        });
+        Self { at, coefficients, burned, booked, cost }
     }
 
     fn tokens(&self) -> Option<TokenCounts> {
@@ -289,6 +302,11 @@ fn coefficients(x: &Exchange, candidate: usize) -> Option<&Coefficients> {
     let model = x.model.as_deref()?;
     let deployment = x.deployments.as_ref()?.get(candidate)?;
     Some(deployment.coefficients.as_deref().unwrap_or_else(|| x.snapshot.plan.energy.find(model)))
+}
+
+/// What tokens cost at a candidate.
+fn prices(x: &Exchange, candidate: usize) -> Option<TokenPrices> {
+    x.deployments.as_ref()?.get(candidate)?.prices
 }
 
 /// Whether anything that its figures rest on was made up. What was sent nowhere is judged by where it might have gone.
@@ -361,6 +379,7 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
             joules_high: energy.high(),
         }),
         emissions: ledger.account.as_ref().map(Emissions::from),
+        cost: ledger.costs,
         attempts: attempts_used(x, ledger),
         first_token_ms: first_token,
         total_ms: total,
@@ -390,6 +409,7 @@ fn attempts_used<'x>(x: &'x Exchange, ledger: &Ledger<'x>) -> Vec<AttemptUsed<'x
             pue: Some(charged.at.0.pue),
             intensity_g_per_kwh: charged.at.1.map(|intensity| intensity.reading.intensity),
             grams: charged.booked.and_then(|booked| booked.grams()).map(|[_, mid, _]| mid),
+            cost_usd: charged.cost,
         })
         .collect()
 }
@@ -406,7 +426,7 @@ fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
         };
         let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
         let intensity = x.snapshot.intensity(x.snapshot.plan.backend(candidate.backend), x.wall);
-        x.snapshot.candidate_used(candidate, verdict, intensity, coefficients(x, index), policy)
+        x.snapshot.candidate_used(candidate, verdict, intensity, coefficients(x, index), prices(x, index), policy)
     });
     Some(DecisionUsed {
         reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),

@@ -1,7 +1,8 @@
 //! What one request asks for beyond its policy, by three header fields.
 //!
-//! They narrow: a budget only becomes shorter, a residency smaller. The objective is a preference and no constraint, so it may be any;
-//! what an operator must be sure of belongs into a constraint.
+//! They narrow: a budget only becomes shorter, a residency smaller. The objective is a preference and no constraint, so it may be any,
+//! but for one thing: under a policy that heeds what a request costs it has to be one that does, too. What an operator must be sure of
+//! belongs into a constraint.
 
 use std::sync::Arc;
 
@@ -69,6 +70,9 @@ pub(super) fn narrow(x: &mut Exchange, headers: &HeaderMap) -> Result<(), Error>
     if (budget, objective, &residency) == (None, None, &None) {
         return Ok(());
     }
+    if objective.is_some_and(|objective| spends_more(policy, objective)) {
+        return Err(Error::BadNarrowing("x-windward-objective is one that heeds what a request costs, because this policy does"));
+    }
     let mut policy = Policy::clone(policy);
     policy.objective = objective.unwrap_or(policy.objective);
     policy.budget = narrower(policy.budget, budget);
@@ -90,6 +94,16 @@ pub(super) fn narrow(x: &mut Exchange, headers: &HeaderMap) -> Result<(), Error>
         residency: residency.map(|places| places.join(", ")),
     }));
     Ok(())
+}
+
+/// Whether under that objective a request might cost what its policy would not have paid.
+fn spends_more(policy: &Policy, asked: Objective) -> bool {
+    let heeds = match asked {
+        Objective::LeastCost => true,
+        Objective::LeastCarbon => policy.max_usd_per_kg.is_some(),
+        Objective::LeastLatency | Objective::ListedOrder | Objective::RoundRobin | Objective::Weighted => false,
+    };
+    policy.counts_money() && !heeds
 }
 
 /// The value of a field that is there once or not at all.
@@ -148,6 +162,16 @@ mod tests {
         let own = Policy::standard("p").budget;
         assert_eq!(own.unwrap().of(false, 10), None);
         assert_eq!(narrower(own, Some(Millis::saturating(5.0))).unwrap().of(false, 10), Some(Millis::saturating(5.0)));
+    }
+
+    #[test]
+    fn no_request_asks_for_more_than_its_policy_would_pay() {
+        let costly = |policy: &Policy| Objective::ALL.into_iter().filter(|asked| spends_more(policy, *asked)).count();
+        let free = Policy::standard("p");
+        let capped = Policy { max_usd_per_kg: crate::units::Usd::new(1.0), ..free.clone() };
+        let cheap = Policy { objective: Objective::LeastCost, ..free.clone() };
+        assert_eq!([&free, &capped, &cheap].map(costly), [0, 4, 5]);
+        assert!(!spends_more(&capped, Objective::LeastCarbon) && !spends_more(&cheap, Objective::LeastCost));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Text;
 use crate::grid::{Basis, Freshness, Quality, Signal};
 use crate::tables::EnergyQuality;
-use crate::units::{Grams, GramsPerKwh, GramsSaved, Joules, Millis, Pue};
+use crate::units::{Grams, GramsPerKwh, GramsSaved, Joules, Millis, Pue, Usd};
 
 /// The two intensities that a saving rests on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -134,4 +134,7 @@ pub struct AttemptUsed<'a> {
     /// What it emitted; left out when unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grams: Option<Grams>,
+    /// What it cost, of the same tokens at the prices of the decision's candidate of that name; left out when unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<Usd>,
 }

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Text;
-use crate::units::{Grams, GramsPerKwh, Millis, Pue};
+use crate::cost::TokenPrices;
+use crate::units::{Grams, GramsPerKwh, Millis, Pue, Usd};
 
 /// The decision, with a verdict for each candidate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,6 +68,12 @@ pub struct CandidateUsed<'a> {
     /// Grams as predicted, of the six fields above; null when unknown.
     #[serde(default)]
     pub grams: Option<Grams>,
+    /// What a million of its tokens cost; left out when nobody said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_usd_per_million_tokens: Option<TokenPrices>,
+    /// Dollars as predicted; left out with the prices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<Usd>,
     /// What one more request there costs all others, because its capacity is scarce; none where it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_grams: Option<Grams>,

@@ -83,6 +83,9 @@ pub struct Traffic {
     pub tokens: BTreeMap<&'static str, Tokens>,
     /// Time to the first token.
     pub first_token: FirstToken,
+    /// Dollars; left out where no price is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
     /// Requests whose grams are unknown: they are in no section.
     pub without_grams: u64,
     /// Requests whose grams do not say their signal and basis, or mix two: they are in no section.
@@ -91,6 +94,17 @@ pub struct Traffic {
     pub contradictory: u64,
     /// Grams, one section for each signal and basis.
     pub sections: Vec<Section>,
+}
+
+/// What was paid for, by the prices that the lines carry.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Cost {
+    /// Requests whose cost is known.
+    pub requests: u64,
+    /// Dollars of all their attempts.
+    pub usd: f64,
+    /// Dollars that their answers would have cost at the baseline.
+    pub baseline_usd: f64,
 }
 
 /// Tokens with one source.
@@ -237,6 +251,7 @@ impl Traffic {
                 judged: sums.judged_by_budget,
                 within_budget: share(sums.within_budget, sums.judged_by_budget),
             },
+            cost: sums.cost,
             without_grams: sums.without_grams,
             without_kind: sums.without_kind,
             contradictory: sums.contradictory,

@@ -103,6 +103,12 @@ fn traffic_text(out: &mut String, traffic: &Traffic, statement: &str, colour: bo
     let (input, output) =
         traffic.tokens.values().fold((0u64, 0u64), |(i, o), t| (i.saturating_add(t.input), o.saturating_add(t.output)));
     fact(out, "tokens", &format!("{input} in, {output} out; of the requests: {}", tokens.join(", ")));
+    if let Some(cost) = &traffic.cost {
+        let more = cost.usd - cost.baseline_usd;
+        let side = if more < 0.0 { "less" } else { "more" };
+        let of = format!("{}, {} {side} than at the baseline", dollars(cost.usd), dollars(more.abs()));
+        fact(out, "cost", &format!("{of}; of {} requests whose prices are known", cost.requests));
+    }
     for (count, what) in [
         (traffic.without_grams, "requests are in no sum below, because their grams are unknown"),
         (traffic.without_kind, "requests are in no sum below, because their signal or basis is unknown or mixed"),
@@ -212,6 +218,17 @@ pub(crate) fn mass(grams: f64) -> String {
         _ => 0,
     };
     format!("{value:.decimals$} {unit}")
+}
+
+/// Dollars, with as many digits as a small amount needs to be one.
+pub(crate) fn dollars(usd: f64) -> String {
+    let decimals = match usd.abs() {
+        0.0 => 0,
+        size if size < 0.001 => 7,
+        size if size < 1.0 => 4,
+        _ => 2,
+    };
+    format!("{usd:.decimals$} USD")
 }
 
 fn minute(time: jiff::Timestamp) -> String {

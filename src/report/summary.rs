@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sketches_ddsketch::{Config, DDSketch};
 
 use super::completeness::Runs;
+use super::figures::Cost;
 use super::lines::BadLine;
 use crate::grid::{Basis, Signal};
 use crate::record::{AccessRecord, Emissions, Ended, UsageSource};
@@ -158,6 +159,7 @@ pub(super) struct Sums {
     pub(super) first_token_ms: DDSketch,
     pub(super) within_budget: u64,
     pub(super) judged_by_budget: u64,
+    pub(super) cost: Option<Cost>,
     /// Requests whose grams are unknown.
     pub(super) without_grams: u64,
     /// Requests that give grams and not what they mean, or two meanings at once.
@@ -177,6 +179,7 @@ impl Default for Sums {
             first_token_ms: DDSketch::new(Config::defaults()),
             within_budget: 0,
             judged_by_budget: 0,
+            cost: None,
             without_grams: 0,
             without_kind: 0,
             contradictory: 0,
@@ -202,6 +205,12 @@ impl Sums {
         if let Some(within) = record.within_budget {
             self.judged_by_budget += 1;
             self.within_budget += u64::from(within);
+        }
+        if let Some(costs) = &record.cost {
+            let cost = self.cost.get_or_insert(Cost { requests: 0, usd: 0.0, baseline_usd: 0.0 });
+            cost.requests += 1;
+            cost.usd += costs.usd.get();
+            cost.baseline_usd += costs.baseline_usd.get();
         }
         self.add_grams(record);
     }

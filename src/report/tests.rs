@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::figures::Cost;
 use super::*;
 use crate::record::{Emissions, Ended};
 use crate::units::Grams;
@@ -34,6 +35,17 @@ fn golden(name: &str, got: &str) {
 fn lines(numbers: impl IntoIterator<Item = usize>) -> String {
     let all: Vec<&str> = SAMPLE.lines().collect();
     numbers.into_iter().map(|number| all[number - 1].to_owned() + "\n").collect()
+}
+
+#[test]
+fn dollars_are_added_up_where_they_are_known() {
+    let lines = lines([1, 2]);
+    let priced = lines.replacen(r#""attempts":"#, r#""cost":{"usd":0.25,"baseline_usd":0.2},"attempts":"#, 1);
+    assert_eq!(report(&[&lines]).traffic[0].cost, None);
+    let report = report(&[&priced]);
+    assert_eq!(report.traffic[0].cost, Some(Cost { requests: 1, usd: 0.25, baseline_usd: 0.2 }));
+    let text = render::text(&report, false);
+    assert!(text.contains("cost         0.2500 USD, 0.0500 USD more than at the baseline; of 1 requests"), "{text}");
 }
 
 #[test]

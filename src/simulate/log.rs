@@ -18,7 +18,7 @@ use crate::grid::Intensity;
 use crate::ledger::{Attempted, Baseline, Place, account, at_baseline};
 use crate::record::{AccessRecord, AttemptUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, Text, UsageSource};
 use crate::state::Snapshot;
-use crate::tables::Coefficients;
+use crate::tables::{Coefficients, EnergyBand};
 use crate::telemetry::line;
 use crate::units::Millis;
 
@@ -79,12 +79,7 @@ impl Written<'_> {
         let baseline = self.baseline().map(|index| self.at(index));
         let booked: Option<SmallVec<[Attempted; 2]>> = over.attempts.iter().map(|attempt| self.booked(attempt)).collect();
         let emissions = booked.zip(baseline).and_then(|(booked, (backend, intensity))| {
-            let energy = last.and_then(|last| {
-                let index = self.baseline()?;
-                let believed = over.decided.candidates.get(index)?.estimate.cached_tokens;
-                Some(self.coefficients(index)?.energy(at_baseline(last.tokens?, believed.into())))
-            });
-            account(&booked, Baseline { place: place(backend, intensity), energy })
+            account(&booked, Baseline { place: place(backend, intensity), energy: self.energy_at_baseline() })
         });
         let (status, ended, error) = self.ending();
         let (first_token, total) = self.spans();
@@ -131,6 +126,7 @@ impl Written<'_> {
             input_tokens_source: None,
             energy: last.and_then(|last| self.energy(last)),
             emissions: emissions.as_ref().map(Emissions::from),
+            cost: None,
             attempts,
             first_token_ms: first_token,
             total_ms: total,
@@ -210,6 +206,13 @@ impl Written<'_> {
         })
     }
 
+    /// What the answer would have burned at the baseline.
+    fn energy_at_baseline(&self) -> Option<EnergyBand> {
+        let (index, tokens) = (self.baseline()?, self.over.attempts.last()?.tokens?);
+        let believed = self.over.decided.candidates.get(index)?.estimate.cached_tokens;
+        Some(self.coefficients(index)?.energy(at_baseline(tokens, believed.into())))
+    }
+
     fn attempts(&self) -> Vec<AttemptUsed<'_>> {
         let attempt = |attempt: &Attempt| {
             let (backend, intensity) = self.at(attempt.region);
@@ -235,6 +238,7 @@ impl Written<'_> {
                 pue: Some(backend.pue),
                 intensity_g_per_kwh: intensity.map(|intensity| intensity.reading.intensity),
                 grams: booked.and_then(|booked| booked.grams()).map(|[_, mid, _]| mid),
+                cost_usd: None,
             }
         };
         self.over.attempts.iter().map(attempt).collect()
@@ -254,7 +258,7 @@ impl Written<'_> {
             };
             let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
             let (_, intensity) = self.at(candidate.backend.index());
-            self.snapshot.candidate_used(candidate, verdict, intensity, self.coefficients(index), policy)
+            self.snapshot.candidate_used(candidate, verdict, intensity, self.coefficients(index), None, policy)
         });
         Some(DecisionUsed {
             reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),

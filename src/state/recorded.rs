@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::Snapshot;
 use crate::backend::Backend;
+use crate::cost::TokenPrices;
 use crate::decide::{Candidate, Verdict};
 use crate::grid::{self, Intensity};
 use crate::policy::Policy;
@@ -19,6 +20,7 @@ impl Snapshot {
         verdict: Verdict,
         intensity: Option<Intensity<'_>>,
         coefficients: Option<&'a Coefficients>,
+        prices: Option<TokenPrices>,
         policy: &Policy,
     ) -> CandidateUsed<'a> {
         let (backend, estimate) = (self.plan.backend(candidate.backend), &candidate.estimate);
@@ -38,6 +40,8 @@ impl Snapshot {
             pue: Some(backend.pue),
             intensity_g_per_kwh: estimate.intensity,
             grams: estimate.emissions,
+            price_usd_per_million_tokens: prices,
+            cost_usd: estimate.cost,
             price_grams: Some(estimate.price).filter(|price| *price > Grams::ZERO),
             per_output_token_ms: paced.then_some(estimate.per_output_token),
             in_flight: estimate.in_flight,

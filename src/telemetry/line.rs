@@ -9,12 +9,13 @@ use std::cell::RefCell;
 
 use super::json::Json;
 use crate::backend::PlacementKind;
+use crate::cost::{Costs, TokenPrices};
 use crate::grid::{Basis, Freshness, Quality, Signal};
 use crate::record::{
     AccessRecord, AttemptUsed, CandidateUsed, Carbon, CarbonUsed, DecisionUsed, Emissions, EnergyUsed, NarrowedBy, ShadowUsed,
     UsageSource,
 };
-use crate::units::{Grams, GramsPerKwh, Joules, Pue};
+use crate::units::{Grams, GramsPerKwh, Joules, Pue, Usd};
 
 thread_local! {
     static JSON: RefCell<Json> = RefCell::default();
@@ -81,7 +82,7 @@ fn write_record(json: &mut Json, record: &AccessRecord<'_>) {
         time, instance, run, seq, generation, id, client_request_id, provider_request_id, route, policy, narrowed, key, method, path, status,
         request_bytes, response_bytes, operation, model, response_model, stream, backend, region, grid_zone, placement, decision,
         shadow, carbon, input_tokens, output_tokens, cached_input_tokens, reasoning_tokens, usage_source, input_tokens_source, energy,
-        emissions, attempts, first_token_ms, total_ms, budget_ms, within_budget, overhead_us, ended, error, simulated,
+        emissions, cost, attempts, first_token_ms, total_ms, budget_ms, within_budget, overhead_us, ended, error, simulated,
     } = record;
     json.constant(b"{\"time\":");
     json.time(*time);
@@ -121,6 +122,7 @@ fn write_record(json: &mut Json, record: &AccessRecord<'_>) {
         "input_tokens_source" left_out Json::word, input_tokens_source.map(UsageSource::as_str);
         "energy" null write_energy, energy;
         "emissions" null write_emissions, emissions;
+        "cost" left_out write_costs, cost;
         "attempts" always write_attempts, attempts;
         "first_token_ms" left_out Json::millis, *first_token_ms;
         "total_ms" always Json::millis, *total_ms;
@@ -150,8 +152,9 @@ fn write_candidates(json: &mut Json, candidates: &[CandidateUsed<'_>]) {
     json.list(candidates, |json, candidate| {
         #[rustfmt::skip]
         let CandidateUsed {
-            backend, region, grid_zone, verdict, by, first_token_ms, total_ms, input_tokens, cached_input_tokens, output_tokens, coefficient,
-            pue, intensity_g_per_kwh, grams, price_grams, per_output_token_ms, in_flight, limit,
+            backend, region, grid_zone, verdict, by, first_token_ms, total_ms, input_tokens, cached_input_tokens, output_tokens,
+            coefficient, pue, intensity_g_per_kwh, grams, price_usd_per_million_tokens, cost_usd, price_grams, per_output_token_ms,
+            in_flight, limit,
         } = candidate;
         json.constant(b"{\"backend\":");
         json.text(backend);
@@ -169,6 +172,8 @@ fn write_candidates(json: &mut Json, candidates: &[CandidateUsed<'_>]) {
             "pue" left_out Json::float, pue.map(Pue::get);
             "intensity_g_per_kwh" null Json::float, intensity_g_per_kwh.map(GramsPerKwh::get);
             "grams" null Json::float, grams.map(Grams::get);
+            "price_usd_per_million_tokens" left_out write_prices, price_usd_per_million_tokens;
+            "cost_usd" left_out Json::float, cost_usd.map(Usd::get);
             "price_grams" left_out Json::float, price_grams.map(Grams::get);
             "per_output_token_ms" left_out Json::millis, *per_output_token_ms;
             "in_flight" always Json::integer, *in_flight;
@@ -265,12 +270,33 @@ fn write_emissions(json: &mut Json, emissions: &Emissions) {
     json.constant(b"}");
 }
 
+fn write_costs(json: &mut Json, costs: &Costs) {
+    let Costs { usd, baseline_usd } = costs;
+    json.constant(b"{\"usd\":");
+    json.float(usd.get());
+    members! { json;
+        "baseline_usd" always Json::float, baseline_usd.get();
+    }
+    json.constant(b"}");
+}
+
+fn write_prices(json: &mut Json, prices: &TokenPrices) {
+    let TokenPrices { input, cached_input, output } = prices;
+    json.constant(b"{\"input\":");
+    json.float(input.get());
+    members! { json;
+        "cached_input" always Json::float, cached_input.get();
+        "output" always Json::float, output.get();
+    }
+    json.constant(b"}");
+}
+
 fn write_attempts(json: &mut Json, attempts: &[AttemptUsed<'_>]) {
     json.list(attempts, |json, attempt| {
         #[rustfmt::skip]
         let AttemptUsed {
             backend, outcome, status, ms, input_tokens, cached_input_tokens, output_tokens, coefficient, joules, pue,
-            intensity_g_per_kwh, grams,
+            intensity_g_per_kwh, grams, cost_usd,
         } = attempt;
         json.constant(b"{\"backend\":");
         json.text(backend);
@@ -286,6 +312,7 @@ fn write_attempts(json: &mut Json, attempts: &[AttemptUsed<'_>]) {
             "pue" left_out Json::float, pue.map(Pue::get);
             "intensity_g_per_kwh" left_out Json::float, intensity_g_per_kwh.map(GramsPerKwh::get);
             "grams" left_out Json::float, grams.map(Grams::get);
+            "cost_usd" left_out Json::float, cost_usd.map(Usd::get);
         }
         json.constant(b"}");
     });

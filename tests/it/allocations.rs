@@ -6,7 +6,7 @@ use windward::backend::BackendId;
 use windward::decide::{Candidate, Standing, decide};
 use windward::estimate::Estimate;
 use windward::policy::{Objective, Policy};
-use windward::units::{Grams, GramsPerKwh, Joules, Millis};
+use windward::units::{Grams, GramsPerKwh, Joules, Millis, Usd};
 
 fn candidate(id: u16) -> Candidate {
     let estimate = Estimate {
@@ -21,6 +21,7 @@ fn candidate(id: u16) -> Candidate {
         energy: Joules::saturating(100.0),
         intensity: Some(GramsPerKwh::saturating(f64::from(id) * 20.0)),
         emissions: Some(Grams::saturating(f64::from(id))),
+        cost: Some(Usd::saturating(0.01 * f64::from(id % 5))),
         in_flight: u32::from(id % 3),
         limit: 64,
         price: Grams::ZERO,
@@ -31,10 +32,8 @@ fn candidate(id: u16) -> Candidate {
 #[test]
 fn a_decision_among_sixteen_allocates_nothing() {
     let candidates: Vec<Candidate> = (0..17).map(candidate).collect();
-    for objective in
-        [Objective::LeastCarbon, Objective::LeastLatency, Objective::ListedOrder, Objective::RoundRobin, Objective::Weighted]
-    {
-        let policy = Policy { objective, ..Policy::standard("p") };
+    for objective in Objective::ALL {
+        let policy = Policy { objective, max_usd_per_kg: Some(Usd::saturating(1.0)), ..Policy::standard("p") };
         for count in [1, 3, 8, 16] {
             let allocations = allocation_counter::measure(|| {
                 let _ = std::hint::black_box(decide(&policy, true, &candidates[..count], 7));

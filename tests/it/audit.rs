@@ -1,6 +1,7 @@
 //! An auditor's view: every gram of a line follows from the line itself and the shipped coefficients, however the exchange went.
 
 use serde_json::Value;
+use windward::cost::TokenPrices;
 use windward::tables::{Coefficients, EnergyTable, TokenCounts};
 
 use super::support::peer::{Then, begin_events, chunk, respond, wait_for_close};
@@ -40,6 +41,29 @@ fn grams(joules: f64, place: &Value) -> f64 {
     joules * place["pue"].as_f64().unwrap() * place["intensity_g_per_kwh"].as_f64().unwrap() / 3.6e6
 }
 
+/// Dollars by the prices of a candidate.
+fn dollars(candidate: &Value, tokens: TokenCounts) -> f64 {
+    let prices: TokenPrices = serde_json::from_value(candidate["price_usd_per_million_tokens"].clone()).unwrap();
+    let cached = tokens.cached.min(tokens.input);
+    let [input, cached, output] = [tokens.input - cached, cached, tokens.output].map(|count| count as f64 / 1e6);
+    input * prices.input.get() + cached * prices.cached_input.get() + output * prices.output.get()
+}
+
+/// Recomputes the dollars of a line that states them; `answer` is what the answer would have taken at the baseline.
+fn audit_costs(line: &Value, answer: Option<TokenCounts>) {
+    let named =
+        |name: &Value| line["decision"]["candidates"].as_array().unwrap().iter().find(|it| it["backend"] == *name).unwrap();
+    let mut total = 0.0;
+    for attempt in line["attempts"].as_array().unwrap() {
+        let cost = counts(attempt).map_or(0.0, |tokens| dollars(named(&attempt["backend"]), tokens));
+        near("an attempt's cost", &attempt["cost_usd"], cost, line);
+        total += cost;
+    }
+    near("cost", &line["cost"]["usd"], total, line);
+    let baseline = answer.map_or(0.0, |tokens| dollars(named(&line["decision"]["baseline"]), tokens));
+    near("the baseline's cost", &line["cost"]["baseline_usd"], baseline, line);
+}
+
 /// Recomputes a line that states grams.
 pub(crate) fn audit(line: &Value) {
     for candidate in line["decision"]["candidates"].as_array().unwrap() {
@@ -51,6 +75,7 @@ pub(crate) fn audit(line: &Value) {
     let mut total = [0.0; 3];
     let mut waste = 0.0;
     let mut baseline = [0.0; 3];
+    let mut answer_there = None;
     for (nth, attempt) in attempts.iter().enumerate() {
         let tokens = counts(attempt);
         let burned = tokens.map_or([0.0; 3], |tokens| joules(coefficients(attempt), tokens));
@@ -65,7 +90,8 @@ pub(crate) fn audit(line: &Value) {
             let believed = there["cached_input_tokens"].as_u64().unwrap_or(0);
             let answer = tokens.unwrap();
             let cached = answer.cached.max(believed).min(answer.input);
-            let shadow = joules(coefficients(there), TokenCounts { cached, ..answer });
+            answer_there = Some(TokenCounts { cached, ..answer });
+            let shadow = joules(coefficients(there), answer_there.unwrap());
             baseline = shadow.map(|joules| grams(joules, &line["carbon"]["baseline"]));
             assert_eq!(line["gen_ai.usage.input_tokens"].as_u64(), Some(tokens.unwrap().input));
             assert_eq!(line["gen_ai.usage.output_tokens"].as_u64(), Some(tokens.unwrap().output));
@@ -78,6 +104,9 @@ pub(crate) fn audit(line: &Value) {
             }
             assert_eq!((&line["backend"], &line["carbon"]["chosen"]["pue"]), (&attempt["backend"], &attempt["pue"]));
         }
+    }
+    if !line["cost"].is_null() {
+        audit_costs(line, answer_there);
     }
     let stated = &line["emissions"];
     for (end, name) in ["_low", "", "_high"].into_iter().enumerate() {

@@ -18,6 +18,7 @@ mod carbon;
 mod carbon_feed;
 mod config;
 mod config_limits;
+mod cost;
 mod credentials;
 mod descriptors;
 mod direct;

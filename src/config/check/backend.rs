@@ -10,14 +10,15 @@ use http::HeaderValue;
 use super::carbon::{Zones, is_zone};
 use super::{Check, url};
 use crate::backend::{Backend, BackendId, Credential, Origin, Placement, PlacementKind, Timeouts};
-use crate::config::choices::{Auth, Models, NameThere, OneOrMany};
+use crate::config::choices::{Auth, Models, NameThere, OneOrMany, PricesFile};
 use crate::config::decode::{At, Filled, quoted};
 use crate::config::file::{BackendFile, ExpectFile, ModelFile, TimeoutsFile};
 use crate::config::node::Mark;
+use crate::cost::TokenPrices;
 use crate::dialect::Dialect;
 use crate::live::Prior;
 use crate::tables::{Coefficients, EnergyTable, Regions};
-use crate::units::{Millis, Pue};
+use crate::units::{Millis, Pue, Usd};
 
 /// The most backends: each route looks at all of its own for every request.
 const MOST_BACKENDS: usize = 1024;
@@ -46,6 +47,8 @@ pub(super) struct Meant {
     pub(super) by_name: HashMap<Arc<str>, usize>,
     /// Set for all its models.
     pub(super) energy: Option<Arc<Coefficients>>,
+    /// What tokens cost where a model says nothing of its own.
+    pub(super) prices: Option<TokenPrices>,
 }
 
 /// A model that a backend serves.
@@ -54,7 +57,11 @@ pub(super) struct Model {
     pub(super) upstream_json: Option<Bytes>,
     pub(super) weight: Option<u32>,
     pub(super) coefficients: Arc<Coefficients>,
+    pub(super) prices: Option<TokenPrices>,
 }
+
+/// What stands for all models of a backend: energy and prices.
+type Figures<'a> = (Option<&'a Arc<Coefficients>>, Option<TokenPrices>);
 
 impl Meant {
     /// What is believed of each model, by the client's names.
@@ -94,7 +101,8 @@ impl Check<'_> {
         }
         let (region, placement, pue) = self.place(&file, zones);
         let energy = file.energy.map(|written| Arc::new(self.coefficients(&written)));
-        let models = file.models.map(|written| self.models(written, energy.as_ref(), table));
+        let prices = file.price_usd_per_million_tokens.as_ref().map(|written| self.prices(written));
+        let models = file.models.map(|written| self.models(written, (energy.as_ref(), prices), table));
         let pass_through = file.auth.as_ref().filter(|auth| matches!(auth.value, Auth::PassThrough)).map(|auth| auth.mark);
         let credential = file.auth.as_ref().map_or(Credential::None, |auth| self.auth(auth, &file.url));
         let keep_idle = if origin.tls { KEEP_IDLE_HTTPS } else { KEEP_IDLE_HTTP };
@@ -121,7 +129,7 @@ impl Check<'_> {
         };
         let listed = models.iter().flatten().enumerate();
         let by_name = listed.map(|(index, model)| (Arc::clone(&model.client), index)).collect();
-        Meant { backend, mark: file.name.mark, pass_through, models, by_name, energy }
+        Meant { backend, mark: file.name.mark, pass_through, models, by_name, energy, prices }
     }
 
     fn auth(&mut self, auth: &At<Auth>, to: &At<String>) -> Credential {
@@ -224,7 +232,7 @@ impl Check<'_> {
         Placement { kind, zones: ids }
     }
 
-    fn models(&mut self, written: Models, energy: Option<&Arc<Coefficients>>, table: &EnergyTable) -> Vec<Model> {
+    fn models(&mut self, written: Models, figures: Figures<'_>, table: &EnergyTable) -> Vec<Model> {
         let written_models: Vec<(At<String>, NameThere)> = match written {
             Models::Listed(names) => names.0.into_iter().map(|name| (name, NameThere::Same)).collect(),
             Models::Named(table) => table.0,
@@ -236,18 +244,18 @@ impl Check<'_> {
             if !seen.insert(client.value.clone()) {
                 self.problems.add(client.mark, format!("the model {} is here twice", client.shown()));
             }
-            models.push(self.model(&client, there, energy, table));
+            models.push(self.model(&client, there, figures, table));
         }
         models
     }
 
-    fn model(&mut self, client: &At<String>, there: NameThere, energy: Option<&Arc<Coefficients>>, table: &EnergyTable) -> Model {
-        let (name, weight, own) = match there {
-            NameThere::Same => (None, None, None),
-            NameThere::Name(name) => (Some(name), None, None),
+    fn model(&mut self, client: &At<String>, there: NameThere, (energy, prices): Figures<'_>, table: &EnergyTable) -> Model {
+        let (name, weight, own, own_prices) = match there {
+            NameThere::Same => (None, None, None, None),
+            NameThere::Name(name) => (Some(name), None, None, None),
             NameThere::Whole(model) => {
-                let ModelFile { name, weight, energy } = *model;
-                (name, weight, energy)
+                let ModelFile { name, weight, energy, price_usd_per_million_tokens } = *model;
+                (name, weight, energy, price_usd_per_million_tokens)
             }
         };
         if let Some(name) = &name {
@@ -265,7 +273,15 @@ impl Check<'_> {
                 .then(|| Bytes::from(serde_json::Value::from(upstream.as_str()).to_string())),
             weight: weight.map(|written| self.count(Some(&written), 1, 0..=1_000_000) as u32),
             coefficients,
+            prices: own_prices.as_ref().map(|written| self.prices(written)).or(prices),
         }
+    }
+
+    fn prices(&mut self, written: &PricesFile) -> TokenPrices {
+        let mut usd = |amount: &At<f64>| Usd::saturating(self.amount(amount, "a price"));
+        let input = usd(&written.input);
+        let cached_input = written.cached_input.as_ref().map_or(input, &mut usd);
+        TokenPrices { input, cached_input, output: usd(&written.output) }
     }
 
     pub(super) fn model_name(&mut self, written: &At<String>) {

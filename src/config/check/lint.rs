@@ -32,6 +32,7 @@ impl Check<'_> {
                 self.one_zone(route, &candidates, zones);
                 self.global(route, &candidates);
             }
+            self.unpriced(route, &candidates, policies);
             self.unmet(route, &candidates, policies);
         }
         self.places(backends, policies, zones);
@@ -90,6 +91,23 @@ impl Check<'_> {
             self.warnings.add(meant.mark, message).mend =
                 Some("use the provider's regional endpoint or profile instead of the global one".to_owned());
         }
+    }
+
+    /// Where dollars count, whoever has no price comes last.
+    fn unpriced(&mut self, route: &route::Meant, candidates: &[&backend::Meant], policies: &[policy::Meant]) {
+        let policy = &route.route.policy;
+        let is_priced = |meant: &&&backend::Meant| match &meant.models {
+            Some(models) => models.iter().all(|model| model.prices.is_some()),
+            None => meant.prices.is_some(),
+        };
+        let Some(first) = candidates.iter().find(|meant| policy.counts_money() && !is_priced(meant)) else { return };
+        let message = format!(
+            "policy `{}` heeds what a request costs, and nobody said what tokens cost at `{}` of route `{}`: it comes after those of which that is known",
+            policy.name, first.backend.name, route.route.name
+        );
+        let own = policies.iter().find(|meant| meant.policy.name == policy.name);
+        self.warnings.add(own.map_or(route.mark, |meant| meant.mark), message).mend =
+            Some("give the backend or the model its `price_usd_per_million_tokens`".to_owned());
     }
 
     /// A budget that nobody is expected to meet makes every choice the fastest one.

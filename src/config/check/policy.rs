@@ -6,13 +6,13 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::Check;
-use crate::config::choices::{AffinityFile, BudgetFile};
+use crate::config::choices::{AffinityFile, BudgetFile, ConversationFile};
 use crate::config::decode::At;
-use crate::config::file::{AttemptsFile, ConversationFile, HedgeFile, LatencyFile, PolicyFile};
+use crate::config::file::{AttemptsFile, HedgeFile, LatencyFile, PolicyFile};
 use crate::config::node::Mark;
 use crate::policy::{Affinity, Attempts, Hedge, LatencyBudget, Objective, Policy, PolicyId};
 use crate::tables::Glob;
-use crate::units::{Grams, Millis};
+use crate::units::{Grams, Millis, Usd};
 
 /// The name of the policy that stands for routes which name none.
 pub(super) const STANDARD: &str = "standard";
@@ -74,6 +74,9 @@ impl Check<'_> {
                 self.warnings.add(price.mark, "this price has no effect, since the objective does not weigh carbon");
             }
         }
+        if let Some(price) = &file.max_usd_per_kg {
+            policy.max_usd_per_kg = self.price_of_a_kilogram(price, &policy);
+        }
         let residency = file.residency.unwrap_or_default();
         policy.residency = residency.iter().filter_map(|place| self.residency(place)).collect();
         policy.on_no_candidate = file.on_no_candidate.unwrap_or_default();
@@ -91,6 +94,19 @@ impl Check<'_> {
             Some(AffinityFile::Some(written)) => policy.affinity = Some(self.affinity(written)),
         }
         Meant { policy: Arc::new(policy), mark: file.name.mark, budget_mark, residency }
+    }
+
+    fn price_of_a_kilogram(&mut self, written: &At<f64>, policy: &Policy) -> Option<Usd> {
+        if written.value <= 0.0 {
+            self.problems.add(written.mark, "a kilogram has a price above 0").mend =
+                Some("`objective: least_cost` pays nothing for it".to_owned());
+            return None;
+        }
+        if !policy.objective.weighs_carbon() {
+            self.warnings.add(written.mark, "this price has no effect, since the objective does not weigh carbon");
+            return None;
+        }
+        Usd::new(written.value)
     }
 
     fn affinity(&mut self, written: ConversationFile) -> Affinity {

@@ -315,8 +315,16 @@ fn shadows(before: &Route, later: &Route) -> bool {
 fn deployment(meant: &backend::Meant, model: Option<&Arc<str>>, weight: u32, flow: FlowId) -> Option<Deployment> {
     let backend = meant.backend.id;
     let Some(models) = &meant.models else {
-        let coefficients = meant.energy.clone();
-        return Some(Deployment { backend, model: Arc::from("*"), upstream_model_json: None, coefficients, weight, flow });
+        let (coefficients, prices) = (meant.energy.clone(), meant.prices);
+        return Some(Deployment {
+            backend,
+            model: Arc::from("*"),
+            upstream_model_json: None,
+            coefficients,
+            prices,
+            weight,
+            flow,
+        });
     };
     let served = models.get(*meant.by_name.get(model?)?)?;
     Some(Deployment {
@@ -324,6 +332,7 @@ fn deployment(meant: &backend::Meant, model: Option<&Arc<str>>, weight: u32, flo
         model: Arc::clone(&served.client),
         upstream_model_json: served.upstream_json.clone(),
         coefficients: Some(Arc::clone(&served.coefficients)),
+        prices: served.prices,
         weight: served.weight.unwrap_or(weight),
         flow,
     })

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 
 use super::{Asked, Choice, Exchange, Explanation, Predicted, Source, words};
 use crate::record::{CandidateUsed, DecisionUsed, NarrowedBy, ShadowUsed, Text};
-use crate::report::render::{Paint, fact, line, mass, paint, shown};
+use crate::report::render::{Paint, dollars, fact, line, mass, paint, shown};
 use crate::units::{Grams, GramsPerKwh, Millis, Pue};
 use table::Table;
 
@@ -118,6 +118,7 @@ fn asked(out: &mut String, explanation: &Explanation<'_>) {
     }
     if let Some(decision) = &explanation.decision {
         at_hand(out, &decision.candidates);
+        costs(out, &decision.candidates);
     }
     let until = if *stream { "until the first token" } else { "until the end (no stream is wanted)" };
     fact(out, "budget", &budget_ms.map_or_else(|| format!("none {until}"), |budget| format!("{} {until}", ms(budget))));
@@ -132,6 +133,15 @@ fn at_hand(out: &mut String, candidates: &[CandidateUsed<'_>]) {
     for (nth, (it, cached)) in warm.enumerate() {
         let label = if nth == 0 { "cached" } else { "" };
         fact(out, label, &format!("{} is believed to have {cached} of the prompt tokens at hand", shown(&it.backend)));
+    }
+}
+
+/// What it would cost at each of those whose prices are known.
+fn costs(out: &mut String, candidates: &[CandidateUsed<'_>]) {
+    let known = candidates.iter().filter_map(|it| Some(format!("{} at {}", dollars(it.cost_usd?.get()), shown(&it.backend))));
+    let known: Vec<String> = known.collect();
+    if !known.is_empty() {
+        fact(out, "cost", &known.join(", "));
     }
 }
 
