@@ -43,7 +43,7 @@ pub struct Estimate {
     /// Requests that it takes at once, as learned: with more its tokens come too slowly, or it refuses.
     pub limit: u32,
     /// What one more request there costs all others, because capacity on a clean grid is scarce. It is zero up to four fifths of the
-    /// limit and rises from there, so that a price that is new does not move everybody at once.
+    /// limit, but for the last place, and rises from there, so that a price that is new does not move everybody at once.
     pub price: Grams,
 }
 
@@ -78,10 +78,12 @@ const RAMP_FROM: f64 = 0.8;
 /// the higher ones keep a region emptier, so that fewer answers are late.
 const RAMP_HEIGHT: f64 = 2.2;
 
-/// The part of a price that counts with `in_flight` of `limit` requests.
+/// The part of a price that counts with `in_flight` of `limit` requests. The last place costs what capacity is worth at least: with so
+/// few places that there is none inside the ramp, as up to five, there would otherwise be no price at all.
 fn ramp(in_flight: u32, limit: u32) -> f64 {
     let used = f64::from(in_flight) / f64::from(limit.max(1));
-    RAMP_HEIGHT * ((used - RAMP_FROM) / (1.0 - RAMP_FROM)).clamp(0.0, 1.0)
+    let height = RAMP_HEIGHT * ((used - RAMP_FROM) / (1.0 - RAMP_FROM)).clamp(0.0, 1.0);
+    if in_flight.saturating_add(1) >= limit { height.max(1.0) } else { height }
 }
 
 /// What `backend` would take for a request of `size`, given what is known of the model there, of its load and of its grid.
@@ -297,10 +299,17 @@ mod tests {
             permits.push(live.admit(0));
         }
         assert!(prices[..7].iter().all(|price| *price == 0.0), "{prices:?}");
-        assert!(
-            (prices[7] - 250.0 * 0.001 * RAMP_HEIGHT * 0.375).abs() < 1e-9 && (prices[8] - 0.25 * RAMP_HEIGHT).abs() < 1e-9,
-            "{prices:?}"
-        );
+        assert!((prices[7] - 250.0 * 0.001).abs() < 1e-9 && (prices[8] - 0.25 * RAMP_HEIGHT).abs() < 1e-9, "{prices:?}");
+    }
+
+    #[test]
+    fn the_last_place_of_a_small_backend_has_a_price_too() {
+        for limit in 1..=5 {
+            assert!((0..limit - 1).all(|in_flight| ramp(in_flight, limit) == 0.0), "{limit}");
+            assert!((ramp(limit - 1, limit) - 1.0).abs() < 1e-9);
+        }
+        assert!((ramp(85, 100) - RAMP_HEIGHT * 0.25).abs() < 1e-9 && (ramp(99, 100) - RAMP_HEIGHT * 0.95).abs() < 1e-9);
+        assert!((1..100).all(|in_flight| ramp(in_flight, 100) >= ramp(in_flight - 1, 100)));
     }
 
     #[test]

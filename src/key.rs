@@ -10,6 +10,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::backend::BackendId;
 use crate::policy::Policy;
+use crate::route::FlowId;
 
 /// SHA-256 of a key. It has no `Debug`, and no `==` that would stop at the first difference.
 #[derive(Clone, Copy)]
@@ -51,6 +52,17 @@ pub struct KeyPolicy {
     /// Every backend of the plan that lies outside its residency, in order. A place has to be allowed by the route's residency *and*
     /// by this one: a key narrows where a request may be served, and never widens it.
     pub outside: Box<[BackendId]>,
+    /// For each flow of the routes that such a key opens, in order, the flow that its own requests are counted in: what they want is
+    /// another thing, and what capacity is worth depends on it.
+    pub flows: Box<[(FlowId, FlowId)]>,
+}
+
+impl KeyPolicy {
+    /// The flow that its requests are counted in, of those of `flow`.
+    pub fn demand_of(&self, flow: FlowId) -> FlowId {
+        let found = self.flows.binary_search_by_key(&flow, |(of_route, _)| *of_route).ok();
+        found.and_then(|at| self.flows.get(at)).map_or(flow, |(_, own)| *own)
+    }
 }
 
 /// A key of the plan.

@@ -12,6 +12,7 @@ mod health;
 mod hedges;
 mod margin;
 mod model;
+mod quota;
 mod retries;
 mod token_rate;
 mod window;
@@ -69,33 +70,7 @@ struct Counts {
     requests: AtomicU64,
     failures: AtomicU64,
     credentials_refused: AtomicU64,
-    cut: Cut,
 }
-
-/// What a backend's refusals have left of its capacity.
-#[derive(Debug)]
-struct Cut {
-    share: AtomicF64,
-    /// When it was last cut, in milliseconds after the start.
-    at_ms: AtomicU64,
-}
-
-impl Default for Cut {
-    fn default() -> Self {
-        Self { share: AtomicF64::new(1.0), at_ms: AtomicU64::new(NEVER) }
-    }
-}
-
-/// In the place of a time.
-const NEVER: u64 = u64::MAX;
-/// What one refusal leaves of the capacity ..
-const CUT: f64 = 0.85;
-/// .. at most this often: a full backend refuses many at once, and all of them say the same.
-const CUT_EVERY_MS: u64 = 2_000;
-/// The least that refusals leave: two requests of a hundred still find out when it is over.
-const LEAST_CUT: f64 = 0.02;
-/// What comes back of the capacity in a second without a refusal.
-const CUT_HEALS: f64 = 0.01;
 
 /// What a backend has before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -166,9 +141,14 @@ impl Live {
         Some(self.health.shut_for(self.millis(now))).filter(|left| *left > 0).map(Duration::from_millis)
     }
 
-    /// How much longer it has, by its own word, no room; `None` when it has.
+    /// How much longer it has, by its own word, no room for anything; `None` when it has.
     pub fn full_for(&self, now: Instant) -> Option<Duration> {
-        Some(self.health.full_for(self.millis(now))).filter(|left| *left > 0).map(Duration::from_millis)
+        Some(self.full_for_ms(self.millis(now))).filter(|left| *left > 0).map(Duration::from_millis)
+    }
+
+    fn full_for_ms(&self, now_ms: u64) -> u64 {
+        let of_models = self.models.iter().map(|(_, model)| model.full_for_ms(now_ms)).min();
+        self.health.full_for(now_ms).max(of_models.unwrap_or_default())
     }
 
     /// The share of decisions that it takes part in, in [0, 1): 0 while it is ejected, less than 1 while it comes back; `None` when
@@ -188,9 +168,9 @@ impl Live {
         self.health.shut_for(now_ms) > 0
     }
 
-    /// Whether it has, by its own word, no room, so many milliseconds after the start.
-    pub fn is_full(&self, now_ms: u64) -> bool {
-        self.health.full_for(now_ms) > 0
+    /// Whether it has, by its own word, no room for that model, so many milliseconds after the start.
+    pub fn is_full_for(&self, model: &ModelLive, now_ms: u64) -> bool {
+        self.health.full_for(now_ms).max(model.full_for_ms(now_ms)) > 0
     }
 
     /// Counts one request in, until the permit is dropped.
@@ -239,38 +219,37 @@ impl Live {
         self.health.checks()
     }
 
-    /// The backend said that it has no room: it is left alone as long as it asked for, or one second.
-    pub fn refused(&self, now: Instant, retry_after: Option<Duration>) {
-        self.full(now, retry_after);
-        let now_ms = self.millis(now);
-        let Cut { share, at_ms } = &self.counts.cut;
-        let last = at_ms.load(Relaxed);
-        if (last == NEVER || now_ms >= last.saturating_add(CUT_EVERY_MS))
-            && at_ms.compare_exchange(last, now_ms, Relaxed, Relaxed).is_ok()
-        {
-            share.set((share.get() * CUT).max(LEAST_CUT));
+    /// The backend said that it has no room for a model (one that lists none has one quota for all): it gets no more of that as long as it asked for, or one second, and fewer
+    /// afterwards. `whole` says that it spoke of itself and not of a quota, so that it has none for any other either.
+    pub fn refused(&self, model: &str, whole: bool, now: Instant, retry_after: Option<Duration>) {
+        if whole {
+            self.full(now, retry_after);
+        } else {
+            self.counts.failures.fetch_add(1, Relaxed);
+        }
+        if let Some(model) = self.model(model) {
+            let now_ms = self.millis(now);
+            model.refused(now_ms, now_ms.saturating_add(left_alone_ms(retry_after)));
         }
     }
 
-    /// It said so of a call that is no inference: as above, but what it takes of those says nothing of how many requests it bears.
+    /// It has no room for anything: what it takes of the calls that say so tells nothing of how many requests it bears.
     pub fn full(&self, now: Instant, retry_after: Option<Duration>) {
         self.counts.failures.fetch_add(1, Relaxed);
-        let span = retry_after.unwrap_or(Duration::from_secs(1)).min(LONGEST_RETRY_AFTER);
-        self.health.full_until(self.millis(now).saturating_add(span.as_millis() as u64));
+        self.health.full_until(self.millis(now).saturating_add(left_alone_ms(retry_after)));
     }
 
-    /// The share of its capacity that its refusals have left, in (0, 1].
+    /// The share of its capacity that its refusals have left, in (0, 1]: that of the model of which they left least.
     pub fn cut(&self) -> f64 {
-        self.counts.cut.share.get()
+        self.models.iter().map(|(_, model)| model.cut()).fold(1.0, f64::min)
     }
 
     /// Moves the limits of its models to where they should be, `seconds` after the last time, and lets what refusals cut off come back.
     /// `per_output_token` says the strictest budget of each model.
     pub fn adapt(&self, declared: u32, seconds: f64, per_output_token: impl Fn(&str) -> Option<Millis>) {
-        let share = &self.counts.cut.share;
-        share.set((share.get() + CUT_HEALS * seconds).min(1.0));
-        let (in_flight, cut) = (self.in_flight(), self.cut());
+        let in_flight = self.in_flight();
         for (name, model) in &self.models {
+            let cut = model.heal(seconds);
             let capacity = Capacity { declared, in_flight, per_output_token: per_output_token(name), cut };
             model.adapt_limit(capacity, seconds);
         }
@@ -280,6 +259,11 @@ impl Live {
     pub fn millis(&self, now: Instant) -> u64 {
         millis_after(self.origin, now)
     }
+}
+
+/// How long a supplier is left alone that says so, or one second.
+fn left_alone_ms(retry_after: Option<Duration>) -> u64 {
+    retry_after.unwrap_or(Duration::from_secs(1)).min(LONGEST_RETRY_AFTER).as_millis() as u64
 }
 
 /// Milliseconds from `origin` to `now`.
@@ -342,26 +326,29 @@ mod tests {
     #[test]
     fn a_refusal_is_respected_within_reason() {
         let (live, now) = live();
-        live.refused(now, Some(Duration::from_secs(7)));
+        let full = |now_ms| live.is_full_for(live.model("m").unwrap(), now_ms);
+        live.refused("m", true, now, Some(Duration::from_secs(7)));
         let now_ms = live.millis(now);
-        assert!(live.is_full(now_ms + 6_999) && !live.is_full(now_ms + 7_000) && !live.is_left_alone(now_ms, 0));
-        live.refused(now, Some(Duration::from_hours(24)));
+        assert!(full(now_ms + 6_999) && !full(now_ms + 7_000) && !live.is_left_alone(now_ms, 0));
+        live.refused("m", false, now, Some(Duration::from_hours(24)));
         let longest = LONGEST_RETRY_AFTER.as_millis() as u64;
-        assert!(live.is_full(now_ms + longest - 1) && !live.is_full(now_ms + longest));
+        assert!(full(now_ms + longest - 1) && !full(now_ms + longest));
     }
 
     #[test]
-    fn refusals_cut_the_capacity_once_for_many_and_it_comes_back() {
-        let (live, now) = live();
-        (0..50).for_each(|_| live.refused(now, None));
-        assert!((live.cut() - CUT).abs() < 1e-9);
-        live.refused(now + Duration::from_secs(2), None);
-        assert!((live.cut() - CUT * CUT).abs() < 1e-9);
-        let model = live.model("m").unwrap();
+    fn a_quota_is_one_models_and_a_full_backend_is_full_for_all() {
+        let now = SystemClock.monotonic();
+        let live = Live::new(now, ["a", "b"].map(|name| (Arc::from(name), Prior::default())));
+        let now_ms = live.millis(now);
+        let full = || ["a", "b"].map(|name| live.is_full_for(live.model(name).unwrap(), now_ms));
+        live.refused("a", false, now, Some(Duration::from_secs(30)));
+        assert_eq!((full(), live.full_for(now)), ([true, false], None));
         live.adapt(100, 1.0, |_| None);
-        assert_eq!(model.limit(100), 73);
-        (0..40).for_each(|_| live.adapt(100, 1.0, |_| None));
-        assert!((live.cut() - 1.0).abs() < 1e-9);
+        assert_eq!(["a", "b"].map(|name| live.model(name).unwrap().limit(100)), [86, 100]);
+        live.refused("b", false, now, Some(Duration::from_secs(9)));
+        assert_eq!((full(), live.full_for(now)), ([true, true], Some(Duration::from_secs(9))));
+        live.refused("b", true, now, Some(Duration::from_secs(40)));
+        assert_eq!(live.full_for(now), Some(Duration::from_secs(40)));
     }
 
     #[test]

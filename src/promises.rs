@@ -40,6 +40,7 @@
 //! | A client narrows its own request and nobody else's, and never widens it | `a_request_narrows_its_policy_by_header_and_the_record_says_so`, `where_nobody_may_serve_what_was_asked_nobody_is_asked` |
 //! | No kilogram is paid for beyond the policy's price, and no request asks for more than its policy would pay | `no_kilogram_costs_more_than_its_price`, `a_policy_pays_for_carbon_what_it_says`, `a_request_cannot_ask_for_what_its_policy_would_not_pay` |
 //! | A shadow policy sends nothing | `a_shadow_policy_is_decided_and_logged_and_sends_nothing` |
+//! | A model whose quota is spent takes no other model with it | `a_quota_is_that_of_one_model_and_a_backend_that_is_full_is_full_for_all` |
 //! | Retries stay a share of the requests, whatever the backends do | `retries_never_double_an_outage` |
 //! | No more than half of the candidates are ejected, and never the last | `no_more_than_half_are_ejected_and_the_last_one_never` |
 //! | A client that leaves ends its backend's work in every phase, is booked as waste, and costs the backend no health | `a_connection_that_is_closed_or_reset_ends_the_exchange_in_every_phase`, `a_stream_that_is_reset_ends_the_exchange_in_every_phase` |

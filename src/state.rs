@@ -197,7 +197,7 @@ impl Snapshot {
             price_per_output_token: self.prices.get(deployment.backend.index()).copied().unwrap_or(Grams::ZERO),
         };
         let estimate = estimate(*size, backend, learned, load, &terms);
-        let in_flight = if live.is_full(now_ms) { u32::MAX } else { estimate.in_flight };
+        let in_flight = if live.is_full_for(learned, now_ms) { u32::MAX } else { estimate.in_flight };
         // Two that come back at once are not let in by the same turns.
         let own_turn = turn.wrapping_add(deployment.backend.0.into());
         let by_health = if !live.is_left_alone(now_ms, own_turn) {

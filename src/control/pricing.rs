@@ -14,10 +14,11 @@ use crate::backend::BackendId;
 use crate::config::Plan;
 use crate::decide::{Candidate, Standing};
 use crate::estimate::Size;
+use crate::key::KeyPolicy;
 use crate::live::{Asked, PROMPT_CLASSES};
 use crate::policy::Policy;
 use crate::price::Market;
-use crate::route::{Deployment, FlowId};
+use crate::route::{Deployment, FlowId, Route};
 use crate::state::{Question, Snapshot};
 use crate::units::{Grams, Millis};
 
@@ -83,25 +84,34 @@ impl Pricer {
         let plan = Arc::clone(&snapshot.plan);
         let mut strictest: Vec<HashMap<Arc<str>, Millis>> = vec![HashMap::new(); plan.backends.len()];
         let mut flows = Vec::new();
-        for route in &plan.routes {
+        for (place, route) in plan.routes.iter().enumerate() {
+            let wanted = wanted(&plan, place, route);
             for (name, deployments) in route.models.iter().chain([(&Arc::from("*"), &route.any_model)]) {
-                for deployment in deployments.iter() {
-                    let Some(budget) = route.policy.budget.and_then(|budget| budget.per_output_token) else { break };
-                    if let Some(models) = strictest.get_mut(deployment.backend.index()) {
-                        let strict = models.entry(Arc::clone(&deployment.model)).or_insert(budget);
-                        *strict = if budget < *strict { budget } else { *strict };
+                let Some(of_route) = deployments.first().map(|deployment| deployment.flow) else { continue };
+                for (policy, own) in &wanted {
+                    for deployment in deployments.iter() {
+                        let Some(budget) = policy.budget.and_then(|budget| budget.per_output_token) else { break };
+                        if let Some(models) = strictest.get_mut(deployment.backend.index()) {
+                            let strict = models.entry(Arc::clone(&deployment.model)).or_insert(budget);
+                            *strict = if budget < *strict { budget } else { *strict };
+                        }
                     }
+                    let id = own.map_or(of_route, |own| own.demand_of(of_route));
+                    // Beyond so many flows a key's requests are counted with the route's.
+                    if own.is_some() && id == of_route && wanted.len() > 1 {
+                        continue;
+                    }
+                    let outside = route.outside.iter().chain(own.iter().flat_map(|own| own.outside.iter())).copied().collect();
+                    flows.push(Flowing {
+                        id,
+                        model: Arc::clone(name),
+                        policy: Arc::clone(policy),
+                        deployments: Arc::clone(deployments),
+                        outside,
+                        seen: snapshot.flow(id).map(|flow| flow.totals()).unwrap_or_default(),
+                        rates: [Rate::default(); PROMPT_CLASSES],
+                    });
                 }
-                let Some(id) = deployments.first().map(|deployment| deployment.flow) else { continue };
-                flows.push(Flowing {
-                    id,
-                    model: Arc::clone(name),
-                    policy: Arc::clone(&route.policy),
-                    deployments: Arc::clone(deployments),
-                    outside: route.outside.clone(),
-                    seen: snapshot.flow(id).map(|flow| flow.totals()).unwrap_or_default(),
-                    rates: [Rate::default(); PROMPT_CLASSES],
-                });
             }
         }
         let prices = (0..plan.backends.len()).map(|index| snapshot.prices.get(index).map_or(0.0, |price| price.get())).collect();
@@ -168,14 +178,30 @@ impl Pricer {
     }
 }
 
-/// Output tokens a second that a backend gives when it is as full as it should be: as its busiest model shows it.
+/// The policies under which a route's requests come: its own, unless every key that opens it brings another, and those of such keys.
+/// What a request narrows of its policy by header is not looked at: it is counted as its policy has it.
+fn wanted<'p>(plan: &'p Plan, place: usize, route: &'p Route) -> Vec<(&'p Arc<Policy>, Option<&'p KeyPolicy>)> {
+    let opening = || plan.keys.iter().filter(|key| key.opens(place));
+    let by_route = plan.keys.is_empty() || opening().any(|key| key.policy.is_none());
+    let mut wanted: Vec<(&Arc<Policy>, Option<&KeyPolicy>)> = Vec::new();
+    wanted.extend(by_route.then_some((&route.policy, None)));
+    for own in opening().filter_map(|key| key.policy.as_deref()) {
+        if !wanted.iter().any(|(_, known)| known.is_some_and(|known| std::ptr::eq(known, own))) {
+            wanted.push((&own.policy, Some(own)));
+        }
+    }
+    wanted
+}
+
+/// Output tokens a second that a backend gives when it is as full as it should be: as the busiest of its models shows it that give
+/// any. Embeddings give none: they need little of what is scarce, which is time in a batch, and have no price.
 fn capacity(snapshot: &Snapshot, id: BackendId, now: Instant) -> f64 {
     let (backend, live) = (snapshot.plan.backend(id), snapshot.live(id));
     if live.shut_for(now).is_some() || live.full_for(now).is_some() {
         return 0.0;
     }
     let models = snapshot.plan.priors(id).filter_map(|(name, _)| live.model(&name));
-    let Some(model) = models.max_by_key(|model| model.samples()) else { return 0.0 };
+    let Some(model) = models.max_by_key(|model| (model.knows_token_rate(), model.samples())) else { return 0.0 };
     let limit = model.limit(backend.max_in_flight);
     f64::from(limit) / model.per_output_token(limit, backend.max_in_flight).get().max(1e-3) * 1e3
 }

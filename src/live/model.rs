@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::AtomicF64;
 use super::cached::CachedShare;
 use super::first_token::{FirstToken, FirstTokenEstimate};
+use super::quota::Quota;
 use super::token_rate::TokenRate;
 use crate::units::Millis;
 
@@ -48,6 +49,7 @@ pub struct ModelLive {
     first_token: FirstToken,
     token_rate: TokenRate,
     cached: CachedShare,
+    quota: Quota,
     /// Requests at once, of whatever model, up to which its tokens are within the strictest budget; infinite until something says so.
     limit: AtomicF64,
     samples: AtomicU64,
@@ -74,6 +76,7 @@ impl ModelLive {
             first_token: FirstToken::new(prior),
             token_rate: TokenRate::new(prior),
             cached: CachedShare::default(),
+            quota: Quota::default(),
             limit: AtomicF64::new(f64::INFINITY),
             samples: AtomicU64::new(0),
             looked_ms: AtomicU64::new(0),
@@ -81,6 +84,7 @@ impl ModelLive {
     }
 
     pub(super) fn learn_from(&self, old: &Self) {
+        self.quota.learn_from(&old.quota);
         if old.samples() == 0 && !old.token_rate.is_known() {
             return;
         }
@@ -116,6 +120,29 @@ impl ModelLive {
     /// It reported that it took `cached` tokens of a prompt from its cache, of which about `known` had been sent there before.
     pub fn saw_cached(&self, known: f64, cached: u64) {
         self.cached.saw(known, cached as f64);
+    }
+
+    /// The share of its capacity that refusals have left, in (0, 1].
+    pub fn cut(&self) -> f64 {
+        self.quota.share()
+    }
+
+    /// How much longer there is no room for it, by the backend's own word; 0 when there is.
+    pub fn full_for_ms(&self, now_ms: u64) -> u64 {
+        self.quota.full_for(now_ms)
+    }
+
+    pub(super) fn refused(&self, now_ms: u64, until_ms: u64) {
+        self.quota.refused(now_ms, until_ms);
+    }
+
+    pub(super) fn heal(&self, seconds: f64) -> f64 {
+        self.quota.heal(seconds)
+    }
+
+    /// Whether it has shown how fast its tokens come.
+    pub fn knows_token_rate(&self) -> bool {
+        self.token_rate.is_known()
     }
 
     /// Time per output token with `in_flight` requests of `declared` at the backend.

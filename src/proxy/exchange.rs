@@ -26,7 +26,7 @@ use crate::key::Key;
 use crate::live::{Permit, Remedy};
 use crate::policy::Policy;
 use crate::record::Ended;
-use crate::route::{Deployment, Route};
+use crate::route::{Deployment, FlowId, Route};
 use crate::state::{Lesson, Snapshot};
 use crate::units::Millis;
 use crate::wire::Operation;
@@ -261,6 +261,12 @@ impl Exchange {
         }
         let of_key = self.key().and_then(|key| key.policy.as_ref()).map(|own| &own.policy);
         of_key.or_else(|| self.route().map(|route| &route.policy))
+    }
+
+    /// The flow that its demand is counted in: that of its key's policy, where the key brings one.
+    pub(super) fn demand_of(&self, flow: FlowId) -> FlowId {
+        let own = self.key().and_then(|key| key.policy.as_ref());
+        own.map_or(flow, |own| own.demand_of(flow))
     }
 
     /// Whether a backend lies inside the residency of the route's policy, of the key's, and of what the request asked for.

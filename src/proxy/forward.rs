@@ -211,7 +211,8 @@ fn book_response(tries: &mut Tries, x: &mut Exchange, asked: &Asked, response: U
     let Asked { backend, live, usage_event, .. } = asked;
     let status = response.head.status;
     if refuses(status) {
-        note_refusal(live, backend, &response.head, now);
+        let model = x.deployments.as_ref().and_then(|all| all.get(asked.index)).map(|deployment| &*deployment.model);
+        note_refusal(live, backend, model.unwrap_or_default(), &response.head, now);
         close(x, AttemptOutcome::Refused, Some(status), now);
         keep_refusal(&mut tries.refusal, response, x);
         return Outcome::Undone;
@@ -340,10 +341,12 @@ fn keep_refusal(kept: &mut Option<Box<Refusal>>, refusal: UpstreamResponse, x: &
     }
 }
 
-/// A refusal counts for everybody, but for one: a client's own key may be spent without the backend being full for the others.
-fn note_refusal(live: &Live, backend: &Backend, head: &http::response::Parts, now: Instant) {
+/// A refusal counts for everybody, but for one: a client's own key may be spent without the backend being full for the others. 429 is
+/// about the quota of a model, and 503 about the backend.
+fn note_refusal(live: &Live, backend: &Backend, model: &str, head: &http::response::Parts, now: Instant) {
     if counts_for_all(backend, head.status) {
-        live.refused(now, retry_after(&head.headers));
+        let whole = head.status != StatusCode::TOO_MANY_REQUESTS;
+        live.refused(model, whole, now, retry_after(&head.headers));
     }
 }
 

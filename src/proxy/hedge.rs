@@ -96,7 +96,9 @@ fn join(
     let estimate = x.candidates.get(index).map(|candidate| (candidate.backend, candidate.estimate))?;
     let live = Arc::clone(x.snapshot.live(estimate.0));
     let now_ms = live.millis(x.shared.clock.monotonic());
-    if live.is_shut(now_ms) || live.is_full(now_ms) || live.in_flight() >= estimate.1.limit {
+    let model = x.deployments.as_ref().and_then(|all| all.get(index)).and_then(|deployment| live.model(&deployment.model));
+    let is_full = model.is_some_and(|model| live.is_full_for(model, now_ms));
+    if live.is_shut(now_ms) || is_full || live.in_flight() >= estimate.1.limit {
         return None;
     }
     if !x.shared.hedges(policy).spend() {

@@ -75,6 +75,17 @@ pub(super) async fn read(
     Ok(Intake { chunks, fields })
 }
 
+/// Drawn anew in every run, so that what is kept of one says nothing to whoever has another.
+pub(super) fn session_key(run: u32) -> SessionKey {
+    let mut random = [0; 16];
+    // Without randomness nothing else here would work, and what is at stake is where a request goes.
+    if aws_lc_rs::rand::fill(&mut random).is_err() {
+        random.fill(run as u8);
+    }
+    let whole = u128::from_le_bytes(random);
+    SessionKey::new([whole as u64, (whole >> 64) as u64])
+}
+
 /// What a field of the request calls the conversation, under a policy that counts who has something of it. Else the key with which the
 /// body is looked through for that: none where nobody asks, because there is nothing to keep or nobody to choose from.
 fn named<B>(request: &Request<B>, operation: Operation, x: &Exchange) -> Result<Session, Option<SessionKey>> {

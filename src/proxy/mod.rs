@@ -147,17 +147,6 @@ impl Shared {
     }
 }
 
-/// Drawn anew in every run, so that what is kept of one says nothing to whoever has another.
-fn session_key(run: u32) -> SessionKey {
-    let mut random = [0; 16];
-    // Without randomness nothing else here would work, and what is at stake is where a request goes.
-    if aws_lc_rs::rand::fill(&mut random).is_err() {
-        random.fill(run as u8);
-    }
-    let whole = u128::from_le_bytes(random);
-    SessionKey::new([whole as u64, (whole >> 64) as u64])
-}
-
 /// One of so many slots, by a number and a name.
 fn slot(seed: usize, name: &str, slots: usize) -> usize {
     let hash = name.bytes().fold(seed as u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
@@ -193,7 +182,7 @@ impl Proxy {
         let (buffered, counter) = (Arc::default(), AtomicU32::new(0));
         let turns = std::array::from_fn(|_| AtomicU32::new(0));
         let retries = RetryBudget::new(clock.monotonic());
-        let (pseudonym, hedges, session_key) = (Pseudonym::new(run), Default::default(), session_key(run));
+        let (pseudonym, hedges, session_key) = (Pseudonym::new(run), Default::default(), intake::session_key(run));
         #[rustfmt::skip]
         let shared = Shared {
             state, clock, upstreams, tasks, log, metrics, buffered, run, retries, counter, turns, pseudonym, hedges, session_key,
@@ -340,7 +329,7 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<Option<Dura
         return Err(Error::UnknownModel);
     }
     // A request that was held is no other one.
-    if let Some(flow) = snapshot.flow(flow).filter(|_| x.deployments.is_none()) {
+    if let Some(flow) = snapshot.flow(x.demand_of(flow)).filter(|_| x.deployments.is_none()) {
         flow.asked(size, demand.streamed);
     }
     if turn.is_some() {
@@ -379,8 +368,14 @@ fn shadowed(x: &Exchange, deployments: &[Deployment], question: &Question<'_>, s
 
 /// When the first of the candidates without room may have some: when it said, or soon where it is only full of our own requests.
 fn room_after(x: &Exchange, now: Instant) -> Duration {
-    let full = x.candidates.iter().filter(|candidate| candidate.standing == Standing::NoCapacity);
-    let spans = full.map(|candidate| x.snapshot.live(candidate.backend).full_for(now).unwrap_or(SOON));
+    let all = x.candidates.iter().zip(x.deployments.iter().flat_map(|all| all.iter()));
+    let full = all.filter(|(candidate, _)| candidate.standing == Standing::NoCapacity);
+    let spans = full.map(|(candidate, deployment)| {
+        let live = x.snapshot.live(candidate.backend);
+        let of_model = live.model(&deployment.model).map_or(0, |model| model.full_for_ms(live.millis(now)));
+        let longest = live.full_for(now).unwrap_or_default().max(Duration::from_millis(of_model));
+        if longest.is_zero() { SOON } else { longest }
+    });
     spans.min().unwrap_or(SOON)
 }
 

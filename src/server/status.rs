@@ -50,12 +50,12 @@ struct BackendStatus {
     max_in_flight: u32,
     /// What its capacity is worth to all, in grams for each output token; zero where there is room.
     price_grams_per_output_token: Grams,
-    /// The share of its capacity that its refusals have left.
+    /// The share of its capacity that its refusals have left: of the model of which they left least.
     cut: f64,
     pending_prompt_tokens: u64,
     /// How much longer it is left alone after failures; null when it is used.
     shut_for_ms: Option<u64>,
-    /// How much longer it has no room, by its own word; null when it did not say so.
+    /// How much longer it has no room for anything, by its own word; null when it did not say so.
     full_for_ms: Option<u64>,
     /// The share of decisions that it takes part in while it comes back, 0 while it is shut; null when in all.
     share: Option<f64>,
@@ -87,6 +87,8 @@ struct ModelStatus {
     per_output_token_ms: Millis,
     /// Requests that it takes at once, as learned.
     limit: u32,
+    /// The share of its capacity that refusals have left.
+    cut: f64,
     samples: u64,
 }
 
@@ -164,6 +166,7 @@ fn backends(snapshot: &Snapshot, now: std::time::Instant) -> Vec<BackendStatus> 
                 queue_ms: first_token.queue.rounded(),
                 per_output_token_ms: known.per_output_token(live.in_flight().saturating_add(1), backend.max_in_flight).rounded(),
                 limit: known.limit(backend.max_in_flight),
+                cut: known.cut(),
                 samples: known.samples(),
                 model,
             })

@@ -185,7 +185,7 @@ impl Router {
 
     /// A backend said that it has no room.
     pub fn refused(&self, backend: BackendId, retry_after: Option<Duration>, at: Moment) {
-        self.snapshot.live(backend).refused(at.now, retry_after);
+        self.snapshot.live(backend).refused(MODEL, false, at.now, retry_after);
     }
 
     /// A backend failed a request that was decided.

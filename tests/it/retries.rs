@@ -109,6 +109,28 @@ fn a_date_is_respected_by_the_backends_own_clock() {
 }
 
 #[test]
+fn a_quota_is_that_of_one_model_and_a_backend_that_is_full_is_full_for_all() {
+    for (status, others) in [("429 Too Many Requests", "hosted"), ("503 Service Unavailable", "other")] {
+        let hosted = Peer::start(move |seen, stream| {
+            let spent = String::from_utf8_lossy(&seen.body).contains(r#""model":"spent""#);
+            respond(stream, if spent { status } else { "200 OK" }, "retry-after: 60\r\n", b"{}");
+            Then::Next
+        });
+        let other = Peer::answering("200 OK", "{}");
+        let models = "models: [spent, fresh]";
+        let proxy = Harness::start(&[("hosted", hosted.address, models), ("other", other.address, models)], IN_ORDER);
+        let mut client = Client::connect(proxy.address);
+        let mut served = |model: &str| {
+            client.post("/v1/chat/completions", "", &format!(r#"{{"model":"{model}"}}"#));
+            client.answer().field("x-windward-backend").unwrap().to_owned()
+        };
+        let went = ["spent", "spent", "fresh"].map(&mut served);
+        assert_eq!(went, ["other", "other", others], "{status}");
+        assert_eq!(asked_of(&hosted), if others == "hosted" { 2 } else { 1 }, "the second was not tried there");
+    }
+}
+
+#[test]
 fn while_all_are_full_a_client_is_told_when_the_first_is_not() {
     let (one, two) =
         (always("429 Too Many Requests", "retry-after: 50\r\n"), always("429 Too Many Requests", "retry-after: 40\r\n"));

@@ -185,7 +185,9 @@ impl World {
         let id = BackendId(self.random.usize(..snapshot.plan.backends.len()) as u16);
         let live = snapshot.live(id);
         if self.random.u32(..4) == 0 {
-            live.refused(self.now, self.random.bool().then(|| Duration::from_secs(u64::from(u32::MAX))));
+            let models: Vec<_> = snapshot.plan.priors(id).map(|(model, _)| model).collect();
+            let (model, whole) = (&models[self.random.usize(..models.len())], self.random.bool());
+            live.refused(model, whole, self.now, self.random.bool().then(|| Duration::from_secs(u64::from(u32::MAX))));
         } else {
             live.failed(self.now, || snapshot.remedy(id, self.now));
         }

@@ -11,11 +11,15 @@ use crate::config::node::Mark;
 use crate::decide::resident;
 use crate::grid::GridZone;
 use crate::key::{Key, KeyDigest, KeyPolicy, Keys};
+use crate::route::FlowId;
 
 /// The most keys: each is compared for every request, at some ten nanoseconds.
 const MOST_KEYS: usize = 1024;
 /// A key shorter than this can be guessed, and found from its digest: 16 letters and digits drawn at random are 95 bits.
 const SHORT_KEY: usize = 16;
+
+/// Flows beyond which the requests of keys with a policy of their own are counted with the route's: each takes half a kilobyte.
+const MOST_FLOWS: usize = 8192;
 
 /// What keys refer to.
 struct Known<'k> {
@@ -56,7 +60,40 @@ impl Check<'_> {
             keys.push(key);
             marks.push(mark);
         }
+        self.count_apart(&mut keys, routes);
         Keys::new(keys)
+    }
+
+    /// Gives the requests of each key's policy flows of their own, on the routes that such keys open.
+    fn count_apart(&mut self, keys: &mut [Key], routes: &[route::Meant]) {
+        let mut apart: Vec<(Arc<KeyPolicy>, Arc<KeyPolicy>)> = Vec::new();
+        let owns = |key: &Key, policy: &Arc<KeyPolicy>| key.policy.as_ref().is_some_and(|own| Arc::ptr_eq(own, policy));
+        for policy in keys.iter().filter_map(|key| key.policy.as_ref()) {
+            if apart.iter().any(|(done, _)| Arc::ptr_eq(done, policy)) {
+                continue;
+            }
+            let opened = |place: usize| keys.iter().any(|key| owns(key, policy) && key.opens(place));
+            let mut flows = Vec::new();
+            for (_, meant) in routes.iter().enumerate().filter(|(place, _)| opened(*place)) {
+                let lists = meant.route.models.values().chain([&meant.route.any_model]);
+                let mut of_route: Vec<FlowId> = lists.filter_map(|list| list.first().map(|first| first.flow)).collect();
+                of_route.sort_unstable();
+                let name: Arc<str> = format!("{} for {}", meant.route.name, policy.policy.name).into();
+                for flow in of_route {
+                    let Some((_, model)) = self.flows.get(flow.index()).filter(|_| self.flows.len() < MOST_FLOWS) else { break };
+                    flows.push((flow, FlowId(self.flows.len() as u32)));
+                    self.flows.push((Arc::clone(&name), Arc::clone(model)));
+                }
+            }
+            flows.sort_unstable();
+            let with_flows = Arc::new(KeyPolicy { flows: flows.into(), ..KeyPolicy::clone(policy) });
+            apart.push((Arc::clone(policy), with_flows));
+        }
+        for policy in keys.iter_mut().filter_map(|key| key.policy.as_mut()) {
+            if let Some((_, with_flows)) = apart.iter().find(|(before, _)| Arc::ptr_eq(before, policy)) {
+                *policy = Arc::clone(with_flows);
+            }
+        }
     }
 
     /// With keys of its own the gateway is sent those, and no backend may see them.
@@ -149,7 +186,7 @@ impl Check<'_> {
             let outside = known.backends.iter().map(|meant| &meant.backend);
             let outside = outside.filter(|backend| !resident(&policy.residency, backend, known.zones)).map(|backend| backend.id);
             let outside: Box<[BackendId]> = outside.collect();
-            Arc::new(KeyPolicy { policy, outside })
+            Arc::new(KeyPolicy { policy, outside, flows: Box::default() })
         });
         Some(Arc::clone(of_policy))
     }
