@@ -16,7 +16,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SCENARIOS = "normal,overload_green,outage,stale,flash,noisy,brownout,four_proxies,cache"
+SCENARIOS = "normal,overload_green,outage,stale,flash,noisy,brownout,four_proxies,sixteen_proxies,strangers,cache"
 
 
 def mean(values):

@@ -24,7 +24,7 @@
 //! | 0 | units, clock | - |
 //! | 1 | grid, tables, cost, dialect, demand, affinity, live, backend, policy, route, key, estimate, decide, price, record, ledger, fleet | 0, 1 |
 //! | 2 | wire, carbon, config | 0, 1, 2 |
-//! | 3 | state, telemetry, upstream | 0, 1, 2, 3 |
+//! | 3 | state, peers, telemetry, upstream | 0, 1, 2, 3 |
 //! | 4 | control, proxy | 0, 1, 2, 3 |
 //! | 5 | server, mock, report, simulate | 0, 1, 2, 3, 4 |
 //! | 6 | explain | 0, 1, 2, 3, 4, 5 |
@@ -70,6 +70,7 @@ pub mod carbon;
 pub mod config;
 pub mod wire;
 
+pub mod peers;
 pub mod state;
 pub mod telemetry;
 pub mod upstream;

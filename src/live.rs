@@ -12,8 +12,10 @@ mod health;
 mod hedges;
 mod margin;
 mod model;
+mod others;
 mod quota;
 mod retries;
+mod taught;
 mod token_rate;
 mod window;
 
@@ -28,7 +30,10 @@ pub use health::Remedy;
 pub use hedges::HedgeBudget;
 pub use margin::Margin;
 pub use model::{Capacity, ModelLive, Prior};
+pub use others::Heard;
+use others::Others;
 pub use retries::{RetryBudget, RetryLimits};
+pub use taught::{CELLS, Taught};
 
 use crate::units::Millis;
 
@@ -70,9 +75,10 @@ struct Counts {
     requests: AtomicU64,
     failures: AtomicU64,
     credentials_refused: AtomicU64,
+    others: Others,
 }
 
-/// What a backend has before it.
+/// What a backend has before it, from all replicas of this gateway.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// Requests sent and not yet finished.
@@ -116,19 +122,28 @@ impl Live {
         self.models.get(index).map(|(_, model)| model)
     }
 
-    /// Requests sent and not yet finished.
+    /// Requests that this process sent and that have not yet finished.
     pub fn in_flight(&self) -> u32 {
         self.counts.in_flight.load(Relaxed)
     }
 
-    /// Prompt tokens sent and not yet answered with a first byte.
+    /// Prompt tokens that this process sent and that are not yet answered with a first byte.
     pub fn pending_prompt_tokens(&self) -> u64 {
         self.counts.pending_prompt_tokens.load(Relaxed)
     }
 
-    /// What is ahead of the next request.
+    /// What is ahead of the next request: what this process sent, and what other replicas said that they did.
     pub fn load(&self) -> Load {
-        Load { in_flight: self.in_flight(), pending_prompt_tokens: self.pending_prompt_tokens() }
+        let (own, others) = (self.in_flight(), &self.counts.others);
+        Load {
+            in_flight: own.saturating_add(others.in_flight(own)),
+            pending_prompt_tokens: self.pending_prompt_tokens().saturating_add(others.pending_prompt_tokens()),
+        }
+    }
+
+    /// Other replicas said what they have there.
+    pub fn hear(&self, heard: Heard) {
+        self.counts.others.hear(heard);
     }
 
     /// Attempts since the start, and how many of them failed.
@@ -247,7 +262,7 @@ impl Live {
     /// Moves the limits of its models to where they should be, `seconds` after the last time, and lets what refusals cut off come back.
     /// `per_output_token` says the strictest budget of each model.
     pub fn adapt(&self, declared: u32, seconds: f64, per_output_token: impl Fn(&str) -> Option<Millis>) {
-        let in_flight = self.in_flight();
+        let in_flight = self.load().in_flight;
         for (name, model) in &self.models {
             let cut = model.heal(seconds);
             let capacity = Capacity { declared, in_flight, per_output_token: per_output_token(name), cut };
@@ -287,9 +302,9 @@ impl Permit {
         self.pending = 0;
     }
 
-    /// Requests that the backend has in flight, this one included.
+    /// Requests that the backend has in flight, this one included, and those of other replicas.
     pub fn in_flight(&self) -> u32 {
-        self.live.in_flight()
+        self.live.load().in_flight
     }
 }
 

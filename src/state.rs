@@ -356,7 +356,7 @@ impl Snapshot {
             {
                 let then = if seen.first_token.is_some() { seen.in_flight_then } else { candidate.estimate.in_flight };
                 // The mean of both ends: the requests of the time between are nearly those of one or the other.
-                let in_flight = f64::midpoint(f64::from(then), f64::from(live.in_flight() + 1));
+                let in_flight = f64::midpoint(f64::from(then), f64::from(live.load().in_flight.saturating_add(1)));
                 model.saw_output(output, streaming, in_flight, self.plan.backend(deployment.backend).max_in_flight);
             }
         }

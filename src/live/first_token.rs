@@ -6,8 +6,9 @@
 //! predicted and a much smaller one down when it is not. Predicting from the count of requests in flight instead took 5 to 12 points
 //! of the possible saving in simulation: a prompt of 8,000 tokens and one of 20 are one request each.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::taught::{Begun, CELLS, MOST_PROMPT, Taught, micros};
 use super::{AtomicF64, Prior};
 use crate::units::Millis;
 
@@ -45,7 +46,9 @@ const PROMPT_CLASSES: usize = 3;
 #[derive(Debug)]
 struct Cell {
     factor: AtomicF64,
+    /// Those of other replicas included.
     samples: AtomicU32,
+    own: Begun,
     /// How many of them there were when it was last looked at.
     samples_then: AtomicU32,
 }
@@ -67,6 +70,8 @@ pub(super) struct FirstToken {
     sums: [AtomicF64; 5],
     /// Milliseconds of a prompt without tokens, and of each token.
     line: [AtomicF64; 2],
+    /// Sums over this process's own responses, for other replicas.
+    own: [AtomicU64; 4],
     cells: [[Cell; PROMPT_CLASSES]; QUEUE_CLASSES],
 }
 
@@ -84,11 +89,17 @@ impl FirstToken {
         let at = |prompt: f64| prior.first_token.get() + prior.per_prompt_token.get() * prompt;
         let sum = |of: &dyn Fn(f64) -> f64| PRIOR_PROMPTS.iter().map(|prompt| of(*prompt) * PRIOR_WEIGHT / 2.0).sum();
         let sums = [sum(&|_| 1.0), sum(&|p| p), sum(&at), sum(&|p| p * p), sum(&|p| p * at(p))];
-        let cell = || Cell { factor: AtomicF64::new(1.0), samples: AtomicU32::new(0), samples_then: AtomicU32::new(0) };
+        let cell = || Cell {
+            factor: AtomicF64::new(1.0),
+            samples: AtomicU32::new(0),
+            own: Begun::default(),
+            samples_then: AtomicU32::new(0),
+        };
         Self {
             prior,
             sums: sums.map(AtomicF64::new),
             line: [prior.first_token, prior.per_prompt_token].map(|value| AtomicF64::new(value.get())),
+            own: Default::default(),
             cells: std::array::from_fn(|_| std::array::from_fn(|_| cell())),
         }
     }
@@ -109,7 +120,12 @@ impl FirstToken {
     /// A response began after `took`, with `queue` ahead of it as predicted when it was sent.
     pub(super) fn saw(&self, prompt: u32, queue: Millis, took: Millis) {
         self.step(prompt, queue, |expected| if took.get() > expected { Moves::Up } else { Moves::Down });
-        self.bend(f64::from(prompt), took.get());
+        let (tokens, span) = (u64::from(prompt.min(MOST_PROMPT)), micros(took.get()));
+        for (sum, add) in self.own.iter().zip([tokens, span, tokens * tokens, tokens * span]) {
+            sum.fetch_add(add, Relaxed);
+        }
+        let (prompt, took) = (f64::from(prompt), took.get());
+        self.bend(KEPT, [1.0, prompt, took, prompt * prompt, prompt * took]);
     }
 
     /// No response came within `waited`, and nobody waited any longer: it would have been late, or else nothing is known.
@@ -127,7 +143,13 @@ impl FirstToken {
         let before = cell.samples.load(Relaxed);
         // It begins where its neighbour is.
         let factor = if before == 0 { self.factor(base, queue.get(), prompt) } else { cell.factor.get() };
-        let step = match moves(factor * base) {
+        let moves = moves(factor * base);
+        match moves {
+            Moves::Up => cell.own.add(true),
+            Moves::Down => cell.own.add(false),
+            Moves::Not => {}
+        }
+        let step = match moves {
             Moves::Down => -STEP * (1.0 - QUANTILE),
             Moves::Not => 0.0,
             Moves::Up if before < KNOWN => EARLY_STEP * QUANTILE,
@@ -138,11 +160,45 @@ impl FirstToken {
         cell.factor.set((factor * (1.0 + step)).clamp(RANGE.0, RANGE.1));
     }
 
-    /// Counts a response into the line.
-    fn bend(&self, prompt: f64, took: f64) {
-        let sample = [1.0, prompt, took, prompt * prompt, prompt * took];
+    /// Takes over what another replica's responses taught since it last said so.
+    pub(super) fn hear(&self, heard: &Taught) {
+        let responses = heard.responses();
+        if responses == 0 {
+            return;
+        }
+        let cells = self.cells.iter().flatten().zip(heard.begun.iter().zip(&heard.late));
+        for (index, (cell, (begun, late))) in cells.enumerate().filter(|(_, (_, (begun, _)))| **begun > 0) {
+            let (class, prompt) = (index / PROMPT_CLASSES, TYPICAL_PROMPTS[index % PROMPT_CLASSES]);
+            let base = self.base(prompt);
+            let neighbour = self.factor(base, queue_of(class), prompt);
+            let before = cell.samples.fetch_add(*begun, Relaxed);
+            let factor = if before == 0 { neighbour } else { cell.factor.get() };
+            let early = (*late).min(KNOWN.saturating_sub(before));
+            let steps = [
+                (early, 1.0 + EARLY_STEP * QUANTILE),
+                (late - early, 1.0 + STEP * QUANTILE),
+                (begun - late, 1.0 - STEP * (1.0 - QUANTILE)),
+            ];
+            let growth: f64 = steps.iter().map(|(count, step)| f64::from(*count) * step.ln()).sum();
+            cell.factor.set((factor * growth.exp()).clamp(RANGE.0, RANGE.1));
+        }
+        let [prompts, micros, squares, products] = heard.line.map(|sum| sum as f64);
+        let kept = KEPT.powf(responses as f64);
+        self.bend(kept, [responses as f64, prompts, micros / 1e3, squares, products / 1e3]);
+    }
+
+    /// What this process's own responses taught.
+    pub(super) fn teach(&self, taught: &mut Taught) {
+        for (cell, (begun, late)) in self.cells.iter().flatten().zip(taught.begun.iter_mut().zip(&mut taught.late)) {
+            (*begun, *late) = cell.own.get();
+        }
+        taught.line = std::array::from_fn(|sum| self.own.get(sum).map_or(0, |own| own.load(Relaxed)));
+    }
+
+    /// Counts responses into the line, of which `kept` of the past is left.
+    fn bend(&self, kept: f64, sample: [f64; 5]) {
         for (sum, add) in self.sums.iter().zip(sample) {
-            sum.set(sum.get() * KEPT + add);
+            sum.set(sum.get() * kept + add);
         }
         let [w, x, y, xx, xy] = [0, 1, 2, 3, 4].map(|index: usize| self.sums[index].get());
         let spread = w * xx - x * x;
@@ -167,9 +223,8 @@ impl FirstToken {
                 if samples == 0 || cell.samples_then.swap(samples, Relaxed) != samples {
                     continue;
                 }
-                let queue = class.checked_sub(1).and_then(|below| QUEUES.get(below)).copied().unwrap_or_default();
                 let believed = self.base(prompt) * cell.factor.get();
-                if believed > DOUBTED * (self.declared(prompt).get() + queue) {
+                if believed > DOUBTED * (self.declared(prompt).get() + queue_of(class)) {
                     cell.factor.set((cell.factor.get() * FADES).max(RANGE.0));
                 }
             }
@@ -208,6 +263,13 @@ impl FirstToken {
         let waiting = 1.0 + queue / base.max(0.1);
         (0..own).rev().find_map(known).map_or(UNKNOWN * waiting, |lower| lower.max(waiting))
     }
+}
+
+const _: () = assert!(QUEUE_CLASSES * PROMPT_CLASSES == CELLS, "replicas tell each other of as many");
+
+/// The least work ahead in a class of it.
+fn queue_of(class: usize) -> f64 {
+    class.checked_sub(1).and_then(|below| QUEUES.get(below)).copied().unwrap_or_default()
 }
 
 fn queue_class(queue: f64) -> usize {

@@ -28,6 +28,11 @@ const MOST_WEIGHT: f64 = 1e9;
 /// The prior of the distribution counts as so many responses.
 const PRIOR_WEIGHT: f64 = 4.0;
 
+/// No more requests are believed to have come to another replica between two messages ..
+const MOST_REQUESTS: u64 = 1_000_000;
+/// .. nor more tokens in the mean of them.
+const MOST_TOKENS: u64 = 1 << 22;
+
 /// What was asked for so far, in one class of prompts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
@@ -59,6 +64,44 @@ pub struct Flow {
     /// What the next response weighs: more than the last one, which is the same as all before it weighing less.
     weight: AtomicF64,
     asked: [Counters; PROMPT_CLASSES],
+    /// What other replicas were asked for.
+    elsewhere: [Counters; PROMPT_CLASSES],
+}
+
+impl Counters {
+    fn add(&self, more: Asked) {
+        self.requests.fetch_add(more.requests, Relaxed);
+        self.streamed.fetch_add(more.streamed, Relaxed);
+        self.prompt_tokens.fetch_add(more.prompt_tokens, Relaxed);
+        self.output_tokens.fetch_add(more.output_tokens, Relaxed);
+    }
+
+    fn get(&self) -> Asked {
+        Asked {
+            requests: self.requests.load(Relaxed),
+            streamed: self.streamed.load(Relaxed),
+            prompt_tokens: self.prompt_tokens.load(Relaxed),
+            output_tokens: self.output_tokens.load(Relaxed),
+        }
+    }
+}
+
+impl Asked {
+    /// What it has grown by; `None` when that cannot be.
+    pub fn since(&self, before: &Self) -> Option<Self> {
+        let grown = Self {
+            requests: self.requests.checked_sub(before.requests)?,
+            streamed: self.streamed.checked_sub(before.streamed)?,
+            prompt_tokens: self.prompt_tokens.checked_sub(before.prompt_tokens)?,
+            output_tokens: self.output_tokens.checked_sub(before.output_tokens)?,
+        };
+        let tokens = grown.requests.checked_mul(MOST_TOKENS)?;
+        (grown.requests <= MOST_REQUESTS
+            && grown.streamed <= grown.requests
+            && grown.prompt_tokens <= tokens
+            && grown.output_tokens <= tokens)
+            .then_some(grown)
+    }
 }
 
 impl Default for Flow {
@@ -70,7 +113,8 @@ impl Default for Flow {
             output_tokens: AtomicF64::new(OUTPUT_TOKENS),
             lengths: std::array::from_fn(|class| AtomicF64::new(weight(class))),
             weight: AtomicF64::new(1.0),
-            asked: std::array::from_fn(|_| Counters::default()),
+            asked: Default::default(),
+            elsewhere: Default::default(),
         }
     }
 }
@@ -106,21 +150,36 @@ impl Flow {
     /// A request of that size was decided.
     pub fn asked(&self, size: Size, streamed: bool) {
         let Some(counters) = self.asked.get(prompt_class(size.prompt_tokens)) else { return };
-        counters.requests.fetch_add(1, Relaxed);
-        counters.streamed.fetch_add(u64::from(streamed), Relaxed);
-        counters.prompt_tokens.fetch_add(size.prompt_tokens.into(), Relaxed);
-        counters.output_tokens.fetch_add(size.output_tokens.into(), Relaxed);
+        counters.add(Asked {
+            requests: 1,
+            streamed: streamed.into(),
+            prompt_tokens: size.prompt_tokens.into(),
+            output_tokens: size.output_tokens.into(),
+        });
     }
 
-    /// What was asked for since the start, by class of prompts.
+    /// Another replica was asked for so much since it last said so.
+    pub fn asked_elsewhere(&self, more: &[Asked; PROMPT_CLASSES]) {
+        self.elsewhere.iter().zip(more).for_each(|(counters, more)| counters.add(*more));
+    }
+
+    /// What this process was asked for since the start, by class of prompts.
+    pub fn own_totals(&self) -> [Asked; PROMPT_CLASSES] {
+        std::array::from_fn(|class| self.asked.get(class).map_or_else(Asked::default, Counters::get))
+    }
+
+    /// The same with what other replicas said that they were.
     pub fn totals(&self) -> [Asked; PROMPT_CLASSES] {
+        let own = self.own_totals();
         std::array::from_fn(|class| {
-            self.asked.get(class).map_or_else(Asked::default, |counters| Asked {
-                requests: counters.requests.load(Relaxed),
-                streamed: counters.streamed.load(Relaxed),
-                prompt_tokens: counters.prompt_tokens.load(Relaxed),
-                output_tokens: counters.output_tokens.load(Relaxed),
-            })
+            let own = own.get(class).copied().unwrap_or_default();
+            let there = self.elsewhere.get(class).map_or_else(Asked::default, Counters::get);
+            Asked {
+                requests: own.requests.wrapping_add(there.requests),
+                streamed: own.streamed.wrapping_add(there.streamed),
+                prompt_tokens: own.prompt_tokens.wrapping_add(there.prompt_tokens),
+                output_tokens: own.output_tokens.wrapping_add(there.output_tokens),
+            }
         })
     }
 

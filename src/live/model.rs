@@ -6,6 +6,7 @@ use super::AtomicF64;
 use super::cached::CachedShare;
 use super::first_token::{FirstToken, FirstTokenEstimate};
 use super::quota::Quota;
+use super::taught::Taught;
 use super::token_rate::TokenRate;
 use crate::units::Millis;
 
@@ -189,6 +190,21 @@ impl ModelLive {
     /// No response had begun after `waited`, when it was given up for another's. That can make the backend slower and never quicker.
     pub fn saw_no_first_token(&self, prompt_tokens: u32, queue: Millis, waited: Millis) {
         self.first_token.saw_none(prompt_tokens, queue, waited);
+    }
+
+    /// What this process's own responses taught of it.
+    pub fn taught(&self) -> Taught {
+        let mut taught = Taught::default();
+        self.first_token.teach(&mut taught);
+        self.token_rate.teach(&mut taught);
+        taught
+    }
+
+    /// What another replica's responses taught it since it last said so.
+    pub fn hear(&self, heard: &Taught) {
+        self.samples.fetch_add(heard.responses(), Relaxed);
+        self.first_token.hear(heard);
+        self.token_rate.hear(heard);
     }
 
     /// A response ended: `output_tokens` came in `streaming` after the first one, while the backend had about `in_flight` requests of

@@ -4,12 +4,13 @@
 //! of them puts the limit in the wrong place. The level moves with every response and carries a brown-out to every load at once; the
 //! shape is learned for each of 24 shares of the declared capacity.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::taught::{CELLS, Paced, Taught, micros};
 use super::{AtomicF64, Prior};
 use crate::units::Millis;
 
-const BUCKETS: usize = 24;
+const BUCKETS: usize = CELLS;
 /// Weight of a response in the level, once it is known ..
 const LEVEL: f64 = 0.04;
 /// .. and in the shape: at first ..
@@ -50,11 +51,19 @@ pub(super) struct TokenRate {
     seen: [AtomicU32; BUCKETS],
     /// The shape with its gaps filled, made anew now and then because every request reads it.
     filled: [AtomicF64; BUCKETS],
+    /// Sums over this process's own responses, for other replicas: by bucket, and of the squares by which they strayed.
+    own: [Paced; BUCKETS],
+    own_squares: AtomicU64,
 }
 
 /// The middle of a bucket, as a share of the capacity.
 fn middle(bucket: usize) -> f64 {
     (bucket as f64 + 0.5) / BUCKETS as f64
+}
+
+/// The weight of so many samples together, of which each has `weight`.
+fn of_many(weight: f64, count: u64) -> f64 {
+    1.0 - (1.0 - weight).powf(count as f64)
 }
 
 fn prior_shape(load: f64) -> f64 {
@@ -73,6 +82,8 @@ impl TokenRate {
             shape: shape(),
             seen: std::array::from_fn(|_| AtomicU32::new(0)),
             filled: shape(),
+            own: Default::default(),
+            own_squares: AtomicU64::new(0),
         }
     }
 
@@ -106,6 +117,10 @@ impl TokenRate {
         let expected = level * shape.get();
         let took = if samples < FIRST { took.clamp(expected / STRAY, expected * STRAY) } else { took };
         let stray = took - expected;
+        if let Some(own) = self.own.get(bucket) {
+            own.add(micros(took));
+            self.own_squares.fetch_add(micros(stray.abs()).pow(2), Relaxed);
+        }
         self.variance.set(self.variance.get() + LEVEL * (stray * stray - self.variance.get()));
         // The first ones count as much as they are a part of all.
         let weight = LEVEL.max(1.0 / (f64::from(samples) + 2.0));
@@ -118,6 +133,45 @@ impl TokenRate {
         if samples < 64 || samples.is_multiple_of(8) {
             self.fill();
         }
+    }
+
+    /// Takes over what another replica's responses taught since it last said so: those of a bucket as so many of their mean.
+    pub(super) fn hear(&self, heard: &Taught) {
+        let all = heard.paces();
+        if all == 0 {
+            return;
+        }
+        let spread = heard.squares as f64 / all as f64 / 1e6;
+        self.variance.set(self.variance.get() + of_many(LEVEL, all) * (spread - self.variance.get()));
+        let buckets = self.shape.iter().zip(&self.seen).zip(&self.filled).zip(heard.paced.iter().zip(&heard.micros));
+        for (((shape, seen), filled), (count, micros)) in buckets.filter(|(_, (count, _))| **count > 0) {
+            let known = seen.fetch_add(*count, Relaxed);
+            if known < KNOWN {
+                shape.set(filled.get().max(1e-3));
+            }
+            let samples = self.samples.fetch_add(*count, Relaxed);
+            let (level, took) = (self.level.get(), *micros as f64 / f64::from(*count) / 1e3);
+            if !(took > 0.0 && took < level * MOST * shape.get()) {
+                continue;
+            }
+            let expected = level * shape.get();
+            let took = if samples < FIRST { took.clamp(expected / STRAY, expected * STRAY) } else { took };
+            let share = f64::from(*count) / (f64::from(samples) + f64::from(*count) + 1.0);
+            self.level.set(level + of_many(LEVEL, (*count).into()).max(share) * (took / shape.get() - level));
+            if samples >= SETTLED {
+                let weight = of_many(if known < SETTLED { SHAPE } else { SETTLED_SHAPE }, (*count).into());
+                shape.set(shape.get() + weight * (took / self.level.get().max(1e-6) - shape.get()));
+            }
+        }
+        self.fill();
+    }
+
+    /// What this process's own responses taught.
+    pub(super) fn teach(&self, taught: &mut Taught) {
+        for (own, (count, micros)) in self.own.iter().zip(taught.paced.iter_mut().zip(&mut taught.micros)) {
+            (*count, *micros) = own.get();
+        }
+        taught.squares = self.own_squares.load(Relaxed);
     }
 
     /// The share of the capacity up to which a token takes no longer than `budget`, with some caution; `None` when all of it.

@@ -98,7 +98,7 @@ fn join(
     let now_ms = live.millis(x.shared.clock.monotonic());
     let model = x.deployments.as_ref().and_then(|all| all.get(index)).and_then(|deployment| live.model(&deployment.model));
     let is_full = model.is_some_and(|model| live.is_full_for(model, now_ms));
-    if live.is_shut(now_ms) || is_full || live.in_flight() >= estimate.1.limit {
+    if live.is_shut(now_ms) || is_full || live.load().in_flight >= estimate.1.limit {
         return None;
     }
     if !x.shared.hedges(policy).spend() {

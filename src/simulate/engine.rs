@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::conditions;
 use super::flight::{Attempt, Failure, Flight};
+use super::post::{Mail, Post};
 use super::router::{Decided, FirstSeen, Moment, Outcome, Router, Seen, route_of};
 use super::score::{End, Score, Tally};
 use super::site::{Site, Started};
@@ -48,6 +49,8 @@ enum What {
     Decide { ask: u32 },
     /// A second has passed.
     Tick,
+    /// Proxies speak to each other.
+    Mail(Mail),
     /// The feed has an hour's readings.
     Readings { hour: u32 },
     /// Conditions may be others.
@@ -83,6 +86,7 @@ pub struct Engine<'a> {
     course: &'a Course,
     origin: Instant,
     routers: Vec<Router>,
+    post: Option<Post>,
     sites: Vec<Site>,
     conditions: Vec<Option<Changes>>,
     changes: Vec<Duration>,
@@ -130,7 +134,8 @@ impl<'a> Engine<'a> {
             world,
             course,
             origin,
-            routers: (0..scenario.proxies).map(|_| Router::new(Arc::clone(plan), origin)).collect(),
+            routers: (0..scenario.proxies).map(|proxy| Router::new(proxy.into(), Arc::clone(plan), origin)).collect(),
+            post: scenario.exchange.filter(|_| scenario.proxies > 1).map(|means| Post::new(means, course.seed)),
             sites: scenario.regions.iter().map(|region| Site::new(region.spec.clone())).collect(),
             conditions: vec![None; scenario.regions.len()],
             changes: conditions::moments(scenario),
@@ -144,6 +149,8 @@ impl<'a> Engine<'a> {
         engine.plan(Duration::ZERO, What::Change { nth: 0 });
         engine.plan(Duration::ZERO, What::Readings { hour: 0 });
         engine.plan(TICK, What::Tick);
+        let mail = engine.post.as_mut().map(|post| post.begin(scenario.proxies));
+        mail.into_iter().flatten().for_each(|(at, mail)| engine.plan(at, What::Mail(mail)));
         engine.plan(scenario.duration() + LINGER, What::Close);
         engine
     }
@@ -192,6 +199,11 @@ impl<'a> Engine<'a> {
                 let at = self.moment(now);
                 self.routers.iter_mut().for_each(|router| router.tick(at));
                 self.plan(now + TICK, What::Tick);
+            }
+            What::Mail(mail) => {
+                let at = self.moment(now);
+                let more = self.post.as_mut().map(|post| post.happen(mail, &mut self.routers, at));
+                more.into_iter().flatten().for_each(|(later, mail)| self.plan(now + later, What::Mail(mail)));
             }
             What::Readings { hour } => self.readings(hour, now),
             What::Change { nth } => self.change(nth, now),

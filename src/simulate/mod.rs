@@ -25,6 +25,7 @@ pub mod engine;
 pub mod flight;
 pub mod log;
 pub mod oracle;
+pub mod post;
 pub mod render;
 pub mod router;
 pub mod score;

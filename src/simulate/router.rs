@@ -19,6 +19,7 @@ use crate::decide::{self, Candidate, Decision, NoCandidate, Standing, decide_in_
 use crate::estimate::Demand;
 use crate::grid::{Basis, Grid, Quality, Reading, Signal};
 use crate::live::{Permit, Remedy, RetryBudget};
+use crate::peers::Exchange;
 use crate::policy::Policy;
 use crate::route::{Deployment, Route};
 use crate::state::{self, Lesson, Question, Snapshot};
@@ -79,16 +80,18 @@ pub struct Router {
     snapshot: Snapshot,
     pricer: Pricer,
     retries: RetryBudget,
+    exchange: Exchange,
     /// By route.
     turns: Vec<u32>,
 }
 
 impl Router {
-    /// A proxy that has just started.
-    pub fn new(plan: Arc<Plan>, origin: Instant) -> Self {
+    /// A proxy that has just started. `run` tells it from the others.
+    pub fn new(run: u64, plan: Arc<Plan>, origin: Instant) -> Self {
         let turns = vec![0; plan.routes.len()];
         let snapshot = Snapshot::first(plan, origin);
-        Self { pricer: Pricer::new(&snapshot), snapshot, retries: RetryBudget::new(origin), turns }
+        let (pricer, exchange) = (Pricer::new(&snapshot), Exchange::new(run, &snapshot));
+        Self { pricer, exchange, snapshot, retries: RetryBudget::new(origin), turns }
     }
 
     /// The plan, the readings and the statistics.
@@ -231,6 +234,23 @@ impl Router {
         if let Some(prices) = self.pricer.tick(&self.snapshot, at.now, at.wall).prices {
             self.snapshot = self.snapshot.with_prices(prices);
         }
+    }
+
+    /// What it says of its load to so many others.
+    pub fn loads(&mut self, at: Moment, others: usize) -> Vec<Vec<u8>> {
+        self.exchange.look(&self.snapshot, at.now, others);
+        self.exchange.loads(&self.snapshot)
+    }
+
+    /// What it says of what it has learned.
+    pub fn lessons(&mut self) -> Vec<Vec<u8>> {
+        self.exchange.lessons(&self.snapshot)
+    }
+
+    /// Another proxy said something.
+    pub fn hear(&mut self, message: &[u8], at: Moment) {
+        // Whatever was wrong with it, the next one will do.
+        let _ = self.exchange.take(message, &self.snapshot, at.now);
     }
 
     /// Requests and prompt tokens that are still counted as under way: none, once all have ended.

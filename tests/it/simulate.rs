@@ -74,7 +74,7 @@ fn balances(scenario: &Scenario, seed: u64, finished: &Finished) {
 #[test]
 fn every_shipped_scenario_is_one_and_gives_plans() {
     let files = shipped();
-    assert_eq!(files.len(), 2 * (9 + 1), "nine scenarios and a world, twice");
+    assert_eq!(files.len(), 2 * (11 + 1), "eleven scenarios and a world, twice");
     for file in files {
         let name = file.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scenarios")).unwrap();
         let scenario = example(name.to_str().unwrap());

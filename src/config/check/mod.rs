@@ -11,6 +11,7 @@ mod energy;
 mod health;
 mod key;
 mod lint;
+pub(super) mod peers;
 mod policy;
 mod route;
 mod url;

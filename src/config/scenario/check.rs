@@ -8,8 +8,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value as Json};
 
-use super::file::{ClassFile, EventFile, NoiseFile, RegionFile, ScenarioFile, SessionsFile, SizeFile, TenantsFile, TrafficFile};
-use super::plan::{Changes, Class, Energy, Errors, Event, RegionPlan, Scenario, Sessions, Settings, Tenants, Traffic, noise};
+use super::file::{
+    ClassFile, EventFile, ExchangeFile, NoiseFile, RegionFile, ScenarioFile, SessionsFile, SizeFile, TenantsFile, TrafficFile,
+};
+use super::plan::{
+    Changes, Class, Energy, Errors, Event, Exchanged, RegionPlan, Scenario, Sessions, Settings, Tenants, Traffic, noise,
+};
+use crate::config::check::peers::{FAST, MOST_OFTEN, SLOW};
 use crate::config::decode::{At, Problems};
 use crate::config::node::{Mark, Node, Value};
 use crate::config::values::Span;
@@ -34,6 +39,7 @@ pub(super) struct Draft {
     warm_up: Option<Duration>,
     seeds: Option<Vec<u64>>,
     proxies: Option<u16>,
+    exchange: Option<Exchanged>,
     regions: Option<Vec<RegionPlan>>,
     noise: Option<Noise>,
     energy: Option<Energy>,
@@ -71,6 +77,9 @@ impl Draft {
         }
         if let Some(proxies) = &file.proxies {
             self.proxies = Some(count(proxies, 1, 64, problems));
+        }
+        if let Some(written) = file.exchange {
+            self.exchange = Some(exchanged(&written, problems));
         }
         if let Some(noise) = &file.noise {
             self.noise = Some(noisy(noise, self.noise.unwrap_or_else(super::plan::noise), problems));
@@ -188,6 +197,7 @@ impl Draft {
             warm_up: self.warm_up.unwrap_or(Duration::from_mins(5)),
             seeds: self.seeds.unwrap_or_else(|| vec![1]),
             proxies: self.proxies.unwrap_or(1),
+            exchange: self.exchange,
             regions,
             energy: self.energy.unwrap_or(Energy {
                 input: JoulesPerToken::saturating(0.396),
@@ -201,6 +211,16 @@ impl Draft {
             events,
             policies: self.policies?,
         })
+    }
+}
+
+fn exchanged(written: &ExchangeFile, problems: &mut Problems) -> Exchanged {
+    let span = |written: &Option<At<Span>>, default| written.as_ref().map_or(default, |written| written.value.0.max(MOST_OFTEN));
+    Exchanged {
+        fast: span(&written.fast, FAST),
+        slow: span(&written.slow, SLOW),
+        loss: written.loss.as_ref().map_or(Share::ZERO, |loss| share(loss, problems)),
+        delay: written.delay.as_ref().map_or(Duration::ZERO, |delay| delay.value.0),
     }
 }
 

@@ -22,8 +22,10 @@ section! {
         warm_up: Option<At<Span>>,
         /// One run each.
         seeds: Option<Filled<At<u64>>>,
-        /// Proxies that share the traffic and know nothing of each other.
+        /// Proxies that share the traffic.
         proxies: Option<At<u64>>,
+        /// What they tell each other; nothing when left out.
+        exchange: Option<ExchangeFile>,
         /// The regions, the home of the clients first.
         regions: Option<Filled<RegionFile>>,
         /// How far single draws stray.
@@ -42,6 +44,18 @@ section! {
         events: Option<Vec<EventFile>>,
         /// What is compared.
         policies: Option<Filled<Settings>>,
+    }
+
+    /// What proxies tell each other, as under `peers` in the configuration.
+    struct ExchangeFile {
+        /// Between two messages on what is in flight; 50 ms when left out.
+        fast: Option<At<Span>>,
+        /// Between two on what was learned; 500 ms when left out.
+        slow: Option<At<Span>>,
+        /// The share of messages that are lost.
+        loss: Option<At<f64>>,
+        /// How long one is under way in the mean.
+        delay: Option<At<Span>>,
     }
 
     /// A region.

@@ -28,6 +28,8 @@ pub struct Scenario {
     pub seeds: Vec<u64>,
     /// Proxies that share the traffic.
     pub proxies: u16,
+    /// What they tell each other.
+    pub exchange: Option<Exchanged>,
     /// The regions, the home of the clients first.
     pub regions: Vec<RegionPlan>,
     /// What a token costs.
@@ -51,6 +53,19 @@ impl Scenario {
     pub fn duration(&self) -> Duration {
         self.carbon_hour.mul_f64(self.hours)
     }
+}
+
+/// How proxies tell each other what they have and know.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Exchanged {
+    /// Between two messages on what is in flight.
+    pub fast: Duration,
+    /// Between two on what was learned.
+    pub slow: Duration,
+    /// The share that is lost.
+    pub loss: Share,
+    /// How long one is under way in the mean.
+    pub delay: Duration,
 }
 
 /// A region of the scenario.
