@@ -69,6 +69,14 @@
 //! | Who has no right key is turned away, and nobody is contacted | `who_has_no_key_is_turned_away_and_nobody_hears_of_it` |
 //! | A backend learns who the client is only if it is to | `who_the_client_is_reaches_only_a_backend_that_is_to_know_it` |
 //!
+//! # Replicas cannot make each other worse than alone
+//!
+//! | promise | shown by |
+//! |---|---|
+//! | A backend's limit holds for all replicas together | `a_backends_limit_holds_for_all_replicas_together` |
+//! | Messages that are forged, repeated, recorded or absurd change nothing that lasts | `forged_repeated_and_recorded_messages_change_nothing`, `a_repeated_message_says_nothing_and_nor_does_a_recording`, `absurd_numbers_end_at_what_can_be`, `whatever_comes_nothing_breaks_and_nothing_lasts` |
+//! | A replica that is silent is forgotten, and one that ends is not waited for | `all_silent_at_once_may_still_be_sending_for_a_while_and_no_longer`, `one_that_ends_and_one_that_is_no_longer_listed_are_not_waited_for` |
+//!
 //! # The books add up
 //!
 //! | promise | shown by |

@@ -26,6 +26,7 @@ pub(crate) fn plan() -> Plan {
             admin: Some(ANY_PORT),
             workers: Some(2),
             access_log: LogTarget::Off,
+            peers: None,
             drain_delay: Duration::ZERO,
             drain_deadline: Duration::from_secs(20),
         },

@@ -26,6 +26,8 @@ section! {
         log: Option<LogFile>,
         /// Limits of every connection and request; all have safe defaults.
         limits: Option<At<LimitsFile>>,
+        /// Other replicas of this gateway, that it shares its backends with. Needs a restart.
+        peers: Option<PeersFile>,
         /// Where carbon intensities come from.
         carbon: Option<CarbonFile>,
         /// Energy per token of your own models, before the shipped table.
@@ -105,6 +107,20 @@ section! {
         share: Option<At<f64>>,
         /// So many a second beyond the share, for a proxy of few requests.
         per_second: Option<At<u64>>,
+    }
+
+    /// Other replicas: they tell each other what they have in flight and what they learned, by UDP.
+    struct PeersFile {
+        /// IP address and port for UDP, where the others reach this one.
+        listen: At<String>,
+        /// The others, each as `host:port`; a name may stand for all its addresses, this one's included.
+        others: At<OneOrMany>,
+        /// What all of them know and nobody else; at least 16 characters.
+        secret: At<SecretFile>,
+        /// Between two messages on what is in flight; 50 ms when left out.
+        fast: Option<At<Span>>,
+        /// Between two on what was learned; 500 ms when left out.
+        slow: Option<At<Span>>,
     }
 
     /// Where carbon intensities come from.

@@ -25,7 +25,7 @@ pub use check::model_json;
 pub use env::{Env, Files};
 pub use error::{ConfigErrors, Problem, Severity};
 pub use network::Network;
-pub use plan::{Boot, CarbonPlan, Limits, Listener, ListenerTls, LogTarget, Plan, SourcePlan, boot_changes};
+pub use plan::{Boot, CarbonPlan, Limits, Listener, ListenerTls, LogTarget, PeersPlan, Plan, SourcePlan, boot_changes};
 pub use schema::schema;
 pub use values::span;
 
@@ -37,7 +37,7 @@ use node::{Mark, Node, Tree, Value};
 pub const MAX_FILE: usize = 1 << 20;
 
 /// Keys of the file's first level that a later version reads: named, so that nobody believes they work.
-const LATER: [&str; 5] = ["telemetry", "state", "catalogue", "control", "peers"];
+const LATER: [&str; 4] = ["telemetry", "state", "catalogue", "control"];
 
 /// What a file became.
 #[derive(Clone, Debug)]

@@ -96,6 +96,21 @@ pub enum LogTarget {
     File(PathBuf),
 }
 
+/// Other replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeersPlan {
+    /// Where they reach this one, by UDP.
+    pub listen: SocketAddr,
+    /// Host and port of the others, a name for all its addresses.
+    pub others: Vec<(Arc<str>, u16)>,
+    /// What all of them know.
+    pub secret: Secret,
+    /// Between two messages on what is in flight.
+    pub fast: Duration,
+    /// Between two on what was learned.
+    pub slow: Duration,
+}
+
 /// What can only change with a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boot {
@@ -107,6 +122,8 @@ pub struct Boot {
     pub workers: Option<u16>,
     /// Access log.
     pub access_log: LogTarget,
+    /// Other replicas; `None` where it runs alone.
+    pub peers: Option<PeersPlan>,
     /// From SIGTERM until the listeners close, so that load balancers see readiness go first.
     pub drain_delay: Duration,
     /// From then until open streams are cut.
@@ -116,12 +133,13 @@ pub struct Boot {
 /// The keys whose change between two files needs a restart, as the file spells them.
 pub fn boot_changes(old: &Boot, new: &Boot) -> Vec<&'static str> {
     // Taken apart, so that a new field cannot be forgotten here.
-    let Boot { listeners, admin, workers, access_log, drain_delay, drain_deadline } = old;
+    let Boot { listeners, admin, workers, access_log, peers, drain_delay, drain_deadline } = old;
     let changed = [
         ("listeners", *listeners != new.listeners),
         ("admin.address", *admin != new.admin),
         ("workers", *workers != new.workers),
         ("log.access", *access_log != new.access_log),
+        ("peers", *peers != new.peers),
         ("limits.drain_delay", *drain_delay != new.drain_delay),
         ("limits.drain_deadline", *drain_deadline != new.drain_deadline),
     ];

@@ -5,6 +5,7 @@
 
 pub mod carbon;
 pub mod health;
+pub mod peers;
 pub mod pricing;
 pub mod regular;
 pub mod reload;
@@ -22,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::carbon::{SourceStatus, Sources};
+use self::peers::PeersStatus;
 use self::pricing::Pricer;
 use self::publisher::Publisher;
 use self::reload::{Debounce, Outcome, Reloader, watch};
@@ -104,6 +106,7 @@ pub struct Status {
     pub config: Option<PathBuf>,
     last: Mutex<Option<LastReload>>,
     sources: Mutex<Vec<SourceStatus>>,
+    peers: Mutex<Option<PeersStatus>>,
 }
 
 impl Status {
@@ -115,6 +118,15 @@ impl Status {
     /// The carbon sources in the order of the chain.
     pub fn sources(&self) -> Vec<SourceStatus> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Other replicas; `None` where it runs alone.
+    pub fn peers(&self) -> Option<PeersStatus> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_peers(&self, peers: PeersStatus) {
+        *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = Some(peers);
     }
 
     fn update_source(&self, index: usize, update: impl FnOnce(&mut SourceStatus)) {
@@ -169,6 +181,7 @@ impl Control {
             config: config.as_ref().map(|config| config.path.clone()),
             last: Mutex::new(None),
             sources: Mutex::new(Vec::new()),
+            peers: Mutex::new(None),
         });
         let handle = ControlHandle { messages: sender.clone(), status: Arc::clone(&status) };
         let reloader = config.map(|config| Reloader::new(config, state.load().plan.boot.clone()));

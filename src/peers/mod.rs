@@ -69,6 +69,25 @@ pub enum Refused {
     Crowded,
 }
 
+impl Refused {
+    /// Every reason.
+    pub const ALL: [Self; 7] =
+        [Self::Forged, Self::Version, Self::Malformed, Self::Repeated, Self::Own, Self::Unmet, Self::Crowded];
+
+    /// As metrics say it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forged => "forged",
+            Self::Version => "other_version",
+            Self::Malformed => "malformed",
+            Self::Repeated => "repeated",
+            Self::Own => "own",
+            Self::Unmet => "unmet",
+            Self::Crowded => "crowded",
+        }
+    }
+}
+
 /// One other replica, for people to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerSeen {

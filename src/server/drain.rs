@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::worker::Common;
 use super::{Ended, Shared, admin, until};
+use crate::control::peers::Link;
 use crate::control::{Control, ControlHandle};
 use crate::telemetry::log::LogWriter;
 
@@ -69,6 +70,7 @@ pub(super) struct Supervisor {
     pub(super) shared: Shared,
     pub(super) control: Control,
     pub(super) control_handle: ControlHandle,
+    pub(super) peers: Option<Link>,
     pub(super) admin: Option<(StdListener, admin::Context)>,
     pub(super) signals: Option<Signals>,
     /// Cancelled when the end is asked for ..
@@ -95,6 +97,7 @@ impl Supervisor {
             shared,
             control,
             control_handle,
+            peers,
             admin,
             signals,
             shutdown,
@@ -107,6 +110,7 @@ impl Supervisor {
         } = self;
         let over = CancellationToken::new();
         let control = tokio::spawn(control.run(over.clone()));
+        let peers = peers.map(|link| tokio::spawn(crate::control::peers::run(link, over.clone())));
         if let Some((socket, context)) = admin {
             tokio::spawn(until(over.clone(), admin::serve(socket, context)));
         }
@@ -145,6 +149,10 @@ impl Supervisor {
         over.cancel();
         // It only publishes; a panic there has been reported.
         let _ = control.await;
+        if let Some(peers) = peers {
+            // It takes leave of the others; likewise.
+            let _ = peers.await;
+        }
         let log_complete = writer.close(LOG_WITHIN);
         if !log_complete {
             tracing::error!(lost = shared.log.lost(), "the access log is not complete; its gaps show where");

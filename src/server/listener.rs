@@ -5,7 +5,7 @@
 //! half of the connections. So the address is first bound without it, once.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -115,6 +115,12 @@ pub(super) fn bind(listener: &Listener, index: usize, workers: usize) -> Result<
 pub(super) fn bind_alone(address: SocketAddr, key: &str) -> Result<StdListener, BindError> {
     let listen = |socket: Socket| socket.listen(BACKLOG).map(|()| StdListener::from(socket));
     socket(address, false).and_then(listen).map_err(|error| refused(address, key.to_owned(), error))
+}
+
+/// Binds an address for datagrams.
+pub(super) fn bind_datagrams(address: SocketAddr, key: &str) -> Result<UdpSocket, BindError> {
+    let bound = UdpSocket::bind(address).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+    bound.map_err(|error| refused(address, key.to_owned(), error))
 }
 
 fn refused(address: SocketAddr, key: String, error: io::Error) -> BindError {

@@ -47,6 +47,7 @@ use self::drain::Supervisor;
 use self::worker::{Common, Worker};
 use crate::clock::Clock;
 use crate::config::Plan;
+use crate::control::peers::Link;
 use crate::control::{ConfigFile, Control};
 use crate::state::{Snapshot, State};
 use crate::telemetry::log::{AccessLog, Identity, LogError};
@@ -148,6 +149,7 @@ where
     let bound = boot.listeners.iter().enumerate().map(|(index, one)| listener::bind(one, index, workers));
     let bound = bound.collect::<Result<Vec<_>, _>>()?;
     let admin = boot.admin.map(|address| listener::bind_alone(address, "admin.address")).transpose()?;
+    let datagrams = boot.peers.as_ref().map(|peers| listener::bind_datagrams(peers.listen, "peers.listen")).transpose()?;
     let (log, writer) = AccessLog::start(&boot.access_log, identity)?;
     let state = Arc::new(State::new(Snapshot::first(Arc::new(plan), clock.monotonic())));
     let metrics = Arc::new(Metrics::default());
@@ -165,6 +167,14 @@ where
     let admin_address = admin.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
     let (control, control_handle) =
         Control::new(Arc::clone(&shared.state), config, Arc::clone(&shared.clock), Arc::clone(&shared.metrics));
+    let peers = boot.peers.zip(datagrams).map(|(plan, socket)| Link {
+        plan,
+        socket,
+        state: Arc::clone(&shared.state),
+        clock: Arc::clone(&shared.clock),
+        metrics: Arc::clone(&shared.metrics),
+        status: Arc::clone(control_handle.status()),
+    });
     let (shutdown, again) = (CancellationToken::new(), CancellationToken::new());
     let ready = Arc::new(AtomicBool::new(true));
     let admin = admin.map(|socket| {
@@ -179,6 +189,7 @@ where
         shared,
         control,
         control_handle,
+        peers,
         admin,
         signals,
         shutdown: shutdown.clone(),

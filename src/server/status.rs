@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::admin::Context;
 use crate::control::LastReload;
 use crate::control::carbon::SourceStatus;
+use crate::control::peers::PeersStatus;
 use crate::grid::{Basis, Freshness, GridZone, Quality, Signal, ZoneId, age};
 use crate::state::Snapshot;
 use crate::units::{Grams, GramsPerKwh, Millis};
@@ -32,6 +33,8 @@ pub(super) struct Status {
     backends: Vec<BackendStatus>,
     grid: Vec<ZoneStatus>,
     carbon_sources: Vec<SourceStatus>,
+    /// Null where it runs alone.
+    peers: Option<PeersStatus>,
     log: LogStatus,
 }
 
@@ -47,6 +50,8 @@ struct BackendStatus {
     name: Arc<str>,
     region: Arc<str>,
     in_flight: u32,
+    /// From other replicas of this gateway.
+    in_flight_elsewhere: u32,
     max_in_flight: u32,
     /// What its capacity is worth to all, in grams for each output token; zero where there is room.
     price_grams_per_output_token: Grams,
@@ -140,6 +145,7 @@ pub(super) fn status(context: &Context) -> Status {
         backends: backends(&snapshot, shared.clock.monotonic()),
         grid: zones(&snapshot, now),
         carbon_sources: control.sources(),
+        peers: control.peers(),
         log: LogStatus {
             lines: shared.log.numbered(),
             written: shared.log.written(),
@@ -158,13 +164,14 @@ fn backends(snapshot: &Snapshot, now: std::time::Instant) -> Vec<BackendStatus> 
         let live = snapshot.live(backend.id);
         let (requests, failures) = live.totals();
         let (passed, failed, failed_in_a_row) = live.checks();
+        let load = live.load();
         let models = snapshot.plan.priors(backend.id).filter_map(|(model, _)| {
             let known = live.model(&model)?;
-            let first_token = known.first_token(TYPICAL_PROMPT, live.pending_prompt_tokens());
+            let first_token = known.first_token(TYPICAL_PROMPT, load.pending_prompt_tokens);
             Some(ModelStatus {
                 first_token_ms: first_token.late.rounded(),
                 queue_ms: first_token.queue.rounded(),
-                per_output_token_ms: known.per_output_token(live.in_flight().saturating_add(1), backend.max_in_flight).rounded(),
+                per_output_token_ms: known.per_output_token(load.in_flight.saturating_add(1), backend.max_in_flight).rounded(),
                 limit: known.limit(backend.max_in_flight),
                 cut: known.cut(),
                 samples: known.samples(),
@@ -175,6 +182,7 @@ fn backends(snapshot: &Snapshot, now: std::time::Instant) -> Vec<BackendStatus> 
             name: Arc::clone(&backend.name),
             region: Arc::clone(&backend.region),
             in_flight: live.in_flight(),
+            in_flight_elsewhere: load.in_flight.saturating_sub(live.in_flight()),
             max_in_flight: backend.max_in_flight,
             price_grams_per_output_token: snapshot.prices.get(backend.id.index()).copied().unwrap_or(Grams::ZERO),
             cut: live.cut(),

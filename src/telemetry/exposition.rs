@@ -110,6 +110,13 @@ const TABLE: &[Row] = &[
     row("windward_backend_in_flight", None, "Requests that a backend has now", |s| {
         Gauges("backend", backends(s, |live| f64::from(live.in_flight())).collect())
     }),
+    row("windward_backend_in_flight_elsewhere", None, "Requests that a backend has from other replicas of this gateway", |s| {
+        Gauges("backend", backends(s, |live| f64::from(live.load().in_flight.saturating_sub(live.in_flight()))).collect())
+    }),
+    row("windward_peers", None, "Other replicas of this gateway that are heard", |s| Gauge(s.metrics.peers.heard.get() as f64)),
+    row("windward_peer_messages", None, "Messages to and from other replicas, by what became of them", |s| {
+        Counters("result", s.metrics.peers.messages())
+    }),
     row("windward_backend_price_grams_per_output_token", None, "What a backend's capacity is worth to all requests", |s| {
         let price = |id: crate::backend::BackendId| s.snapshot.prices.get(id.index()).map_or(0.0, |price| price.get());
         Gauges("backend", s.snapshot.plan.backends.iter().map(|backend| (&*backend.name, price(backend.id))).collect())

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use super::exposition;
 use super::log::AccessLog;
+use crate::peers::Refused;
 use crate::state::Snapshot;
 use crate::units::{Grams, GramsSaved};
 
@@ -156,12 +157,45 @@ pub struct Metrics {
     pub config_good: Gauge,
     /// When a plan was last published, in seconds since 1970.
     pub last_reload: Gauge,
+    /// Messages to and from other replicas.
+    pub peers: PeerMetrics,
     /// Times that prices could not be found and the ones before stayed.
     pub prices_kept: Counter,
     /// Answers of carbon sources that were taken.
     pub carbon_ok: Counter,
     /// Questions to carbon sources that failed.
     pub carbon_failed: Counter,
+}
+
+/// Messages to and from other replicas.
+#[derive(Debug, Default)]
+pub struct PeerMetrics {
+    /// Replicas that are heard.
+    pub heard: Gauge,
+    /// Messages sent, once for each replica.
+    pub sent: Counter,
+    /// Messages that could not be sent.
+    pub unsent: Counter,
+    /// Messages taken in.
+    pub taken: Counter,
+    /// Messages refused, in the order of [`Refused`].
+    refused: [Counter; 7],
+}
+
+impl PeerMetrics {
+    /// A message was refused.
+    pub fn refuse(&self, why: Refused) {
+        if let Some(counter) = self.refused.get(why as usize) {
+            counter.add_one();
+        }
+    }
+
+    /// All by what became of them.
+    pub fn messages(&self) -> Vec<(&'static str, u64)> {
+        let refused = Refused::ALL.iter().zip(&self.refused).map(|(why, counter)| (why.as_str(), counter.get()));
+        let ours = [("sent", &self.sent), ("unsent", &self.unsent), ("taken", &self.taken)];
+        ours.into_iter().map(|(name, counter)| (name, counter.get())).chain(refused).collect()
+    }
 }
 
 impl Default for Metrics {
@@ -195,6 +229,7 @@ impl Default for Metrics {
             reloads_failed: Counter::default(),
             config_good: Gauge(AtomicI64::new(1)),
             last_reload: Gauge::default(),
+            peers: PeerMetrics::default(),
             prices_kept: Counter::default(),
             carbon_ok: Counter::default(),
             carbon_failed: Counter::default(),

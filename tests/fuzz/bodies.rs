@@ -6,7 +6,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Empty};
@@ -18,10 +19,14 @@ use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use windward::carbon::file::{FileOptions, parse};
+use windward::clock::{Clock, SystemClock};
 use windward::config::{self, Env, Files};
 use windward::grid::{Basis, GridZone, Signal};
+use windward::live::Load;
+use windward::peers::Exchange;
 use windward::record::AccessRecord;
 use windward::report::{Summary, summarise};
+use windward::state::Snapshot;
 use windward::wire::Operation;
 use windward::wire::framing::{Framing, Look, Reader, Then};
 use windward::wire::request::RequestScan;
@@ -124,6 +129,36 @@ pub fn config(data: &[u8]) {
         Err(errors) => assert!(!errors.problems.is_empty() && !errors.to_string().is_empty()),
     }
     let _ = config::fleet::FleetPlan::parse(&text);
+}
+
+/// One backend, one model.
+const REPLICATED: &str = "backends: [{ name: a, url: 'http://127.0.0.1:1', grid_zone: DE, models: [m], max_in_flight: 8 }]";
+
+/// A replica of the given run that has heard nobody.
+pub fn replica(run: u64) -> (Snapshot, Exchange) {
+    static PLAN: OnceLock<Arc<config::Plan>> = OnceLock::new();
+    let load = || config::load("replica.yaml", REPLICATED, &Env::default(), &AnyFile).expect("a configuration").plan;
+    let snapshot = Snapshot::first(Arc::clone(PLAN.get_or_init(|| Arc::new(load()))), SystemClock.monotonic());
+    let exchange = Exchange::new(run, &snapshot);
+    (snapshot, exchange)
+}
+
+/// A message of another replica, whose seal was good: whatever it says is bounded, and nothing of it lasts.
+pub fn peers(data: &[u8]) {
+    let ((snapshot, mut exchange), now) = (replica(1), SystemClock.monotonic());
+    for round in 0..3 {
+        let at = now + Duration::from_millis(50 * round);
+        // Refused or not, it goes on.
+        let _ = exchange.take(data, &snapshot, at);
+        exchange.look(&snapshot, at, 1);
+    }
+    let live = &snapshot.live[0];
+    assert!(live.load().in_flight <= 8);
+    let model = live.model("m").expect("the only model");
+    assert!(model.first_token(1000, 1000).late.get().is_finite() && model.per_output_token(4, 8).get().is_finite());
+    exchange.look(&snapshot, now + Duration::from_secs(10), 1);
+    exchange.look(&snapshot, now + Duration::from_secs(50), 1);
+    assert_eq!((live.load(), exchange.heard()), (Load::default(), 0));
 }
 
 /// A file of carbon intensities: whatever is taken from it is plausible, in order, and not from the future.

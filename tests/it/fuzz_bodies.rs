@@ -187,6 +187,23 @@ fn carbon() {
 }
 
 #[test]
+fn peers() {
+    let ((mine, mut me), (its, mut it)) = (bodies::replica(1), bodies::replica(2));
+    let now = windward::clock::Clock::monotonic(&windward::clock::SystemClock);
+    for message in me.loads(&mine) {
+        assert!(it.take(&message, &its, now).is_err(), "it is not heard yet");
+    }
+    let _permit = its.live[0].admit(700);
+    let model = its.live[0].model("m").unwrap();
+    for prompt in [10, 700, 5000] {
+        model.saw_first_token(prompt, windward::units::Millis::ZERO, windward::units::Millis::saturating(300.0));
+        model.saw_output(100, windward::units::Millis::saturating(2000.0), 3.0, 8);
+    }
+    let seeds = [it.loads(&its), it.lessons(&its), it.farewell()].concat();
+    rounds(&seeds, bodies::peers);
+}
+
+#[test]
 fn record() {
     rounds(&seeds(&["tests/cases/log"]), bodies::record);
 }

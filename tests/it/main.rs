@@ -41,6 +41,7 @@ mod progress;
 mod provenance;
 mod reload;
 mod reload_load;
+mod replicas;
 mod request;
 mod retries;
 mod sdk;

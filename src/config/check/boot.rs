@@ -8,7 +8,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Check;
 use crate::config::decode::{At, Filled};
-use crate::config::file::{AdminFile, LimitsFile, ListenerFile, LogFile, RetriesFile, TlsFile};
+use crate::config::file::{AdminFile, LimitsFile, ListenerFile, LogFile, PeersFile, RetriesFile, TlsFile};
 use crate::config::network::Network;
 use crate::config::node::Mark;
 use crate::config::plan::{Boot, Limits, Listener, ListenerTls, LogTarget};
@@ -37,13 +37,15 @@ impl Check<'_> {
         workers: Option<At<u64>>,
         log: Option<LogFile>,
         limits: Option<At<LimitsFile>>,
+        peers: Option<&PeersFile>,
     ) -> (Boot, Limits) {
         let (listeners, marks) = self.listeners(listeners);
         let admin = admin.and_then(|admin| self.admin(&admin.address, &listeners, &marks));
         let workers = workers.map(|written| self.count(Some(&written), 1, 1..=MOST_WORKERS) as u16);
         let access_log = self.access_log(log);
         let (limits, drain_delay, drain_deadline) = self.limits(limits);
-        (Boot { listeners, admin, workers, access_log, drain_delay, drain_deadline }, limits)
+        let peers = peers.and_then(|peers| self.peers(peers));
+        (Boot { listeners, admin, workers, access_log, peers, drain_delay, drain_deadline }, limits)
     }
 
     fn listeners(&mut self, written: Option<Filled<ListenerFile>>) -> (Vec<Listener>, Vec<Mark>) {
@@ -94,7 +96,7 @@ impl Check<'_> {
         Some(address)
     }
 
-    fn address(&mut self, written: &At<String>) -> Option<SocketAddr> {
+    pub(super) fn address(&mut self, written: &At<String>) -> Option<SocketAddr> {
         if let Ok(address) = written.value.parse() {
             return Some(address);
         }
