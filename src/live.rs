@@ -10,6 +10,7 @@ mod first_token;
 mod flow;
 mod health;
 mod hedges;
+mod kept;
 mod margin;
 mod model;
 mod others;
@@ -28,6 +29,7 @@ pub use flow::{Asked, Flow, PROMPT_CLASSES};
 use health::Health;
 pub use health::Remedy;
 pub use hedges::HedgeBudget;
+pub use kept::{KeptFlow, KeptModel};
 pub use margin::Margin;
 pub use model::{Capacity, ModelLive, Prior};
 pub use others::Heard;
@@ -257,6 +259,15 @@ impl Live {
     /// The share of its capacity that its refusals have left, in (0, 1]: that of the model of which they left least.
     pub fn cut(&self) -> f64 {
         self.models.iter().map(|(_, model)| model.cut()).fold(1.0, f64::min)
+    }
+
+    /// Takes over such a share that was kept, of which the part `counts` still does. Returns whether it could be true.
+    pub fn restore_cut(&self, kept: f64, counts: f64) -> bool {
+        let sound = (LEAST_CUT..=1.0).contains(&kept);
+        if sound {
+            self.counts.cut.share.set(1.0 - (1.0 - kept) * counts.clamp(0.0, 1.0));
+        }
+        sound
     }
 
     /// Moves the limits of its models to where they should be, `seconds` after the last time, and lets what refusals cut off come back.

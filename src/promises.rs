@@ -77,6 +77,13 @@
 //! | Messages that are forged, repeated, recorded or absurd change nothing that lasts | `forged_repeated_and_recorded_messages_change_nothing`, `a_repeated_message_says_nothing_and_nor_does_a_recording`, `absurd_numbers_end_at_what_can_be`, `whatever_comes_nothing_breaks_and_nothing_lasts` |
 //! | A replica that is silent is forgotten, and one that ends is not waited for | `all_silent_at_once_may_still_be_sending_for_a_while_and_no_longer`, `one_that_ends_and_one_that_is_no_longer_listed_are_not_waited_for` |
 //!
+//! # What was learned outlives the process
+//!
+//! | promise | shown by |
+//! |---|---|
+//! | It is known again after a restart, the older the less, and a file that is not ours is left as it is | `what_was_learned_is_known_after_a_restart_and_a_strange_file_is_left_as_it_is`, `the_older_the_nearer_to_what_was_declared_and_after_a_week_nothing` |
+//! | Whatever the file holds, only numbers come out of it | `whatever_a_file_holds_only_numbers_come_out`, `what_is_not_ours_or_not_sound_or_of_something_else_is_not_taken` |
+//!
 //! # The books add up
 //!
 //! | promise | shown by |

@@ -1,5 +1,7 @@
 //! What a request sees of the world: one immutable snapshot, loaded once and kept for the whole exchange.
 
+pub mod kept;
+
 mod recorded;
 
 use std::collections::HashMap;

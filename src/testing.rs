@@ -27,6 +27,7 @@ pub(crate) fn plan() -> Plan {
             workers: Some(2),
             access_log: LogTarget::Off,
             peers: None,
+            state: None,
             drain_delay: Duration::ZERO,
             drain_deadline: Duration::from_secs(20),
         },

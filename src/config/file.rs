@@ -28,6 +28,8 @@ section! {
         limits: Option<At<LimitsFile>>,
         /// Other replicas of this gateway, that it shares its backends with. Needs a restart.
         peers: Option<PeersFile>,
+        /// Where what was learned outlives a restart. Needs a restart.
+        state: Option<StateFile>,
         /// Where carbon intensities come from.
         carbon: Option<CarbonFile>,
         /// Energy per token of your own models, before the shipped table.
@@ -121,6 +123,12 @@ section! {
         fast: Option<At<Span>>,
         /// Between two on what was learned; 500 ms when left out.
         slow: Option<At<Span>>,
+    }
+
+    /// Where what was learned outlives a restart.
+    struct StateFile {
+        /// A file (relative to this one), written every minute and at the end.
+        path: At<String>,
     }
 
     /// Where carbon intensities come from.

@@ -124,6 +124,8 @@ pub struct Boot {
     pub access_log: LogTarget,
     /// Other replicas; `None` where it runs alone.
     pub peers: Option<PeersPlan>,
+    /// The file in which what was learned outlives a restart.
+    pub state: Option<PathBuf>,
     /// From SIGTERM until the listeners close, so that load balancers see readiness go first.
     pub drain_delay: Duration,
     /// From then until open streams are cut.
@@ -133,13 +135,14 @@ pub struct Boot {
 /// The keys whose change between two files needs a restart, as the file spells them.
 pub fn boot_changes(old: &Boot, new: &Boot) -> Vec<&'static str> {
     // Taken apart, so that a new field cannot be forgotten here.
-    let Boot { listeners, admin, workers, access_log, peers, drain_delay, drain_deadline } = old;
+    let Boot { listeners, admin, workers, access_log, peers, state, drain_delay, drain_deadline } = old;
     let changed = [
         ("listeners", *listeners != new.listeners),
         ("admin.address", *admin != new.admin),
         ("workers", *workers != new.workers),
         ("log.access", *access_log != new.access_log),
         ("peers", *peers != new.peers),
+        ("state.path", *state != new.state),
         ("limits.drain_delay", *drain_delay != new.drain_delay),
         ("limits.drain_deadline", *drain_deadline != new.drain_deadline),
     ];

@@ -5,6 +5,7 @@
 
 pub mod carbon;
 pub mod health;
+pub mod keep;
 pub mod peers;
 pub mod pricing;
 pub mod regular;

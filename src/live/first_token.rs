@@ -8,6 +8,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::kept::{KeptFirstToken, between, fewer};
 use super::taught::{Begun, CELLS, MOST_PROMPT, Taught, micros};
 use super::{AtomicF64, Prior};
 use crate::units::Millis;
@@ -238,6 +239,29 @@ impl FirstToken {
         for (new, old) in self.cells.iter().flatten().zip(old.cells.iter().flatten()) {
             new.factor.set(old.factor.get());
             new.samples.store(old.samples.load(Relaxed), Relaxed);
+        }
+    }
+
+    /// Whether a factor can be one.
+    pub(super) fn is_factor(factor: f64) -> bool {
+        (RANGE.0..=RANGE.1).contains(&factor)
+    }
+
+    pub(super) fn kept(&self) -> KeptFirstToken {
+        let cell = |index: usize| self.cells.as_flattened().get(index);
+        KeptFirstToken {
+            sums: std::array::from_fn(|sum| self.sums.get(sum).map_or(0.0, AtomicF64::get)),
+            factors: std::array::from_fn(|index| cell(index).map_or(1.0, |cell| cell.factor.get())),
+            samples: std::array::from_fn(|index| cell(index).map_or(0, |cell| cell.samples.load(Relaxed))),
+        }
+    }
+
+    /// Takes over what was kept and is sound: the line goes towards the prior, which is what it is now, and factors towards 1.
+    pub(super) fn restore(&self, kept: &KeptFirstToken, counts: f64) {
+        self.bend(1.0 - counts, kept.sums.map(|sum| sum * counts));
+        for (cell, (factor, samples)) in self.cells.iter().flatten().zip(kept.factors.iter().zip(&kept.samples)) {
+            cell.factor.set(between(1.0, *factor, counts));
+            cell.samples.store(fewer(*samples, counts), Relaxed);
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::AtomicF64;
 use super::first_token::prompt_class;
+use super::kept::KeptFlow;
 use crate::demand::{Demand, Size};
 
 /// Classes of prompts that demand is counted by.
@@ -181,6 +182,32 @@ impl Flow {
                 output_tokens: own.output_tokens.wrapping_add(there.output_tokens),
             }
         })
+    }
+
+    /// Classes of lengths.
+    pub(super) const fn classes() -> usize {
+        LENGTHS
+    }
+
+    /// What was learned of sizes, as numbers that outlive the process.
+    pub fn kept(&self) -> KeptFlow {
+        KeptFlow {
+            bytes_per_token: self.bytes_per_token.get(),
+            output_tokens: self.output_tokens.get(),
+            lengths: self.lengths.iter().map(AtomicF64::get).collect(),
+            weight: self.weight.get(),
+        }
+    }
+
+    /// Takes over what was kept and is sound; the less it counts, the nearer to what a new one believes.
+    pub(super) fn set(&self, kept: &KeptFlow, counts: f64) {
+        let towards = |own: &AtomicF64, kept: f64| own.set(own.get() + counts * (kept - own.get()));
+        towards(&self.bytes_per_token, kept.bytes_per_token.clamp(BYTES_RANGE.0, BYTES_RANGE.1));
+        towards(&self.output_tokens, kept.output_tokens.clamp(1.0, f64::from(1_u32 << LENGTHS)));
+        // In units of the new weight, so that both kinds of lengths weigh what they are worth.
+        for (own, kept_length) in self.lengths.iter().zip(&kept.lengths) {
+            own.set(own.get() * (1.0 - counts) + kept_length / kept.weight.max(1e-9) * counts);
+        }
     }
 
     /// A response had so many output tokens.

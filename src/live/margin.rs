@@ -33,6 +33,15 @@ impl Margin {
         self.0.get()
     }
 
+    /// Whether a factor can be one.
+    pub(super) fn is_margin(factor: f64) -> bool {
+        (LEAST.1..=MOST).contains(&factor)
+    }
+
+    pub(super) fn set(&self, factor: f64) {
+        self.0.set(factor);
+    }
+
     /// An answer was late or not, under a policy by which the share `quantile` of them must not be.
     pub fn saw(&self, late: bool, quantile: f64) {
         let change = if late { STEP * quantile } else { -STEP * (1.0 - quantile) };

@@ -47,13 +47,13 @@ const LEAST_LIMIT: f64 = 3.0;
 /// What was learned about one model at one backend.
 #[derive(Debug)]
 pub struct ModelLive {
-    first_token: FirstToken,
-    token_rate: TokenRate,
+    pub(super) first_token: FirstToken,
+    pub(super) token_rate: TokenRate,
     cached: CachedShare,
     quota: Quota,
     /// Requests at once, of whatever model, up to which its tokens are within the strictest budget; infinite until something says so.
-    limit: AtomicF64,
-    samples: AtomicU64,
+    pub(super) limit: AtomicF64,
+    pub(super) samples: AtomicU64,
     /// When it was last looked at whether the belief still has reasons, in milliseconds after the start.
     looked_ms: AtomicU64,
 }

@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::kept::{KeptTokenRate, between, fewer};
 use super::taught::{CELLS, Paced, Taught, micros};
 use super::{AtomicF64, Prior};
 use crate::units::Millis;
@@ -207,6 +208,28 @@ impl TokenRate {
         let arrays = self.shape.iter().zip(&old.shape).chain(self.filled.iter().zip(&old.filled));
         arrays.for_each(|(new, old)| new.set(old.get()));
         self.seen.iter().zip(&old.seen).for_each(|(new, old)| new.store(old.load(Relaxed), Relaxed));
+    }
+
+    pub(super) fn kept(&self) -> KeptTokenRate {
+        KeptTokenRate {
+            level: self.level.get(),
+            variance: self.variance.get(),
+            samples: self.samples.load(Relaxed),
+            shape: std::array::from_fn(|bucket| self.shape.get(bucket).map_or(1.0, AtomicF64::get)),
+            seen: std::array::from_fn(|bucket| self.seen.get(bucket).map_or(0, |seen| seen.load(Relaxed))),
+        }
+    }
+
+    /// Takes over what was kept and is sound: the level goes towards the prior, and a shape stays what it is.
+    pub(super) fn restore(&self, kept: &KeptTokenRate, counts: f64) {
+        self.level.set(between(self.prior_level, kept.level, counts));
+        self.variance.set(kept.variance * counts);
+        self.samples.store(fewer(kept.samples, counts), Relaxed);
+        for ((shape, seen), (kept, kept_seen)) in self.shape.iter().zip(&self.seen).zip(kept.shape.iter().zip(&kept.seen)) {
+            shape.set(*kept);
+            seen.store(fewer(*kept_seen, counts), Relaxed);
+        }
+        self.fill();
     }
 
     fn filled(&self, bucket: usize) -> f64 {

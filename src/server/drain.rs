@@ -4,6 +4,7 @@
 //! listeners close; what is open may end until the deadline; then the log is written. Being asked again skips what is left.
 
 use std::net::TcpListener as StdListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
@@ -71,6 +72,8 @@ pub(super) struct Supervisor {
     pub(super) control: Control,
     pub(super) control_handle: ControlHandle,
     pub(super) peers: Option<Link>,
+    /// The file in which what was learned is kept.
+    pub(super) keep: Option<PathBuf>,
     pub(super) admin: Option<(StdListener, admin::Context)>,
     pub(super) signals: Option<Signals>,
     /// Cancelled when the end is asked for ..
@@ -98,6 +101,7 @@ impl Supervisor {
             control,
             control_handle,
             peers,
+            keep,
             admin,
             signals,
             shutdown,
@@ -111,6 +115,10 @@ impl Supervisor {
         let over = CancellationToken::new();
         let control = tokio::spawn(control.run(over.clone()));
         let peers = peers.map(|link| tokio::spawn(crate::control::peers::run(link, over.clone())));
+        let keeping = keep.map(|path| {
+            let Shared { state, clock, metrics, .. } = shared.clone();
+            tokio::spawn(crate::control::keep::run(path, state, clock, metrics, over.clone()))
+        });
         if let Some((socket, context)) = admin {
             tokio::spawn(until(over.clone(), admin::serve(socket, context)));
         }
@@ -149,9 +157,9 @@ impl Supervisor {
         over.cancel();
         // It only publishes; a panic there has been reported.
         let _ = control.await;
-        if let Some(peers) = peers {
-            // It takes leave of the others; likewise.
-            let _ = peers.await;
+        for last_word in peers.into_iter().chain(keeping) {
+            // Leave is taken of the others, and what was learned is written; likewise.
+            let _ = last_word.await;
         }
         let log_complete = writer.close(LOG_WITHIN);
         if !log_complete {

@@ -48,7 +48,7 @@ use self::worker::{Common, Worker};
 use crate::clock::Clock;
 use crate::config::Plan;
 use crate::control::peers::Link;
-use crate::control::{ConfigFile, Control};
+use crate::control::{ConfigFile, Control, keep};
 use crate::state::{Snapshot, State};
 use crate::telemetry::log::{AccessLog, Identity, LogError};
 use crate::telemetry::metrics::Metrics;
@@ -151,7 +151,9 @@ where
     let admin = boot.admin.map(|address| listener::bind_alone(address, "admin.address")).transpose()?;
     let datagrams = boot.peers.as_ref().map(|peers| listener::bind_datagrams(peers.listen, "peers.listen")).transpose()?;
     let (log, writer) = AccessLog::start(&boot.access_log, identity)?;
-    let state = Arc::new(State::new(Snapshot::first(Arc::new(plan), clock.monotonic())));
+    let first = Snapshot::first(Arc::new(plan), clock.monotonic());
+    let keep = boot.state.filter(|path| keep::restore(path, &first, &*clock));
+    let state = Arc::new(State::new(first));
     let metrics = Arc::new(Metrics::default());
     let shared = Shared { state, metrics, log, clock };
     let service = make(&shared);
@@ -190,6 +192,7 @@ where
         control,
         control_handle,
         peers,
+        keep,
         admin,
         signals,
         shutdown: shutdown.clone(),

@@ -113,6 +113,9 @@ const TABLE: &[Row] = &[
     row("windward_backend_in_flight_elsewhere", None, "Requests that a backend has from other replicas of this gateway", |s| {
         Gauges("backend", backends(s, |live| f64::from(live.load().in_flight.saturating_sub(live.in_flight()))).collect())
     }),
+    row("windward_state_writes", None, "Times that what was learned was written to its file, by result", |s| {
+        Counters("result", vec![("ok", s.metrics.state_written.get()), ("error", s.metrics.state_failed.get())])
+    }),
     row("windward_peers", None, "Other replicas of this gateway that are heard", |s| Gauge(s.metrics.peers.heard.get() as f64)),
     row("windward_peer_messages", None, "Messages to and from other replicas, by what became of them", |s| {
         Counters("result", s.metrics.peers.messages())

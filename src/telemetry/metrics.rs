@@ -159,6 +159,10 @@ pub struct Metrics {
     pub last_reload: Gauge,
     /// Messages to and from other replicas.
     pub peers: PeerMetrics,
+    /// Times that what was learned was written to its file ..
+    pub state_written: Counter,
+    /// .. and that it could not be.
+    pub state_failed: Counter,
     /// Times that prices could not be found and the ones before stayed.
     pub prices_kept: Counter,
     /// Answers of carbon sources that were taken.
@@ -230,6 +234,8 @@ impl Default for Metrics {
             config_good: Gauge(AtomicI64::new(1)),
             last_reload: Gauge::default(),
             peers: PeerMetrics::default(),
+            state_written: Counter::default(),
+            state_failed: Counter::default(),
             prices_kept: Counter::default(),
             carbon_ok: Counter::default(),
             carbon_failed: Counter::default(),

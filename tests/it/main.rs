@@ -29,6 +29,7 @@ mod fuzz_bodies;
 mod health;
 mod hedge;
 mod http2;
+mod kept;
 mod keys;
 mod layering;
 mod log;

@@ -72,7 +72,9 @@ fn a_backends_limit_holds_for_all_replicas_together() {
     assert_eq!((&record["backend"], &record["decision"]["candidates"][0]["verdict"]), (&"far".into(), &"no_capacity".into()));
 
     (0..3).for_each(|_| release.send(()).unwrap());
-    first.iter_mut().for_each(|client| assert_eq!(client.answer().status, 200));
+    for client in &mut first {
+        assert_eq!(client.answer().status, 200);
+    }
     wait_for_elsewhere(&b, 0);
     third.post("/v1/chat/completions", "", BODY);
     assert_eq!((third.answer().status, &b.record()["backend"]), (200, &"near".into()));

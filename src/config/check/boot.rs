@@ -1,6 +1,7 @@
 //! Sockets, threads, log and limits.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls_pki_types::pem::PemObject;
@@ -8,7 +9,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Check;
 use crate::config::decode::{At, Filled};
-use crate::config::file::{AdminFile, LimitsFile, ListenerFile, LogFile, PeersFile, RetriesFile, TlsFile};
+use crate::config::file::{AdminFile, LimitsFile, ListenerFile, LogFile, PeersFile, RetriesFile, StateFile, TlsFile};
 use crate::config::network::Network;
 use crate::config::node::Mark;
 use crate::config::plan::{Boot, Limits, Listener, ListenerTls, LogTarget};
@@ -37,7 +38,7 @@ impl Check<'_> {
         workers: Option<At<u64>>,
         log: Option<LogFile>,
         limits: Option<At<LimitsFile>>,
-        peers: Option<&PeersFile>,
+        (peers, state): (Option<&PeersFile>, Option<StateFile>),
     ) -> (Boot, Limits) {
         let (listeners, marks) = self.listeners(listeners);
         let admin = admin.and_then(|admin| self.admin(&admin.address, &listeners, &marks));
@@ -45,7 +46,8 @@ impl Check<'_> {
         let access_log = self.access_log(log);
         let (limits, drain_delay, drain_deadline) = self.limits(limits);
         let peers = peers.and_then(|peers| self.peers(peers));
-        (Boot { listeners, admin, workers, access_log, peers, drain_delay, drain_deadline }, limits)
+        let state = state.and_then(|state| self.state(&state));
+        (Boot { listeners, admin, workers, access_log, peers, state, drain_delay, drain_deadline }, limits)
     }
 
     fn listeners(&mut self, written: Option<Filled<ListenerFile>>) -> (Vec<Listener>, Vec<Mark>) {
@@ -136,6 +138,16 @@ impl Check<'_> {
             "off" => LogTarget::Off,
             path => LogTarget::File(self.path(path)),
         }
+    }
+
+    fn state(&mut self, written: &StateFile) -> Option<PathBuf> {
+        let path = &written.path;
+        if path.value.trim().is_empty() {
+            self.problems.add(path.mark, "the state needs a path").mend =
+                Some("leave `state` out to learn anew each time".to_owned());
+            return None;
+        }
+        Some(self.path(&path.value))
     }
 
     fn limits(&mut self, written: Option<At<LimitsFile>>) -> (Limits, Duration, Duration) {

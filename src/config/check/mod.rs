@@ -64,7 +64,8 @@ impl<'a> Check<'a> {
 
     /// The plan that a file means. It may only be used when no problem was noted.
     pub(super) fn plan(&mut self, file: File, text_hash: u64) -> Plan {
-        let (boot, limits) = self.boot(file.listeners, file.admin, file.workers, file.log, file.limits, file.peers.as_ref());
+        let (boot, limits) =
+            self.boot(file.listeners, file.admin, file.workers, file.log, file.limits, (file.peers.as_ref(), file.state));
         let table = Arc::new(self.energy_table(file.energy.unwrap_or_default()));
         let (mut carbon, mut zones) = self.carbon(file.carbon);
         let backends = self.backends(file.backends, &table, &mut zones);

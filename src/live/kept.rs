@@ -1,0 +1,143 @@
+//! What was learned, as numbers that outlive the process.
+//!
+//! They come back from a disk, where anybody may have been at them, so each is looked at before any of a model is taken over. What is
+//! old counts less: it goes towards what was declared, by half in a day.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde::{Deserialize, Serialize};
+
+use super::first_token::FirstToken;
+use super::flow::Flow;
+use super::margin::Margin;
+use super::model::ModelLive;
+use super::taught::CELLS;
+
+/// A sum or count beyond this is none: no process lives so long.
+const MOST: f64 = 1e18;
+
+/// What was learned of a model at a backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptModel {
+    first_token: KeptFirstToken,
+    token_rate: KeptTokenRate,
+    /// `None` until something limited it.
+    limit: Option<f64>,
+    samples: u64,
+}
+
+/// What was learned of its first token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct KeptFirstToken {
+    pub(super) sums: [f64; 5],
+    pub(super) factors: [f64; CELLS],
+    pub(super) samples: [u32; CELLS],
+}
+
+/// What was learned of its tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct KeptTokenRate {
+    pub(super) level: f64,
+    pub(super) variance: f64,
+    pub(super) samples: u32,
+    pub(super) shape: [f64; CELLS],
+    pub(super) seen: [u32; CELLS],
+}
+
+/// What was learned of a flow's requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptFlow {
+    pub(super) bytes_per_token: f64,
+    pub(super) output_tokens: f64,
+    pub(super) lengths: Vec<f64>,
+    pub(super) weight: f64,
+}
+
+impl KeptFirstToken {
+    fn is_sound(&self) -> bool {
+        let [weight, x, _, xx, _] = self.sums;
+        self.sums.iter().all(|sum| is_amount(*sum))
+            && weight > 0.0
+            // Of no numbers is the mean square below the square of the mean, but for what rounding does.
+            && x * x <= weight * xx * (1.0 + 1e-6) + 1e-6
+            && self.factors.iter().all(|factor| FirstToken::is_factor(*factor))
+    }
+}
+
+impl KeptTokenRate {
+    fn is_sound(&self) -> bool {
+        let some = |value: f64| value > 1e-6 && value < 1e9;
+        some(self.level) && is_amount(self.variance) && self.shape.iter().all(|shape| some(*shape))
+    }
+}
+
+impl KeptFlow {
+    fn is_sound(&self) -> bool {
+        let ours = self.lengths.len() == Flow::classes();
+        let numbers = self.lengths.iter().chain([&self.bytes_per_token, &self.output_tokens, &self.weight]);
+        ours && numbers.into_iter().all(|number| is_amount(*number)) && self.weight > 0.0
+    }
+}
+
+fn is_amount(value: f64) -> bool {
+    (0.0..=MOST).contains(&value)
+}
+
+/// Between `declared` and `learned`, by how much of it still counts. Both are positive.
+pub(super) fn between(declared: f64, learned: f64, counts: f64) -> f64 {
+    (declared.ln() * (1.0 - counts) + learned.ln() * counts).exp()
+}
+
+/// A number of samples of which a part still counts.
+pub(super) fn fewer(samples: u32, counts: f64) -> u32 {
+    (f64::from(samples) * counts) as u32
+}
+
+impl ModelLive {
+    /// What was learned; `None` when that is nothing.
+    pub fn kept(&self) -> Option<KeptModel> {
+        (self.samples() > 0).then(|| KeptModel {
+            first_token: self.first_token.kept(),
+            token_rate: self.token_rate.kept(),
+            limit: Some(self.limit.get()).filter(|limit| limit.is_finite()),
+            samples: self.samples(),
+        })
+    }
+
+    /// Takes over what was kept, of which the share `counts` still does. Returns whether it could be true; if not, nothing has changed.
+    pub fn restore(&self, kept: &KeptModel, counts: f64) -> bool {
+        let limit = kept.limit.unwrap_or(f64::INFINITY);
+        let sound = kept.first_token.is_sound() && kept.token_rate.is_sound() && (1.0..).contains(&limit);
+        if sound {
+            let counts = counts.clamp(0.0, 1.0);
+            self.first_token.restore(&kept.first_token, counts);
+            self.token_rate.restore(&kept.token_rate, counts);
+            // One that is old is found anew from the pace of its tokens.
+            self.limit.set(if counts >= 0.5 { limit } else { f64::INFINITY });
+            self.samples.store((kept.samples.min(1 << 50) as f64 * counts) as u64, Relaxed);
+        }
+        sound
+    }
+}
+
+impl Flow {
+    /// Takes over what was kept; likewise.
+    pub fn restore(&self, kept: &KeptFlow, counts: f64) -> bool {
+        let sound = kept.is_sound();
+        if sound {
+            self.set(kept, counts.clamp(0.0, 1.0));
+        }
+        sound
+    }
+}
+
+impl Margin {
+    /// Takes over a margin that was kept; likewise.
+    pub fn restore(&self, kept: f64, counts: f64) -> bool {
+        let sound = Self::is_margin(kept);
+        if sound {
+            self.set(between(1.0, kept, counts.clamp(0.0, 1.0)));
+        }
+        sound
+    }
+}

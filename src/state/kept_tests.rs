@@ -1,0 +1,135 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::clock::{Clock, SystemClock};
+use crate::testing::plan;
+use crate::units::Millis;
+
+const NOW: i64 = 1_800_000_000;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(NOW + seconds).unwrap()
+}
+
+fn snapshot() -> Snapshot {
+    let mut plan = plan();
+    plan.flows = vec![(Arc::from("chat"), Arc::from("m"))];
+    Snapshot::first(Arc::new(plan), SystemClock.monotonic())
+}
+
+/// One that has learned that the backend is slow.
+fn learned() -> Snapshot {
+    let snapshot = snapshot();
+    let model = snapshot.live[0].model("m").unwrap();
+    for step in 0..500_u32 {
+        model.saw_first_token(100 + step, Millis::ZERO, Millis::saturating(2000.0));
+        model.saw_output(100, Millis::saturating(99.0 * 55.0), 3.0, 8);
+    }
+    for _ in 0..300 {
+        snapshot.flows[0].saw_output(40);
+        snapshot.flows[0].saw_prompt(9000, 1000);
+    }
+    snapshot.live[0].refused(SystemClock.monotonic(), None);
+    snapshot
+}
+
+fn known(snapshot: &Snapshot) -> [f64; 4] {
+    let model = snapshot.live[0].model("m").unwrap();
+    let flow = &snapshot.flows[0];
+    let demand = crate::demand::Demand { body_bytes: 9000, ..Default::default() };
+    [
+        model.first_token(300, 0).late.get(),
+        model.per_output_token(3, 8).get(),
+        f64::from(flow.output_tokens(Some(1000))),
+        f64::from(flow.size(&demand).prompt_tokens),
+    ]
+}
+
+#[test]
+fn what_was_learned_is_known_again() {
+    let before = learned();
+    let after = snapshot();
+    let restored = after.restore(before.kept(at(0)).as_bytes(), at(60)).unwrap();
+    assert_eq!((restored.taken, restored.unknown, restored.unsound), (2, 0, 0));
+    for (before, after) in known(&before).into_iter().zip(known(&after)) {
+        assert!((after / before - 1.0).abs() < 0.02, "{before} became {after}");
+    }
+    assert!((after.live[0].cut() - 0.85).abs() < 1e-3);
+}
+
+#[test]
+fn the_older_the_nearer_to_what_was_declared_and_after_a_week_nothing() {
+    let (fresh, before) = (known(&snapshot()), learned());
+    let text = before.kept(at(0));
+    let of_age = |hours: i64| {
+        let after = snapshot();
+        after.restore(text.as_bytes(), at(3600 * hours)).map(|_| known(&after))
+    };
+    let (new, day) = (of_age(0).unwrap(), of_age(24).unwrap());
+    for value in 0..2 {
+        assert!(fresh[value] < day[value] && day[value] < new[value], "{fresh:?} {day:?} {new:?}");
+    }
+    assert_eq!(of_age(24 * 8), Err(Broken::Age("too long ago")));
+    assert_eq!(of_age(-2), Err(Broken::Age("in a time to come")));
+    assert!(of_age(-1).is_ok(), "a clock may be put back an hour");
+}
+
+#[test]
+fn what_is_not_ours_or_not_sound_or_of_something_else_is_not_taken() {
+    let (fresh, text) = (known(&snapshot()), learned().kept(at(0)));
+    let after = snapshot();
+    for (bytes, why) in [
+        (&b""[..], Broken::Foreign),
+        (b"{\"a\":1}", Broken::Foreign),
+        (b"backends: []", Broken::Foreign),
+        (b"{\"windward_state\":7,\"other\":[]}", Broken::Version(7)),
+    ] {
+        assert_eq!(after.restore(bytes, at(0)), Err(why));
+    }
+    assert!(matches!(after.restore(&text.as_bytes()[..text.len() / 2], at(0)), Err(Broken::Unread(_))));
+    let elsewhere = text.replace("127.0.0.1:9", "127.0.0.1:10");
+    let restored = after.restore(elsewhere.as_bytes(), at(0)).unwrap();
+    assert_eq!((restored.taken, restored.unknown), (1, 1), "the flow is the same one");
+    let after = snapshot();
+    for (from, to) in [("\"level\":", "\"level\":-"), ("\"weight\":", "\"weight\":-")] {
+        let restored = after.restore(text.replace(from, to).as_bytes(), at(0)).unwrap();
+        assert_eq!((restored.taken, restored.unsound), (1, 1), "{from}");
+    }
+    let after = snapshot();
+    assert!(after.restore(text.replace("\"level\":", "\"level\":1e999,\"l\":").as_bytes(), at(0)).is_err());
+    assert!(known(&after).iter().zip(fresh).all(|(now, fresh)| (now - fresh).abs() < 1e-9));
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_a_file_holds_only_numbers_come_out(
+        changes in proptest::collection::vec((0.0..1.0_f64, proptest::sample::select(vec![
+            "0", "-", "9", "e9", "1e300", "-1e300", "null", ".", ",", "[", "]", "\"", "1e-300", "4294967296", " ",
+        ]), proptest::bool::ANY), 1..5),
+        hours in -3_i64..200,
+    ) {
+        let mut text = learned().kept(at(0));
+        for (place, word, replaces) in changes {
+            let place = (place * text.len() as f64) as usize;
+            let end = (place + usize::from(replaces)).min(text.len());
+            text.replace_range(place..end, word);
+        }
+        let after = snapshot();
+        let _ = after.restore(text.as_bytes(), at(3600 * hours));
+        let model = after.live[0].model("m").unwrap();
+        for load in [0, 3, 8, 100] {
+            proptest::prop_assert!(model.per_output_token(load, 8).get().is_finite());
+            let first = model.first_token(load * 100, u64::from(load) * 1000).late.get();
+            proptest::prop_assert!(first.is_finite() && first >= 0.0);
+        }
+        after.live[0].adapt(8, 1.0, |_| Some(Millis::saturating(30.0)));
+        proptest::prop_assert!((1..=8).contains(&model.limit(8)));
+        model.saw_first_token(100, Millis::ZERO, Millis::saturating(100.0));
+        proptest::prop_assert!(model.first_token(100, 0).late.get().is_finite());
+        proptest::prop_assert!(known(&after).iter().all(|value| value.is_finite()));
+        proptest::prop_assert!(after.live[0].cut() > 0.0 && after.live[0].cut() <= 1.0);
+        let again = after.kept(at(0));
+        let written_is_read = snapshot().restore(again.as_bytes(), at(0)).is_ok_and(|restored| restored.unsound == 0);
+        proptest::prop_assert!(written_is_read, "{}", again);
+    }
+}
