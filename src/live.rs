@@ -236,8 +236,8 @@ impl Live {
         self.health.checks()
     }
 
-    /// The backend said that it has no room for a model (one that lists none has one quota for all): it gets no more of that as long as it asked for, or one second, and fewer
-    /// afterwards. `whole` says that it spoke of itself and not of a quota, so that it has none for any other either.
+    /// The backend said that it has no room for a model (one that lists none has one quota for all): it gets no more of that as long as
+    /// it asked for, or one second, and fewer afterwards. `whole` says that it spoke of itself and not of a quota, so that it has none for any other either.
     pub fn refused(&self, model: &str, whole: bool, now: Instant, retry_after: Option<Duration>) {
         if whole {
             self.full(now, retry_after);
@@ -259,15 +259,6 @@ impl Live {
     /// The share of its capacity that its refusals have left, in (0, 1]: that of the model of which they left least.
     pub fn cut(&self) -> f64 {
         self.models.iter().map(|(_, model)| model.cut()).fold(1.0, f64::min)
-    }
-
-    /// Takes over such a share that was kept, of which the part `counts` still does. Returns whether it could be true.
-    pub fn restore_cut(&self, kept: f64, counts: f64) -> bool {
-        let sound = (LEAST_CUT..=1.0).contains(&kept);
-        if sound {
-            self.counts.cut.share.set(1.0 - (1.0 - kept) * counts.clamp(0.0, 1.0));
-        }
-        sound
     }
 
     /// Moves the limits of its models to where they should be, `seconds` after the last time, and lets what refusals cut off come back.

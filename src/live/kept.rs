@@ -11,6 +11,7 @@ use super::first_token::FirstToken;
 use super::flow::Flow;
 use super::margin::Margin;
 use super::model::ModelLive;
+use super::quota::Quota;
 use super::taught::CELLS;
 
 /// A sum or count beyond this is none: no process lives so long.
@@ -23,6 +24,8 @@ pub struct KeptModel {
     token_rate: KeptTokenRate,
     /// `None` until something limited it.
     limit: Option<f64>,
+    /// The share that refusals have left of its capacity.
+    cut: f64,
     samples: u64,
 }
 
@@ -99,6 +102,7 @@ impl ModelLive {
         (self.samples() > 0).then(|| KeptModel {
             first_token: self.first_token.kept(),
             token_rate: self.token_rate.kept(),
+            cut: self.quota.share(),
             limit: Some(self.limit.get()).filter(|limit| limit.is_finite()),
             samples: self.samples(),
         })
@@ -107,11 +111,12 @@ impl ModelLive {
     /// Takes over what was kept, of which the share `counts` still does. Returns whether it could be true; if not, nothing has changed.
     pub fn restore(&self, kept: &KeptModel, counts: f64) -> bool {
         let limit = kept.limit.unwrap_or(f64::INFINITY);
-        let sound = kept.first_token.is_sound() && kept.token_rate.is_sound() && (1.0..).contains(&limit);
+        let sound = kept.first_token.is_sound() && kept.token_rate.is_sound() && (1.0..).contains(&limit) && Quota::is_share(kept.cut);
         if sound {
             let counts = counts.clamp(0.0, 1.0);
             self.first_token.restore(&kept.first_token, counts);
             self.token_rate.restore(&kept.token_rate, counts);
+            self.quota.restore(kept.cut, counts);
             // One that is old is found anew from the pace of its tokens.
             self.limit.set(if counts >= 0.5 { limit } else { f64::INFINITY });
             self.samples.store((kept.samples.min(1 << 50) as f64 * counts) as u64, Relaxed);

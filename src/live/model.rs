@@ -50,7 +50,7 @@ pub struct ModelLive {
     pub(super) first_token: FirstToken,
     pub(super) token_rate: TokenRate,
     cached: CachedShare,
-    quota: Quota,
+    pub(super) quota: Quota,
     /// Requests at once, of whatever model, up to which its tokens are within the strictest budget; infinite until something says so.
     pub(super) limit: AtomicF64,
     pub(super) samples: AtomicU64,

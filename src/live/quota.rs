@@ -60,6 +60,16 @@ impl Quota {
         self.share.get()
     }
 
+    /// Whether such a share can be left.
+    pub(super) fn is_share(value: f64) -> bool {
+        (LEAST_CUT..=1.0).contains(&value)
+    }
+
+    /// Takes over a share that was kept, of whose cut the part `counts` still counts.
+    pub(super) fn restore(&self, share: f64, counts: f64) {
+        self.share.set(1.0 - (1.0 - share) * counts);
+    }
+
     pub(super) fn learn_from(&self, old: &Self) {
         self.share.set(old.share.get());
         self.cut_ms.store(old.cut_ms.load(Relaxed), Relaxed);

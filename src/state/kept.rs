@@ -43,7 +43,6 @@ struct KeptBackend {
     name: String,
     /// Host and port: what was learned there is of no use for another machine of the same name.
     at: String,
-    cut: f64,
     models: Vec<(String, KeptModel)>,
 }
 
@@ -88,7 +87,7 @@ impl Snapshot {
             let live = self.live(backend.id);
             let models = self.plan.priors(backend.id);
             let models = models.filter_map(|(name, _)| Some((name.to_string(), live.model(&name)?.kept()?))).collect();
-            KeptBackend { name: backend.name.to_string(), at: place(backend), cut: live.cut(), models }
+            KeptBackend { name: backend.name.to_string(), at: place(backend), models }
         };
         let flows = self.plan.flows.iter().zip(&self.flows);
         let document = Document {
@@ -142,11 +141,6 @@ impl Snapshot {
         for kept in &document.backends {
             let known = self.plan.backends.iter().find(|backend| *backend.name == *kept.name && place(backend) == kept.at);
             let live = known.map(|backend| self.live(backend.id));
-            if let Some(live) = live
-                && !live.restore_cut(kept.cut, counts)
-            {
-                count(Some(false));
-            }
             for (name, model) in &kept.models {
                 count(live.and_then(|live| live.model(name)).map(|known| known.restore(model, counts)));
             }

@@ -29,7 +29,7 @@ fn learned() -> Snapshot {
         snapshot.flows[0].saw_output(40);
         snapshot.flows[0].saw_prompt(9000, 1000);
     }
-    snapshot.live[0].refused(SystemClock.monotonic(), None);
+    snapshot.live[0].refused("m", false, SystemClock.monotonic(), None);
     snapshot
 }
 
