@@ -1,8 +1,11 @@
 //! One regional model endpoint, as the plan means it: everything a request needs is rendered here once, at load.
 
+mod aws;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use aws::{AwsKeys, KeySource, SigV4};
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -90,6 +93,8 @@ pub enum Credential {
     PassThrough,
     /// This header with this value, marked sensitive.
     Header(http::HeaderName, HeaderValue),
+    /// A signature of each request by itself.
+    SigV4(Arc<SigV4>),
 }
 
 /// HTTP version towards a backend.

@@ -17,6 +17,8 @@ pub struct Deployment {
     pub model: Arc<str>,
     /// Its name there, as a JSON string with quotes, when it differs.
     pub upstream_model_json: Option<bytes::Bytes>,
+    /// Its name there as one segment of a path, where the dialect has the model in the path; `None` for `*`.
+    pub upstream_segment: Option<Arc<str>>,
     /// Energy coefficients, resolved from the table and the overrides in the file; `None` for `*`, looked up per request.
     pub coefficients: Option<Arc<crate::tables::Coefficients>>,
     /// What its tokens cost, where the file says so.

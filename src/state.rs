@@ -2,6 +2,7 @@
 
 pub mod kept;
 
+mod keyring;
 mod recorded;
 
 use std::collections::HashMap;
@@ -11,8 +12,10 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
+pub use keyring::{Keyring, set_signature};
+
 use crate::affinity::{Memory, Session, Tag, Warm};
-use crate::backend::{Backend, BackendId};
+use crate::backend::{Backend, BackendId, Credential};
 use crate::config::Plan;
 use crate::decide::{Candidate, Standing};
 use crate::estimate::{Demand, Estimate, Size, Terms, estimate};
@@ -41,6 +44,8 @@ pub struct Snapshot {
     conversations: Arc<Memory>,
     /// What each backend is known by there, by `BackendId`.
     tags: Arc<[Tag]>,
+    /// The AWS keys of the backends that are signed for, by `BackendId`; kept likewise where they come from the same place.
+    keyrings: Vec<Option<Arc<Keyring>>>,
     /// What capacity is worth, by `BackendId`: for each output token. Empty until somebody has found out.
     pub prices: Arc<[Grams]>,
 }
@@ -55,8 +60,9 @@ impl Snapshot {
         let grid = Arc::new(Grid::new(plan.carbon.yearly.clone(), plan.carbon.max_age));
         let flows = plan.flows.iter().take(MOST_FLOWS).map(|_| Arc::default()).collect();
         let margins = plan.policies.iter().map(|_| Arc::default()).collect();
+        let keyrings = plan.backends.iter().map(|backend| new_keyring(backend)).collect();
         let (conversations, tags) = (Arc::new(Memory::new(now)), tags(&plan));
-        Self { generation: 1, plan, grid, live, flows, margins, conversations, tags, prices: Arc::default() }
+        Self { generation: 1, plan, grid, live, flows, margins, conversations, tags, keyrings, prices: Arc::default() }
     }
 
     /// This snapshot with another plan: readings stay for zones that stay, statistics for backends that stay, both by name.
@@ -102,9 +108,15 @@ impl Snapshot {
             old.and_then(|index| self.prices.get(index).copied()).unwrap_or(Grams::ZERO)
         };
         let prices = plan.backends.iter().map(old_price).collect();
+        let old_keyring = |backend: &Arc<Backend>| {
+            let same = |old: &Arc<Backend>| old.name == backend.name && old.credential == backend.credential;
+            let old = self.plan.backends.iter().position(same).and_then(|index| self.keyrings.get(index)?.clone());
+            old.or_else(|| new_keyring(backend))
+        };
+        let keyrings = plan.backends.iter().map(old_keyring).collect();
         let (conversations, tags) = (Arc::clone(&self.conversations), tags(&plan));
         let generation = self.generation + 1;
-        Self { generation, plan, grid: Arc::new(grid), live, flows, margins, conversations, tags, prices }
+        Self { generation, plan, grid: Arc::new(grid), live, flows, margins, conversations, tags, keyrings, prices }
     }
 
     /// This snapshot with other prices.
@@ -125,6 +137,7 @@ impl Snapshot {
             margins: self.margins.clone(),
             conversations: Arc::clone(&self.conversations),
             tags: Arc::clone(&self.tags),
+            keyrings: self.keyrings.clone(),
             prices: Arc::clone(&self.prices),
         }
     }
@@ -133,6 +146,11 @@ impl Snapshot {
     pub fn live(&self, id: BackendId) -> &Arc<Live> {
         #[expect(clippy::indexing_slicing, reason = "built with one entry for each backend of the plan")]
         &self.live[id.index()]
+    }
+
+    /// The AWS keys of a backend; `None` for one that is not signed for.
+    pub fn keyring(&self, id: BackendId) -> Option<&Arc<Keyring>> {
+        self.keyrings.get(id.index())?.as_ref()
     }
 
     /// What is known of a flow's requests; `None` only where the plan has no flow at all.
@@ -230,6 +248,13 @@ impl Snapshot {
 
 fn tags(plan: &Plan) -> Arc<[Tag]> {
     plan.backends.iter().map(|backend| Tag::of(&backend.name)).collect()
+}
+
+fn new_keyring(backend: &Backend) -> Option<Arc<Keyring>> {
+    match &backend.credential {
+        Credential::SigV4(how) => Some(Arc::new(Keyring::new(how.keys.clone()))),
+        _ => None,
+    }
 }
 
 /// What is asked of every candidate of one request.

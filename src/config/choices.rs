@@ -3,7 +3,7 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::decode::{At, Decode, Filled, Problems, Table, only_key};
-use super::file::{ElectricityMapsFile, GridFile, HeaderFile, LatencyFile, ModelFile, SecretPathFile, WeightedFile};
+use super::file::{ElectricityMapsFile, GridFile, HeaderFile, LatencyFile, ModelFile, SecretPathFile, SigV4File, WeightedFile};
 use super::node::{Node, Value};
 use super::values::Span;
 use crate::backend::Secret;
@@ -54,18 +54,21 @@ pub(super) enum Auth {
     PassThrough,
     Bearer(At<SecretFile>),
     Header(HeaderFile),
+    SigV4(Box<SigV4File>),
 }
 
 impl Decode for Auth {
     fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
         match &node.value {
             Value::Text(text) if text == "pass_through" => Some(Self::PassThrough),
-            Value::Map(_) => match only_key(node, &["bearer", "header"], problems)? {
+            Value::Map(_) => match only_key(node, &["bearer", "header", "sigv4"], problems)? {
                 ("bearer", value) => At::decode(value, problems).map(Self::Bearer),
+                ("sigv4", value) => SigV4File::decode(value, problems).map(|file| Self::SigV4(Box::new(file))),
                 (_, value) => HeaderFile::decode(value, problems).map(Self::Header),
             },
             // The text may be the secret itself, so it is not repeated.
-            _ => problems.expected(node, "`pass_through`, `{ bearer: .. }` or `{ header: { name: .., value: .. } }`"),
+            _ => problems
+                .expected(node, "`pass_through`, `{ bearer: .. }`, `{ header: { name: .., value: .. } }` or `{ sigv4: { .. } }`"),
         }
     }
 }
@@ -247,6 +250,7 @@ either! {
         { "const": "pass_through" },
         only::<SecretFile>(g, "bearer"),
         only::<HeaderFile>(g, "header"),
+        only::<SigV4File>(g, "sigv4"),
     ] });
     Models: |g| json_schema!({ "anyOf": [{ "type": "array", "items": { "type": "string" } }, g.subschema_for::<Table<NameThere>>()] });
     NameThere: |g| json_schema!({ "anyOf": [{ "type": ["string", "null"] }, g.subschema_for::<ModelFile>()] });

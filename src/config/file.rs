@@ -279,6 +279,24 @@ section! {
         value: At<SecretFile>,
     }
 
+    /// AWS's signature version 4, by keys of the environment or of the shared credentials file where none are given here.
+    struct SigV4File {
+        /// The service that is signed for; follows from the host.
+        service: Option<At<String>>,
+        /// The region that is signed for, such as us-west-2; follows from the host, or else from the backend's region.
+        region: Option<At<String>>,
+        /// The key's id; best from a variable.
+        access_key_id: Option<At<SecretFile>>,
+        /// The key itself; best from a variable or a file.
+        secret_access_key: Option<At<SecretFile>>,
+        /// The token of a key that ends.
+        session_token: Option<At<SecretFile>>,
+        /// The profile of the shared credentials file; AWS_PROFILE or default when left out.
+        profile: Option<At<String>>,
+        /// The shared credentials file, looked at again every minute; the usual one when left out.
+        credentials_file: Option<At<String>>,
+    }
+
     /// A secret in a file of its own.
     struct SecretPathFile {
         /// Which; relative to this file. A line's end behind the secret is ignored.

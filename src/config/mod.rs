@@ -18,6 +18,7 @@ mod file;
 mod network;
 mod node;
 mod plan;
+mod profile;
 mod schema;
 mod values;
 
@@ -26,6 +27,7 @@ pub use env::{Env, Files};
 pub use error::{ConfigErrors, Problem, Severity};
 pub use network::Network;
 pub use plan::{Boot, CarbonPlan, Limits, Listener, ListenerTls, LogTarget, PeersPlan, Plan, SourcePlan, boot_changes};
+pub use profile::{NoKeys, profile_keys};
 pub use schema::schema;
 pub use values::span;
 
@@ -72,7 +74,7 @@ pub fn load(name: &str, text: &str, env: &Env, files: &dyn Files) -> Result<Load
     take_later(&mut tree.root, &mut problems);
     let file = file::File::decode(&tree.root, &mut problems);
     let Some(file) = file else { return Err(errors(Some(&tree), problems)) };
-    let mut check = Check::new(name, &tree.root, files, problems);
+    let mut check = Check::new(name, &tree.root, (env, files), problems);
     let plan = check.plan(file, text_hash(text));
     if !check.problems.faults.is_empty() {
         return Err(errors(Some(&tree), check.problems));

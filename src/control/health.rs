@@ -10,14 +10,16 @@ use std::time::Duration;
 
 use http::header::{HOST, USER_AGENT};
 use http::{HeaderValue, Request, StatusCode, Uri};
+use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::backend::{Backend, Credential, HealthCheck};
 use crate::clock::Clock;
 use crate::config::Plan;
-use crate::state::{Snapshot, State};
+use crate::state::{Snapshot, State, set_signature};
 use crate::upstream::{SendBody, SendErrorKind, Upstreams};
+use crate::wire::sigv4::{PayloadHash, Subject};
 
 /// Checks at one moment: enough for a thousand backends that are asked every ten seconds and all time out, and few descriptors.
 const AT_ONCE: usize = 256;
@@ -102,7 +104,8 @@ fn longest(health: &HealthCheck) -> Duration {
 async fn check(snapshot: Arc<Snapshot>, backend: Arc<Backend>, upstreams: Upstreams, clock: Arc<dyn Clock>) -> Arc<str> {
     let name = Arc::clone(&backend.name);
     let Some(health) = &backend.health else { return name };
-    let sent = timeout(health.timeout, upstreams.send(&backend, question(&backend, health))).await;
+    let question = question(&snapshot, &backend, health, clock.wall());
+    let sent = timeout(health.timeout, upstreams.send(&backend, question)).await;
     let (live, now) = (snapshot.live(backend.id), clock.monotonic());
     let (_, _, failed_before) = live.checks();
     let why = match sent {
@@ -130,7 +133,7 @@ async fn check(snapshot: Arc<Snapshot>, backend: Arc<Backend>, upstreams: Upstre
 }
 
 /// The request of a check, with the backend's own credential. One that is the client's to pass through is not here to be sent.
-fn question(backend: &Backend, health: &HealthCheck) -> Request<SendBody> {
+fn question(snapshot: &Snapshot, backend: &Backend, health: &HealthCheck, now: Timestamp) -> Request<SendBody> {
     let mut request = Request::new(SendBody::empty());
     *request.uri_mut() = Uri::from(health.target.clone());
     let fields = request.headers_mut();
@@ -138,6 +141,14 @@ fn question(backend: &Backend, health: &HealthCheck) -> Request<SendBody> {
     fields.insert(USER_AGENT, HeaderValue::from_static(concat!("windward/", env!("CARGO_PKG_VERSION"))));
     if let Credential::Header(name, value) = &backend.credential {
         fields.insert(name, value.clone());
+    }
+    if let (Credential::SigV4(how), Some(keyring)) = (&backend.credential, snapshot.keyring(backend.id)) {
+        let (payload, target) = (PayloadHash::of([]), health.target.as_str());
+        let host = backend.origin.authority.to_str().unwrap_or_default();
+        let subject = Subject { method: "GET", target, host, content_type: None, payload: &payload };
+        if let Some(signed) = keyring.sign(how, &subject, now) {
+            set_signature(fields, signed);
+        }
     }
     request
 }

@@ -4,6 +4,7 @@
 //! order in which they come, and nothing else ever publishes: no lock, no lost update. Requests only load.
 
 pub mod carbon;
+mod credentials;
 pub mod health;
 pub mod keep;
 pub mod peers;
@@ -200,6 +201,8 @@ impl Control {
         resolve.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut pricer, mut price) = (Pricer::new(&self.publisher.snapshot()), interval(pricing::EVERY));
         price.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut renew = interval(credentials::EVERY);
+        renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut debounce = Debounce::default();
         loop {
             let quiet = debounce.until();
@@ -220,6 +223,7 @@ impl Control {
                 }
                 _ = poll.tick() => { self.reload(false, &mut sources); }
                 _ = resolve.tick() => self.publisher.resolve(),
+                _ = renew.tick() => credentials::renew(&self.publisher.snapshot()),
                 _ = price.tick() => {
                     if !self.publisher.price(&mut pricer) {
                         self.metrics.prices_kept.add_one();

@@ -18,7 +18,7 @@ use crate::record::{CandidateUsed, DecisionUsed, ShadowUsed, Text};
 use crate::route::{Deployment, Route, select};
 use crate::state::{self, Snapshot};
 use crate::tables::nearest;
-use crate::wire::{Call, Operation, call};
+use crate::wire::{Call, call};
 
 /// A request that nobody has sent.
 #[derive(Clone, Copy, Debug)]
@@ -180,8 +180,10 @@ fn route<'a>(routes: &'a [Route], target: Target<'_>, snapshot: &Snapshot) -> Re
         wanted: format!("takes {path} without further header fields (with --route it is found by its name)"),
         known: names(),
     })?;
-    let what = match call(&Method::POST, route.below(path).unwrap_or_default()) {
-        Call::Inference(operation) => return Ok((index, route, operation == Operation::Embeddings)),
+    let dialect = snapshot.plan.backend(route.home).dialect;
+    let what = match call(dialect, &Method::POST, route.below(path).unwrap_or_default()) {
+        Call::Inference(operation) => return Ok((index, route, operation.has_no_output())),
+        Call::Named(named) => return Ok((index, route, named.operation.has_no_output())),
         Call::Models | Call::Model(_) => "is answered from the plan".to_owned(),
         Call::MethodNotAllowed { allow } => format!("is refused, and allows {allow}"),
         Call::Home | Call::Stream => format!("goes to the route's home, `{}`", snapshot.plan.backend(route.home).name),

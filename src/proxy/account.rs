@@ -21,7 +21,7 @@ use crate::state::Seen;
 use crate::tables::{Coefficients, EnergyBand, TokenCounts};
 use crate::telemetry::line;
 use crate::units::{Millis, Usd};
-use crate::wire::{self, usage::Usage};
+use crate::wire::{self, Operation, usage::Usage};
 
 /// Closes the books of an exchange that found its route.
 pub(super) fn close(x: &mut Exchange) {
@@ -150,7 +150,9 @@ impl Tokens {
         let (input, source, input_source) = match source {
             wire::usage::UsageSource::Reported => (usage.input_tokens, UsageSource::Reported, None),
             wire::usage::UsageSource::Counted => {
-                (usage.input_tokens.or(estimated), UsageSource::Counted, estimated.map(|_| UsageSource::Estimated))
+                let reported = usage.input_tokens.map(|_| UsageSource::Reported);
+                let input_source = reported.or_else(|| estimated.map(|_| UsageSource::Estimated));
+                (usage.input_tokens.or(estimated), UsageSource::Counted, input_source)
             }
             wire::usage::UsageSource::Unknown if burned && !answered(x) && estimated.is_some() => {
                 (estimated, UsageSource::Estimated, None)
@@ -247,7 +249,8 @@ impl<'x> Charged<'x> {
         let coefficients = index.and_then(|index| coefficients(x, index));
         let estimated = || index.and_then(|index| Some(u64::from(x.candidates.get(index)?.estimate.prompt_tokens)));
         let is_answer = last && answered(x);
-        let burned = if burned_nothing(attempt) {
+        // To count tokens no model runs.
+        let burned = if burned_nothing(attempt) || x.operation == Some(Operation::CountTokens) {
             Some(Burned::Nothing)
         } else if is_answer || (last && tokens.output.is_some()) {
             tokens.counts(x).map(Burned::Tokens)

@@ -29,8 +29,8 @@ use crate::record::Ended;
 use crate::route::{Deployment, FlowId, Route};
 use crate::state::{Lesson, Snapshot};
 use crate::units::Millis;
-use crate::wire::Operation;
 use crate::wire::usage::{Usage, UsageSource};
+use crate::wire::{Operation, bedrock};
 
 /// How one attempt at one backend went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,9 +277,10 @@ impl Exchange {
         !outside_route && !outside_asked && own.is_none_or(|own| own.outside.binary_search(&backend).is_err())
     }
 
-    /// The dialect in which the client is answered: that of its route's home.
+    /// The dialect in which the client is answered: that of its route's home, or else of its path.
     pub(super) fn dialect(&self) -> Dialect {
-        self.route().map_or(Dialect::Openai, |route| self.snapshot.plan.backend(route.home).dialect)
+        let by_path = || if bedrock::is_path(self.path.path()) { Dialect::Bedrock } else { Dialect::Openai };
+        self.route().map_or_else(by_path, |route| self.snapshot.plan.backend(route.home).dialect)
     }
 
     /// The id that goes to the backend and back to the client: the client's own where it gave one.
@@ -331,7 +332,9 @@ impl Exchange {
 
     /// What the answer teaches; nothing when it is none: failing is quick.
     pub(super) fn lesson(&self) -> Option<Lesson<'_>> {
-        let (_, index) = self.serving.as_ref().filter(|_| self.status.is_success() && self.error.is_none())?;
+        let counts = |operation: Operation| operation == Operation::CountTokens;
+        let teaches = self.status.is_success() && self.error.is_none() && !self.operation.is_some_and(counts);
+        let (_, index) = self.serving.as_ref().filter(|_| teaches)?;
         self.lesson_of((*index)?)
     }
 

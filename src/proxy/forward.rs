@@ -20,10 +20,12 @@ use super::exchange::{Attempt, AttemptOutcome, Exchange};
 use super::hedge::{self, Race};
 use super::provenance::Provenance;
 use super::reject::Error;
-use super::{Shared, headers};
+use super::{Shared, headers, signature};
 use crate::backend::{Backend, Credential};
 use crate::live::Live;
+use crate::route::Deployment;
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
+use crate::wire::bedrock;
 use crate::wire::query::without_credentials;
 use crate::wire::refusal::{outranks, refuses, retry_after};
 use crate::wire::splice;
@@ -175,7 +177,7 @@ pub(super) fn begin(outgoing: &mut Outgoing, x: &mut Exchange, index: usize) -> 
     };
     let backend = Arc::clone(x.snapshot.plan.backend(deployment.backend));
     let live = Arc::clone(x.snapshot.live(backend.id));
-    let usage_event = address(outgoing, x, &backend, deployment.upstream_model_json.as_ref())?;
+    let usage_event = address(outgoing, x, &backend, &deployment)?;
     let begun = x.shared.clock.monotonic();
     let Some(within) = in_time(x, &backend, begun) else { return Ok(None) };
     open(x, &backend, begun);
@@ -247,12 +249,7 @@ pub(super) async fn send(shared: &Shared, backend: &Arc<Backend>, request: &Requ
 }
 
 /// Makes the request what this backend is to get: only the bytes that must differ do.
-fn address(
-    outgoing: &mut Outgoing,
-    x: &Exchange,
-    backend: &Arc<Backend>,
-    upstream_model_json: Option<&Bytes>,
-) -> Result<UsageEvent, Error> {
+fn address(outgoing: &mut Outgoing, x: &Exchange, backend: &Arc<Backend>, deployment: &Deployment) -> Result<UsageEvent, Error> {
     use crate::backend::UsageMode;
     use crate::wire::stream_options::StreamOptions;
 
@@ -261,10 +258,12 @@ fn address(
         && backend.usage == UsageMode::Inject
         && x.operation.is_some_and(crate::wire::Operation::usage_needs_asking)
         && matches!(intake.fields.stream_options, StreamOptions::Absent | StreamOptions::NotAsked { .. });
-    let edits = splice::edits(&intake.fields, upstream_model_json, inject);
+    let edits = splice::edits(&intake.fields, deployment.upstream_model_json.as_ref(), inject);
     *request.body_mut() = SendBody::chunks(splice::apply(&intake.chunks, &edits));
     *request.method_mut() = x.method.clone();
+    let named = path_of_named(x, deployment, bare.as_deref().unwrap_or(below));
     *request.uri_mut() = match (bare, x.route()) {
+        _ if let Some(named) = &named => target(backend, named)?,
         (Some(bare), _) if backend.credential != Credential::PassThrough => target(backend, bare)?,
         // As the usual SDK and the usual backend have it: then it is the client's own target.
         (_, Some(route)) if route.prefix == backend.origin.base_path => Uri::from(x.path.clone()),
@@ -275,8 +274,22 @@ fn address(
     }
     headers::addressed(request.headers_mut(), backend, credential.as_ref(), provenance.as_ref());
     request.headers_mut().insert(headers::REQUEST_ID, x.request_id().clone());
+    signature::sign(request, backend, &x.snapshot, x.shared.clock.wall())?;
     *addressed_to = Some(Arc::clone(backend));
     Ok(if inject { UsageEvent::Strip } else { UsageEvent::Keep })
+}
+
+/// The path, with the query, of a call whose path names the model: by its name there, and escaped as it is signed.
+fn path_of_named(x: &Exchange, deployment: &Deployment, below: &str) -> Option<String> {
+    let (operation, model) = (x.operation?, x.model.as_deref()?);
+    let mut path = match &deployment.upstream_segment {
+        Some(segment) => bedrock::path(segment, operation, x.streamed)?,
+        None => bedrock::path(&bedrock::segment(model), operation, x.streamed)?,
+    };
+    if let Some((_, query)) = below.split_once('?') {
+        path.extend(["?", query]);
+    }
+    Some(path)
 }
 
 /// The target in origin form: the backend's base path where the route's prefix was.

@@ -16,10 +16,13 @@ use crate::backend::{Backend, Credential};
 use crate::dialect::Dialect;
 use crate::tables::withholds_field;
 use crate::wire::response::keep_trailers;
+use crate::wire::sigv4;
 
 // Names as constants, because `HeaderMap` reads a name that is given as text anew at every use.
 /// The id that client, Windward and backend all log.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What AWS calls it, by which its own logs know a request.
+pub(super) const AWS_REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 /// Who served.
 pub(super) const BACKEND: HeaderName = HeaderName::from_static("x-windward-backend");
 /// In which region.
@@ -201,7 +204,8 @@ pub(super) fn addressed(
         provenance.tell(headers);
     }
     match &backend.credential {
-        Credential::None => {}
+        // A signature is made when all else is there.
+        Credential::None | Credential::SigV4(_) => {}
         Credential::PassThrough => {
             if let Some(value) = client_credential {
                 headers.insert(credential_field(backend.dialect), value.clone());
@@ -225,6 +229,11 @@ pub(super) fn unaddressed(headers: &mut HeaderMap, backend: &Backend) {
         }
         Credential::Header(name, _) => {
             headers.remove(name);
+        }
+        Credential::SigV4(_) => {
+            for name in [AUTHORIZATION, sigv4::DATE, sigv4::SECURITY_TOKEN] {
+                headers.remove(name);
+            }
         }
     }
 }

@@ -22,8 +22,8 @@ use super::reject::Error;
 use super::request_body::RequestBody;
 use crate::affinity::{PrefixScan, Session, SessionKey};
 use crate::estimate::Demand;
-use crate::wire::Operation;
 use crate::wire::request::{RequestFields, RequestScan};
+use crate::wire::{Named, Operation};
 
 /// A body that was read whole, and what it says.
 pub(super) struct Intake {
@@ -45,10 +45,11 @@ const CRUMB: usize = 4 << 10;
 /// Crumbs are put together up to about this size.
 const LOAF: usize = 64 << 10;
 
-/// Collects and scans the body of an inference call.
+/// Collects and scans the body of an inference call, `by_path` where its path says which model is meant.
 pub(super) async fn read(
     request: &mut Request<Option<RequestBody>>,
     operation: Operation,
+    by_path: Option<Named>,
     x: &mut Exchange,
 ) -> Result<Intake, Error> {
     let encoded = request.headers().get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
@@ -59,18 +60,30 @@ pub(super) async fn read(
     // Left where it is, so that a refusal can see what of it is unread.
     let Some(body) = request.body_mut() else { return Err(Error::BodyBroken) };
     let mut scan = RequestScan::recognising(named.as_ref().err().copied().flatten().map(PrefixScan::new));
-    let chunks = collect(body, &mut scan, x).await?;
-    let fields = scan.finish().map_err(Error::Malformed)?;
+    if by_path.is_some() {
+        scan = scan.of_named();
+    }
+    let chunks = collect(body, |chunk| scan.feed(chunk), x).await?;
+    let mut fields = scan.finish().map_err(Error::Malformed)?;
     x.request_bytes = fields.length as u64;
-    x.model = Some(fields.model.as_str().into());
-    x.streamed = fields.stream && operation != Operation::Embeddings;
+    if let Some(Named { model, streamed, .. }) = by_path {
+        if *fields.model != *model {
+            // A body that names another model than its path is for the backend to judge, and not to be made to agree.
+            fields.model_span = 0..0;
+        }
+        x.streamed = streamed;
+        x.model = Some(model);
+    } else {
+        x.streamed = fields.stream && operation != Operation::Embeddings;
+        x.model = Some(fields.model.as_str().into());
+    }
     x.operation = Some(operation);
-    x.session = named.ok().or(fields.session).map(|session| x.shared.own_session(session, &fields.model, x.key));
+    x.session = named.ok().or(fields.session).map(|session| x.shared.own_session(session, x.model.as_deref().unwrap_or_default(), x.key));
     x.demand = Some(Demand {
         body_bytes: fields.length,
         max_output_tokens: fields.max_output_tokens,
         streamed: x.streamed,
-        embeddings: operation == Operation::Embeddings,
+        embeddings: operation.has_no_output(),
     });
     Ok(Intake { chunks, fields })
 }
@@ -96,7 +109,8 @@ fn named<B>(request: &Request<B>, operation: Operation, x: &Exchange) -> Result<
     name.map(|name| Session::called(key, name.as_bytes())).ok_or(Some(*key))
 }
 
-async fn collect<B>(mut body: B, scan: &mut RequestScan, x: &mut Exchange) -> Result<Chunks, Error>
+/// Collects a body, within every limit, and shows each chunk as it comes.
+pub(super) async fn collect<B>(mut body: B, mut show: impl FnMut(&[u8]), x: &mut Exchange) -> Result<Chunks, Error>
 where
     B: Body<Data = Bytes, Error: std::error::Error + 'static> + Unpin,
 {
@@ -130,7 +144,7 @@ where
         if !buffered.grow(chunk.len(), limits.buffered) {
             return Err(Error::Busy);
         }
-        scan.feed(&chunk);
+        show(&chunk);
         chunks.push(chunk);
     }
     Ok(chunks.finish())

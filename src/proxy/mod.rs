@@ -16,6 +16,7 @@ mod provenance;
 mod reject;
 mod relay;
 mod request_body;
+mod signature;
 mod through;
 mod upload;
 
@@ -274,19 +275,20 @@ async fn answer(request: &mut Request<Option<RequestBody>>, x: &mut Exchange) ->
     }
     narrow::narrow(x, request.headers())?;
     let below = route.below(path).unwrap_or_default();
-    let operation = match call(request.method(), below) {
+    let (operation, named) = match call(x.dialect(), request.method(), below) {
         Call::Models => return Ok(Answer::Own(model_list(x, None)?)),
         Call::Model(name) => return Ok(Answer::Own(model_list(x, Some(&name))?)),
         Call::MethodNotAllowed { allow } => return Err(Error::MethodNotAllowed { allow }),
         Call::Home | Call::Stream => return Box::pin(through::stream(request, route.home, x)).await,
-        Call::Inference(operation) => operation,
+        Call::Inference(operation) => (operation, None),
+        Call::Named(named) => (named.operation, Some(named)),
     };
 
     let below: Box<str> = match request.uri().query() {
         Some(query) => format!("{below}?{query}").into(),
         None => below.into(),
     };
-    let intake = intake::read(request, operation, x).await?;
+    let intake = intake::read(request, operation, named, x).await?;
     while let Some(span) = decide_candidates(x, intake.fields.names_stored())? {
         // Boxed, since it is rare, and every future that waits for an answer would have room for it.
         Box::pin(tokio::time::sleep(span)).await;
@@ -384,7 +386,8 @@ fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x
     let UpstreamResponse { mut head, body, .. } = response;
     headers::strip_hop_by_hop(&mut head.headers);
     x.status = head.status;
-    x.provider_request_id = head.headers.get(&headers::REQUEST_ID).filter(|id| id.len() <= MAX_ID).cloned();
+    let provider_id = head.headers.get(&headers::REQUEST_ID).or_else(|| head.headers.get(&headers::AWS_REQUEST_ID));
+    x.provider_request_id = provider_id.filter(|id| id.len() <= MAX_ID).cloned();
     decorate(&mut head.headers, head.version, &x);
     let metered = relay::Metered::new(body, &head.headers, usage_event, x);
     if metered.changes_length() {

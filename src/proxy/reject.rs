@@ -6,11 +6,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::decide::NoCandidate;
 use crate::dialect::Dialect;
+use crate::wire::bedrock;
 use crate::wire::error::error_body;
+
+/// Where an AWS SDK reads which exception to raise.
+const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
 /// When another try makes sense where nobody said: the places that were taken are mostly given back within a second or so.
 pub(super) const SOON: Duration = Duration::from_secs(1);
@@ -177,6 +181,9 @@ impl Error {
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if dialect == Dialect::Bedrock {
+            headers.insert(ERROR_TYPE, HeaderValue::from_static(bedrock::exception(self.status())));
+        }
         if let Self::MethodNotAllowed { allow } = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
@@ -204,6 +211,10 @@ mod tests {
         assert_eq!(response.headers()["retry-after"], "1");
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
         assert_eq!(body["error"]["code"], "overloaded");
+        let response = Error::Shed.response(Dialect::Bedrock, false);
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["x-amzn-errortype"], "ThrottlingException");
+        assert_eq!(*response.body(), r#"{"message":"all backends are too busy to answer in time"}"#);
     }
 
     #[test]

@@ -99,7 +99,7 @@ pub enum Cut {
 impl Metered {
     pub(super) fn new(upstream: UpstreamBody, headers: &HeaderMap, usage_event: UsageEvent, mut exchange: Box<Exchange>) -> Self {
         let content = Content::of(headers);
-        if content == Content::Events {
+        if matches!(content, Content::Events | Content::Frames) {
             exchange.let_go_of_heads();
         }
         let meter = meter_for(content, headers, &exchange);
@@ -138,8 +138,8 @@ impl Metered {
 
     fn look(&mut self) {
         if let Some(chunk) = self.unread.take() {
-            self.said_done |= chunk.ends_with(b"data: [DONE]\n\n");
             self.meter.feed(&chunk);
+            self.said_done |= chunk.ends_with(b"data: [DONE]\n\n") || self.meter.saw_last_event();
             if self.meter.saw_first_data() {
                 let answers = self.meter.error().is_none();
                 self.exchange.held_up = self.held_up;
@@ -363,6 +363,8 @@ fn kept(trailers: Frame<Bytes>) -> Option<Frame<Bytes>> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Content {
     Events,
+    /// Events in AWS's frames.
+    Frames,
     Json,
     Other,
 }
@@ -372,6 +374,7 @@ impl Content {
         match headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes) {
             Some(value) if value.starts_with(b"text/event-stream") => Self::Events,
             Some(value) if value.starts_with(b"application/json") => Self::Json,
+            Some(value) if value.starts_with(b"application/vnd.amazon.eventstream") => Self::Frames,
             _ => Self::Other,
         }
     }
@@ -383,7 +386,8 @@ fn meter_for(content: Content, headers: &HeaderMap, x: &Exchange) -> Meter {
     match content {
         _ if headers.contains_key(header::CONTENT_ENCODING) => Meter::off(),
         Content::Events => Meter::sse(operation),
-        Content::Json => Meter::json(operation),
+        Content::Frames => Meter::event_stream(),
+        Content::Json => Meter::json(operation).with_head(headers),
         Content::Other => Meter::off(),
     }
 }

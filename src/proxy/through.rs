@@ -20,12 +20,11 @@ use tokio::time::Instant;
 
 use super::exchange::{Attempt, AttemptOutcome, Exchange};
 use super::forward::{self, UsageEvent};
-use super::headers;
 use super::provenance::{self, Provenance};
 use super::reject::Error;
 use super::request_body::RequestBody;
 use super::upload::{self, Late, Paced, Turn};
-use super::{Answer, decorate};
+use super::{Answer, decorate, headers, intake, signature};
 use crate::backend::{Backend, BackendId, Credential, Timeouts};
 use crate::decide::NoCandidate;
 use crate::record::Ended;
@@ -73,6 +72,11 @@ pub(super) async fn stream(
     let limit = snapshot.plan.limits.body_progress;
     let clean = move |frame| headers::cleaned_frame(frame, &snapshot.plan.credential_fields);
     let body = match request.body_mut().take() {
+        Some(RequestBody::Incoming(body)) if matches!(backend.credential, Credential::SigV4(_)) => {
+            // Its signature covers all of it, and so it is collected first.
+            let chunks = intake::collect(body, |_| {}, x).await?;
+            SendBody::chunks(chunks.into_iter().collect())
+        }
         None => SendBody::empty(),
         Some(RequestBody::Whole(bytes)) => SendBody::chunks(smallvec![bytes]),
         Some(RequestBody::Incoming(body)) => SendBody::stream(Paced::new(body, limit, &turn).map_frame(clean)),
@@ -81,6 +85,7 @@ pub(super) async fn stream(
     *outgoing.method_mut() = request.method().clone();
     *outgoing.uri_mut() = forward::target(&backend, &below)?;
     *outgoing.headers_mut() = fields;
+    signature::sign(&mut outgoing, &backend, &x.snapshot, x.shared.clock.wall())?;
     x.upload = outgoing.body().is_stream().then(|| Arc::clone(&turn));
 
     x.permit = Some(live.admit(0));

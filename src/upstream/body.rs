@@ -86,7 +86,7 @@ impl SendBody {
     }
 
     /// What is left of a body that is here.
-    pub(super) fn pieces(&self) -> &[Bytes] {
+    pub fn pieces(&self) -> &[Bytes] {
         match &self.0 {
             Content::Empty | Content::Stream(_) => &[],
             Content::One(chunk) => std::slice::from_ref(chunk),

@@ -131,8 +131,19 @@ fn has_output(operation: Operation, event: &[u8]) -> bool {
             .and_then(|at| after(event, at, b'"'))
             .is_some_and(|at| event.get(at).is_some_and(|byte| *byte != b'"')),
         Operation::Responses => DELTA_TYPE.find(event).is_some(),
-        Operation::Embeddings => false,
+        Operation::Embeddings | Operation::InvokeModel | Operation::Converse | Operation::CountTokens => false,
     }
+}
+
+/// The same of one that has no lines around it, in the model's own words: in those of the chat API, of Anthropic's, or in unknown
+/// ones, of which each piece is taken for output.
+pub(super) fn piece_has_output(piece: &[u8]) -> bool {
+    static DELTA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"delta\""));
+    let has = |name: &[u8], value: &[u8]| members(piece).any(|(n, v)| n == name && v == value);
+    if members(piece).any(|(name, _)| name == b"choices") {
+        return DELTA.find(piece).is_some_and(|found| delta_has_output(piece, found + 7).unwrap_or(false));
+    }
+    !members(piece).any(|(name, _)| name == b"type") || has(b"type", b"\"content_block_delta\"")
 }
 
 /// Whether a chat delta, whose key ended before `at`, has a member besides `role` that is not empty. `None` where the text ends.

@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::dialect::Dialect;
 
+pub mod bedrock;
 mod beginning;
 pub mod error;
+mod event_stream;
 mod events;
 pub mod frames;
 pub mod framing;
@@ -26,6 +28,7 @@ pub mod refusal;
 pub mod reply;
 pub mod request;
 pub mod response;
+pub mod sigv4;
 pub mod splice;
 pub mod sse;
 pub mod stream_options;
@@ -44,6 +47,12 @@ pub enum Operation {
     Responses,
     /// `POST /embeddings`
     Embeddings,
+    /// Bedrock's `POST /model/{id}/invoke` and `/invoke-with-response-stream`: in the model's own words.
+    InvokeModel,
+    /// Bedrock's `POST /model/{id}/converse` and `/converse-stream`: in words that all models have in common.
+    Converse,
+    /// Bedrock's `POST /model/{id}/count-tokens`: no model runs for it.
+    CountTokens,
 }
 
 impl Operation {
@@ -53,9 +62,12 @@ impl Operation {
     /// value in that case. [`Operation::api_type`] tells the two apart.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Chat | Self::Responses => "chat",
+            Self::Chat | Self::Responses | Self::Converse => "chat",
             Self::Completions => "text_completion",
             Self::Embeddings => "embeddings",
+            // It may be any of the others; this is the word for content of whatever kind.
+            Self::InvokeModel => "generate_content",
+            Self::CountTokens => "count_tokens",
         }
     }
 
@@ -64,7 +76,7 @@ impl Operation {
         match self {
             Self::Chat => Some("chat_completions"),
             Self::Responses => Some("responses"),
-            Self::Completions | Self::Embeddings => None,
+            Self::Completions | Self::Embeddings | Self::InvokeModel | Self::Converse | Self::CountTokens => None,
         }
     }
 
@@ -73,13 +85,31 @@ impl Operation {
     pub const fn usage_needs_asking(self) -> bool {
         matches!(self, Self::Chat | Self::Completions)
     }
+
+    /// Whether the response has no output tokens.
+    pub const fn has_no_output(self) -> bool {
+        matches!(self, Self::Embeddings | Self::CountTokens)
+    }
 }
 
-/// What a request of the OpenAI API is, as far as its treatment goes.
+/// A call whose path names the model, and says whether the response is to be a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// What is asked for.
+    pub operation: Operation,
+    /// The model as the client names it, without escapes.
+    pub model: Box<str>,
+    /// Whether a stream is asked for.
+    pub streamed: bool,
+}
+
+/// What a request is, as far as its treatment goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call<'a> {
     /// A JSON call that names a model: the body is collected and a backend is chosen.
     Inference(Operation),
+    /// The same with the model in the path.
+    Named(Named),
     /// The list of models, answered from the plan.
     Models,
     /// One model, by its (percent-decoded) name; answered from the plan.
@@ -113,13 +143,21 @@ const HOMES: [&str; 14] = [
     "videos",
 ];
 
-/// What a call of the OpenAI API is, by its method and the path below the route's prefix (`/chat/completions` for
-/// `/v1/chat/completions`), without the query.
+/// What a call is, in the API that the route's backends speak, by its method and the path below the route's prefix
+/// (`/chat/completions` for `/v1/chat/completions`), without the query.
+pub fn call<'a>(dialect: Dialect, method: &Method, path_below_prefix: &'a str) -> Call<'a> {
+    match dialect {
+        Dialect::Bedrock => bedrock::call(method, path_below_prefix),
+        _ => openai_call(method, path_below_prefix),
+    }
+}
+
+/// What a call of the OpenAI API is.
 ///
 /// Empty segments are passed over and percent-encoding is undone first, because many a server does both before it routes: neither a
 /// doubled slash nor `%63hat` may carry an inference call past the reading of its model. Dot segments are not resolved here; a
 /// target that has any should be refused before.
-pub fn call<'a>(method: &Method, path_below_prefix: &'a str) -> Call<'a> {
+fn openai_call<'a>(method: &Method, path_below_prefix: &'a str) -> Call<'a> {
     if *method == Method::POST && path_below_prefix == "/chat/completions" {
         // What most calls are, before it is taken apart.
         return Call::Inference(Operation::Chat);
@@ -253,7 +291,7 @@ mod tests {
         ];
         for (method, path, expected) in table {
             let method = Method::from_bytes(method.as_bytes()).expect("a method");
-            assert_eq!(call(&method, path), *expected, "{method} {path}");
+            assert_eq!(call(Dialect::Openai, &method, path), *expected, "{method} {path}");
         }
     }
 

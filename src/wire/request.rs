@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use super::json::{Nest, Walk, skip_space, string_end};
+use super::json::{Nest, Walk, members, skip_space, string_end};
 use super::stream_options::StreamOptions;
 use crate::affinity::{PrefixScan, Session};
 
@@ -36,9 +36,10 @@ pub struct RequestScan {
     value: SmallVec<[u8; 64]>,
     value_cut: bool,
     fields: RequestFields,
-    has_model: bool,
     /// Hashes what tells the conversation, where that is wanted.
     recognised: Option<Recognised>,
+    /// The request names its model elsewhere, and its body need not.
+    named_elsewhere: bool,
     fault: Option<Malformed>,
 }
 
@@ -57,11 +58,12 @@ struct Recognised {
 pub struct RequestFields {
     /// The model as the client names it, unescaped.
     pub model: String,
-    /// The place of the model's string token, quotes included, in bytes from the start of the body.
+    /// The place of the model's string token, quotes included, in bytes from the start of the body; empty where it stands in the path.
     pub model_span: Range<usize>,
     /// Whether a stream is asked for.
     pub stream: bool,
-    /// The most tokens that one choice may have: the least of `max_tokens`, `max_completion_tokens` and `max_output_tokens`.
+    /// The most tokens that one choice may have: the least of `max_tokens`, `max_completion_tokens` and `max_output_tokens`, or
+    /// Converse's `inferenceConfig.maxTokens`.
     pub max_output_tokens: Option<u32>,
     /// How many choices are asked for (`n`).
     pub choices: Option<u32>,
@@ -164,6 +166,7 @@ enum Member {
     CacheKey,
     User,
     Prompt,
+    InferenceConfig,
     Other,
 }
 
@@ -192,10 +195,21 @@ impl RequestScan {
             value: SmallVec::new(),
             value_cut: false,
             fields: RequestFields::default(),
-            has_model: false,
             recognised: prefix.map(|prefix| Recognised { prefix, begun: false, by: Member::Other }),
+            named_elsewhere: false,
             fault: None,
         }
+    }
+
+    /// The same for a request whose path names the model.
+    #[must_use]
+    pub fn of_named(self) -> Self {
+        Self { named_elsewhere: true, ..self }
+    }
+
+    /// Whether the model's token, quotes included, has been read.
+    fn has_model(&self) -> bool {
+        !self.fields.model_span.is_empty()
     }
 
     /// Goes on with the next chunk. After a fault the rest is only counted.
@@ -221,7 +235,7 @@ impl RequestScan {
         if self.state != State::Done {
             return Err(Malformed::Ended { at: self.offset, expected: self.state.expected() });
         }
-        if !self.has_model {
+        if !self.has_model() && !self.named_elsewhere {
             return Err(Malformed::NoModel);
         }
         self.fields.length = self.offset;
@@ -267,7 +281,7 @@ impl RequestScan {
             return chunk.len();
         };
         self.member = Member::of(written);
-        if self.member == Member::Model && self.has_model {
+        if self.member == Member::Model && self.has_model() {
             return self.fail(chunk, Malformed::DuplicateModel { at: self.offset + end });
         }
         if matches!(self.member, Member::CacheKey | Member::User | Member::Prompt) {
@@ -358,7 +372,6 @@ impl RequestScan {
                 Some(model) => {
                     fields.model = model;
                     fields.model_span = start..end;
-                    self.has_model = true;
                 }
                 None => self.fault = Some(Malformed::ModelNotString { at: start }),
             },
@@ -368,6 +381,11 @@ impl RequestScan {
             Member::MaxOutput => {
                 let limit = count(value);
                 fields.max_output_tokens = fields.max_output_tokens.into_iter().chain(limit).min();
+            }
+            Member::InferenceConfig if self.value_cut || value.first() != Some(&b'{') => {}
+            Member::InferenceConfig => {
+                let limit = members(value).find(|(name, _)| *name == b"maxTokens").and_then(|(_, value)| count(value));
+                fields.max_output_tokens = limit.or(fields.max_output_tokens);
             }
             Member::Choices => fields.choices = count(value),
             Member::Store => fields.store = serde_json::from_slice(value).ok(),
@@ -425,6 +443,7 @@ impl Member {
             b"prompt_cache_key" => Self::CacheKey,
             b"user" => Self::User,
             b"messages" | b"input" | b"prompt" => Self::Prompt,
+            b"inferenceConfig" => Self::InferenceConfig,
             _ if key.len() <= KEY_BYTES && key.contains(&b'\\') => Self::of_escaped(key),
             _ => Self::Other,
         }

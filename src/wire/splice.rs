@@ -22,12 +22,13 @@ pub struct Splice {
 
 /// The edits for one attempt, in order and apart from each other.
 ///
-/// `upstream_model_json` is the backend's name for the model as a JSON string with its quotes, if it has one of its own.
+/// `upstream_model_json` is the backend's name for the model as a JSON string with its quotes, if it has one of its own;
+/// it is nothing to a body that names no model.
 /// `inject_usage` asks for usage on the stream where the client did not; it does nothing for a request that does not stream,
 /// because backends refuse the option there.
 pub fn edits(fields: &RequestFields, upstream_model_json: Option<&Bytes>, inject_usage: bool) -> SmallVec<[Splice; 2]> {
     let mut edits: SmallVec<[Splice; 2]> = SmallVec::new();
-    if let Some(model) = upstream_model_json {
+    if let Some(model) = upstream_model_json.filter(|_| !fields.model_span.is_empty()) {
         edits.push(Splice { at: fields.model_span.clone(), with: model.clone() });
     }
     if inject_usage && fields.stream {

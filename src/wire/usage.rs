@@ -6,11 +6,13 @@
 //! counted from its events, and the source says so.
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
 use memchr::memrchr;
 use serde::{Deserialize, Serialize};
 
 use super::Operation;
 use super::beginning::Beginning;
+use super::event_stream::EventStream;
 use super::events::Events;
 use super::json::{Nest, USAGE, USAGE_KEY, Walk, members, skip_space};
 
@@ -18,6 +20,10 @@ pub use super::events::StreamError;
 
 /// Largest usage object that is read, in bytes; those in use have 100 to 600.
 const USAGE_BYTES: usize = 4096;
+
+/// Where Bedrock says how many tokens went into a model, and came out of it.
+const INPUT_TOKENS: HeaderName = HeaderName::from_static("x-amzn-bedrock-input-token-count");
+const OUTPUT_TOKENS: HeaderName = HeaderName::from_static("x-amzn-bedrock-output-token-count");
 
 /// Tokens of one exchange; `None` is unknown, which is never the same as none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +36,18 @@ pub struct Usage {
     pub output_tokens: Option<u64>,
     /// The part of the output that was reasoning.
     pub reasoning_tokens: Option<u64>,
+}
+
+impl Usage {
+    /// What is known now that `later` was said: what it leaves out stays.
+    pub(super) fn updated(self, later: Self) -> Self {
+        Self {
+            input_tokens: later.input_tokens.or(self.input_tokens),
+            cached_tokens: later.cached_tokens.or(self.cached_tokens),
+            output_tokens: later.output_tokens.or(self.output_tokens),
+            reasoning_tokens: later.reasoning_tokens.or(self.reasoning_tokens),
+        }
+    }
 }
 
 /// How the tokens came to be known.
@@ -51,6 +69,10 @@ pub struct Meter {
     events: Option<Events>,
     beginning: Option<Beginning>,
     usage: Option<UsageSearch>,
+    /// Of a stream in AWS's frames; boxed, because few are.
+    frames: Option<Box<EventStream>>,
+    /// What the head of the response said.
+    by_head: Option<Usage>,
     any_byte: bool,
 }
 
@@ -58,18 +80,29 @@ impl Meter {
     /// For a body of type `text/event-stream`.
     pub fn sse(operation: Operation) -> Self {
         let (events, usage) = (Some(Events::new(operation)), Some(UsageSearch::new(operation)));
-        Self { events, beginning: None, usage, any_byte: false }
+        Self { events, usage, ..Self::off() }
+    }
+
+    /// For a body of type `application/vnd.amazon.eventstream`.
+    pub fn event_stream() -> Self {
+        Self { frames: Some(Box::default()), ..Self::off() }
     }
 
     /// For a JSON body.
     pub fn json(operation: Operation) -> Self {
         let (beginning, usage) = (Some(Beginning::default()), Some(UsageSearch::new(operation)));
-        Self { events: None, beginning, usage, any_byte: false }
+        Self { beginning, usage, ..Self::off() }
     }
 
     /// For a body that cannot be read, because it is compressed or of another type.
     pub const fn off() -> Self {
-        Self { events: None, beginning: None, usage: None, any_byte: false }
+        Self { events: None, beginning: None, usage: None, frames: None, by_head: None, any_byte: false }
+    }
+
+    /// Takes what the head of the response says of the tokens, where it does. A body that says so itself says more.
+    #[must_use]
+    pub fn with_head(self, headers: &HeaderMap) -> Self {
+        Self { by_head: by_head(headers), ..self }
     }
 
     /// Looks at a chunk that was forwarded.
@@ -84,24 +117,37 @@ impl Meter {
         if let Some(usage) = &mut self.usage {
             usage.feed(chunk);
         }
+        if let Some(frames) = &mut self.frames {
+            frames.feed(chunk);
+        }
     }
 
     /// Whether the first body data has come: for an event stream a `data` line, because a comment that keeps the connection alive
     /// is no answer; for other bodies any byte.
     pub fn saw_first_data(&self) -> bool {
-        self.events.as_ref().map_or(self.any_byte, |events| events.saw_data)
+        match (&self.events, &self.frames) {
+            (Some(events), _) => events.saw_data,
+            (_, Some(frames)) => frames.saw_event,
+            _ => self.any_byte,
+        }
+    }
+
+    /// Whether the last event of a stream is here, whatever is still to come of its body.
+    pub fn saw_last_event(&self) -> bool {
+        self.frames.as_ref().is_some_and(|frames| frames.saw_last)
     }
 
     /// Whether it watches an event stream.
     pub const fn reads_events(&self) -> bool {
-        self.events.is_some()
+        self.events.is_some() || self.frames.is_some()
     }
 
     /// What the body said went wrong: it may end as it should, under a status of success, and be no answer for all that. To be asked
     /// at its end.
     pub fn error(&self) -> Option<StreamError> {
         let of_events = self.events.as_ref().and_then(Events::error);
-        of_events.or_else(|| self.beginning.as_ref().and_then(Beginning::error))
+        let of_frames = || self.frames.as_ref().and_then(|frames| frames.error);
+        of_events.or_else(of_frames).or_else(|| self.beginning.as_ref().and_then(Beginning::error))
     }
 
     /// The model as the backend names it, in printable ASCII. To be asked at the end.
@@ -112,7 +158,11 @@ impl Meter {
 
     /// What is known when the body has ended or was given up.
     pub fn finish(&mut self) -> (Usage, UsageSource) {
-        if let Some(usage) = self.usage.as_ref().and_then(|search| search.last) {
+        if let Some(frames) = &self.frames {
+            return frames.finish();
+        }
+        let in_body = self.usage.as_ref().and_then(|search| search.last);
+        if let Some(usage) = in_body.or(self.by_head) {
             return (usage, UsageSource::Reported);
         }
         match self.events.as_ref().map_or(0, |events| events.with_output) {
@@ -120,6 +170,13 @@ impl Meter {
             counted => (Usage { output_tokens: Some(counted), ..Usage::default() }, UsageSource::Counted),
         }
     }
+}
+
+/// What Bedrock says in the head of an answer to InvokeModel, whose body is the model's own.
+fn by_head(headers: &HeaderMap) -> Option<Usage> {
+    let field = |name: HeaderName| headers.get(name).and_then(|value| count(value.as_bytes()).ok().flatten());
+    let (input_tokens, output_tokens) = (field(INPUT_TOKENS), field(OUTPUT_TOKENS));
+    (input_tokens.is_some() || output_tokens.is_some()).then(|| Usage { input_tokens, output_tokens, ..Usage::default() })
 }
 
 /// Finds `"usage": {..}` in chunks, wherever they are cut.
@@ -231,16 +288,24 @@ impl UsageSearch {
     }
 }
 
-/// Reads a usage object of either API; `None` where it is another thing of that name (a tool's parameter, say). Chat and completions
-/// count `prompt` and `completion`, responses `input` and `output`. The object is known to be balanced; a serde visitor
+/// Reads a usage object of any API; `None` where it is another thing of that name (a tool's parameter, say). Chat and completions
+/// count `prompt` and `completion`, responses and Anthropic `input` and `output`, and Bedrock has these in its own spelling. The object is known to be balanced; a serde visitor
 /// took half as many instructions again.
-fn read(operation: Operation, object: &[u8]) -> Option<Usage> {
+pub(super) fn read(operation: Operation, object: &[u8]) -> Option<Usage> {
     let (mut input, mut output, mut total) = (None, None, None);
     let (mut cached, mut reasoning) = (None, None);
+    // Anthropic and Bedrock count these beside the input, and the input is all three together.
+    let (mut read, mut written) = (None, None);
     for (name, value) in members(object) {
         match name {
-            b"prompt_tokens" | b"input_tokens" => input = count(value).ok()?.or(input),
-            b"completion_tokens" | b"output_tokens" => output = count(value).ok()?.or(output),
+            b"prompt_tokens" | b"input_tokens" | b"inputTokens" | b"inputTokenCount" => input = count(value).ok()?.or(input),
+            b"completion_tokens" | b"output_tokens" | b"outputTokens" | b"outputTokenCount" => {
+                output = count(value).ok()?.or(output);
+            }
+            b"cache_read_input_tokens" | b"cacheReadInputTokens" | b"cacheReadInputTokenCount" => read = count(value).ok()?,
+            b"cache_creation_input_tokens" | b"cacheWriteInputTokens" | b"cacheWriteInputTokenCount" => {
+                written = count(value).ok()?;
+            }
             b"total_tokens" => total = count(value).ok()?,
             b"prompt_tokens_details" | b"input_tokens_details" => cached = detail(value, b"cached_tokens").ok()?.or(cached),
             b"completion_tokens_details" | b"output_tokens_details" => {
@@ -257,6 +322,9 @@ fn read(operation: Operation, object: &[u8]) -> Option<Usage> {
     if input.is_none() && output.is_none() {
         return None;
     }
+    let beside = read.unwrap_or(0_u64).saturating_add(written.unwrap_or(0));
+    input = input.map(|input: u64| input.saturating_add(beside));
+    let cached = read.or(cached);
     Some(Usage { input_tokens: input, cached_tokens: cached, output_tokens: output, reasoning_tokens: reasoning })
 }
 
@@ -290,173 +358,5 @@ fn detail(details: &[u8], wanted: &[u8]) -> Result<Option<u64>, NoCount> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn meter(mut meter: Meter, chunks: &[&[u8]]) -> (Usage, UsageSource, bool) {
-        for chunk in chunks {
-            meter.feed(&Bytes::copy_from_slice(chunk));
-        }
-        let (usage, source) = meter.finish();
-        (usage, source, meter.saw_first_data())
-    }
-
-    /// As serde reads a usage object.
-    fn by_serde(object: &serde_json::Value) -> Option<Usage> {
-        #[derive(Deserialize)]
-        struct Reported {
-            prompt_tokens: Option<u64>,
-            completion_tokens: Option<u64>,
-            input_tokens: Option<u64>,
-            output_tokens: Option<u64>,
-            prompt_tokens_details: Option<Details>,
-            completion_tokens_details: Option<Details>,
-        }
-        #[derive(Default, Deserialize)]
-        struct Details {
-            cached_tokens: Option<u64>,
-            reasoning_tokens: Option<u64>,
-        }
-        let reported: Reported = serde_json::from_value(object.clone()).ok()?;
-        let usage = Usage {
-            input_tokens: reported.prompt_tokens.or(reported.input_tokens),
-            cached_tokens: reported.prompt_tokens_details.unwrap_or_default().cached_tokens,
-            output_tokens: reported.completion_tokens.or(reported.output_tokens),
-            reasoning_tokens: reported.completion_tokens_details.unwrap_or_default().reasoning_tokens,
-        };
-        (usage.input_tokens.is_some() || usage.output_tokens.is_some()).then_some(usage)
-    }
-
-    /// Values of which a few are counts.
-    fn any_value() -> impl Strategy<Value = serde_json::Value> {
-        use serde_json::{Value, json};
-        let details = (any::<Option<u32>>(), any::<Option<u32>>(), ".{0,6}").prop_map(
-            |(cached, reasoning, name)| json!({ name: [1, {"}": "]"}], "cached_tokens": cached, "reasoning_tokens": reasoning }),
-        );
-        prop_oneof![
-            4 => any::<u64>().prop_map(Value::from),
-            1 => Just(Value::Null),
-            1 => (-5.0..5.0).prop_map(Value::from),
-            1 => ".{0,8}".prop_map(Value::from),
-            1 => Just(json!([1, "]", {}])),
-            3 => details,
-        ]
-    }
-
-    /// What stands beside a recorded stream.
-    #[derive(Deserialize)]
-    struct Expected {
-        operation: Operation,
-        source: UsageSource,
-        usage: Usage,
-    }
-
-    macro_rules! cases {
-        ($($name:literal),* $(,)?) => {
-            [$((
-                $name,
-                include_bytes!(concat!("../../tests/cases/wire/", $name, ".sse")).as_slice(),
-                include_str!(concat!("../../tests/cases/wire/", $name, ".json")),
-            )),*]
-        };
-    }
-
-    fn cases() -> Vec<(&'static str, &'static [u8], Expected)> {
-        cases![
-            "chat-asked",
-            "chat-cut",
-            "chat-reasoning",
-            "chat-running-total-cut",
-            "chat-spaced-crlf",
-            "chat-tools-not-asked",
-            "completions",
-            "responses-completed",
-            "responses-cut",
-            "responses-failed",
-            "responses-incomplete",
-        ]
-        .into_iter()
-        .map(|(name, stream, expected)| (name, stream, serde_json::from_str(expected).expect(name)))
-        .collect()
-    }
-
-    #[test]
-    fn streams_are_metered_whole_and_byte_by_byte() {
-        for (name, stream, expected) in cases() {
-            let expected_all = (expected.usage, expected.source, true);
-            assert_eq!(meter(Meter::sse(expected.operation), &[stream]), expected_all, "{name}");
-            let bytes: Vec<&[u8]> = stream.chunks(1).collect();
-            assert_eq!(meter(Meter::sse(expected.operation), &bytes), expected_all, "{name} by bytes");
-        }
-    }
-
-    #[test]
-    fn json_bodies_are_read_to_the_last_usage() {
-        let body =
-            br#"{"tools":[{"usage":{"type":"object"}}],"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":9}"}}],
-            "usage" : {"prompt_tokens":12,"completion_tokens":3,"total_tokens":15,"prompt_tokens_details":{"cached_tokens":8}}}"#;
-        let expected = Usage { input_tokens: Some(12), cached_tokens: Some(8), output_tokens: Some(3), reasoning_tokens: None };
-        assert_eq!(meter(Meter::json(Operation::Chat), &[body]), (expected, UsageSource::Reported, true));
-        let embeddings = br#"{"data":[{"embedding":[0.1]}],"usage":{"prompt_tokens":5,"total_tokens":5}}"#;
-        let expected = Usage { input_tokens: Some(5), output_tokens: Some(0), ..Usage::default() };
-        assert_eq!(meter(Meter::json(Operation::Embeddings), &[embeddings]), (expected, UsageSource::Reported, true));
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_unknown() {
-        let unknown = |first| (Usage::default(), UsageSource::Unknown, first);
-        let long = format!(r#"{{"usage":{{"prompt_tokens":1,"x":"{}"}}}}"#, "y".repeat(USAGE_BYTES));
-        for body in [r#"{"usage":null}"#, r#"{"usage":{"prompt_tokens":1"#, r#"{"usage":{"prompt_tokens":"1"}}"#, "<html>", &long]
-        {
-            assert_eq!(meter(Meter::json(Operation::Chat), &[body.as_bytes()]), unknown(true), "{body}");
-            let bytes: Vec<&[u8]> = body.as_bytes().chunks(1).collect();
-            assert_eq!(meter(Meter::json(Operation::Chat), &bytes), unknown(true), "{body} by bytes");
-        }
-        assert_eq!(meter(Meter::json(Operation::Chat), &[]), unknown(false));
-        assert_eq!(meter(Meter::off(), &[br#"{"usage":{"prompt_tokens":1}}"#]), unknown(true));
-        assert_eq!(meter(Meter::sse(Operation::Chat), &[b": keep-alive\n\n"]), unknown(false));
-    }
-
-    proptest! {
-        #[test]
-        fn a_usage_object_is_read_as_serde_reads_it(
-            prompt in prop::option::of(prop_oneof![4 => any::<u32>().prop_map(serde_json::Value::from), 1 => any_value()]),
-            completion in prop::option::of(prop_oneof![4 => any::<u32>().prop_map(serde_json::Value::from), 1 => any_value()]),
-            details in prop::option::of(any_value()),
-            others in prop::collection::vec(("[a-z\"\\\\]{0,6}", any_value()), 0..4),
-            pretty: bool,
-        ) {
-            let mut object = serde_json::Map::new();
-            for (name, value) in others {
-                object.insert(name, value);
-            }
-            for (name, value) in [("prompt_tokens", prompt), ("completion_tokens", completion), ("prompt_tokens_details", details)] {
-                object.extend(value.map(|value| (name.to_owned(), value)));
-            }
-            let object = serde_json::Value::Object(object);
-            let text = if pretty { serde_json::to_string_pretty(&object).unwrap() } else { object.to_string() };
-            prop_assert_eq!(read(Operation::Chat, text.as_bytes()), by_serde(&object), "{}", text);
-        }
-        #[test]
-        fn cuts_make_no_difference(case in any::<prop::sample::Index>(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8)) {
-            let cases = cases();
-            let (_, stream, expected) = &cases[case.index(cases.len())];
-            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
-            cuts.extend([0, stream.len()]);
-            cuts.sort_unstable();
-            let chunks: Vec<&[u8]> = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect();
-            prop_assert_eq!(meter(Meter::sse(expected.operation), &chunks), (expected.usage, expected.source, true));
-        }
-
-        #[test]
-        fn any_text_is_survived_and_cut_anywhere(text in r#"("usage"|:|\{|\}|"|\\|"prompt_tokens"|1|,|"delta"|data|\n|\r| ){0,40}"#) {
-            for operation in [Operation::Chat, Operation::Completions, Operation::Responses] {
-                let whole = meter(Meter::sse(operation), &[text.as_bytes()]);
-                let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
-                prop_assert_eq!(meter(Meter::sse(operation), &bytes), whole);
-            }
-        }
-    }
-}
+#[path = "usage_tests.rs"]
+mod tests;

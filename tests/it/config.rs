@@ -19,12 +19,16 @@ fn certificate() -> &'static (String, String) {
     })
 }
 
+const CREDENTIALS: &str = "[default]\naws_access_key_id = AKID\naws_secret_access_key = secret\naws_session_token = token\n\
+    [half]\naws_access_key_id = AKID\n";
+
 impl Files for Shelf {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         match path.file_name().and_then(|name| name.to_str()) {
             Some("cert.pem" | "ca.pem") => Ok(certificate().0.clone().into_bytes()),
             Some("key.pem") => Ok(certificate().1.clone().into_bytes()),
             Some("bedrock" | "electricity-maps" | "blue") => Ok(b"sk-from-a-file\n".to_vec()),
+            Some("aws") => Ok(CREDENTIALS.as_bytes().to_vec()),
             Some("empty") => Ok(b"\n".to_vec()),
             Some("binary") => Ok(vec![0xff, 0xfe]),
             Some("control") => Ok(b"sk-\x07-hidden".to_vec()),
@@ -174,7 +178,11 @@ fn summary(loaded: &Loaded) -> String {
                 let energy = candidate.coefficients.as_ref().map(|coefficients| &coefficients.id);
                 let upstream = &candidate.upstream_model_json;
                 let (backend, weight) = (candidate.backend, candidate.weight);
-                put(&mut out, format_args!("  {name}: {backend:?} as {} {upstream:?} {energy:?} {weight}\n", candidate.model));
+                put(&mut out, format_args!("  {name}: {backend:?} as {} {upstream:?} {energy:?} {weight}", candidate.model));
+                if let Some(segment) = &candidate.upstream_segment {
+                    put(&mut out, format_args!(" {segment}"));
+                }
+                out.push('\n');
             }
         }
     }

@@ -19,6 +19,7 @@ use crate::dialect::Dialect;
 use crate::live::Prior;
 use crate::tables::{Coefficients, EnergyTable, Regions};
 use crate::units::{Millis, Pue, Usd};
+use crate::wire::bedrock::segment as bedrock_segment;
 
 /// The most backends: each route looks at all of its own for every request.
 const MOST_BACKENDS: usize = 1024;
@@ -33,7 +34,7 @@ const KEEP_IDLE_HTTP: Duration = Duration::from_secs(4);
 /// Under the 60 s of the load balancers before hosted services.
 const KEEP_IDLE_HTTPS: Duration = Duration::from_secs(55);
 /// Dialects that this version speaks.
-const SPOKEN: [Dialect; 1] = [Dialect::Openai];
+const SPOKEN: [Dialect; 2] = [Dialect::Openai, Dialect::Bedrock];
 
 /// A backend with what its routes need to know.
 pub(super) struct Meant {
@@ -55,6 +56,8 @@ pub(super) struct Meant {
 pub(super) struct Model {
     pub(super) client: Arc<str>,
     pub(super) upstream_json: Option<Bytes>,
+    /// Where the dialect has the model in the path.
+    pub(super) upstream_segment: Option<Arc<str>>,
     pub(super) weight: Option<u32>,
     pub(super) coefficients: Arc<Coefficients>,
     pub(super) prices: Option<TokenPrices>,
@@ -62,6 +65,14 @@ pub(super) struct Model {
 
 /// What stands for all models of a backend: energy and prices.
 type Figures<'a> = (Option<&'a Arc<Coefficients>>, Option<TokenPrices>);
+
+impl Model {
+    /// Its name there goes into a path.
+    fn name_in_path(&mut self) {
+        let there = self.upstream_json.as_ref().and_then(|json| serde_json::from_slice::<String>(json).ok());
+        self.upstream_segment = Some(bedrock_segment(there.as_deref().unwrap_or(&self.client)).into());
+    }
+}
 
 impl Meant {
     /// What is believed of each model, by the client's names.
@@ -102,16 +113,21 @@ impl Check<'_> {
         let (region, placement, pue) = self.place(&file, zones);
         let energy = file.energy.map(|written| Arc::new(self.coefficients(&written)));
         let prices = file.price_usd_per_million_tokens.as_ref().map(|written| self.prices(written));
-        let models = file.models.map(|written| self.models(written, (energy.as_ref(), prices), table));
+        let dialect = self.dialect(file.dialect.as_ref());
+        let mut models = file.models.map(|written| self.models(written, (energy.as_ref(), prices), table));
+        if dialect == Dialect::Bedrock {
+            models.iter_mut().flatten().for_each(Model::name_in_path);
+        }
         let pass_through = file.auth.as_ref().filter(|auth| matches!(auth.value, Auth::PassThrough)).map(|auth| auth.mark);
-        let credential = file.auth.as_ref().map_or(Credential::None, |auth| self.auth(auth, &file.url));
+        let credential =
+            file.auth.map_or(Credential::None, |auth| self.auth(auth, &file.url, &origin.host, file.region.as_ref()));
         let keep_idle = if origin.tls { KEEP_IDLE_HTTPS } else { KEEP_IDLE_HTTP };
         let backend = Backend {
             id,
             name_header: header(&file.name.value),
             name: Arc::from(file.name.value.as_str()),
             protocol: file.protocol.unwrap_or_default(),
-            dialect: self.dialect(file.dialect.as_ref()),
+            dialect,
             region_header: header(&region),
             region,
             placement,
@@ -132,12 +148,13 @@ impl Check<'_> {
         Meant { backend, mark: file.name.mark, pass_through, models, by_name, energy, prices }
     }
 
-    fn auth(&mut self, auth: &At<Auth>, to: &At<String>) -> Credential {
-        if url::sends_in_clear(&to.value) {
+    fn auth(&mut self, auth: At<Auth>, to: &At<String>, host: &str, region: Option<&At<String>>) -> Credential {
+        // A signature is good for one request, once.
+        if url::sends_in_clear(&to.value) && !matches!(auth.value, Auth::SigV4(_)) {
             self.warnings.add(auth.mark, "this credential is sent over http, in clear").mend =
                 Some("use https, or keep the secret on this machine".to_owned());
         }
-        self.credential(auth)
+        self.credential(auth, host, region.map(|region| &*region.value))
     }
 
     fn dialect(&mut self, written: Option<&At<Dialect>>) -> Dialect {
@@ -271,6 +288,7 @@ impl Check<'_> {
             client: Arc::from(client.value.as_str()),
             upstream_json: (*upstream != client.value)
                 .then(|| Bytes::from(serde_json::Value::from(upstream.as_str()).to_string())),
+            upstream_segment: None,
             weight: weight.map(|written| self.count(Some(&written), 1, 0..=1_000_000) as u32),
             coefficients,
             prices: own_prices.as_ref().map(|written| self.prices(written)).or(prices),

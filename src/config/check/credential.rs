@@ -43,8 +43,13 @@ pub(super) fn fields<'a>(credentials: impl Iterator<Item = &'a Credential>) -> B
 }
 
 impl Check<'_> {
-    pub(super) fn credential(&mut self, written: &At<Auth>) -> Credential {
+    /// For a backend at `host`, in the cloud's `region`.
+    pub(super) fn credential(&mut self, written: At<Auth>, host: &str, region: Option<&str>) -> Credential {
         let (name, secret, prefix) = match &written.value {
+            Auth::SigV4(_) => {
+                let Auth::SigV4(file) = written.value else { return Credential::None };
+                return self.sigv4(*file, written.mark, host, region);
+            }
             Auth::PassThrough => return Credential::PassThrough,
             Auth::Bearer(secret) => (header::AUTHORIZATION, secret, "Bearer "),
             Auth::Header(file) => {

@@ -3,6 +3,7 @@
 //! A check that finds a fault notes it and goes on with a value that does for the checks after it. That is sound because a plan is
 //! only given out when nothing was noted.
 
+mod aws;
 mod backend;
 mod boot;
 mod carbon;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decode::{At, Problems, quoted};
-use super::env::Files;
+use super::env::{Env, Files};
 use super::file::File;
 use super::node::{Mark, Node};
 use super::plan::Plan;
@@ -37,6 +38,7 @@ use crate::tables::Coefficients;
 pub(super) struct Check<'a> {
     pub(super) problems: Problems,
     pub(super) warnings: Problems,
+    env: &'a Env,
     files: &'a dyn Files,
     /// The directory of the file, from which relative paths go.
     base: PathBuf,
@@ -53,13 +55,13 @@ pub(super) struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    pub(super) fn new(file_name: &str, root: &Node, files: &'a dyn Files, problems: Problems) -> Self {
+    pub(super) fn new(file_name: &str, root: &Node, (env, files): (&'a Env, &'a dyn Files), problems: Problems) -> Self {
         let names = |section| root.get(section).map(names).unwrap_or_default();
         let base = Path::new(file_name).parent().map(Path::to_path_buf).unwrap_or_default();
         let (backend_names, policy_names, route_names) = (names("backends"), names("policies"), names("routes"));
         let warnings = Problems::default();
         let (deployments, figures, flows) = (0, HashMap::new(), Vec::new());
-        Self { problems, warnings, files, base, backend_names, policy_names, route_names, deployments, figures, flows }
+        Self { problems, warnings, env, files, base, backend_names, policy_names, route_names, deployments, figures, flows }
     }
 
     /// The plan that a file means. It may only be used when no problem was noted.

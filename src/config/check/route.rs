@@ -13,11 +13,12 @@ use crate::config::decode::{At, Filled, similar};
 use crate::config::file::{MatchFile, RouteFile};
 use crate::config::node::Mark;
 use crate::decide::resident;
+use crate::dialect::Dialect;
 use crate::grid::GridZone;
 use crate::policy::{Policy, PolicyId};
 use crate::route::{Deployment, FlowId, Route, Shadow};
 
-/// What a route takes that says nothing: the paths of the OpenAI API and its kin.
+/// The paths of the OpenAI API and its kin.
 const PREFIX: &str = "/v1";
 /// The most routes: each is looked at for every request.
 const MOST_ROUTES: usize = 1024;
@@ -84,8 +85,9 @@ impl Check<'_> {
                 self.problems.add(Mark::default(), message);
             }
             self.bound(&mut candidates, None, backends, Mark::default());
-            let policy = standard(policies);
-            return vec![self.assemble(Arc::from("default"), Arc::from(PREFIX), candidates, None, policy, backends)];
+            self.one_api(&candidates, backends, Mark::default());
+            let (policy, prefix) = (standard(policies), usual_prefix(&candidates, backends));
+            return vec![self.assemble(Arc::from("default"), prefix, candidates, None, policy, backends)];
         };
         let mut routes: Vec<Meant> = Vec::with_capacity(written.0.len());
         if let Some(past) = written.0.get(MOST_ROUTES) {
@@ -107,17 +109,16 @@ impl Check<'_> {
     }
 
     fn route(&mut self, file: RouteFile, backends: &[backend::Meant], policies: &[policy::Meant]) -> Meant {
-        let (prefix, headers, models) = match file.r#match {
-            Some(MatchFile { path, headers, models }) => (
-                path.map_or(Arc::from(PREFIX), |path| self.prefix(&path)),
-                headers.map(|table| table.0).unwrap_or_default(),
-                models,
-            ),
-            None => (Arc::from(PREFIX), Vec::new(), None),
+        let (path, headers, models) = match file.r#match {
+            Some(MatchFile { path, headers, models }) => (path, headers.map(|table| table.0).unwrap_or_default(), models),
+            None => (None, Vec::new(), None),
         };
+        let prefix = path.map(|path| self.prefix(&path));
         let headers = headers.iter().filter_map(|(name, value)| self.header(name, value)).collect();
         let candidates_mark = file.backends.mark;
         let mut candidates = self.candidates(file.backends, backends);
+        self.one_api(&candidates, backends, candidates_mark);
+        let prefix = prefix.unwrap_or_else(|| usual_prefix(&candidates, backends));
         let policy = match &file.policy {
             Some(written) => self.policy_named(written, policies).unwrap_or_else(|| standard(policies)),
             None => standard(policies),
@@ -133,6 +134,18 @@ impl Check<'_> {
         meant.route.home = home.unwrap_or(meant.route.home);
         (meant.mark, meant.candidates_mark) = (file.name.mark, candidates_mark);
         meant
+    }
+
+    /// What a client sends passes as it is, so whoever may get it has to understand it.
+    fn one_api(&mut self, candidates: &[(BackendId, u32)], backends: &[backend::Meant], at: Mark) {
+        let mut all = candidates.iter().filter_map(|(id, _)| backends.get(id.index())).map(|meant| &meant.backend);
+        let Some(first) = all.next() else { return };
+        if let Some(other) = all.find(|other| other.dialect != first.dialect) {
+            let (one, two) = (first.dialect.name(), other.dialect.name());
+            let message =
+                format!("`{}` speaks `{one}` and `{}` speaks `{two}`: one route has one dialect", first.name, other.name);
+            self.problems.add(at, message).mend = Some("give each dialect a route of its own".to_owned());
+        }
     }
 
     /// Keeps the table of who serves what within bounds.
@@ -288,6 +301,12 @@ impl Check<'_> {
     }
 }
 
+/// What a route takes that says nothing. The paths of Bedrock's own API begin at the root, where its SDKs put them.
+fn usual_prefix(candidates: &[(BackendId, u32)], backends: &[backend::Meant]) -> Arc<str> {
+    let first = candidates.first().and_then(|(id, _)| backends.get(id.index()));
+    Arc::from(if first.is_some_and(|meant| meant.backend.dialect == Dialect::Bedrock) { "" } else { PREFIX })
+}
+
 /// The models that the candidates list, by the client's names, in the file's order.
 fn served(candidates: &[(BackendId, u32)], backends: &[backend::Meant]) -> Vec<Arc<str>> {
     let mut seen = HashSet::new();
@@ -320,6 +339,7 @@ fn deployment(meant: &backend::Meant, model: Option<&Arc<str>>, weight: u32, flo
             backend,
             model: Arc::from("*"),
             upstream_model_json: None,
+            upstream_segment: None,
             coefficients,
             prices,
             weight,
@@ -331,6 +351,7 @@ fn deployment(meant: &backend::Meant, model: Option<&Arc<str>>, weight: u32, flo
         backend,
         model: Arc::clone(&served.client),
         upstream_model_json: served.upstream_json.clone(),
+        upstream_segment: served.upstream_segment.clone(),
         coefficients: Some(Arc::clone(&served.coefficients)),
         prices: served.prices,
         weight: served.weight.unwrap_or(weight),

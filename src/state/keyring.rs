@@ -1,0 +1,53 @@
+//! The AWS keys of a backend as they are now. A control task renews them; a request only loads them and signs.
+
+use arc_swap::ArcSwap;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use jiff::Timestamp;
+
+use crate::backend::{AwsKeys, SigV4};
+use crate::wire::sigv4::{DATE, SECURITY_TOKEN, Scope, Signed, Signer, Subject};
+
+/// The keys with which one backend's requests are signed. Nothing of them is shown.
+pub struct Keyring {
+    current: ArcSwap<(AwsKeys, Signer)>,
+}
+
+impl Keyring {
+    /// With the keys that the plan has.
+    pub fn new(keys: AwsKeys) -> Self {
+        let signer = Signer::new(&keys);
+        Self { current: ArcSwap::from_pointee((keys, signer)) }
+    }
+
+    /// Signs a request to the backend. `None` where no field can carry what would have to be said.
+    pub fn sign(&self, how: &SigV4, subject: &Subject<'_>, at: Timestamp) -> Option<Signed> {
+        self.current.load().1.sign(Scope { service: &how.service, region: &how.region }, subject, at)
+    }
+
+    /// Takes newer keys; whether they are other ones than before.
+    pub fn renew(&self, keys: AwsKeys) -> bool {
+        if self.current.load().0 == keys {
+            return false;
+        }
+        let signer = Signer::new(&keys);
+        self.current.store(std::sync::Arc::new((keys, signer)));
+        true
+    }
+}
+
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Keyring")
+    }
+}
+
+/// Sets the fields of a signature.
+pub fn set_signature(fields: &mut HeaderMap, signed: Signed) {
+    let Signed { authorization, date, security_token } = signed;
+    fields.insert(AUTHORIZATION, authorization);
+    fields.insert(DATE, date);
+    if let Some(token) = security_token {
+        fields.insert(SECURITY_TOKEN, token);
+    }
+}

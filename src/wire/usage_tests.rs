@@ -1,0 +1,166 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn meter(mut meter: Meter, chunks: &[&[u8]]) -> (Usage, UsageSource, bool) {
+    for chunk in chunks {
+        meter.feed(&Bytes::copy_from_slice(chunk));
+    }
+    let (usage, source) = meter.finish();
+    (usage, source, meter.saw_first_data())
+}
+
+/// As serde reads a usage object.
+fn by_serde(object: &serde_json::Value) -> Option<Usage> {
+    #[derive(Deserialize)]
+    struct Reported {
+        prompt_tokens: Option<u64>,
+        completion_tokens: Option<u64>,
+        input_tokens: Option<u64>,
+        output_tokens: Option<u64>,
+        prompt_tokens_details: Option<Details>,
+        completion_tokens_details: Option<Details>,
+    }
+    #[derive(Default, Deserialize)]
+    struct Details {
+        cached_tokens: Option<u64>,
+        reasoning_tokens: Option<u64>,
+    }
+    let reported: Reported = serde_json::from_value(object.clone()).ok()?;
+    let usage = Usage {
+        input_tokens: reported.prompt_tokens.or(reported.input_tokens),
+        cached_tokens: reported.prompt_tokens_details.unwrap_or_default().cached_tokens,
+        output_tokens: reported.completion_tokens.or(reported.output_tokens),
+        reasoning_tokens: reported.completion_tokens_details.unwrap_or_default().reasoning_tokens,
+    };
+    (usage.input_tokens.is_some() || usage.output_tokens.is_some()).then_some(usage)
+}
+
+/// Values of which a few are counts.
+fn any_value() -> impl Strategy<Value = serde_json::Value> {
+    use serde_json::{Value, json};
+    let details = (any::<Option<u32>>(), any::<Option<u32>>(), ".{0,6}").prop_map(
+        |(cached, reasoning, name)| json!({ name: [1, {"}": "]"}], "cached_tokens": cached, "reasoning_tokens": reasoning }),
+    );
+    prop_oneof![
+        4 => any::<u64>().prop_map(Value::from),
+        1 => Just(Value::Null),
+        1 => (-5.0..5.0).prop_map(Value::from),
+        1 => ".{0,8}".prop_map(Value::from),
+        1 => Just(json!([1, "]", {}])),
+        3 => details,
+    ]
+}
+
+/// What stands beside a recorded stream.
+#[derive(Deserialize)]
+struct Expected {
+    operation: Operation,
+    source: UsageSource,
+    usage: Usage,
+}
+
+macro_rules! cases {
+    ($($name:literal),* $(,)?) => {
+        [$((
+            $name,
+            include_bytes!(concat!("../../tests/cases/wire/", $name, ".sse")).as_slice(),
+            include_str!(concat!("../../tests/cases/wire/", $name, ".json")),
+        )),*]
+    };
+}
+
+fn cases() -> Vec<(&'static str, &'static [u8], Expected)> {
+    cases![
+        "chat-asked",
+        "chat-cut",
+        "chat-reasoning",
+        "chat-running-total-cut",
+        "chat-spaced-crlf",
+        "chat-tools-not-asked",
+        "completions",
+        "responses-completed",
+        "responses-cut",
+        "responses-failed",
+        "responses-incomplete",
+    ]
+    .into_iter()
+    .map(|(name, stream, expected)| (name, stream, serde_json::from_str(expected).expect(name)))
+    .collect()
+}
+
+#[test]
+fn streams_are_metered_whole_and_byte_by_byte() {
+    for (name, stream, expected) in cases() {
+        let expected_all = (expected.usage, expected.source, true);
+        assert_eq!(meter(Meter::sse(expected.operation), &[stream]), expected_all, "{name}");
+        let bytes: Vec<&[u8]> = stream.chunks(1).collect();
+        assert_eq!(meter(Meter::sse(expected.operation), &bytes), expected_all, "{name} by bytes");
+    }
+}
+
+#[test]
+fn json_bodies_are_read_to_the_last_usage() {
+    let body = br#"{"tools":[{"usage":{"type":"object"}}],"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":9}"}}],
+        "usage" : {"prompt_tokens":12,"completion_tokens":3,"total_tokens":15,"prompt_tokens_details":{"cached_tokens":8}}}"#;
+    let expected = Usage { input_tokens: Some(12), cached_tokens: Some(8), output_tokens: Some(3), reasoning_tokens: None };
+    assert_eq!(meter(Meter::json(Operation::Chat), &[body]), (expected, UsageSource::Reported, true));
+    let embeddings = br#"{"data":[{"embedding":[0.1]}],"usage":{"prompt_tokens":5,"total_tokens":5}}"#;
+    let expected = Usage { input_tokens: Some(5), output_tokens: Some(0), ..Usage::default() };
+    assert_eq!(meter(Meter::json(Operation::Embeddings), &[embeddings]), (expected, UsageSource::Reported, true));
+}
+
+#[test]
+fn what_cannot_be_read_is_unknown() {
+    let unknown = |first| (Usage::default(), UsageSource::Unknown, first);
+    let long = format!(r#"{{"usage":{{"prompt_tokens":1,"x":"{}"}}}}"#, "y".repeat(USAGE_BYTES));
+    for body in [r#"{"usage":null}"#, r#"{"usage":{"prompt_tokens":1"#, r#"{"usage":{"prompt_tokens":"1"}}"#, "<html>", &long] {
+        assert_eq!(meter(Meter::json(Operation::Chat), &[body.as_bytes()]), unknown(true), "{body}");
+        let bytes: Vec<&[u8]> = body.as_bytes().chunks(1).collect();
+        assert_eq!(meter(Meter::json(Operation::Chat), &bytes), unknown(true), "{body} by bytes");
+    }
+    assert_eq!(meter(Meter::json(Operation::Chat), &[]), unknown(false));
+    assert_eq!(meter(Meter::off(), &[br#"{"usage":{"prompt_tokens":1}}"#]), unknown(true));
+    assert_eq!(meter(Meter::sse(Operation::Chat), &[b": keep-alive\n\n"]), unknown(false));
+}
+
+proptest! {
+    #[test]
+    fn a_usage_object_is_read_as_serde_reads_it(
+        prompt in prop::option::of(prop_oneof![4 => any::<u32>().prop_map(serde_json::Value::from), 1 => any_value()]),
+        completion in prop::option::of(prop_oneof![4 => any::<u32>().prop_map(serde_json::Value::from), 1 => any_value()]),
+        details in prop::option::of(any_value()),
+        others in prop::collection::vec(("[a-z\"\\\\]{0,6}", any_value()), 0..4),
+        pretty: bool,
+    ) {
+        let mut object = serde_json::Map::new();
+        for (name, value) in others {
+            object.insert(name, value);
+        }
+        for (name, value) in [("prompt_tokens", prompt), ("completion_tokens", completion), ("prompt_tokens_details", details)] {
+            object.extend(value.map(|value| (name.to_owned(), value)));
+        }
+        let object = serde_json::Value::Object(object);
+        let text = if pretty { serde_json::to_string_pretty(&object).unwrap() } else { object.to_string() };
+        prop_assert_eq!(read(Operation::Chat, text.as_bytes()), by_serde(&object), "{}", text);
+    }
+    #[test]
+    fn cuts_make_no_difference(case in any::<prop::sample::Index>(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8)) {
+        let cases = cases();
+        let (_, stream, expected) = &cases[case.index(cases.len())];
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+        cuts.extend([0, stream.len()]);
+        cuts.sort_unstable();
+        let chunks: Vec<&[u8]> = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect();
+        prop_assert_eq!(meter(Meter::sse(expected.operation), &chunks), (expected.usage, expected.source, true));
+    }
+
+    #[test]
+    fn any_text_is_survived_and_cut_anywhere(text in r#"("usage"|:|\{|\}|"|\\|"prompt_tokens"|1|,|"delta"|data|\n|\r| ){0,40}"#) {
+        for operation in [Operation::Chat, Operation::Completions, Operation::Responses] {
+            let whole = meter(Meter::sse(operation), &[text.as_bytes()]);
+            let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+            prop_assert_eq!(meter(Meter::sse(operation), &bytes), whole);
+        }
+    }
+}
