@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use crate::backend::Secret;
+use crate::backend::{AwsKeys, KeySource, Secret, SigV4};
 use crate::fleet::{Day, Noise, Positive, Shape, Spec};
 use crate::tables::Regions;
 use crate::units::{GramsPerKwh, Millis};
@@ -37,6 +37,8 @@ pub struct RegionPlan {
     pub listen: SocketAddr,
     /// The token without which it answers 401.
     pub bearer: Option<Secret>,
+    /// How requests have to be signed, or else it answers 403.
+    pub signed: Option<SigV4>,
     /// Its grid in fast motion, for the demonstration.
     pub day: Option<Day>,
 }
@@ -44,7 +46,7 @@ pub struct RegionPlan {
 impl RegionPlan {
     /// A region on a free port of the loopback interface, open to everybody.
     pub fn new(spec: Spec) -> Self {
-        Self { spec, listen: SocketAddr::from(([127, 0, 0, 1], 0)), bearer: None, day: None }
+        Self { spec, listen: SocketAddr::from(([127, 0, 0, 1], 0)), bearer: None, signed: None, day: None }
     }
 }
 
@@ -114,7 +116,39 @@ struct RegionFile {
     #[serde(default)]
     require_bearer: Option<String>,
     #[serde(default)]
+    require_sigv4: Option<SignedFile>,
+    #[serde(default)]
     grid: Option<GridFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SignedFile {
+    access_key_id: String,
+    secret_access_key: String,
+    #[serde(default)]
+    session_token: Option<String>,
+    #[serde(default)]
+    service: Option<String>,
+    #[serde(default)]
+    region: Option<String>,
+}
+
+impl SignedFile {
+    /// For a region of that name.
+    fn for_region(self, name: &str) -> SigV4 {
+        let short = name.split_once('/').map_or(name, |(_, short)| short);
+        SigV4 {
+            service: Arc::from(self.service.as_deref().unwrap_or("bedrock")),
+            region: Arc::from(self.region.as_deref().unwrap_or(short)),
+            source: KeySource::Fixed,
+            keys: AwsKeys {
+                access_key_id: self.access_key_id.into(),
+                secret_access_key: Secret::new(&self.secret_access_key),
+                session_token: self.session_token.as_deref().map(Secret::new),
+            },
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -191,6 +225,7 @@ impl RegionFile {
         RegionPlan {
             listen: self.listen.map_or(open.listen, |listen| listen.value),
             bearer: self.require_bearer.as_deref().map(Secret::new),
+            signed: self.require_sigv4.map(|signed| signed.for_region(&self.region.value)),
             day,
             ..open
         }

@@ -4,19 +4,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 
+use super::bedrock;
 use super::call::{Call, Kind};
 use super::generate::{Stream, whole};
 use super::listen::{Door, Tasks};
 use super::openai::{Fault, Voice};
 use super::site::{Cut, Exchange, Refusal, Site};
 use crate::fleet::{Faults, Patch};
+use crate::wire::sigv4::{PayloadHash, Received, Scope, verify};
+use crate::wire::{self, Dialect, Named};
 
 /// The largest body taken in: a few images in base64.
 const MAX_BODY: usize = 32 << 20;
@@ -24,6 +27,7 @@ const MAX_BODY: usize = 32 << 20;
 const MAX_ID: usize = 128;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const AWS_REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 const OUTPUT_TOKENS: HeaderName = HeaderName::from_static("x-mock-output-tokens");
 const REGION: HeaderName = HeaderName::from_static("x-mock-region");
 
@@ -44,25 +48,61 @@ pub(super) async fn answer(door: Door, request: Request<Incoming>) -> Result<Ans
     if !site.faults().up {
         return Err(Cut);
     }
-    if let (Some(kind), &Method::POST) = (Kind::of(&path), request.method()) {
-        return generate(site, kind, request).await;
+    if let Some(asked) = Asked::of(request.method(), &path) {
+        return generate(site, asked, request).await;
     }
-    let reply = if authorized(&site, request.headers()) {
-        serve_rest(&site, &tasks, &path, request).await
-    } else {
-        Err(Fault::Unauthorized)
-    };
+    let reply = serve_rest(&site, &tasks, path.strip_prefix("/openai").unwrap_or(&path), request).await;
     let mut response = reply.unwrap_or_else(refuse);
     mark(&site, &mut response);
     Ok(response)
 }
 
+/// A call of a model, by its path.
+enum Asked {
+    /// In one of OpenAI's shapes.
+    OpenAi(Kind),
+    /// Of Bedrock's runtime.
+    Bedrock(Named),
+}
+
+impl Asked {
+    fn of(method: &Method, path: &str) -> Option<Self> {
+        if *method != Method::POST {
+            return None;
+        }
+        match wire::call(Dialect::Bedrock, method, path) {
+            wire::Call::Named(named) => Some(Self::Bedrock(named)),
+            _ => Kind::of(path).map(Self::OpenAi),
+        }
+    }
+}
+
+/// What of a head a signature is held against.
+struct Seen<'a> {
+    method: &'a str,
+    uri: &'a Uri,
+    fields: &'a HeaderMap,
+}
+
+impl<'a> Seen<'a> {
+    fn of<B>(request: &'a Request<B>) -> Self {
+        Self { method: request.method().as_str(), uri: request.uri(), fields: request.headers() }
+    }
+}
+
 /// A call of a model: admitted, paced, recorded.
-async fn generate(site: Arc<Site>, kind: Kind, request: Request<Incoming>) -> Result<Answer, Cut> {
+async fn generate(site: Arc<Site>, asked: Asked, request: Request<Incoming>) -> Result<Answer, Cut> {
+    let is_bedrock = matches!(asked, Asked::Bedrock(_));
+    let answer = answer_call(site, asked, request).await?;
+    Ok(if is_bedrock { in_bedrocks_words(answer) } else { answer })
+}
+
+async fn answer_call(site: Arc<Site>, asked: Asked, request: Request<Incoming>) -> Result<Answer, Cut> {
     let (head, body) = request.into_parts();
     let id = head.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| (1..=MAX_ID).contains(&id.len()));
     let mut exchange = Exchange::open(Arc::clone(&site), head.uri.path(), id);
-    let call = match understand(&site, kind, &head.headers, body).await {
+    let seen = Seen { method: head.method.as_str(), uri: &head.uri, fields: &head.headers };
+    let call = match understand(&site, asked, &seen, body).await {
         Ok(call) => call,
         Err(fault) => return Ok(turn_away(&site, exchange, fault)),
     };
@@ -88,11 +128,13 @@ async fn generate(site: Arc<Site>, kind: Kind, request: Request<Incoming>) -> Re
     }
 }
 
-async fn understand(site: &Site, kind: Kind, headers: &HeaderMap, body: Incoming) -> Result<Call, Fault> {
-    if !authorized(site, headers) {
-        return Err(Fault::Unauthorized);
-    }
-    let call = Call::parse(kind, &collect(body).await?)?;
+async fn understand(site: &Site, asked: Asked, seen: &Seen<'_>, body: Incoming) -> Result<Call, Fault> {
+    let body = collect(body).await?;
+    authorized(site, seen, &body)?;
+    let call = match asked {
+        Asked::OpenAi(kind) => Call::parse(kind, &body)?,
+        Asked::Bedrock(named) => bedrock::parse(named, &body)?,
+    };
     if !site.models.iter().any(|model| **model == *call.model) {
         return Err(Fault::NoSuchModel);
     }
@@ -101,12 +143,14 @@ async fn understand(site: &Site, kind: Kind, headers: &HeaderMap, body: Incoming
 
 async fn speak(site: &Arc<Site>, mut exchange: Exchange, voice: Voice, answer_at: std::time::Duration) -> Result<Answer, Cut> {
     let id = exchange.id().to_owned();
+    let is_bedrock = voice.call.kind.is_bedrock();
     let mut response = if voice.call.streamed {
         site.sleep_until(answer_at).await;
         exchange.answered(StatusCode::OK);
         let stream = Stream::new(exchange, voice, site.tokens_per_chunk);
         let mut response = Response::new(UnsyncBoxBody::new(stream));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+        let content_type = if is_bedrock { bedrock::STREAM_TYPE } else { "text/event-stream; charset=utf-8" };
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         response
     } else {
         if let Err(cut) = whole(&mut exchange, &voice, site.tokens_per_chunk).await {
@@ -115,7 +159,9 @@ async fn speak(site: &Arc<Site>, mut exchange: Exchange, voice: Voice, answer_at
         }
         exchange.answered(StatusCode::OK);
         exchange.finish();
-        json_answer(StatusCode::OK, &voice.whole())
+        let mut response = json_answer(StatusCode::OK, &voice.whole());
+        bedrock::count_in_head(&voice, response.headers_mut());
+        response
     };
     mark(site, &mut response);
     name(&mut response, &id);
@@ -140,6 +186,10 @@ fn turn_away(site: &Site, mut exchange: Exchange, fault: Fault) -> Answer {
 
 /// Everything that needs no slot.
 async fn serve_rest(site: &Arc<Site>, tasks: &Tasks, path: &str, request: Request<Incoming>) -> Result<Answer, Fault> {
+    if (request.method(), path) == (&Method::POST, "/v1/files") {
+        return store(site, request).await;
+    }
+    authorized(site, &Seen::of(&request), b"")?;
     let created = site.clock.wall().as_second();
     let file = path
         .strip_prefix("/v1/files/")
@@ -148,10 +198,6 @@ async fn serve_rest(site: &Arc<Site>, tasks: &Tasks, path: &str, request: Reques
         (&Method::GET, "/v1/models", _) => models(site, created),
         (&Method::GET, "/v1/realtime", _) => return echo(site, tasks, request),
         (&Method::GET, "/v1/files", _) => site.with_files(|files| files.list()),
-        (&Method::POST, "/v1/files", _) => {
-            let content = collect(request.into_body()).await?;
-            site.with_files(|files| files.put(content, created))
-        }
         (&Method::GET, _, Some((id, true))) => {
             let content = site.with_files(|files| files.content(id)).ok_or(Fault::NoSuchThing)?;
             return Ok(Response::new(full(content)));
@@ -161,6 +207,14 @@ async fn serve_rest(site: &Arc<Site>, tasks: &Tasks, path: &str, request: Reques
         _ => return Err(Fault::NoSuchThing),
     };
     Ok(json_answer(StatusCode::OK, &found))
+}
+
+async fn store(site: &Site, request: Request<Incoming>) -> Result<Answer, Fault> {
+    let (head, body) = request.into_parts();
+    let content = collect(body).await?;
+    authorized(site, &Seen { method: head.method.as_str(), uri: &head.uri, fields: &head.headers }, &content)?;
+    let created = site.clock.wall().as_second();
+    Ok(json_answer(StatusCode::OK, &site.with_files(|files| files.put(content, created))))
 }
 
 /// The operator's side: faults and the ledger.
@@ -227,11 +281,37 @@ fn models(site: &Site, created: i64) -> Value {
     json!({"object": "list", "data": models})
 }
 
-fn authorized(site: &Site, headers: &HeaderMap) -> bool {
-    site.bearer.as_ref().is_none_or(|wanted| {
-        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        given.and_then(|value| value.strip_prefix("Bearer ")) == Some(wanted.expose())
-    })
+/// Whether a request is from somebody who may come in: by the token or by a signature, where the region wants one of them.
+fn authorized(site: &Site, seen: &Seen<'_>, body: &[u8]) -> Result<(), Fault> {
+    let given = seen.fields.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let bearer = given.and_then(|value| value.strip_prefix("Bearer "));
+    match (&site.bearer, &site.signed) {
+        (None, None) => Ok(()),
+        (Some(wanted), _) if bearer == Some(wanted.expose()) => Ok(()),
+        (_, Some(how)) => {
+            let payload = PayloadHash::of([body]);
+            let received = Received {
+                method: seen.method,
+                target: seen.uri.path_and_query().map_or("/", |target| target.as_str()),
+                authority: seen.uri.authority().map(http::uri::Authority::as_str),
+                fields: seen.fields,
+                payload: &payload,
+            };
+            let scope = Scope { service: &how.service, region: &how.region };
+            verify(&received, &how.keys, Some(scope), site.clock.wall()).map_err(Fault::Mistrusted)
+        }
+        (Some(_), None) => Err(Fault::Unauthorized),
+    }
+}
+
+/// The same answer with AWS's id for the request, and an error with AWS's words.
+fn in_bedrocks_words(mut answer: Answer) -> Answer {
+    if let Some(id) = answer.headers().get(REQUEST_ID).cloned() {
+        answer.headers_mut().insert(AWS_REQUEST_ID, id);
+    }
+    let Some(fault) = answer.extensions_mut().remove::<Fault>() else { return answer };
+    let body = bedrock::fault(fault, answer.headers_mut());
+    answer.map(|_| full(Bytes::from(body.to_string())))
 }
 
 async fn collect(body: Incoming) -> Result<Bytes, Fault> {
@@ -240,7 +320,9 @@ async fn collect(body: Incoming) -> Result<Bytes, Fault> {
 }
 
 fn refuse(fault: Fault) -> Answer {
-    json_answer(fault.status(), &fault.json())
+    let mut answer = json_answer(fault.status(), &fault.json());
+    answer.extensions_mut().insert(fault);
+    answer
 }
 
 fn json_answer(status: StatusCode, body: &Value) -> Answer {

@@ -24,11 +24,24 @@ pub(super) enum Kind {
     Completion,
     Response,
     Embedding,
+    /// Bedrock's Converse.
+    Converse,
+    /// Bedrock's InvokeModel, in OpenAI's words.
+    Invoke,
+    /// The same in Anthropic's.
+    InvokeClaude,
+    /// Bedrock's CountTokens.
+    Count,
 }
 
 impl Kind {
+    pub(super) const fn is_bedrock(self) -> bool {
+        matches!(self, Self::Converse | Self::Invoke | Self::InvokeClaude | Self::Count)
+    }
+
+    /// By a path, which may have Bedrock's prefix for the OpenAI API.
     pub(super) fn of(path: &str) -> Option<Self> {
-        match path {
+        match path.strip_prefix("/openai").unwrap_or(path) {
             "/v1/chat/completions" => Some(Self::Chat),
             "/v1/completions" => Some(Self::Completion),
             "/v1/responses" => Some(Self::Response),
@@ -87,6 +100,7 @@ impl Call {
             Kind::Chat => &body.messages,
             Kind::Completion => &body.prompt,
             Kind::Response | Kind::Embedding => &body.input,
+            Kind::Converse | Kind::Invoke | Kind::InvokeClaude | Kind::Count => return Err(Fault::NoSuchThing),
         };
         if asked.is_null() {
             return Err(Fault::BadRequest("there is nothing to answer"));
@@ -110,9 +124,17 @@ impl Call {
         })
     }
 
+    /// A call that asks for these texts to be answered.
+    pub(super) fn of_texts(kind: Kind, model: String, texts: &[Value], limit: Option<u32>, streamed: bool) -> Self {
+        let bytes: usize = texts.iter().map(text_bytes).sum();
+        let prompt_tokens = u32::try_from(bytes.div_ceil(BYTES_PER_TOKEN).max(1)).unwrap_or(u32::MAX);
+        let (include_usage, inputs, dimensions, base64) = (true, 1, DIMENSIONS, false);
+        Self { kind, model, prompt_tokens, limit, streamed, include_usage, inputs, dimensions, base64 }
+    }
+
     /// How long the answer becomes: what the header ordered, or a draw that stops at the client's limit.
     pub(super) fn output_tokens(&self, ordered: Option<u32>, rng: &mut fastrand::Rng) -> u32 {
-        if self.kind == Kind::Embedding {
+        if matches!(self.kind, Kind::Embedding | Kind::Count) {
             return 0;
         }
         let usual = Size {

@@ -72,19 +72,19 @@ async fn tell(mut exchange: Exchange, voice: Voice, tokens_per_chunk: u32, say: 
 
 async fn speak(exchange: &mut Exchange, voice: &Voice, tokens_per_chunk: u32, say: &mpsc::Sender<Bytes>) -> Result<(), Cut> {
     exchange.first_token().await?;
-    put(say, voice.opening() + &voice.delta(0..1)).await?;
+    put(say, [voice.opening_bytes(), voice.delta_bytes(0..1)].concat()).await?;
     let mut sent = 1;
     while sent < voice.output_tokens {
         let next = voice.output_tokens.min(sent + tokens_per_chunk);
         exchange.more_tokens(next - sent).await?;
-        put(say, voice.delta(sent..next)).await?;
+        put(say, voice.delta_bytes(sent..next)).await?;
         sent = next;
     }
-    put(say, voice.closing()).await
+    put(say, voice.closing_bytes()).await
 }
 
-async fn put(say: &mpsc::Sender<Bytes>, text: String) -> Result<(), Cut> {
-    say.send(Bytes::from(text)).await.map_err(|_| Cut)
+async fn put(say: &mpsc::Sender<Bytes>, bytes: Vec<u8>) -> Result<(), Cut> {
+    say.send(Bytes::from(bytes)).await.map_err(|_| Cut)
 }
 
 /// The same for an answer in one piece: waits until all of it is there.

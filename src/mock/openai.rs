@@ -5,7 +5,8 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::call::{Call, Kind};
-use super::words;
+use super::{bedrock, words};
+use crate::wire::sigv4::Mistrust;
 
 /// An answer other than success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub(super) enum Fault {
     BadRequest(&'static str),
     TooLarge,
     Unauthorized,
+    /// What is wrong with the signature.
+    Mistrusted(Mistrust),
     NoSuchModel,
     NoSuchThing,
     Overloaded,
@@ -25,14 +28,24 @@ impl Fault {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Mistrusted(_) => StatusCode::FORBIDDEN,
             Self::NoSuchModel | Self::NoSuchThing => StatusCode::NOT_FOUND,
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Broken => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
+    pub(super) const fn is_of_signature(self) -> bool {
+        matches!(self, Self::Mistrusted(_))
+    }
+
     pub(super) fn json(self) -> Value {
+        let mistrust;
         let (kind, code, message) = match self {
+            Self::Mistrusted(why) => {
+                mistrust = why.to_string();
+                ("invalid_request_error", json!("invalid_signature"), &*mistrust)
+            }
             Self::BadRequest(what) => ("invalid_request_error", Value::Null, what),
             Self::TooLarge => ("invalid_request_error", json!("request_too_large"), "the body is too large"),
             Self::Unauthorized => ("invalid_request_error", json!("invalid_api_key"), "incorrect API key provided"),
@@ -74,44 +87,62 @@ impl Voice {
             }
             Kind::Response => self.response("completed", &json!([self.item(&text, "completed")]), Some(&self.usage())),
             Kind::Embedding => self.embeddings(),
+            Kind::Converse | Kind::Invoke | Kind::InvokeClaude | Kind::Count => bedrock::whole(self),
         }
+    }
+
+    /// The bytes that begin a stream.
+    pub(super) fn opening_bytes(&self) -> Vec<u8> {
+        if self.call.kind.is_bedrock() { bedrock::opening(self) } else { self.opening().into_bytes() }
+    }
+
+    /// The bytes that carry these tokens.
+    pub(super) fn delta_bytes(&self, tokens: std::ops::Range<u32>) -> Vec<u8> {
+        if self.call.kind.is_bedrock() { bedrock::delta(self, tokens) } else { self.delta(tokens).into_bytes() }
+    }
+
+    /// The bytes that end a stream.
+    pub(super) fn closing_bytes(&self) -> Vec<u8> {
+        if self.call.kind.is_bedrock() { bedrock::closing(self) } else { self.closing().into_bytes() }
     }
 
     /// The events that begin a stream.
-    pub(super) fn opening(&self) -> String {
+    fn opening(&self) -> String {
         match self.call.kind {
             Kind::Chat => self.chat_chunk(&json!({"role": "assistant", "content": ""}), None),
-            Kind::Completion | Kind::Embedding => String::new(),
-            Kind::Response => {
-                let response = self.response("in_progress", &json!([]), None);
-                let part = json!({"type": "output_text", "text": "", "annotations": []});
-                event(0, "response.created", json!({"response": response}))
-                    + &event(1, "response.output_item.added", json!({"output_index": 0, "item": self.empty_item()}))
-                    + &event(2, "response.content_part.added", self.placed(json!({"part": part})))
-            }
+            Kind::Response => self.response_opening(),
+            _ => String::new(),
         }
     }
 
+    fn response_opening(&self) -> String {
+        let response = self.response("in_progress", &json!([]), None);
+        let part = json!({"type": "output_text", "text": "", "annotations": []});
+        event(0, "response.created", json!({"response": response}))
+            + &event(1, "response.output_item.added", json!({"output_index": 0, "item": self.empty_item()}))
+            + &event(2, "response.content_part.added", self.placed(json!({"part": part})))
+    }
+
     /// The event that carries these tokens.
-    pub(super) fn delta(&self, tokens: std::ops::Range<u32>) -> String {
+    fn delta(&self, tokens: std::ops::Range<u32>) -> String {
         let sequence = tokens.start + 3;
         let text = words::text(self.seed, tokens);
         match self.call.kind {
             Kind::Chat => self.chat_chunk(&json!({"content": text}), None),
-            Kind::Completion | Kind::Embedding => self.completion_chunk(&text, None),
             Kind::Response => event(sequence, "response.output_text.delta", self.placed(json!({"delta": text}))),
+            _ => self.completion_chunk(&text, None),
         }
     }
 
     /// The events that end a stream, with the usage for those who asked.
-    pub(super) fn closing(&self) -> String {
+    fn closing(&self) -> String {
         let asked = self.call.include_usage;
         match self.call.kind {
             Kind::Chat => {
                 let usage = if asked { self.usage_chunk("chat.completion.chunk") } else { String::new() };
                 self.chat_chunk(&json!({}), Some(self.finish())) + &usage + "data: [DONE]\n\n"
             }
-            Kind::Completion | Kind::Embedding => {
+            Kind::Completion | Kind::Embedding | Kind::Converse | Kind::Invoke | Kind::InvokeClaude | Kind::Count => {
                 let usage = if asked { self.usage_chunk("text_completion") } else { String::new() };
                 self.completion_chunk("", Some(self.finish())) + &usage + "data: [DONE]\n\n"
             }
@@ -142,7 +173,7 @@ impl Voice {
                 "output_tokens": output, "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": total,
             }),
             Kind::Embedding => json!({"prompt_tokens": prompt, "total_tokens": total}),
-            Kind::Chat | Kind::Completion => json!({
+            _ => json!({
                 "prompt_tokens": prompt, "prompt_tokens_details": {"cached_tokens": 0},
                 "completion_tokens": output, "completion_tokens_details": {"reasoning_tokens": 0}, "total_tokens": total,
             }),

@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::files::Files;
 use super::ledger::{Ledger, Row, millis};
-use crate::backend::Secret;
+use crate::backend::{Secret, SigV4};
 use crate::clock::Clock;
 use crate::config::fleet::RegionPlan;
 use crate::fleet::{Admission, Faults, Patch, Region, Start, Step, Ticket};
@@ -36,6 +36,8 @@ pub(super) struct Site {
     pub(super) name: Arc<str>,
     pub(super) models: Arc<[Arc<str>]>,
     pub(super) bearer: Option<Secret>,
+    /// How requests have to be signed.
+    pub(super) signed: Option<SigV4>,
     pub(super) tokens_per_chunk: u32,
     pub(super) clock: Arc<dyn Clock>,
     started: Instant,
@@ -69,6 +71,7 @@ impl Site {
             name: Arc::clone(&plan.spec.name),
             models,
             bearer: plan.bearer.clone(),
+            signed: plan.signed.clone(),
             tokens_per_chunk: u32::from(plan.spec.tokens_per_chunk.get()),
             clock,
             started,

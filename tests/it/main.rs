@@ -13,6 +13,7 @@ mod allocations;
 mod audit;
 mod back_pressure;
 mod bad_input;
+mod bedrock;
 mod cancel;
 mod carbon;
 mod carbon_feed;

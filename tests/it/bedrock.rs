@@ -1,0 +1,254 @@
+//! Bedrock end to end: clients of its own API, Windward, and simulated regions that hold every request to its signature.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use serde_json::Value;
+use tokio::sync::oneshot;
+use windward::clock::SystemClock;
+use windward::config::fleet::FleetPlan;
+use windward::mock;
+
+use super::support::{Answer, Client, Harness, patiently};
+
+/// Every region wants the signature of one key, each for itself.
+const FLEET: &str = r#"
+models: ["openai.gpt-oss-120b-1:0", "arn:aws:bedrock:us-west-2:123456789012:application-inference-profile/abc"]
+regions:
+  - { region: aws/eu-north-1, rtt_ms: 0, replicas: 1, token_ms: 0.1, token_ms_per_request: 0, require_sigv4: &key { access_key_id: AKIDMOCK, secret_access_key: hush, session_token: temporary } }
+  - { region: aws/us-west-2, rtt_ms: 0, replicas: 1, token_ms: 0.1, token_ms_per_request: 0, require_sigv4: *key }
+  - { region: aws/us-east-2, rtt_ms: 0, replicas: 1, token_ms: 0.1, token_ms_per_request: 0, require_sigv4: { access_key_id: AKIDMOCK, secret_access_key: hush, session_token: temporary, service: bedrock-mantle } }
+"#;
+
+/// The fleet, in a thread of its own until this is dropped.
+struct Fleet {
+    handle: Arc<mock::Handle>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Fleet {
+    fn start() -> Self {
+        let (started, addresses) = std::sync::mpsc::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let plan = FleetPlan::parse(FLEET).unwrap();
+                started.send(Arc::new(mock::start(&plan, Arc::new(SystemClock), 1).await.unwrap())).unwrap();
+                let _ = stopped.await;
+            });
+        });
+        Self { handle: addresses.recv().unwrap(), stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn url(&self, region: &str) -> String {
+        format!("http://{}", self.handle.address(region).unwrap())
+    }
+
+    /// What the regions were asked, and whether they answered.
+    fn rows(&self, count: usize) -> Vec<(String, Option<u16>)> {
+        let rows = patiently("the regions' rows", || Some(self.handle.ledger()).filter(|rows| rows.len() >= count));
+        rows.into_iter().map(|row| (row.path, row.status)).collect()
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+const KEY: &str = "sigv4: { access_key_id: AKIDMOCK, secret_access_key: hush, session_token: temporary }";
+const WRONG: &str = "sigv4: { access_key_id: AKIDMOCK, secret_access_key: other, session_token: temporary }";
+
+/// A proxy before two regions: one with that credential, and one that is asked after it.
+fn proxy(fleet: &Fleet, first: &str, top: &str) -> Harness {
+    let (stockholm, oregon) = (fleet.url("aws/eu-north-1"), fleet.url("aws/us-west-2"));
+    Harness::of(|log| {
+        format!(
+            r#"
+listeners: [{{ address: 127.0.0.1:0 }}]
+admin: {{ address: 127.0.0.1:0 }}
+log: {{ access: {log} }}
+{top}
+backends:
+  - name: stockholm
+    url: {stockholm}
+    dialect: bedrock
+    region: aws/eu-north-1
+    auth: {{ {first} }}
+    models: &models
+      gpt-oss: openai.gpt-oss-120b-1:0
+      "arn:aws:bedrock:us-west-2:123456789012:application-inference-profile/abc":
+  - {{ name: oregon, url: "{oregon}", dialect: bedrock, region: aws/us-west-2, auth: {{ {KEY} }}, models: *models }}
+routes: [{{ name: native, backends: [stockholm, oregon], policy: in_order }}]
+policies: [{{ name: in_order, objective: listed_order }}]
+"#
+        )
+    })
+}
+
+fn ask(proxy: &Harness, path: &str, fields: &str, body: &str) -> Answer {
+    let mut client = Client::connect(proxy.address);
+    client.post(path, &format!("x-mock-output-tokens: 7\r\n{fields}"), body);
+    client.answer()
+}
+
+const CONVERSE: &str = r#"{"messages":[{"role":"user","content":[{"text":"Which way does the wind blow?"}]}]}"#;
+const CHAT: &str = r#"{"messages":[{"role":"user","content":"Which way does the wind blow?"}]}"#;
+const COUNT: &str = r#"{"input":{"converse":{"messages":[{"role":"user","content":[{"text":"Which way?"}]}]}}}"#;
+
+/// The record of a call that was answered as a whole.
+fn tokens(record: &Value) -> (Option<u64>, Option<u64>, &str) {
+    let count = |name: &str| record[name].as_u64();
+    (count("gen_ai.usage.input_tokens"), count("gen_ai.usage.output_tokens"), record["usage_source"].as_str().unwrap())
+}
+
+#[test]
+fn every_operation_is_signed_metered_and_recorded() {
+    let fleet = Fleet::start();
+    let proxy = proxy(&fleet, KEY, "");
+    let claude =
+        r#"{"anthropic_version":"bedrock-2023-05-31","max_tokens":9,"messages":[{"role":"user","content":"Which way?"}]}"#;
+    for (operation, body, name, input) in [
+        ("converse", CONVERSE, "chat", 8),
+        ("converse-stream", CONVERSE, "chat", 8),
+        ("invoke", CHAT, "generate_content", 8),
+        ("invoke-with-response-stream", CHAT, "generate_content", 8),
+        ("invoke", claude, "generate_content", 3),
+        ("invoke-with-response-stream", claude, "generate_content", 3),
+    ] {
+        let answer = ask(&proxy, &format!("/model/gpt-oss/{operation}"), "", body);
+        let record = proxy.record();
+        assert_eq!(
+            (answer.status, answer.field("x-windward-backend")),
+            (200, Some("stockholm")),
+            "{operation}: {}",
+            answer.text()
+        );
+        let streamed = operation.ends_with("stream");
+        let content_type = if streamed { "application/vnd.amazon.eventstream" } else { "application/json" };
+        assert_eq!(answer.field("content-type"), Some(content_type), "{operation}");
+        assert_eq!(tokens(&record), (Some(input), Some(7), "reported"), "{operation}: {record}");
+        assert_eq!((&record["gen_ai.operation.name"], &record["stream"]), (&name.into(), &streamed.into()), "{operation}");
+        assert_eq!(record["gen_ai.request.model"], "gpt-oss");
+        assert!(record["first_token_ms"].as_f64().is_some(), "{record}");
+        assert_eq!(record["provider_request_id"], answer.field("x-request-id").unwrap());
+    }
+    let answer = ask(&proxy, "/model/gpt-oss/count-tokens", "", COUNT);
+    assert_eq!((answer.status, answer.json()["inputTokens"].as_u64()), (200, Some(3)));
+    assert_eq!(proxy.record()["gen_ai.operation.name"], "count_tokens");
+    let paths: Vec<String> = fleet.rows(7).into_iter().map(|(path, _)| path).collect();
+    assert_eq!(paths[0], "/model/openai.gpt-oss-120b-1%3A0/converse", "the name there, escaped");
+}
+
+#[test]
+fn an_id_reaches_its_backend_however_it_was_escaped() {
+    let fleet = Fleet::start();
+    let proxy = proxy(&fleet, KEY, "");
+    let arn = "arn:aws:bedrock:us-west-2:123456789012:application-inference-profile/abc";
+    let escaped = arn.replace(':', "%3A").replace('/', "%2F");
+    for id in [arn, &escaped, &arn.replace(':', "%3a")] {
+        let answer = ask(&proxy, &format!("/model/{id}/converse"), "", CONVERSE);
+        assert_eq!(answer.status, 200, "{id}: {}", answer.text());
+        assert_eq!(proxy.record()["gen_ai.request.model"], arn);
+    }
+    assert!(fleet.rows(3).iter().all(|(path, _)| *path == format!("/model/{escaped}/converse")));
+}
+
+#[test]
+fn each_attempt_is_signed_for_its_own_region() {
+    let fleet = Fleet::start();
+    let proxy = proxy(&fleet, WRONG, "");
+    let answer = ask(&proxy, "/model/gpt-oss/converse", "", CONVERSE);
+    assert_eq!((answer.status, answer.field("x-windward-backend")), (200, Some("oregon")), "{}", answer.text());
+    let record = proxy.record();
+    assert_eq!((&record["attempts"][0]["outcome"], &record["attempts"][0]["status"]), (&"refused".into(), &403.into()));
+    let statuses: Vec<Option<u16>> = fleet.rows(2).into_iter().map(|(_, status)| status).collect();
+    assert_eq!(statuses, [Some(403), Some(200)]);
+}
+
+#[test]
+fn nothing_of_a_clients_own_signature_goes_on() {
+    let fleet = Fleet::start();
+    let proxy = proxy(&fleet, KEY, "");
+    let own = "authorization: AWS4-HMAC-SHA256 Credential=CLIENT/20261123/us-east-1/bedrock/aws4_request, SignedHeaders=host, Signature=0\r\n\
+        x-amz-date: 20200101T000000Z\r\nx-amz-security-token: CLIENT\r\nx-amz-content-sha256: 00\r\nx-amz-target: CLIENT\r\n";
+    // Each of these unsigned, or signed by somebody else, is refused there.
+    assert_eq!(ask(&proxy, "/model/gpt-oss/converse", own, CONVERSE).status, 200);
+}
+
+#[test]
+fn errors_are_those_that_an_aws_sdk_understands() {
+    let fleet = Fleet::start();
+    let proxy = proxy(&fleet, WRONG, "keys: [{ name: team, secret: a-key-of-the-gateway }]");
+    let with_key = "authorization: Bearer a-key-of-the-gateway\r\n";
+    for (path, fields, body, status, exception) in [
+        ("/model/gpt-oss/converse", "", CONVERSE, 401, "AccessDeniedException"),
+        ("/model/nobody/converse", with_key, CONVERSE, 404, "ResourceNotFoundException"),
+        ("/model/gpt-oss/converse", with_key, "[]", 400, "ValidationException"),
+        ("/model/gpt-oss/converse", with_key, "{}", 400, "ValidationException"),
+    ] {
+        let answer = ask(&proxy, path, fields, body);
+        assert_eq!(
+            (answer.status, answer.field("x-amzn-errortype")),
+            (status, Some(exception)),
+            "{path} {body}: {}",
+            answer.text()
+        );
+        assert!(answer.json()["message"].as_str().is_some_and(|message| !message.is_empty()), "{}", answer.text());
+        assert!(answer.json().get("error").is_none());
+    }
+    assert_eq!(ask(&proxy, "/model/gpt-oss/converse", with_key, CONVERSE).status, 200, "the key is for the gateway alone");
+}
+
+#[test]
+fn a_body_that_names_its_model_is_made_to_agree_with_the_path_and_with_nothing_else() {
+    let fleet = Fleet::start();
+    let proxy = proxy(&fleet, KEY, "");
+    let named = |name: &str| CHAT.replace("{\"messages\"", &format!("{{\"model\":\"{name}\",\"messages\""));
+    assert_eq!(ask(&proxy, "/model/gpt-oss/invoke", "", &named("gpt-oss")).status, 200);
+    assert_eq!(ask(&proxy, "/model/gpt-oss/invoke", "", &named("another")).status, 400);
+}
+
+/// OpenAI's models on Bedrock, from a client that knows nothing of AWS.
+#[test]
+fn a_client_of_openais_api_is_signed_for_too() {
+    let fleet = Fleet::start();
+    let (oregon, ohio) = (fleet.url("aws/us-west-2"), fleet.url("aws/us-east-2"));
+    let proxy = Harness::of(|log| {
+        format!(
+            r#"
+listeners: [{{ address: 127.0.0.1:0 }}]
+admin: {{ address: 127.0.0.1:0 }}
+log: {{ access: {log} }}
+backends:
+  - {{ name: runtime, url: "{oregon}/openai/v1", region: aws/us-west-2, auth: {{ {KEY} }}, models: {{ a: &model "openai.gpt-oss-120b-1:0" }} }}
+  - name: mantle
+    url: {ohio}/openai/v1
+    region: aws/us-east-2
+    auth: {{ sigv4: {{ service: bedrock-mantle, access_key_id: AKIDMOCK, secret_access_key: hush, session_token: temporary }} }}
+    models: {{ b: *model }}
+"#
+        )
+    });
+    for (model, backend) in [("a", "runtime"), ("b", "mantle")] {
+        for path in ["chat/completions", "responses"] {
+            for stream in ["false", "true"] {
+                let body = format!(r#"{{"model":"{model}","messages":[{{"content":"hi"}}],"input":"hi","stream":{stream}}}"#);
+                let answer = ask(&proxy, &format!("/v1/{path}"), "authorization: Bearer sk-openai\r\n", &body);
+                let record = proxy.record();
+                assert_eq!((answer.status, answer.field("x-windward-backend")), (200, Some(backend)), "{}", answer.text());
+                assert_eq!(tokens(&record), (Some(1), Some(7), "reported"), "{record}");
+            }
+        }
+    }
+    // What lives in one backend goes there unread, and is signed as well.
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/files", "", "a file of some bytes");
+    assert_eq!(client.answer().status, 200);
+    client.get("/v1/files", "");
+    assert_eq!(client.answer().json()["data"][0]["bytes"], 20);
+}
