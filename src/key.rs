@@ -8,7 +8,7 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::backend::BackendId;
+use crate::backend::{AwsKeys, BackendId};
 use crate::policy::Policy;
 use crate::route::FlowId;
 
@@ -72,6 +72,8 @@ pub struct Key {
     pub name: Arc<str>,
     /// By which it is known.
     pub digest: KeyDigest,
+    /// What its requests may be signed with instead of showing it: AWS's SDKs do so when they are not given a token.
+    pub signs: Option<AwsKeys>,
     /// The routes that it opens, by their places in the plan, in order; `None` opens all.
     pub routes: Option<Box<[usize]>>,
     /// The policy of its own; the route's without one.
@@ -87,7 +89,7 @@ impl Key {
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { name, digest: _, routes, policy } = self;
+        let Self { name, digest: _, signs: _, routes, policy } = self;
         f.debug_struct("Key").field("name", name).field("routes", routes).field("policy", policy).finish_non_exhaustive()
     }
 }
@@ -117,6 +119,13 @@ impl Keys {
         self.0.iter()
     }
 
+    /// The place of the key that signs by that name, which is no secret, and what it signs with.
+    pub fn signing(&self, access_key_id: &str) -> Option<(usize, &AwsKeys)> {
+        let own = |key: &Key| key.signs.as_ref().is_some_and(|signs| *signs.access_key_id == *access_key_id);
+        let place = self.0.iter().position(own)?;
+        self.0.get(place)?.signs.as_ref().map(|signs| (place, signs))
+    }
+
     /// The place of the key that was presented. Every one is compared, whether it was found or not, so that the time tells neither
     /// how much of a digest was right nor which key it was.
     pub fn find(&self, presented: &[u8]) -> Option<usize> {
@@ -138,7 +147,7 @@ mod tests {
     const SK_TEST: &str = "f3abf2a6cc4f00987743db5f544ba345b4899ae31f326d8ee9c4816de153c9e0";
 
     fn key(name: &str, text: &str) -> Key {
-        Key { name: name.into(), digest: KeyDigest::of(text.as_bytes()), routes: None, policy: None }
+        Key { name: name.into(), digest: KeyDigest::of(text.as_bytes()), signs: None, routes: None, policy: None }
     }
 
     #[test]

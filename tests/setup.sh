@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests with real clients and servers need, into a folder outside the repository.
 #
-#   tests/setup.sh             the official OpenAI SDK                   (about 60 MB, seconds)
+#   tests/setup.sh             the official SDKs of OpenAI and AWS       (about 90 MB, seconds)
 #   tests/setup.sh --server    also llama.cpp's server and a tiny model  (about 200 MB more, seconds)
 #
 # The folder is $WINDWARD_CACHE, or ~/.cache/windward. It needs python3 with venv; nothing is compiled. What is there already in the

@@ -405,6 +405,8 @@ section! {
         sha256: Option<At<String>>,
         /// The key itself, best from a variable or a file.
         secret: Option<At<SecretFile>>,
+        /// Its id for AWS's SDKs, which may then sign with `secret` instead of showing it.
+        access_key_id: Option<At<String>>,
         /// The routes that it opens, by name; all when left out.
         #[schemars(default)]
         routes: Stated<Filled<At<String>>>,

@@ -186,8 +186,8 @@ fn turn_away(site: &Site, mut exchange: Exchange, fault: Fault) -> Answer {
 
 /// Everything that needs no slot.
 async fn serve_rest(site: &Arc<Site>, tasks: &Tasks, path: &str, request: Request<Incoming>) -> Result<Answer, Fault> {
-    if (request.method(), path) == (&Method::POST, "/v1/files") {
-        return store(site, request).await;
+    if request.method() == Method::POST {
+        return take(site, path, request).await;
     }
     authorized(site, &Seen::of(&request), b"")?;
     let created = site.clock.wall().as_second();
@@ -209,12 +209,16 @@ async fn serve_rest(site: &Arc<Site>, tasks: &Tasks, path: &str, request: Reques
     Ok(json_answer(StatusCode::OK, &found))
 }
 
-async fn store(site: &Site, request: Request<Incoming>) -> Result<Answer, Fault> {
+/// What comes with a body.
+async fn take(site: &Site, path: &str, request: Request<Incoming>) -> Result<Answer, Fault> {
     let (head, body) = request.into_parts();
     let content = collect(body).await?;
     authorized(site, &Seen { method: head.method.as_str(), uri: &head.uri, fields: &head.headers }, &content)?;
     let created = site.clock.wall().as_second();
-    Ok(json_answer(StatusCode::OK, &site.with_files(|files| files.put(content, created))))
+    match path {
+        "/v1/files" => Ok(json_answer(StatusCode::OK, &site.with_files(|files| files.put(content, created)))),
+        _ => Err(Fault::NoSuchThing),
+    }
 }
 
 /// The operator's side: faults and the ledger.

@@ -1,29 +1,63 @@
 //! Who may come in: the client's key, looked at before a byte of the body is read or anybody is contacted.
 
-use http::HeaderMap;
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderName};
+use http::{HeaderMap, Request};
+use jiff::Timestamp;
 
 use super::reject::Error;
 use crate::key::Keys;
+use crate::wire::sigv4::{Claim, PayloadHash, Received, verify};
 
 /// Where official clients put their key besides `Authorization`: the SDKs of Anthropic and of Azure OpenAI.
 static KEY_FIELDS: [HeaderName; 2] = [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
 
-/// The place of the client's key among `keys`; `None` when there are none, so that nobody needs one.
+/// A client's key, and how sure it is that it is the client's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Admitted {
+    /// Its place among the plan's keys; `None` when there are none, so that nobody needs one.
+    pub(super) key: Option<usize>,
+    /// It was not shown. The request is signed with it, or claims to be, and its body is still to be held against that.
+    pub(super) by_signature: bool,
+}
+
+/// The client's key.
 ///
 /// Some SDKs fill one field with a placeholder when the key is in another, so each is tried, in a fixed order.
-pub(super) fn key(keys: &Keys, headers: &HeaderMap) -> Result<Option<usize>, Error> {
+pub(super) fn key(keys: &Keys, headers: &HeaderMap) -> Result<Admitted, Error> {
     if keys.is_empty() {
-        return Ok(None);
+        return Ok(Admitted::default());
     }
     let mut refusal = Error::NoKey;
     for presented in presented(headers) {
         match keys.find(presented) {
             None => refusal = Error::WrongKey,
-            found => return Ok(found),
+            found => return Ok(Admitted { key: found, by_signature: false }),
         }
     }
-    Err(refusal)
+    let Some(claim) = claim(headers) else { return Err(refusal) };
+    let (place, _) = keys.signing(claim.access_key_id).ok_or(Error::WrongKey)?;
+    Ok(Admitted { key: Some(place), by_signature: true })
+}
+
+/// Holds a request whose body is there to its signature. For which region and service it is signed is nobody's business: the client
+/// takes this gateway for one of many.
+pub(super) fn verified<B>(request: &Request<B>, pieces: &[Bytes], keys: &Keys, now: Timestamp) -> Result<(), Error> {
+    let claimed = claim(request.headers()).and_then(|claim| keys.signing(claim.access_key_id));
+    let (_, signs) = claimed.ok_or(Error::WrongKey)?;
+    let payload = PayloadHash::of(pieces.iter().map(|piece| &piece[..]));
+    let received = Received {
+        method: request.method().as_str(),
+        target: request.uri().path_and_query().map_or("/", |target| target.as_str()),
+        authority: request.uri().authority().map(http::uri::Authority::as_str),
+        fields: request.headers(),
+        payload: &payload,
+    };
+    verify(&received, signs, None, now).map_err(Error::WrongSignature)
+}
+
+fn claim(headers: &HeaderMap) -> Option<Claim<'_>> {
+    Claim::parse(headers.get(AUTHORIZATION)?.to_str().ok()?)
 }
 
 /// What the client has for keys.
@@ -50,6 +84,7 @@ mod tests {
         let key = |name: &str| Key {
             name: name.into(),
             digest: KeyDigest::of(format!("sk-{name}").as_bytes()),
+            signs: None,
             routes: None,
             policy: None,
         };
@@ -58,7 +93,7 @@ mod tests {
 
     fn ask(fields: &[(&'static str, &'static str)]) -> Result<Option<usize>, &'static str> {
         let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-        key(&keys(), &fields.collect()).map_err(|error| error.code())
+        key(&keys(), &fields.collect()).map(|admitted| admitted.key).map_err(|error| error.code())
     }
 
     #[test]
@@ -103,6 +138,6 @@ mod tests {
 
     #[test]
     fn without_keys_nobody_needs_one() {
-        assert!(matches!(key(&Keys::default(), &HeaderMap::new()), Ok(None)));
+        assert!(matches!(key(&Keys::default(), &HeaderMap::new()), Ok(Admitted { key: None, by_signature: false })));
     }
 }

@@ -17,6 +17,7 @@ use http_body_util::BodyExt;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use super::admit;
 use super::exchange::{Buffered, Exchange};
 use super::reject::Error;
 use super::request_body::RequestBody;
@@ -107,6 +108,17 @@ fn named<B>(request: &Request<B>, operation: Operation, x: &Exchange) -> Result<
     let key = &x.shared.session_key;
     let name = affinity.header.as_ref().and_then(|field| request.headers().get(field)).filter(|name| !name.is_empty());
     name.map(|name| Session::called(key, name.as_bytes())).ok_or(Some(*key))
+}
+
+/// Collects the body of a signed request of another kind, holds both to the signature, and puts the body back.
+pub(super) async fn verify(request: &mut Request<Option<RequestBody>>, x: &mut Exchange) -> Result<(), Error> {
+    let chunks = match request.body_mut() {
+        Some(body) => collect(body, |_| {}, x).await?,
+        None => Chunks::new(),
+    };
+    admit::verified(request, &chunks, &x.snapshot.plan.keys, x.wall)?;
+    *request.body_mut() = Some(RequestBody::Whole(Bytes::from(chunks.concat())));
+    Ok(())
 }
 
 /// Collects a body, within every limit, and shows each chunk as it comes.

@@ -122,7 +122,7 @@ impl Shared {
     fn count_refusal(&self, error: &Error) {
         let counter = match error {
             Error::NoKey => &self.metrics.keys_missing,
-            Error::WrongKey => &self.metrics.keys_wrong,
+            Error::WrongKey | Error::WrongSignature(_) => &self.metrics.keys_wrong,
             Error::KeyNotAllowed => &self.metrics.keys_elsewhere,
             _ => return,
         };
@@ -261,21 +261,29 @@ async fn answer(request: &mut Request<Option<RequestBody>>, x: &mut Exchange) ->
     if !x.http1 {
         crate::wire::framing::check(request).map_err(Error::Framing)?;
     }
-    let path = request.uri().path();
+    // Shared with the request, whose body may have to be read before the path is done with.
+    let target = x.path.clone();
+    let path = target.path();
     if has_dot_segment(path) {
         return Err(Error::BadTarget("the path has dot segments"));
     }
     let route = crate::route::select(&plan.routes, path, request.headers());
     x.route = route.and_then(|route| plan.routes.iter().position(|r| std::ptr::eq(r, route)));
     // Before it is said that there is no route: who has no key learns nothing of the plan.
-    x.key = admit::key(&plan.keys, request.headers())?;
+    let admitted = admit::key(&plan.keys, request.headers())?;
+    x.key = admitted.key;
     let route = route.ok_or(Error::NoRoute)?;
     if !x.key_opens_route() {
         return Err(Error::KeyNotAllowed);
     }
     narrow::narrow(x, request.headers())?;
     let below = route.below(path).unwrap_or_default();
-    let (operation, named) = match call(x.dialect(), request.method(), below) {
+    let call = call(x.dialect(), request.method(), below);
+    if admitted.by_signature && !matches!(call, Call::Inference(_) | Call::Named(_)) {
+        // What is signed is not passed on before it has been read, nor answered.
+        Box::pin(intake::verify(request, x)).await?;
+    }
+    let (operation, named) = match call {
         Call::Models => return Ok(Answer::Own(model_list(x, None)?)),
         Call::Model(name) => return Ok(Answer::Own(model_list(x, Some(&name))?)),
         Call::MethodNotAllowed { allow } => return Err(Error::MethodNotAllowed { allow }),
@@ -284,11 +292,14 @@ async fn answer(request: &mut Request<Option<RequestBody>>, x: &mut Exchange) ->
         Call::Named(named) => (named.operation, Some(named)),
     };
 
-    let below: Box<str> = match request.uri().query() {
+    let below: Box<str> = match target.query() {
         Some(query) => format!("{below}?{query}").into(),
         None => below.into(),
     };
     let intake = intake::read(request, operation, named, x).await?;
+    if admitted.by_signature {
+        admit::verified(request, &intake.chunks, &plan.keys, x.wall)?;
+    }
     while let Some(span) = decide_candidates(x, intake.fields.names_stored())? {
         // Boxed, since it is rare, and every future that waits for an answer would have room for it.
         Box::pin(tokio::time::sleep(span)).await;

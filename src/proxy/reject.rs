@@ -12,6 +12,7 @@ use crate::decide::NoCandidate;
 use crate::dialect::Dialect;
 use crate::wire::bedrock;
 use crate::wire::error::error_body;
+use crate::wire::sigv4::Mistrust;
 
 /// Where an AWS SDK reads which exception to raise.
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
@@ -31,6 +32,9 @@ pub enum Error {
     /// What the request brought is none of them.
     #[error("the key that was sent is none of this gateway's")]
     WrongKey,
+    /// It is not signed with the key that it names.
+    #[error("{0}")]
+    WrongSignature(Mistrust),
     /// Its key does not open the route.
     #[error("this key does not open this route")]
     KeyNotAllowed,
@@ -111,7 +115,7 @@ impl Error {
             Self::Framing(refusal) => refusal.status(),
             Self::NoRoute | Self::UnknownModel => StatusCode::NOT_FOUND,
             Self::NoKey | Self::WrongKey => StatusCode::UNAUTHORIZED,
-            Self::KeyNotAllowed => StatusCode::FORBIDDEN,
+            Self::KeyNotAllowed | Self::WrongSignature(_) => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadTarget(_) | Self::BadNarrowing(_) | Self::Malformed(_) | Self::BodyBroken | Self::ClientGone => {
                 StatusCode::BAD_REQUEST
@@ -133,6 +137,7 @@ impl Error {
             Self::NoRoute => "route_not_found",
             Self::NoKey => "missing_api_key",
             Self::WrongKey => "invalid_api_key",
+            Self::WrongSignature(_) => "invalid_signature",
             Self::KeyNotAllowed => "key_not_allowed",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::BadTarget(_) => "bad_target",
@@ -182,7 +187,9 @@ impl Error {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if dialect == Dialect::Bedrock {
-            headers.insert(ERROR_TYPE, HeaderValue::from_static(bedrock::exception(self.status())));
+            let by_status = bedrock::exception(self.status());
+            let name = if matches!(self, Self::WrongSignature(_)) { "InvalidSignatureException" } else { by_status };
+            headers.insert(ERROR_TYPE, HeaderValue::from_static(name));
         }
         if let Self::MethodNotAllowed { allow } = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));

@@ -5,9 +5,11 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 use tokio::sync::oneshot;
-use windward::clock::SystemClock;
+use windward::backend::{AwsKeys, Secret};
+use windward::clock::{Clock as _, SystemClock};
 use windward::config::fleet::FleetPlan;
 use windward::mock;
+use windward::wire::sigv4::{PayloadHash, Scope, Signer, Subject};
 
 use super::support::{Answer, Client, Harness, patiently};
 
@@ -251,4 +253,48 @@ backends:
     assert_eq!(client.answer().status, 200);
     client.get("/v1/files", "");
     assert_eq!(client.answer().json()["data"][0]["bytes"], 20);
+}
+
+/// A request as an AWS SDK signs it with a key of the gateway's, for a region of its own choice.
+fn signed(secret: &str, path: &str, body: &str) -> String {
+    let keys = AwsKeys { access_key_id: "WWTEAM".into(), secret_access_key: Secret::new(secret), session_token: None };
+    let payload = PayloadHash::of([body.as_bytes()]);
+    let subject = Subject {
+        method: "POST",
+        target: path,
+        host: "windward.test",
+        content_type: Some("application/json"),
+        payload: &payload,
+    };
+    let scope = Scope { service: "bedrock", region: "us-east-1" };
+    let signed = Signer::new(&keys).sign(scope, &subject, SystemClock.wall()).unwrap();
+    let [authorization, date] = [&signed.authorization, &signed.date].map(|value| value.to_str().unwrap());
+    format!("authorization: {authorization}\r\nx-amz-date: {date}\r\n")
+}
+
+#[test]
+fn a_client_may_sign_with_its_key_instead_of_showing_it() {
+    let fleet = Fleet::start();
+    let proxy = proxy(&fleet, KEY, "keys: [{ name: team, secret: a-key-of-the-gateway, access_key_id: WWTEAM }]");
+    let path = "/model/gpt-oss/converse";
+    let right = signed("a-key-of-the-gateway", path, CONVERSE);
+    let answer = ask(&proxy, path, &right, CONVERSE);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(proxy.record()["key"], "team");
+    let other_body = CONVERSE.replace("wind", "tide");
+    for (path, fields, body, status, exception) in [
+        (path, signed("another-key-by-that-id", path, CONVERSE), CONVERSE, 403, "InvalidSignatureException"),
+        (path, right.clone(), &*other_body, 403, "InvalidSignatureException"),
+        ("/model/other/converse", right.clone(), CONVERSE, 403, "InvalidSignatureException"),
+        (path, right.replace("WWTEAM", "WWOTHER"), CONVERSE, 401, "AccessDeniedException"),
+        // What is not read for its model is held to its signature all the same.
+        ("/guardrail/x/apply", right.clone(), CONVERSE, 403, "InvalidSignatureException"),
+    ] {
+        let answer = ask(&proxy, path, &fields, body);
+        assert_eq!((answer.status, answer.field("x-amzn-errortype")), (status, Some(exception)), "{path}: {}", answer.text());
+    }
+    assert_eq!(fleet.rows(1).len(), 1, "nobody was contacted");
+    let fields = signed("a-key-of-the-gateway", "/guardrail/x/apply", CONVERSE);
+    let answer = ask(&proxy, "/guardrail/x/apply", &fields, CONVERSE);
+    assert_eq!((answer.status, answer.field("x-mock-region")), (404, Some("aws/eu-north-1")), "it went on: {}", answer.text());
 }

@@ -150,7 +150,7 @@ pub(super) fn access_log(folder: &Path) -> Vec<serde_json::Value> {
 /// What `tests/setup.sh` installs.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Installed {
-    /// The official SDK.
+    /// The official SDKs.
     Sdk,
     /// The model server.
     Server,
@@ -161,7 +161,7 @@ impl Installed {
     /// `WINDWARD_REQUIRE` (`sdk`, `server`, or both with a comma) wants it, as in the project's own checks.
     pub(super) fn folder(self) -> Option<PathBuf> {
         let (word, option, package) = match self {
-            Self::Sdk => ("sdk", "", "openai"),
+            Self::Sdk => ("sdk", "", "openai, boto3"),
             Self::Server => ("server", " --server", "xllamacpp"),
         };
         let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache/windward"));

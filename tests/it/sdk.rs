@@ -1,4 +1,4 @@
-//! The official SDK as a client: both binaries as a person starts them, and `tests/sdk/against_mock.py` between them.
+//! Official SDKs as clients: both binaries as a person starts them, and a script of `tests/sdk` before them.
 
 use std::collections::HashMap;
 
@@ -52,12 +52,12 @@ fn nobody() -> std::net::SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// Starts the fleet; its regions' URLs by name.
-fn fleet(folder: &std::path::Path) -> (Program, HashMap<String, String>) {
+/// Starts a fleet; its regions' URLs by name.
+fn fleet(folder: &std::path::Path, text: &str) -> (Program, HashMap<String, String>) {
     let file = folder.join("fleet.yaml");
-    std::fs::write(&file, FLEET).unwrap();
+    std::fs::write(&file, text).unwrap();
     let mut fleet = Program::start("windward mock", &mut windward(["mock".as_ref(), "-c".as_ref(), file.as_os_str()]));
-    let regions = FLEET.matches("region:").count();
+    let regions = text.matches("region:").count();
     let row = |line: &str| {
         let mut words = line.split_whitespace().map(str::to_owned);
         Some((words.next()?, words.next().filter(|url| url.starts_with("http://"))?))
@@ -70,7 +70,7 @@ fn fleet(folder: &std::path::Path) -> (Program, HashMap<String, String>) {
 fn the_official_sdk_notices_nothing() {
     let Some(cache) = Installed::Sdk.folder() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let (fleet, urls) = fleet(folder.path());
+    let (fleet, urls) = fleet(folder.path(), FLEET);
     let (proxy, address) = serve(folder.path(), &configuration(&urls));
 
     let mut checks = script(&cache, "sdk/against_mock.py");
@@ -106,4 +106,71 @@ fn check_log(lines: &[serde_json::Value]) {
     }
     let text = serde_json::to_string(lines).unwrap();
     assert!(!text.contains("wind blow") && !text.contains("a-client-key") && !text.contains("wrong"), "a secret is in the log");
+}
+
+/// One region that is held to its signature, and one that is full.
+const AWS_FLEET: &str = r#"
+models: ["openai.gpt-oss-120b-1:0", "arn:aws:bedrock:us-west-2:123456789012:application-inference-profile/abc"]
+regions:
+  - { region: aws/us-west-2, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1, token_ms: 0.5, token_ms_per_request: 0, require_sigv4: { access_key_id: AKIDMOCK, secret_access_key: hush, session_token: temporary } }
+  - { region: aws/us-east-1, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1 }
+"#;
+
+#[test]
+fn boto3_notices_nothing() {
+    let Some(cache) = Installed::Sdk.folder() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (fleet, urls) = fleet(folder.path(), AWS_FLEET);
+    let configuration = format!(
+        r#"
+listeners: [{{ address: "127.0.0.1:0", tls: {{ certificate: cert.pem, key: key.pem }} }}]
+log: {{ access: access.jsonl }}
+limits: {{ drain_delay: 1ms, drain_deadline: 5s }}
+keys: [{{ name: app, secret: a-key-of-the-gateway, access_key_id: WWAPP }}]
+backends:
+  - name: oregon
+    url: {}
+    dialect: bedrock
+    region: aws/us-west-2
+    simulated: true
+    auth: {{ sigv4: {{ access_key_id: AKIDMOCK, secret_access_key: hush, session_token: temporary }} }}
+    models:
+      gpt-oss: openai.gpt-oss-120b-1:0
+      "arn:aws:bedrock:us-west-2:123456789012:application-inference-profile/abc":
+  - name: full
+    url: {}
+    dialect: bedrock
+    region: aws/us-east-1
+    simulated: true
+    models: {{ crowded: openai.gpt-oss-120b-1:0 }}
+"#,
+        urls["aws/us-west-2"], urls["aws/us-east-1"],
+    );
+    // boto3 shows a token to nobody without TLS.
+    let certificate = folder.path().join("cert.pem");
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let (proxy, address) = serve(folder.path(), &configuration);
+    let mut checks = script(&cache, "sdk/bedrock.py");
+    checks
+        .env("WINDWARD", address.replace("http:", "https:"))
+        .env("AWS_CA_BUNDLE", &certificate)
+        .env("FULL", &urls["aws/us-east-1"]);
+    checks.env("AWS_BEARER_TOKEN_BEDROCK", "a-key-of-the-gateway").env("WINDWARD_ACCESS_KEY_ID", "WWAPP");
+    checks.env("WINDWARD_SECRET_ACCESS_KEY", "a-key-of-the-gateway");
+    let (status, said) = Program::start("bedrock.py", &mut checks).finish();
+    let (served, log) = proxy.stop();
+    fleet.stop();
+    assert!(status.success(), "{}\n\nthe proxy said:\n{}", said.join("\n"), log.join("\n"));
+    assert!(served.success(), "{served}: {}", log.join("\n"));
+    let lines = access_log(folder.path());
+    let answered: Vec<_> = lines.iter().filter(|line| line["http.response.status_code"] == 200 && line["key"] == "app").collect();
+    assert!(answered.len() >= 16, "{}", answered.len());
+    for line in answered.iter().filter(|line| line["gen_ai.operation.name"] != "count_tokens") {
+        assert_eq!((&line["usage_source"], &line["backend"]), (&"reported".into(), &"oregon".into()), "{line}");
+        assert!(line["gen_ai.usage.output_tokens"].as_u64().is_some_and(|tokens| tokens > 0), "{line}");
+    }
+    let text = serde_json::to_string(&lines).unwrap();
+    assert!(!text.contains("wind blow") && !text.contains("a-key-of") && !text.contains("hush"), "a secret is in the log");
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Check, backend, policy, route};
-use crate::backend::BackendId;
+use crate::backend::{AwsKeys, BackendId, Secret};
 use crate::config::decode::{At, Filled};
 use crate::config::file::KeyFile;
 use crate::config::node::Mark;
@@ -52,6 +52,11 @@ impl Check<'_> {
             self.once("key", &file.name, keys.iter().zip(&marks).map(|(other, mark)| (&*other.name, *mark)));
             let mark = file.name.mark;
             let Some(key) = self.key(file, &mut known) else { continue };
+            let own_id = key.signs.as_ref().map(|signs| &*signs.access_key_id);
+            let same_id = |other: &&Key| own_id.is_some() && other.signs.as_ref().map(|signs| &*signs.access_key_id) == own_id;
+            if let Some(other) = keys.iter().find(same_id) {
+                self.problems.add(mark, format!("`{}` has the access key id of `{}`", key.name, other.name));
+            }
             if let Some((other, first)) = keys.iter().zip(&marks).find(|(other, _)| other.digest.is(&key.digest)) {
                 let message = format!("`{}` is the same key as `{}` in line {}", key.name, other.name, first.line);
                 self.problems.add(mark, message).mend = Some("a request can be only one of them".to_owned());
@@ -115,6 +120,10 @@ impl Check<'_> {
     fn key(&mut self, file: KeyFile, known: &mut Known<'_>) -> Option<Key> {
         let routes = file.routes.0.map(|written| self.opened(&written, known.routes));
         let policy = file.policy.0.and_then(|written| self.key_policy(&written, known));
+        let mut signs = None;
+        if let Some(id) = file.access_key_id.as_ref().filter(|_| file.secret.is_none()) {
+            self.problems.add(id.mark, "to check a signature takes the key itself: give `secret`, from a variable or a file");
+        }
         let digest = match (file.sha256, file.secret) {
             (Some(written), None) => {
                 let digest = KeyDigest::from_hex(written.value.trim());
@@ -136,6 +145,7 @@ impl Check<'_> {
                     self.warnings.add(written.mark, format!("a key of less than {SHORT_KEY} characters can be guessed")).mend =
                         Some("`openssl rand -hex 24` prints a good one".to_owned());
                 }
+                signs = file.access_key_id.as_ref().map(|id| self.signing(id, secret.clone()));
                 KeyDigest::of(text.as_bytes())
             }
             _ => {
@@ -143,7 +153,15 @@ impl Check<'_> {
                 return None;
             }
         };
-        Some(Key { name: Arc::from(file.name.value.as_str()), digest, routes, policy })
+        Some(Key { name: Arc::from(file.name.value.as_str()), digest, signs, routes, policy })
+    }
+
+    fn signing(&mut self, id: &At<String>, secret_access_key: Secret) -> AwsKeys {
+        let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if !(1..=128).contains(&id.value.len()) || !id.value.chars().all(fine) {
+            self.problems.add(id.mark, "an access key's id has up to 128 letters, digits, `-`, `_` and `.`");
+        }
+        AwsKeys { access_key_id: Arc::from(id.value.as_str()), secret_access_key, session_token: None }
     }
 
     /// A key whose policy leaves nobody on a route opens it to no purpose.
