@@ -34,6 +34,8 @@ section! {
         carbon: Option<CarbonFile>,
         /// Energy per token of your own models, before the shipped table.
         energy: Option<Vec<EnergyFile>>,
+        /// Which model is reached where, before what is shipped: suppliers move them every month.
+        catalogue: Option<Vec<OfferFile>>,
         /// Regional model endpoints.
         backends: At<Filled<BackendFile>>,
         /// Which requests go to which backends; everything to all of them when left out.
@@ -189,6 +191,20 @@ section! {
         quality: Option<EnergyQuality>,
         /// Where they come from, for whoever audits the log.
         source: Option<At<String>>,
+    }
+
+    /// A model at an endpoint of Amazon Bedrock.
+    struct OfferFile {
+        /// The model as clients know it.
+        model: At<String>,
+        /// bedrock-runtime or bedrock-mantle.
+        endpoint: At<String>,
+        /// Below which the OpenAI API lies there; /openai/v1 when left out.
+        path: Option<At<String>>,
+        /// The model's id there.
+        id: At<String>,
+        /// The endpoint's regions, such as us-west-2 or eu-*.
+        regions: Filled<At<String>>,
     }
 
     /// Energy per token at the machine, before PUE.
@@ -494,35 +510,5 @@ words! {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::decode::{Decode, Problems};
-    use super::super::node::{Mark, Node, Value};
-    use super::*;
-
-    /// The words of the file are those of the log, which serde writes.
-    #[test]
-    fn words_are_spelled_as_serde_spells_them() {
-        fn check<T: Decode + serde::Serialize + schemars::JsonSchema>() {
-            let schema = schemars::SchemaGenerator::default().into_root_schema_for::<T>().to_value();
-            let variants = schema["oneOf"].as_array().into_iter().flatten().map(|variant| variant["const"].clone());
-            let words: Vec<serde_json::Value> =
-                schema["enum"].as_array().into_iter().flatten().cloned().chain(variants).collect();
-            assert!(words.len() >= 2, "{schema}");
-            for word in words {
-                let node = Node { mark: Mark::default(), value: Value::Text(word.as_str().unwrap().to_owned()) };
-                let read = T::decode(&node, &mut Problems::default());
-                assert_eq!(serde_json::to_value(read.unwrap()).unwrap(), word);
-            }
-        }
-        check::<Signal>();
-        check::<Basis>();
-        check::<EnergyQuality>();
-        check::<Dialect>();
-        check::<PlacementKind>();
-        check::<Protocol>();
-        check::<UsageMode>();
-        check::<Objective>();
-        check::<OnNoCandidate>();
-        check::<Overload>();
-    }
-}
+#[path = "file_tests.rs"]
+mod tests;

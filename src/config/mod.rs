@@ -39,7 +39,7 @@ use node::{Mark, Node, Tree, Value};
 pub const MAX_FILE: usize = 1 << 20;
 
 /// Keys of the file's first level that a later version reads: named, so that nobody believes they work.
-const LATER: [&str; 3] = ["telemetry", "catalogue", "control"];
+const LATER: [&str; 2] = ["telemetry", "control"];
 
 /// What a file became.
 #[derive(Clone, Debug)]

@@ -1,10 +1,11 @@
-//! The shipped facts: where each cloud region draws its power, how clean that grid was over a year, what its building adds, and
-//! what a token costs.
+//! The shipped facts: where each cloud region draws its power, how clean that grid was over a year, what its building adds,
+//! what a token costs, and which model is reached where.
 //!
 //! They are CSV files compiled into the program, each value with its source and year, because a default that nobody can look up
 //! is a claim that nobody can check. They are parsed once, on first use and never on a request's path; that every row parses is
 //! held by the tests, so that a bad table cannot leave the build. Anything here can be overridden by the configuration.
 
+mod catalogue;
 mod energy;
 mod glob;
 mod regions;
@@ -12,6 +13,7 @@ mod render;
 mod similar;
 mod withheld;
 
+pub use catalogue::{Catalogue, Found, Offer, Profile, Reach};
 pub use energy::{Band, Coefficients, EnergyBand, EnergyQuality, EnergyTable, Override, TokenCounts};
 pub use glob::{Glob, GlobError};
 pub use regions::{PueScope, Region, Regions, Zone};

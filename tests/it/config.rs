@@ -37,7 +37,9 @@ impl Files for Shelf {
     }
 }
 
-const VARIABLES: [&str; 9] = [
+const VARIABLES: [&str; 11] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
     "BEDROCK_KEY",
     "OWN_KEY",
     "AWS_BEARER_TOKEN_BEDROCK",

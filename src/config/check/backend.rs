@@ -7,8 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderValue;
 
+use super::aws::AwsHost;
 use super::carbon::{Zones, is_zone};
-use super::{Check, url};
+use super::{Check, catalogue, url};
 use crate::backend::{Backend, BackendId, Credential, Origin, Placement, PlacementKind, Timeouts};
 use crate::config::choices::{Auth, Models, NameThere, OneOrMany, PricesFile};
 use crate::config::decode::{At, Filled, quoted};
@@ -17,7 +18,7 @@ use crate::config::node::Mark;
 use crate::cost::TokenPrices;
 use crate::dialect::Dialect;
 use crate::live::Prior;
-use crate::tables::{Coefficients, EnergyTable, Regions};
+use crate::tables::{Coefficients, EnergyTable, Profile, Reach, Regions};
 use crate::units::{Millis, Pue, Usd};
 use crate::wire::bedrock::segment as bedrock_segment;
 
@@ -69,8 +70,13 @@ type Figures<'a> = (Option<&'a Arc<Coefficients>>, Option<TokenPrices>);
 impl Model {
     /// Its name there goes into a path.
     fn name_in_path(&mut self) {
-        let there = self.upstream_json.as_ref().and_then(|json| serde_json::from_slice::<String>(json).ok());
-        self.upstream_segment = Some(bedrock_segment(there.as_deref().unwrap_or(&self.client)).into());
+        self.upstream_segment = Some(bedrock_segment(&self.upstream()).into());
+    }
+
+    /// Its name there.
+    pub(super) fn upstream(&self) -> String {
+        let there = self.upstream_json.as_ref().and_then(|json| serde_json::from_slice(json).ok());
+        there.unwrap_or_else(|| self.client.to_string())
     }
 }
 
@@ -99,7 +105,7 @@ impl Check<'_> {
         backends
     }
 
-    fn backend(&mut self, id: BackendId, file: BackendFile, table: &EnergyTable, zones: &mut Zones) -> Meant {
+    fn backend(&mut self, id: BackendId, mut file: BackendFile, table: &EnergyTable, zones: &mut Zones) -> Meant {
         self.name(&file.name);
         let mut origin = self.url(&file.url).unwrap_or_else(nowhere);
         origin.ca = file.ca_file.as_ref().and_then(|path| self.certificates(path));
@@ -110,11 +116,15 @@ impl Check<'_> {
         if let (Some(tls), false) = (&file.tls, origin.tls) {
             self.warnings.add(tls.certificate.mark, "this backend is reached over http, so `tls` has no effect");
         }
-        let (region, placement, pue) = self.place(&file, zones);
-        let energy = file.energy.map(|written| Arc::new(self.coefficients(&written)));
+        let energy = file.energy.take().map(|written| Arc::new(self.coefficients(&written)));
         let prices = file.price_usd_per_million_tokens.as_ref().map(|written| self.prices(written));
         let dialect = self.dialect(file.dialect.as_ref());
-        let mut models = file.models.map(|written| self.models(written, (energy.as_ref(), prices), table));
+        let written_models = file.models.take();
+        let mut models = written_models.map(|written| self.models(written, (energy.as_ref(), prices), table));
+        self.name_as_offered(models.as_deref_mut().unwrap_or_default(), &origin, dialect, file.url.mark);
+        let at_aws = AwsHost::of(&origin.host).is_some() || file.region.as_ref().is_some_and(|it| it.value.starts_with("aws/"));
+        let profile = models.as_deref().filter(|_| at_aws).and_then(catalogue::widest);
+        let (region, placement, pue) = self.place(&file, profile, zones);
         if dialect == Dialect::Bedrock {
             models.iter_mut().flatten().for_each(Model::name_in_path);
         }
@@ -166,8 +176,8 @@ impl Check<'_> {
         written.value
     }
 
-    /// Region, placement and PUE: what the file says, else what the shipped table says of the region.
-    fn place(&mut self, file: &BackendFile, zones: &mut Zones) -> (Arc<str>, Placement, Pue) {
+    /// Region, placement and PUE: what the file says, else what the shipped tables say of the region and of the models' ids.
+    fn place(&mut self, file: &BackendFile, profile: Option<&Profile>, zones: &mut Zones) -> (Arc<str>, Placement, Pue) {
         let known = file.region.as_ref().and_then(|region| Regions::shipped().lookup(&region.value));
         let asked = file.placement.as_ref().map(|placement| placement.value);
         let nowhere = matches!(asked, Some(PlacementKind::Global | PlacementKind::Unknown));
@@ -184,12 +194,15 @@ impl Check<'_> {
                 self.problems.add(region.mark, "a region's name has up to 64 printable ASCII characters");
             }
         }
-        let names: Vec<String> = match &file.grid_zone {
-            Some(written) => self.grid_zones(written, zones),
-            None => known.iter().map(|region| region.grid_zone.as_str().to_owned()).collect(),
+        let names: Vec<String> = match (&file.grid_zone, profile.filter(|_| file.placement.is_none())) {
+            (Some(written), _) => self.grid_zones(written, zones),
+            (None, Some(profile)) => catalogue::zones_of(profile),
+            (None, None) => known.iter().map(|region| region.grid_zone.as_str().to_owned()).collect(),
         };
-        let placement = self.placement(file, &names, zones);
-        let pue = file.pue.as_ref().map_or(known.map_or(Pue::UNPUBLISHED, |region| region.pue), |written| {
+        let placement = self.placement(file, profile, &names, zones);
+        let of_profile = profile.filter(|_| file.placement.is_none()).and_then(catalogue::pue_of);
+        let of_region = of_profile.or(known.map(|region| region.pue)).unwrap_or(Pue::UNPUBLISHED);
+        let pue = file.pue.as_ref().map_or(of_region, |written| {
             Pue::new(written.value).unwrap_or_else(|| {
                 self.problems.add(written.mark, "a PUE lies between 1 and 3");
                 Pue::UNPUBLISHED
@@ -223,13 +236,19 @@ impl Check<'_> {
         written.0.iter().take(MOST_ZONES).map(|zone| zone.value.clone()).collect()
     }
 
-    fn placement(&mut self, file: &BackendFile, names: &[String], zones: &mut Zones) -> Placement {
-        let by_zones = match names {
-            [] => PlacementKind::Unknown,
-            [_] => PlacementKind::Pinned,
+    fn placement(&mut self, file: &BackendFile, profile: Option<&Profile>, names: &[String], zones: &mut Zones) -> Placement {
+        let by_zones = match (names, profile.map(|profile| profile.reach)) {
+            (_, Some(Reach::Global)) => PlacementKind::Global,
+            ([], None) => PlacementKind::Unknown,
+            ([_], None) => PlacementKind::Pinned,
             _ => PlacementKind::Geo,
         };
         let kind = file.placement.as_ref().map_or(by_zones, |written| written.value);
+        if let (Some(written), Some(profile)) = (&file.placement, profile.filter(|it| catalogue::goes_beyond(it, kind))) {
+            let message =
+                format!("a model here has an id that begins with `{}.`, and such a request may run elsewhere", profile.prefix);
+            self.warnings.add(written.mark, message).mend = Some("leave `placement` out, and it follows from the ids".to_owned());
+        }
         if let Some(written) = &file.placement {
             let wrong = match kind {
                 PlacementKind::Pinned if names.is_empty() => Some("`pinned` needs a region or a grid zone"),

@@ -7,6 +7,7 @@ mod aws;
 mod backend;
 mod boot;
 mod carbon;
+mod catalogue;
 mod credential;
 mod energy;
 mod health;
@@ -32,7 +33,7 @@ use super::node::{Mark, Node};
 use super::plan::Plan;
 use super::values::{Size, Span};
 use crate::policy::Policy;
-use crate::tables::Coefficients;
+use crate::tables::{Catalogue, Coefficients};
 
 /// What all checks share.
 pub(super) struct Check<'a> {
@@ -46,6 +47,8 @@ pub(super) struct Check<'a> {
     backend_names: Vec<String>,
     policy_names: Vec<String>,
     route_names: Vec<String>,
+    /// Which model is reached where.
+    catalogue: Catalogue,
     /// Pairs of model and candidate so far.
     deployments: usize,
     /// Figures of energy by their ids so far.
@@ -60,8 +63,21 @@ impl<'a> Check<'a> {
         let base = Path::new(file_name).parent().map(Path::to_path_buf).unwrap_or_default();
         let (backend_names, policy_names, route_names) = (names("backends"), names("policies"), names("routes"));
         let warnings = Problems::default();
-        let (deployments, figures, flows) = (0, HashMap::new(), Vec::new());
-        Self { problems, warnings, env, files, base, backend_names, policy_names, route_names, deployments, figures, flows }
+        let (catalogue, deployments, figures, flows) = (Catalogue::default(), 0, HashMap::new(), Vec::new());
+        Self {
+            problems,
+            warnings,
+            env,
+            files,
+            base,
+            backend_names,
+            policy_names,
+            route_names,
+            catalogue,
+            deployments,
+            figures,
+            flows,
+        }
     }
 
     /// The plan that a file means. It may only be used when no problem was noted.
@@ -70,6 +86,7 @@ impl<'a> Check<'a> {
             self.boot(file.listeners, file.admin, file.workers, file.log, file.limits, (file.peers.as_ref(), file.state));
         let table = Arc::new(self.energy_table(file.energy.unwrap_or_default()));
         let (mut carbon, mut zones) = self.carbon(file.carbon);
+        self.catalogue = self.catalogue(file.catalogue);
         let backends = self.backends(file.backends, &table, &mut zones);
         let policies = self.policies(file.policies.unwrap_or_default());
         let mut routes = self.routes(file.routes, &backends, &policies);

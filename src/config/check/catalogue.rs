@@ -1,0 +1,129 @@
+//! What the catalogue knows of a backend's models: their ids there, whether they are there at all, and where they may run.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Check;
+use super::aws::AwsHost;
+use super::backend::Model;
+use crate::backend::Origin;
+use crate::config::decode::{At, quoted};
+use crate::config::file::OfferFile;
+use crate::config::node::Mark;
+use crate::dialect::Dialect;
+use crate::tables::{Catalogue, Found, Glob, Offer, Profile, Reach, Region, Regions};
+use crate::units::Pue;
+
+/// The most rows of somebody's own: every supplier together has some hundred.
+const MOST_OFFERS: usize = 1000;
+/// The endpoints that there are.
+const ENDPOINTS: [&str; 2] = ["bedrock-runtime", "bedrock-mantle"];
+
+impl Check<'_> {
+    /// The rows of the file before those that are shipped.
+    pub(super) fn catalogue(&mut self, written: Option<Vec<OfferFile>>) -> Catalogue {
+        let written = written.unwrap_or_default();
+        if let Some(past) = written.get(MOST_OFFERS) {
+            self.problems.add(past.model.mark, format!("more than {MOST_OFFERS} models in the catalogue"));
+        }
+        let own = written.into_iter().take(MOST_OFFERS).map(|offer| self.offer(offer)).collect();
+        Catalogue::shipped().behind(own)
+    }
+
+    fn offer(&mut self, written: OfferFile) -> Offer {
+        let OfferFile { model, endpoint, path, id, regions } = written;
+        self.model_name(&model);
+        self.model_name(&id);
+        if !ENDPOINTS.contains(&&*endpoint.value) {
+            self.problems.unknown(endpoint.mark, "endpoint", &endpoint.value, &endpoint.shown(), &ENDPOINTS);
+        }
+        if let Some(path) = path.as_ref().filter(|path| !path.value.starts_with('/')) {
+            self.problems.add(path.mark, "a path begins with `/`");
+        }
+        let pattern = |problems: &mut crate::config::decode::Problems, region: &At<String>| {
+            let pattern = Glob::new(&region.value).ok();
+            if pattern.is_none() {
+                problems.add(region.mark, "this is no region and no pattern of regions");
+            }
+            pattern
+        };
+        Offer {
+            model: model.value.into(),
+            endpoint: endpoint.value.into(),
+            path: path.map_or(Arc::from("/openai/v1"), |path| path.value.trim_end_matches('/').into()),
+            id: id.value.into(),
+            regions: regions.0.iter().filter_map(|region| pattern(&mut self.problems, region)).collect(),
+        }
+    }
+
+    /// Gives models that have no name of their own at an endpoint of Bedrock the one that they have there, and says what the
+    /// catalogue knows better.
+    pub(super) fn name_as_offered(&mut self, models: &mut [Model], origin: &Origin, dialect: Dialect, mark: Mark) {
+        let Some(AwsHost { service, region }) = AwsHost::of(&origin.host) else { return };
+        let endpoint = if service == "bedrock" { ENDPOINTS[0] } else { ENDPOINTS[1] };
+        let catalogue = std::mem::take(&mut self.catalogue);
+        for model in models {
+            let shown = quoted(&model.client);
+            match catalogue.find(&model.upstream(), endpoint, region) {
+                Found::Here(offer) => {
+                    if model.upstream_json.is_none() && *offer.id != *model.client {
+                        model.upstream_json = Some(Bytes::from(serde_json::Value::from(&*offer.id).to_string()));
+                    }
+                    if dialect == Dialect::Openai && *origin.base_path != *offer.path {
+                        let message = format!(
+                            "by the catalogue, {shown} is served below {} at this host and not below another path",
+                            quoted(&offer.path)
+                        );
+                        self.warnings.add(mark, message).mend =
+                            Some("change the URL's path, or correct it in `catalogue`".to_owned());
+                    }
+                }
+                Found::Elsewhere(_) => {
+                    let message = format!("by the catalogue, {shown} is at {endpoint} of other regions than {region}");
+                    self.warnings.add(mark, message).mend = Some("leave it out here, or correct it in `catalogue`".to_owned());
+                }
+                Found::Unknown if model.upstream_json.is_none() && !model.client.contains(['.', ':']) => {
+                    let message =
+                        format!("the catalogue does not know {shown} at {endpoint}, so it is asked for by this very name");
+                    self.warnings.add(mark, message).mend = Some("give it its id, as in `name: supplier.name-1:0`".to_owned());
+                }
+                Found::Unknown => {}
+            }
+        }
+        self.catalogue = catalogue;
+    }
+}
+
+/// The widest profile among the ids of a backend's models: where its requests may run at the most.
+pub(super) fn widest(models: &[Model]) -> Option<&'static Profile> {
+    models.iter().filter_map(|model| Profile::of(&model.upstream())).max_by_key(|profile| (profile.reach, profile.regions.len()))
+}
+
+/// All regions that a profile may lead to.
+fn regions_of(profile: &Profile) -> impl Iterator<Item = &'static Region> {
+    let inside = |name: &str| profile.regions.iter().any(|pattern| pattern.matches(name));
+    Regions::shipped().iter().filter(move |region| inside(&region.name))
+}
+
+/// Their grid zones.
+pub(super) fn zones_of(profile: &Profile) -> Vec<String> {
+    let mut zones: Vec<String> = regions_of(profile).map(|region| region.grid_zone.as_str().to_owned()).collect();
+    zones.sort_unstable();
+    zones.dedup();
+    zones
+}
+
+/// The worst of their PUEs, as the dirtiest of their grids counts too.
+pub(super) fn pue_of(profile: &Profile) -> Option<Pue> {
+    regions_of(profile).map(|region| region.pue).max_by(|a, b| a.get().total_cmp(&b.get()))
+}
+
+/// Whether a profile goes beyond what a file says of a placement.
+pub(super) fn goes_beyond(profile: &Profile, written: crate::backend::PlacementKind) -> bool {
+    use crate::backend::PlacementKind::{Geo, Global, Pinned, Unknown};
+    match (profile.reach, written) {
+        (_, Pinned) | (Reach::Global, Geo) => true,
+        (_, Geo | Global | Unknown) => false,
+    }
+}
