@@ -11,6 +11,7 @@ mod forward;
 mod headers;
 mod hedge;
 mod intake;
+mod models;
 mod narrow;
 mod provenance;
 mod reject;
@@ -284,8 +285,8 @@ async fn answer(request: &mut Request<Option<RequestBody>>, x: &mut Exchange) ->
         Box::pin(intake::verify(request, x)).await?;
     }
     let (operation, named) = match call {
-        Call::Models => return Ok(Answer::Own(model_list(x, None)?)),
-        Call::Model(name) => return Ok(Answer::Own(model_list(x, Some(&name))?)),
+        Call::Models => return Ok(Answer::Own(models::list(x, None)?)),
+        Call::Model(name) => return Ok(Answer::Own(models::list(x, Some(&name))?)),
         Call::MethodNotAllowed { allow } => return Err(Error::MethodNotAllowed { allow }),
         Call::Home | Call::Stream => return Box::pin(through::stream(request, route.home, x)).await,
         Call::Inference(operation) => (operation, None),
@@ -429,20 +430,6 @@ fn decorate(headers: &mut http::HeaderMap, version: Version, x: &Exchange) {
         }
     }
     headers.insert(headers::OVERHEAD, headers::number(x.overhead_us));
-}
-
-/// `GET /models` and `GET /models/{name}`, from the plan.
-fn model_list(x: &Exchange, only: Option<&str>) -> Result<Response<Bytes>, Error> {
-    let (Some(index), Some(route)) = (x.route, x.route()) else { return Err(Error::NoRoute) };
-    let body = match only {
-        None => x.snapshot.plan.model_lists.get(index).cloned().unwrap_or_default(),
-        Some(name) if route.models.contains_key(name) => crate::config::model_json(name),
-        Some(_) => return Err(Error::UnknownModel),
-    };
-    let mut response = Response::new(body);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(headers::REQUEST_ID, x.request_id().clone());
-    Ok(response)
 }
 
 /// Whether the path, as a server might read it, climbs.
