@@ -93,6 +93,7 @@
 //! | Every gram of a line follows from the line and the shipped table | `an_answer_after_a_failover_adds_up`, `failures_of_every_kind_add_up_and_save_nothing` |
 //! | What a cache spares is no saving, and what was lost by leaving one is a loss | `a_cache_is_no_saving_and_leaving_one_is_a_loss` |
 //! | Every dollar of a line follows from its tokens and its own prices | `dollars_are_booked_with_what_the_baseline_would_have_cost` |
+//! | The log says what the backends served, whatever fails or is cut, and nothing stays under way | `the_log_says_what_the_fleet_served_and_nothing_stays_under_way` |
 //! | Nothing is lost between baseline, actual, waste and saved | `grams_are_conserved`, `sums_of_records_are_conserved` |
 //! | A line is written as its reader reads it, every field of it | `every_field_is_written_as_serde_json_writes_it_and_left_out_where_it_does` |
 //! | A full disk or a vanished folder stops no request, and is counted | `a_full_disk_stops_no_request_and_is_counted`, `a_folder_that_vanished_costs_no_line_and_is_found_again` |
