@@ -43,7 +43,7 @@ pub struct Estimate {
     /// Requests that it takes at once, as learned: with more its tokens come too slowly, or it refuses.
     pub limit: u32,
     /// What one more request there costs all others, because capacity on a clean grid is scarce. It is zero up to four fifths of the
-    /// limit, but for the last place, and rises from there, so that a price that is new does not move everybody at once.
+    /// limit, but for the last place of a small backend, and rises from there, so that a price that is new does not move everybody at once.
     pub price: Grams,
 }
 
@@ -78,12 +78,17 @@ const RAMP_FROM: f64 = 0.8;
 /// the higher ones keep a region emptier, so that fewer answers are late.
 const RAMP_HEIGHT: f64 = 2.2;
 
-/// The part of a price that counts with `in_flight` of `limit` requests. The last place costs what capacity is worth at least: with so
-/// few places that there is none inside the ramp, as up to five, there would otherwise be no price at all.
-fn ramp(in_flight: u32, limit: u32) -> f64 {
+/// Of a backend that takes no more than this the last place costs what capacity is worth at least. With so few places none may lie
+/// inside the ramp, as up to five, and then there would be no price at all. Where only the limit is so low there is none: it should grow
+/// again, and grows where it is used. In `simulate` a price there made brownouts last longer.
+const FEW_PLACES: u32 = 9;
+
+/// The part of a price that counts with `in_flight` of `limit` requests, of the `declared`.
+fn ramp(in_flight: u32, limit: u32, declared: u32) -> f64 {
     let used = f64::from(in_flight) / f64::from(limit.max(1));
     let height = RAMP_HEIGHT * ((used - RAMP_FROM) / (1.0 - RAMP_FROM)).clamp(0.0, 1.0);
-    if in_flight.saturating_add(1) >= limit { height.max(1.0) } else { height }
+    let is_last = declared <= FEW_PLACES && in_flight.saturating_add(1) >= limit;
+    if is_last { height.max(1.0) } else { height }
 }
 
 /// What `backend` would take for a request of `size`, given what is known of the model there, of its load and of its grid.
@@ -119,7 +124,7 @@ pub fn estimate(size: Size, backend: &Backend, model: &ModelLive, load: Load, te
         cost: terms.prices.map(|prices| prices.of(tokens)),
         in_flight,
         limit,
-        price: terms.price_per_output_token * (f64::from(output_tokens) * ramp(in_flight, limit)),
+        price: terms.price_per_output_token * (f64::from(output_tokens) * ramp(in_flight, limit, declared)),
     }
 }
 
@@ -305,11 +310,13 @@ mod tests {
     #[test]
     fn the_last_place_of_a_small_backend_has_a_price_too() {
         for limit in 1..=5 {
-            assert!((0..limit - 1).all(|in_flight| ramp(in_flight, limit) == 0.0), "{limit}");
-            assert!((ramp(limit - 1, limit) - 1.0).abs() < 1e-9);
+            assert!((0..limit - 1).all(|in_flight| ramp(in_flight, limit, limit) == 0.0), "{limit}");
+            assert!((ramp(limit - 1, limit, limit) - 1.0).abs() < 1e-9);
+            assert!(ramp(limit - 1, limit, 100) == 0.0, "a large one is to come back from there");
         }
-        assert!((ramp(85, 100) - RAMP_HEIGHT * 0.25).abs() < 1e-9 && (ramp(99, 100) - RAMP_HEIGHT * 0.95).abs() < 1e-9);
-        assert!((1..100).all(|in_flight| ramp(in_flight, 100) >= ramp(in_flight - 1, 100)));
+        let large = |in_flight| ramp(in_flight, 100, 100);
+        assert!((large(85) - RAMP_HEIGHT * 0.25).abs() < 1e-9 && (large(99) - RAMP_HEIGHT * 0.95).abs() < 1e-9);
+        assert!((1..100).all(|in_flight| large(in_flight) >= large(in_flight - 1)));
     }
 
     #[test]
