@@ -21,6 +21,7 @@ mod plan;
 mod profile;
 mod schema;
 mod values;
+mod words;
 
 pub use check::model_json;
 pub use env::{Env, Files};

@@ -111,7 +111,8 @@ impl ModelLive {
     /// Takes over what was kept, of which the share `counts` still does. Returns whether it could be true; if not, nothing has changed.
     pub fn restore(&self, kept: &KeptModel, counts: f64) -> bool {
         let limit = kept.limit.unwrap_or(f64::INFINITY);
-        let sound = kept.first_token.is_sound() && kept.token_rate.is_sound() && (1.0..).contains(&limit) && Quota::is_share(kept.cut);
+        let sound =
+            kept.first_token.is_sound() && kept.token_rate.is_sound() && (1.0..).contains(&limit) && Quota::is_share(kept.cut);
         if sound {
             let counts = counts.clamp(0.0, 1.0);
             self.first_token.restore(&kept.first_token, counts);
