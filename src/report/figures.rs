@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::lines::BadLine;
-use super::summary::{Dimension, Sectioned, Summary, Sums, Tally};
+use super::summary::{Dimension, Sectioned, Shadowed, Summary, Sums, Tally};
 use crate::record::UsageSource;
 
 /// Version of the JSON.
@@ -148,8 +148,29 @@ pub struct Section {
     pub intensity_quality: BTreeMap<&'static str, u64>,
     /// Requests by quality of the energy coefficients.
     pub energy_quality: BTreeMap<&'static str, u64>,
+    /// What shadow policies would have made of it; left out where there was none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shadows: Vec<Shadow>,
     /// The same figures in groups.
     pub by: BTreeMap<Dimension, Vec<Grouped>>,
+}
+
+/// A policy that decided for the log alone. Its grams are predictions made before the request, and are held against those made of what
+/// was chosen: nobody knows what it would have come to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Shadow {
+    /// Its name.
+    pub policy: String,
+    /// Requests of which both predictions are known.
+    pub requests: u64,
+    /// Those that it would have sent elsewhere.
+    pub elsewhere: u64,
+    /// Others, that it would have refused.
+    pub refused: u64,
+    /// Predicted of what was chosen, in grams.
+    pub chosen_grams: f64,
+    /// Predicted of what it would have chosen, in grams.
+    pub instead_grams: f64,
 }
 
 /// One group.
@@ -279,8 +300,16 @@ impl Section {
             freshness: sums.freshness.clone(),
             intensity_quality: sums.quality.clone(),
             energy_quality: sums.energy.clone(),
+            shadows: sums.shadows.iter().map(Shadow::of).collect(),
             by: by.collect(),
         }
+    }
+}
+
+impl Shadow {
+    fn of((policy, sums): (&String, &Shadowed)) -> Self {
+        let Shadowed { requests, elsewhere, refused, grams: [chosen_grams, instead_grams] } = *sums;
+        Self { policy: policy.clone(), requests, elsewhere, refused, chosen_grams, instead_grams }
     }
 }
 

@@ -7,7 +7,7 @@ mod table;
 
 use std::fmt::Write;
 
-use super::figures::{Completeness, Figures, Lines, Report, Section, Traffic};
+use super::figures::{Completeness, Figures, Lines, Report, Section, Shadow, Traffic};
 use table::Table;
 
 /// Rows of a table in the text; JSON and CSV have all of them.
@@ -149,6 +149,9 @@ fn section_text(out: &mut String, simulated: bool, section: &Section, statement:
             shares.iter().map(|(word, n)| format!("{word} {}", percent(*n as f64 / total.requests.max(1) as f64))).collect();
         fact(out, name, &words.join(", "));
     }
+    for shadow in &section.shadows {
+        fact(out, "shadow", &shadowed(shadow));
+    }
     out.push('\n');
     for (dimension, groups) in &section.by {
         let largest = groups.iter().map(|g| g.figures.grams.mid.max(g.figures.baseline_grams.mid)).fold(0.0, f64::max);
@@ -218,6 +221,18 @@ pub(crate) fn mass(grams: f64) -> String {
         _ => 0,
     };
     format!("{value:.decimals$} {unit}")
+}
+
+fn shadowed(shadow: &Shadow) -> String {
+    let Shadow { policy, requests, elsewhere, refused, chosen_grams, instead_grams } = shadow;
+    let relative = if *chosen_grams > 0.0 { (chosen_grams - instead_grams) / chosen_grams } else { 0.0 };
+    let [chosen, other] = [chosen_grams, instead_grams].map(|grams| mass(*grams));
+    let refused = if *refused > 0 { format!(", and would have refused {refused} others") } else { String::new() };
+    format!(
+        "{} would have sent {elsewhere} of {requests} elsewhere{refused}; by prediction {other} instead of {chosen}, {}",
+        shown(policy),
+        saving(relative)
+    )
 }
 
 /// Dollars, with as many digits as a small amount needs to be one.

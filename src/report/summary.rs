@@ -11,7 +11,7 @@ use super::completeness::Runs;
 use super::figures::Cost;
 use super::lines::BadLine;
 use crate::grid::{Basis, Signal};
-use crate::record::{AccessRecord, Emissions, Ended, UsageSource};
+use crate::record::{AccessRecord, CandidateUsed, Emissions, Ended, ShadowUsed, UsageSource};
 use crate::units::Grams;
 
 /// Groups kept for one dimension of one section; what comes later goes to [`OTHER`]. Ten thousand models or backends are more than
@@ -252,6 +252,37 @@ pub(super) struct Sectioned {
     pub(super) freshness: BTreeMap<&'static str, u64>,
     pub(super) quality: BTreeMap<&'static str, u64>,
     pub(super) energy: BTreeMap<&'static str, u64>,
+    /// By the names of shadow policies.
+    pub(super) shadows: BTreeMap<String, Shadowed>,
+}
+
+/// What a shadow policy would have chosen, added up over the requests that it was asked about.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shadowed {
+    /// Requests for which what was chosen and what it would have chosen both have predicted grams.
+    pub(super) requests: u64,
+    /// Of these, those that it would have sent elsewhere.
+    pub(super) elsewhere: u64,
+    /// Requests that it would have refused, which are not among them.
+    pub(super) refused: u64,
+    /// Grams as predicted of what was chosen, and of what it would have chosen.
+    pub(super) grams: [f64; 2],
+}
+
+impl Shadowed {
+    fn add(&mut self, shadow: &ShadowUsed<'_>, chosen: &CandidateUsed<'_>) {
+        let Some(backend) = &shadow.backend else {
+            self.refused += 1;
+            return;
+        };
+        if let (Some(own), Some(other)) = (chosen.grams, shadow.grams) {
+            self.requests += 1;
+            self.elsewhere += u64::from(*backend != chosen.backend);
+            for (sum, grams) in self.grams.iter_mut().zip([own, other]) {
+                *sum += grams.get();
+            }
+        }
+    }
 }
 
 impl Sectioned {
@@ -261,6 +292,13 @@ impl Sectioned {
             let name = dimension.of(record);
             let name = if groups.len() < MAX_GROUPS || groups.contains_key(&name) { name } else { OTHER.to_owned() };
             groups.entry(name).or_default().add(record, emissions);
+        }
+        let decided =
+            record.decision.as_ref().and_then(|decision| decision.candidates.iter().find(|it| &*it.verdict == "chosen"));
+        if let Some((shadow, chosen)) = record.shadow.as_ref().zip(decided) {
+            let name: String = shadow.policy.chars().take(MAX_NAME).collect();
+            let name = if self.shadows.len() < MAX_GROUPS || self.shadows.contains_key(&name) { name } else { OTHER.to_owned() };
+            self.shadows.entry(name).or_default().add(shadow, chosen);
         }
         let chosen = record.carbon.as_ref().map(|carbon| &carbon.chosen);
         *self.freshness.entry(words::freshness(chosen.and_then(|used| used.freshness))).or_default() += 1;
