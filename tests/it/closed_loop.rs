@@ -92,7 +92,9 @@ fn the_log_says_what_the_fleet_served_and_nothing_stays_under_way() {
     let play = |patch: &str| {
         control(regions[0], patch);
         let crowd: Vec<_> = (0..CLIENTS).map(|nth| std::thread::spawn(move || crowd(address, nth))).collect();
-        crowd.into_iter().for_each(|client| client.join().unwrap());
+        for client in crowd {
+            client.join().unwrap();
+        }
     };
     play("{}");
     play(r#"{"error_rate": 0.3, "slow": 3}"#);
