@@ -80,28 +80,60 @@ impl Route {
         (rest.is_empty() || rest.starts_with('/')).then_some(rest)
     }
 
-    /// Whether the header fields that must be there are there.
-    pub fn headers_match(&self, headers: &http::HeaderMap) -> bool {
-        self.headers.iter().all(|(name, wanted)| match wanted {
-            Some(value) => headers.get_all(name).iter().any(|seen| seen == value),
-            None => headers.contains_key(name),
-        })
-    }
-
     /// Who may serve a model.
     pub fn candidates(&self, model: &str) -> &Arc<[Deployment]> {
         self.models.get(model).unwrap_or(&self.any_model)
     }
 }
 
-/// The route that takes a request: the one with the longest prefix, and among equals the first in the file whose header fields match.
-pub fn select<'r>(routes: &'r [Route], path: &str, headers: &http::HeaderMap) -> Option<&'r Route> {
+/// The route that takes a request: the one with the longest prefix, and among equals the first in the file whose header fields are
+/// there. `has` says whether one is, with a value if one is given.
+pub fn select<'r>(
+    routes: &'r [Route],
+    path: &str,
+    has: impl Fn(&http::HeaderName, Option<&http::HeaderValue>) -> bool,
+) -> Option<&'r Route> {
     let mut best: Option<&Route> = None;
     for route in routes {
-        if route.below(path).is_some() && route.headers_match(headers) && best.is_none_or(|b| route.prefix.len() > b.prefix.len())
-        {
+        let fits = route.below(path).is_some() && route.headers.iter().all(|(name, value)| has(name, value.as_ref()));
+        if fits && best.is_none_or(|b| route.prefix.len() > b.prefix.len()) {
             best = Some(route);
         }
     }
     best
+}
+
+/// Whether the path, as a server might read it, climbs.
+pub fn has_dot_segment(path: &str) -> bool {
+    // Most paths have neither a dot after a slash nor an escape, and one look is enough.
+    if !path.contains("/.") && !path.contains(['%', '\\']) {
+        return false;
+    }
+    let plain = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "\\");
+    plain.split(['/', '\\']).any(|segment| segment == "." || segment == "..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_climbs_is_seen() {
+        for bad in [
+            "/v1/../admin",
+            "/v1/%2e%2e/x",
+            "/v1/.",
+            "/..",
+            "/v1/.%2E/x",
+            "/v1\\..\\x",
+            "/v1/..%2fadmin",
+            "/v1/x%2F..%2Fadmin",
+            "/v1/%2E%2e%5Cadmin",
+        ] {
+            assert!(has_dot_segment(bad), "{bad}");
+        }
+        for good in ["/v1/chat/completions", "/v1/files/a..b", "/v1/models/gpt-4.1", "/v1/models/a%3Ab", "/v1/.well-known"] {
+            assert!(!has_dot_segment(good), "{good}");
+        }
+    }
 }

@@ -147,7 +147,7 @@ fn question(snapshot: &Snapshot, backend: &Backend, health: &HealthCheck, now: T
         let host = backend.origin.authority.to_str().unwrap_or_default();
         let subject = Subject { method: "GET", target, host, content_type: None, payload: &payload };
         if let Some(signed) = keyring.sign(how, &subject, now) {
-            set_signature(fields, signed);
+            set_signature(signed, |name, value| drop(fields.insert(name, value)));
         }
     }
     request

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use http::{HeaderMap, Method};
+use http::Method;
 use jiff::Timestamp;
 
 use super::{Asked, Choice, Explanation, Source};
@@ -174,7 +174,7 @@ fn route<'a>(routes: &'a [Route], target: Target<'_>, snapshot: &Snapshot) -> Re
         }
         Target::Path(path) => path,
     };
-    let found = select(routes, path, &HeaderMap::new());
+    let found = select(routes, path, |_, _| false);
     let place = found.and_then(|found| Some((routes.iter().position(|route| std::ptr::eq(route, found))?, found)));
     let (index, route) = place.ok_or_else(|| Unanswered::NoRoute {
         wanted: format!("takes {path} without further header fields (with --route it is found by its name)"),

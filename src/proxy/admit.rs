@@ -1,16 +1,16 @@
 //! Who may come in: the client's key, looked at before a byte of the body is read or anybody is contacted.
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HeaderName};
-use http::{HeaderMap, Request};
 use jiff::Timestamp;
 
 use super::reject::Error;
 use crate::key::Keys;
+use crate::wire::fields::{Fields, Name};
+use crate::wire::message::RequestHead;
 use crate::wire::sigv4::{Claim, PayloadHash, Received, verify};
 
 /// Where official clients put their key besides `Authorization`: the SDKs of Anthropic and of Azure OpenAI.
-static KEY_FIELDS: [HeaderName; 2] = [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
+const KEY_FIELDS: [Name; 2] = [Name::XApiKey, Name::ApiKey];
 
 /// A client's key, and how sure it is that it is the client's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,46 +24,46 @@ pub(super) struct Admitted {
 /// The client's key.
 ///
 /// Some SDKs fill one field with a placeholder when the key is in another, so each is tried, in a fixed order.
-pub(super) fn key(keys: &Keys, headers: &HeaderMap) -> Result<Admitted, Error> {
+pub(super) fn key(keys: &Keys, fields: &Fields) -> Result<Admitted, Error> {
     if keys.is_empty() {
         return Ok(Admitted::default());
     }
     let mut refusal = Error::NoKey;
-    for presented in presented(headers) {
+    for presented in presented(fields) {
         match keys.find(presented) {
             None => refusal = Error::WrongKey,
             found => return Ok(Admitted { key: found, by_signature: false }),
         }
     }
-    let Some(claim) = claim(headers) else { return Err(refusal) };
+    let Some(claim) = claim(fields) else { return Err(refusal) };
     let (place, _) = keys.signing(claim.access_key_id).ok_or(Error::WrongKey)?;
     Ok(Admitted { key: Some(place), by_signature: true })
 }
 
 /// Holds a request whose body is there to its signature. For which region and service it is signed is nobody's business: the client
 /// takes this gateway for one of many.
-pub(super) fn verified<B>(request: &Request<B>, pieces: &[Bytes], keys: &Keys, now: Timestamp) -> Result<(), Error> {
-    let claimed = claim(request.headers()).and_then(|claim| keys.signing(claim.access_key_id));
+pub(super) fn verified(request: &RequestHead, pieces: &[Bytes], keys: &Keys, now: Timestamp) -> Result<(), Error> {
+    let claimed = claim(&request.fields).and_then(|claim| keys.signing(claim.access_key_id));
     let (_, signs) = claimed.ok_or(Error::WrongKey)?;
     let payload = PayloadHash::of(pieces.iter().map(|piece| &piece[..]));
     let received = Received {
-        method: request.method().as_str(),
-        target: request.uri().path_and_query().map_or("/", |target| target.as_str()),
-        authority: request.uri().authority().map(http::uri::Authority::as_str),
-        fields: request.headers(),
+        method: request.method.as_str(),
+        target: request.target.path_and_query().map_or("/", |target| target.as_str()),
+        authority: request.target.authority().map(http::uri::Authority::as_str),
+        fields: &request.fields.to_map(),
         payload: &payload,
     };
     verify(&received, signs, None, now).map_err(Error::WrongSignature)
 }
 
-fn claim(headers: &HeaderMap) -> Option<Claim<'_>> {
-    Claim::parse(headers.get(AUTHORIZATION)?.to_str().ok()?)
+fn claim(fields: &Fields) -> Option<Claim<'_>> {
+    Claim::parse(fields.get_text(Name::Authorization)?)
 }
 
 /// What the client has for keys.
-fn presented(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-    bearer.into_iter().chain(KEY_FIELDS.iter().filter_map(|name| Some(headers.get(name)?.as_bytes())))
+fn presented(fields: &Fields) -> impl Iterator<Item = &[u8]> {
+    let bearer = fields.get(Name::Authorization).and_then(bearer);
+    bearer.into_iter().chain(KEY_FIELDS.into_iter().filter_map(|name| fields.get(name)))
 }
 
 /// The token of `Bearer token`; the scheme in either case, as RFC 9110 has it.
@@ -75,7 +75,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderMap, HeaderName, HeaderValue};
 
     use super::*;
     use crate::key::{Key, KeyDigest};
@@ -93,7 +93,8 @@ mod tests {
 
     fn ask(fields: &[(&'static str, &'static str)]) -> Result<Option<usize>, &'static str> {
         let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-        key(&keys(), &fields.collect()).map(|admitted| admitted.key).map_err(|error| error.code())
+        let key = key(&keys(), &Fields::of_map(&fields.collect::<HeaderMap>()));
+        key.map(|admitted| admitted.key).map_err(|error| error.code())
     }
 
     #[test]
@@ -138,6 +139,6 @@ mod tests {
 
     #[test]
     fn without_keys_nobody_needs_one() {
-        assert!(matches!(key(&Keys::default(), &HeaderMap::new()), Ok(Admitted { key: None, by_signature: false })));
+        assert!(matches!(key(&Keys::default(), &Fields::default()), Ok(Admitted { key: None, by_signature: false })));
     }
 }

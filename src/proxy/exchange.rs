@@ -29,6 +29,8 @@ use crate::record::Ended;
 use crate::route::{Deployment, FlowId, Route};
 use crate::state::{Lesson, Snapshot};
 use crate::units::Millis;
+use crate::wire::fields::Name;
+use crate::wire::message::RequestHead;
 use crate::wire::usage::{Usage, UsageSource};
 use crate::wire::{Operation, bedrock};
 
@@ -188,11 +190,11 @@ pub struct Exchange {
 
 impl Exchange {
     /// Begins with the head of a request; the clock is read here once.
-    pub(super) fn begin<B>(shared: &Arc<Shared>, request: &http::Request<B>, client: Option<Client>) -> Box<Self> {
+    pub(super) fn begin(shared: &Arc<Shared>, request: &RequestHead, client: Option<Client>) -> Box<Self> {
         shared.metrics.in_flight.add(1);
-        let client_request_id = request.headers().get(&headers::REQUEST_ID).filter(|id| id.len() <= MAX_ID).cloned();
-        let http1 = request.version() < http::Version::HTTP_2;
-        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+        let client_request_id = request.fields.value(Name::XRequestId).filter(|id| id.len() <= MAX_ID);
+        let http1 = request.version < http::Version::HTTP_2;
+        let path = request.target.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
         Box::new(Self {
             snapshot: shared.state.load(),
             begun: shared.clock.monotonic(),
@@ -201,10 +203,10 @@ impl Exchange {
             id: shared.next_id(),
             client_request_id,
             provider_request_id: None,
-            method: request.method().clone(),
+            method: request.method.clone(),
             path,
             http1,
-            takes_trailers: headers::asks_for_trailers(request.headers()),
+            takes_trailers: headers::asks_for_trailers(&request.fields),
             route: None,
             key: None,
             narrowed: None,

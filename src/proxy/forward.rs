@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
+use http::{HeaderValue, StatusCode, Uri};
 use smallvec::SmallVec;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
@@ -26,6 +26,8 @@ use crate::live::Live;
 use crate::route::Deployment;
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
 use crate::wire::bedrock;
+use crate::wire::fields::{Fields, Name};
+use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::query::without_credentials;
 use crate::wire::refusal::{outranks, refuses, retry_after};
 use crate::wire::splice;
@@ -33,7 +35,7 @@ use crate::wire::splice;
 /// A request as it is kept for as many attempts as it may take.
 pub(super) struct Outgoing {
     /// The client's fields that every backend may see, with all that the backend that is tried now sees besides.
-    pub(super) request: Request<SendBody>,
+    pub(super) request: Message<RequestHead, SendBody>,
     /// Whose own the last attempt's fields are.
     addressed_to: Option<Arc<Backend>>,
     /// The client's credential, for a backend that passes it through.
@@ -51,14 +53,14 @@ pub(super) struct Outgoing {
 impl Outgoing {
     /// Of a client's cleaned fields, and what else an attempt takes.
     pub(super) fn new(
-        fields: HeaderMap,
+        fields: Fields,
         credential: Option<HeaderValue>,
         provenance: Option<Provenance>,
         below: Box<str>,
         intake: super::intake::Intake,
     ) -> Self {
-        let mut request = Request::new(SendBody::empty());
-        *request.headers_mut() = fields;
+        let head = RequestHead { fields, ..RequestHead::default() };
+        let request = Message { head, body: SendBody::empty() };
         let bare = without_credentials(&below).map(Into::into);
         Self { request, addressed_to: None, credential, provenance, below, bare, intake }
     }
@@ -242,7 +244,12 @@ pub(super) fn is_answer(sent: &Sent, backend: &Backend) -> bool {
 }
 
 /// Sends and waits for the head, within a time.
-pub(super) async fn send(shared: &Shared, backend: &Arc<Backend>, request: &Request<SendBody>, within: Duration) -> Sent {
+pub(super) async fn send(
+    shared: &Shared,
+    backend: &Arc<Backend>,
+    request: &Message<RequestHead, SendBody>,
+    within: Duration,
+) -> Sent {
     // Pinned, since by value it would be copied into the timeout, and with that into the wait for it.
     let sending = pin!(shared.upstreams.send_kept(backend, request));
     timeout(within, sending).await
@@ -259,10 +266,10 @@ fn address(outgoing: &mut Outgoing, x: &Exchange, backend: &Arc<Backend>, deploy
         && x.operation.is_some_and(crate::wire::Operation::usage_needs_asking)
         && matches!(intake.fields.stream_options, StreamOptions::Absent | StreamOptions::NotAsked { .. });
     let edits = splice::edits(&intake.fields, deployment.upstream_model_json.as_ref(), inject);
-    *request.body_mut() = SendBody::chunks(splice::apply(&intake.chunks, &edits));
-    *request.method_mut() = x.method.clone();
+    request.body = SendBody::chunks(splice::apply(&intake.chunks, &edits));
+    request.head.method = x.method.clone();
     let named = path_of_named(x, deployment, bare.as_deref().unwrap_or(below));
-    *request.uri_mut() = match (bare, x.route()) {
+    request.head.target = match (bare, x.route()) {
         _ if let Some(named) = &named => target(backend, named)?,
         (Some(bare), _) if backend.credential != Credential::PassThrough => target(backend, bare)?,
         // As the usual SDK and the usual backend have it: then it is the client's own target.
@@ -270,10 +277,10 @@ fn address(outgoing: &mut Outgoing, x: &Exchange, backend: &Arc<Backend>, deploy
         _ => target(backend, below)?,
     };
     if let Some(former) = addressed_to.take() {
-        headers::unaddressed(request.headers_mut(), &former);
+        headers::unaddressed(&mut request.head.fields, &former);
     }
-    headers::addressed(request.headers_mut(), backend, credential.as_ref(), provenance.as_ref());
-    request.headers_mut().insert(headers::REQUEST_ID, x.request_id().clone());
+    headers::addressed(&mut request.head.fields, backend, credential.as_ref(), provenance.as_ref());
+    request.head.fields.set(Name::XRequestId, x.request_id());
     signature::sign(request, backend, &x.snapshot, x.shared.clock.wall())?;
     *addressed_to = Some(Arc::clone(backend));
     Ok(if inject { UsageEvent::Strip } else { UsageEvent::Keep })
@@ -356,17 +363,17 @@ fn keep_refusal(kept: &mut Option<Box<Refusal>>, refusal: UpstreamResponse, x: &
 
 /// A refusal counts for everybody, but for one: a client's own key may be spent without the backend being full for the others. 429 is
 /// about the quota of a model, and 503 about the backend.
-fn note_refusal(live: &Live, backend: &Backend, model: &str, head: &http::response::Parts, now: Instant) {
+fn note_refusal(live: &Live, backend: &Backend, model: &str, head: &ResponseHead, now: Instant) {
     if counts_for_all(backend, head.status) {
         let whole = head.status != StatusCode::TOO_MANY_REQUESTS;
-        live.refused(model, whole, now, retry_after(&head.headers));
+        live.refused(model, whole, now, retry_after(&head.fields));
     }
 }
 
 /// The same of a call of another kind, whose refusal says nothing of how many inferences the backend bears.
-pub(super) fn note_full(live: &Live, backend: &Backend, head: &http::response::Parts, now: Instant) {
+pub(super) fn note_full(live: &Live, backend: &Backend, head: &ResponseHead, now: Instant) {
     if counts_for_all(backend, head.status) {
-        live.full(now, retry_after(&head.headers));
+        live.full(now, retry_after(&head.fields));
     }
 }
 

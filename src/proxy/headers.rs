@@ -3,11 +3,10 @@
 //! A field is either about the connection it came on, which ends here, or a credential, which is meant for the proxy alone
 //! ([`crate::tables::WITHHELD_FIELDS`], and whatever field the plan has a backend's credential in), or it passes untouched.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
-use http::header::{
-    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL,
-    SERVER, TE, TRAILER, USER_AGENT,
-};
+use http::{HeaderName, HeaderValue};
 use http_body::Frame;
 use smallvec::SmallVec;
 
@@ -15,29 +14,9 @@ use super::provenance::Provenance;
 use crate::backend::{Backend, Credential};
 use crate::dialect::Dialect;
 use crate::tables::withholds_field;
+use crate::wire::fields::{Fields, Name, Names};
 use crate::wire::response::keep_trailers;
 use crate::wire::sigv4;
-
-// Names as constants, because `HeaderMap` reads a name that is given as text anew at every use.
-/// The id that client, Windward and backend all log.
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What AWS calls it, by which its own logs know a request.
-pub(super) const AWS_REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
-/// Who served.
-pub(super) const BACKEND: HeaderName = HeaderName::from_static("x-windward-backend");
-/// In which region.
-pub(super) const REGION: HeaderName = HeaderName::from_static("x-windward-region");
-/// Why it was chosen.
-pub(super) const DECISION: HeaderName = HeaderName::from_static("x-windward-decision");
-/// How clean its grid was, in gCO2e/kWh.
-pub(super) const INTENSITY: HeaderName = HeaderName::from_static("x-windward-carbon-intensity");
-/// How long Windward itself took until the request was on its way, in microseconds.
-pub(super) const OVERHEAD: HeaderName = HeaderName::from_static("x-windward-overhead-us");
-
-/// A number as a value. The conversion that there is makes a buffer that could grow, and shares it.
-pub(super) fn number(value: u64) -> HeaderValue {
-    HeaderValue::from_str(itoa::Buffer::new().format(value)).unwrap_or_else(|_| HeaderValue::from(value))
-}
 
 /// What becomes of a field.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,42 +68,55 @@ fn of_a_reader(name: &str) -> Fate {
     }
 }
 
-/// Takes out what does not pass. One look at every name costs less than a search for each that there might be.
-fn sift(headers: &mut HeaderMap, fate: fn(&str) -> Fate) {
-    let mut ending: SmallVec<[HeaderName; 8]> = SmallVec::new();
-    for name in headers.keys() {
-        // What nearly every head has, known without its text.
-        let passes = matches!(*name, ACCEPT | CONTENT_TYPE | DATE | HOST | SERVER | USER_AGENT);
-        match if passes { Fate::Passes } else { fate(name.as_str()) } {
-            Fate::Passes => {}
-            Fate::Names => {
-                ending.push(name.clone());
-                ending.extend(named(headers));
+/// The fates of names, with those of the known ones told once, by the rule itself.
+struct Rule {
+    of: fn(&str) -> Fate,
+    ending: Names,
+}
+
+impl Rule {
+    fn new(of: fn(&str) -> Fate) -> Self {
+        let ending: Vec<Name> = Name::ALL.iter().copied().filter(|name| of(name.as_str()) != Fate::Passes).collect();
+        Self { of, ending: Names::of(&ending) }
+    }
+
+    /// Whether a field passes whose name is not known, however it was sent. It is a token, and so of ASCII.
+    fn passes(&self, name: &[u8]) -> bool {
+        let lower: SmallVec<[u8; 64]> = name.iter().map(u8::to_ascii_lowercase).collect();
+        std::str::from_utf8(&lower).is_ok_and(|name| (self.of)(name) == Fate::Passes)
+    }
+}
+
+static OF_A_BACKEND: LazyLock<Rule> = LazyLock::new(|| Rule::new(of_a_backend));
+static OF_A_CLIENT: LazyLock<Rule> = LazyLock::new(|| Rule::new(of_a_client));
+static OF_A_READER: LazyLock<Rule> = LazyLock::new(|| Rule::new(of_a_reader));
+
+/// Takes out what does not pass, what `Connection` names, and of `more` whatever is there.
+fn sift(fields: &mut Fields, rule: &Rule, more: &[HeaderName]) {
+    let trailers = asks_for_trailers(fields);
+    let (mut ending, mut named) = (rule.ending, Vec::new());
+    if fields.has(Name::Connection) {
+        let names = fields.texts(Name::Connection).flat_map(|value| value.split(',')).map(|name| name.trim().as_bytes());
+        for name in names {
+            match Name::of(name) {
+                // These have a fate of their own.
+                Some(Name::Te | Name::Trailer) => {}
+                Some(known) => ending.add(known),
+                None => named.push(name.to_ascii_lowercase()),
             }
-            Fate::Trailers if asks_for_trailers(headers) => {}
-            Fate::Ends | Fate::Trailers => ending.push(name.clone()),
         }
     }
-    for name in ending {
-        headers.remove(name);
+    fields.sift(ending, |name| rule.passes(name) && !named.iter().any(|named| name.eq_ignore_ascii_case(named)));
+    for name in more {
+        fields.remove(name);
     }
-    if headers.contains_key(TE) {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+    if trailers {
+        fields.set_text(Name::Te, "trailers");
     }
 }
 
-/// The fields that `Connection` names. `TE` and `Trailer` have a fate of their own.
-fn named(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
-    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let names = values.flat_map(|value| value.split(',')).filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok());
-    names.filter(|name| name != TE && name != TRAILER)
-}
-
-pub(super) fn asks_for_trailers(headers: &HeaderMap) -> bool {
-    if !headers.contains_key(TE) {
-        return false;
-    }
-    let mut codings = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+pub(super) fn asks_for_trailers(fields: &Fields) -> bool {
+    let mut codings = fields.texts(Name::Te).flat_map(|value| value.split(','));
     codings.any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
@@ -133,37 +125,29 @@ pub(super) fn asks_for_trailers(headers: &HeaderMap) -> bool {
 ///
 /// `TE: trailers` is put back where the sender said so, and `Trailer` stays, because trailers are forwarded and hyper sends them
 /// only when both are there.
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    sift(headers, of_a_backend);
+pub(super) fn strip_hop_by_hop(fields: &mut Fields) {
+    sift(fields, &OF_A_BACKEND, &[]);
 }
 
 /// The one field in which a client of that dialect puts its credential.
-pub(super) fn credential_field(dialect: Dialect) -> HeaderName {
+pub(super) const fn credential_field(dialect: Dialect) -> Name {
     match dialect {
-        Dialect::Openai | Dialect::Bedrock => AUTHORIZATION,
-        Dialect::AzureOpenai => HeaderName::from_static("api-key"),
-        Dialect::Anthropic => HeaderName::from_static("x-api-key"),
-        Dialect::Gemini => HeaderName::from_static("x-goog-api-key"),
+        Dialect::Openai | Dialect::Bedrock => Name::Authorization,
+        Dialect::AzureOpenai => Name::ApiKey,
+        Dialect::Anthropic => Name::XApiKey,
+        Dialect::Gemini => Name::XGoogApiKey,
     }
 }
 
 /// Makes of a client's fields those that every backend may see: nothing about the connection, no credential, no word to Windward.
 /// `more` are fields in which this plan has a backend's credential, under names that nobody else gives one.
-pub(super) fn cleaned(headers: HeaderMap, more: &[HeaderName]) -> HeaderMap {
-    without(headers, of_a_client, more)
+pub(super) fn clean(fields: &mut Fields, more: &[HeaderName]) {
+    sift(fields, &OF_A_CLIENT, more);
 }
 
 /// The same for a call whose body is collected and whose answer is read.
-pub(super) fn cleaned_to_read(headers: HeaderMap, more: &[HeaderName]) -> HeaderMap {
-    without(headers, of_a_reader, more)
-}
-
-fn without(mut headers: HeaderMap, fate: fn(&str) -> Fate, more: &[HeaderName]) -> HeaderMap {
-    sift(&mut headers, fate);
-    for name in more {
-        headers.remove(name);
-    }
-    headers
+pub(super) fn clean_to_read(fields: &mut Fields, more: &[HeaderName]) {
+    sift(fields, &OF_A_READER, more);
 }
 
 /// What of the trailers of a client's body may go on. A field that must not come so late is none there, and no credential leaves here
@@ -172,83 +156,85 @@ pub(super) fn cleaned_frame(frame: Frame<Bytes>, more: &[HeaderName]) -> Frame<B
     match frame.into_trailers() {
         Ok(mut trailers) => {
             keep_trailers(&mut trailers);
-            Frame::trailers(cleaned(trailers, more))
+            let mut fields = Fields::of_map(&trailers);
+            clean(&mut fields, more);
+            Frame::trailers(fields.to_map())
         }
         Err(frame) => frame,
     }
 }
 
 /// Takes the key out that a browser, whose WebSocket can set no other field, offers as a protocol to the realtime API.
-pub(super) fn strip_protocol_key(headers: &mut HeaderMap) {
+pub(super) fn strip_protocol_key(fields: &mut Fields) {
     let is_key = |protocol: &str| protocol.trim_ascii_start().starts_with("openai-insecure-api-key.");
-    let offered: Vec<HeaderValue> = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().cloned().collect();
-    headers.remove(SEC_WEBSOCKET_PROTOCOL);
-    for value in offered {
-        let Ok(text) = value.to_str() else { continue };
+    let left = |text: &str| {
         let left: Vec<&str> = text.split(',').filter(|protocol| !is_key(protocol)).map(str::trim).collect();
-        if let Some(value) = HeaderValue::from_str(&left.join(", ")).ok().filter(|value| !value.is_empty()) {
-            headers.append(SEC_WEBSOCKET_PROTOCOL, value);
-        }
+        HeaderValue::from_str(&left.join(", ")).ok().filter(|value| !value.is_empty())
+    };
+    let offered: Vec<HeaderValue> = fields.texts(Name::SecWebsocketProtocol).filter_map(left).collect();
+    fields.remove(Name::SecWebsocketProtocol);
+    for value in offered {
+        fields.append(Name::SecWebsocketProtocol, &value);
     }
 }
 
 /// Adds what one backend is to see: its name for itself, its own credential, and who the client is if it may know.
 pub(super) fn addressed(
-    headers: &mut HeaderMap,
+    fields: &mut Fields,
     backend: &Backend,
     client_credential: Option<&HeaderValue>,
     provenance: Option<&Provenance>,
 ) {
-    headers.insert(HOST, backend.origin.authority.clone());
+    fields.set(Name::Host, &backend.origin.authority);
     if let Some(provenance) = provenance.filter(|_| backend.forward_client) {
-        provenance.tell(headers);
+        provenance.tell(fields);
     }
     match &backend.credential {
         // A signature is made when all else is there.
         Credential::None | Credential::SigV4(_) => {}
         Credential::PassThrough => {
             if let Some(value) = client_credential {
-                headers.insert(credential_field(backend.dialect), value.clone());
+                fields.set(credential_field(backend.dialect), value);
             }
         }
-        Credential::Header(name, value) => {
-            headers.insert(name.clone(), value.clone());
-        }
+        Credential::Header(name, value) => fields.set(name, value),
     }
 }
 
 /// Takes out again what the next backend may not see.
-pub(super) fn unaddressed(headers: &mut HeaderMap, backend: &Backend) {
+pub(super) fn unaddressed(fields: &mut Fields, backend: &Backend) {
     if backend.forward_client {
-        Provenance::take_back(headers);
+        Provenance::take_back(fields);
     }
     match &backend.credential {
         Credential::None => {}
-        Credential::PassThrough => {
-            headers.remove(credential_field(backend.dialect));
-        }
-        Credential::Header(name, _) => {
-            headers.remove(name);
-        }
+        Credential::PassThrough => fields.remove(credential_field(backend.dialect)),
+        Credential::Header(name, _) => fields.remove(name),
         Credential::SigV4(_) => {
-            for name in [AUTHORIZATION, sigv4::DATE, sigv4::SECURITY_TOKEN] {
-                headers.remove(name);
-            }
+            fields.remove(Name::Authorization);
+            fields.remove(&sigv4::DATE);
+            fields.remove(&sigv4::SECURITY_TOKEN);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
     }
 
+    fn fields(fields: &[(&'static str, &'static str)]) -> Fields {
+        Fields::of_map(&map(fields))
+    }
+
     #[test]
     fn what_is_about_the_connection_ends_here() {
-        let mut headers = map(&[
+        let mut headers = fields(&[
             ("connection", "keep-alive, x-secret-hop"),
             ("x-secret-hop", "1"),
             ("keep-alive", "timeout=5"),
@@ -260,7 +246,7 @@ mod tests {
             ("accept", "*/*"),
         ]);
         strip_hop_by_hop(&mut headers);
-        assert_eq!(headers, map(&[("te", "trailers"), ("trailer", "x-sum"), ("accept", "*/*")]));
+        assert_eq!(headers.to_map(), map(&[("te", "trailers"), ("trailer", "x-sum"), ("accept", "*/*")]));
     }
 
     #[test]
@@ -299,26 +285,31 @@ mod tests {
             ("x-stainless-lang", "python"),
         ];
         let own = [HeaderName::from_static("x-tenant-pass")];
-        assert_eq!(cleaned(map(&fields), &own), map(&passing));
-        assert_eq!(cleaned_to_read(map(&fields), &own), map(&passing[1..]));
+        let mut cleaned = self::fields(&fields);
+        clean(&mut cleaned, &own);
+        assert_eq!(cleaned.to_map(), map(&passing));
+        let mut cleaned = self::fields(&fields);
+        clean_to_read(&mut cleaned, &own);
+        assert_eq!(cleaned.to_map(), map(&passing[1..]));
     }
 
     #[test]
-    fn what_passes_without_a_look_would_pass_with_one() {
-        for name in [ACCEPT, CONTENT_TYPE, DATE, HOST, SERVER, USER_AGENT] {
-            for fate in [of_a_backend, of_a_client, of_a_reader] {
-                assert!(fate(name.as_str()) == Fate::Passes, "{name}");
+    fn a_name_has_the_same_fate_known_or_not() {
+        for rule in [&OF_A_BACKEND, &OF_A_CLIENT, &OF_A_READER] {
+            for name in Name::ALL {
+                let upper = name.as_str().to_ascii_uppercase();
+                assert!(rule.ending.has(*name) != rule.passes(upper.as_bytes()), "{upper}");
             }
         }
     }
 
     #[test]
     fn a_key_among_the_protocols_of_a_websocket_stays_here() {
-        let mut headers = map(&[("sec-websocket-protocol", "realtime, openai-insecure-api-key.sk-1,openai-beta.realtime-v1")]);
+        let mut headers = fields(&[("sec-websocket-protocol", "realtime, openai-insecure-api-key.sk-1,openai-beta.realtime-v1")]);
         strip_protocol_key(&mut headers);
-        assert_eq!(headers, map(&[("sec-websocket-protocol", "realtime, openai-beta.realtime-v1")]));
-        let mut headers = map(&[("sec-websocket-protocol", "openai-insecure-api-key.sk-1")]);
+        assert_eq!(headers.to_map(), map(&[("sec-websocket-protocol", "realtime, openai-beta.realtime-v1")]));
+        let mut headers = fields(&[("sec-websocket-protocol", "openai-insecure-api-key.sk-1")]);
         strip_protocol_key(&mut headers);
-        assert_eq!(headers, HeaderMap::new());
+        assert!(headers.is_empty());
     }
 }

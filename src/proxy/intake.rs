@@ -11,18 +11,18 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::admit;
 use super::exchange::{Buffered, Exchange};
 use super::reject::Error;
 use super::request_body::RequestBody;
+use super::{Received, admit};
 use crate::affinity::{PrefixScan, Session, SessionKey};
 use crate::estimate::Demand;
+use crate::wire::fields::{Fields, Name};
 use crate::wire::request::{RequestFields, RequestScan};
 use crate::wire::{Named, Operation};
 
@@ -48,18 +48,18 @@ const LOAF: usize = 64 << 10;
 
 /// Collects and scans the body of an inference call, `by_path` where its path says which model is meant.
 pub(super) async fn read(
-    request: &mut Request<Option<RequestBody>>,
+    request: &mut Received,
     operation: Operation,
     by_path: Option<Named>,
     x: &mut Exchange,
 ) -> Result<Intake, Error> {
-    let encoded = request.headers().get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
+    let encoded = request.head.fields.get(Name::ContentEncoding).is_some_and(|coding| coding != b"identity");
     if encoded {
         return Err(Error::Encoded);
     }
-    let named = named(request, operation, x);
+    let named = named(&request.head.fields, operation, x);
     // Left where it is, so that a refusal can see what of it is unread.
-    let Some(body) = request.body_mut() else { return Err(Error::BodyBroken) };
+    let Some(body) = &mut request.body else { return Err(Error::BodyBroken) };
     let mut scan = RequestScan::recognising(named.as_ref().err().copied().flatten().map(PrefixScan::new));
     if by_path.is_some() {
         scan = scan.of_named();
@@ -103,22 +103,22 @@ pub(super) fn session_key(run: u32) -> SessionKey {
 
 /// What a field of the request calls the conversation, under a policy that counts who has something of it. Else the key with which the
 /// body is looked through for that: none where nobody asks, because there is nothing to keep or nobody to choose from.
-fn named<B>(request: &Request<B>, operation: Operation, x: &Exchange) -> Result<Session, Option<SessionKey>> {
+fn named(fields: &Fields, operation: Operation, x: &Exchange) -> Result<Session, Option<SessionKey>> {
     let counted = operation != Operation::Embeddings && x.snapshot.plan.backends.len() > 1;
     let Some(affinity) = x.policy().and_then(|policy| policy.affinity.as_ref()).filter(|_| counted) else { return Err(None) };
     let key = &x.shared.session_key;
-    let name = affinity.header.as_ref().and_then(|field| request.headers().get(field)).filter(|name| !name.is_empty());
-    name.map(|name| Session::called(key, name.as_bytes())).ok_or(Some(*key))
+    let name = affinity.header.as_ref().and_then(|field| fields.get(field)).filter(|name| !name.is_empty());
+    name.map(|name| Session::called(key, name)).ok_or(Some(*key))
 }
 
 /// Collects the body of a signed request of another kind, holds both to the signature, and puts the body back.
-pub(super) async fn verify(request: &mut Request<Option<RequestBody>>, x: &mut Exchange) -> Result<(), Error> {
-    let chunks = match request.body_mut() {
+pub(super) async fn verify(request: &mut Received, x: &mut Exchange) -> Result<(), Error> {
+    let chunks = match &mut request.body {
         Some(body) => collect(body, |_| {}, x).await?,
         None => Chunks::new(),
     };
-    admit::verified(request, &chunks, &x.snapshot.plan.keys, x.wall)?;
-    *request.body_mut() = Some(RequestBody::Whole(Bytes::from(chunks.concat())));
+    admit::verified(&request.head, &chunks, &x.snapshot.plan.keys, x.wall)?;
+    request.body = Some(RequestBody::Whole(Bytes::from(chunks.concat())));
     Ok(())
 }
 
@@ -182,10 +182,10 @@ const DRAIN_TURNS: usize = 8;
 
 /// Whether a request's body is read to its end, now that what little there is of it has been, so that the connection can take the
 /// next request. Of a body that went on to a backend nobody knows.
-pub(super) async fn is_read(request: &mut Request<Option<RequestBody>>) -> bool {
+pub(super) async fn is_read(request: &mut Received) -> bool {
     // Who waits for leave to send is not told to go on only to be refused.
-    let waits = request.headers().contains_key(header::EXPECT);
-    let Some(body) = request.body_mut() else { return false };
+    let waits = request.head.fields.has(Name::Expect);
+    let Some(body) = &mut request.body else { return false };
     if body.is_end_stream() {
         return true;
     }

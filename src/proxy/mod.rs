@@ -30,10 +30,9 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, Version, header};
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Body as _;
 use http_body_util::Full;
-use hyper::ext::ReasonPhrase;
 use smallvec::SmallVec;
 use tokio_util::task::TaskTracker;
 
@@ -49,7 +48,9 @@ use crate::state::{Question, State};
 use crate::telemetry::log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::units::Millis;
-use crate::upstream::{UpstreamResponse, Upstreams};
+use crate::upstream::{UpstreamResponse, Upstreams, for_hyper};
+use crate::wire::fields::{Fields, Name};
+use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::{Call, call};
 
 pub use exchange::{Attempt, AttemptOutcome, Exchange};
@@ -59,6 +60,7 @@ use provenance::{Provenance, Pseudonym};
 pub use reject::Error;
 use reject::SOON;
 pub use relay::{Body, Cut, Limited};
+use request_body::Received;
 pub use request_body::RequestBody;
 
 /// What all workers of one proxy share.
@@ -205,22 +207,33 @@ impl Proxy {
 
     /// Answers one request. The record is written when the response body ends, or now if there is none.
     pub async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
-        self.answered(request.map(Some)).await
+        for_hyper(self.answered(request.into()).await)
     }
 
-    async fn answered(&self, mut request: Request<Option<RequestBody>>) -> Response<Body> {
-        let mut x = Exchange::begin(&self.shared, &request, self.client);
-        let has_body = request.body().as_ref().is_some_and(|body| !body.is_end_stream());
+    /// The same for a request that was read without hyper, and whose answer is written so.
+    pub fn answer(&self, request: Message<RequestHead, RequestBody>) -> Answering<Message<ResponseHead, Body>> {
+        let proxy = self.clone();
+        // Written where it stays: boxed by value, all that it will ever hold would be copied there before it holds anything.
+        let answer = Box::write(Box::new_uninit(), async move {
+            let Message { head, body } = request;
+            proxy.answered(Received { head, body: Some(body), upgrade: None }).await
+        });
+        Box::into_pin(answer)
+    }
+
+    async fn answered(&self, mut request: Received) -> Message<ResponseHead, Body> {
+        let mut x = Exchange::begin(&self.shared, &request.head, self.client);
+        let has_body = request.body.as_ref().is_some_and(|body| !body.is_end_stream());
         match answer(&mut request, &mut x).await {
             Ok(Answer::Own(response)) => {
                 x.status = response.status();
                 x.ended = Ended::Complete;
-                response.map(|bytes| Body::Fixed(Full::new(bytes)))
+                Message::from(response.map(|bytes| Body::Fixed(Full::new(bytes))))
             }
             Ok(Answer::Backend(response, usage_event)) => passed_on(response, usage_event, x),
             Ok(Answer::Tunnel(response, tunnel)) => {
                 tunnel.run(x);
-                response.map(|()| Body::Fixed(Full::default()))
+                Message::from(response.map(|()| Body::Fixed(Full::default())))
             }
             Err(error) => {
                 if !matches!(error, Error::ClientGone) {
@@ -230,13 +243,17 @@ impl Proxy {
                 }
                 self.shared.count_refusal(&error);
                 let closes = x.http1 && (error.closes() || (has_body && !Box::pin(intake::is_read(&mut request)).await));
-                let mut response = error.response(x.dialect(), closes).map(|bytes| Body::Fixed(Full::new(bytes)));
-                response.headers_mut().insert(headers::REQUEST_ID, x.request_id().clone());
+                let response = error.response(x.dialect(), closes).map(|bytes| Body::Fixed(Full::new(bytes)));
+                let mut response = Message::<ResponseHead, Body>::from(response);
+                response.head.fields.set(Name::XRequestId, x.request_id());
                 response
             }
         }
     }
 }
+
+/// An answer to come.
+pub type Answering<R> = Pin<Box<dyn Future<Output = R> + Send>>;
 
 /// Who answers.
 enum Answer {
@@ -248,7 +265,7 @@ enum Answer {
     Tunnel(Response<()>, through::Tunnel),
 }
 
-async fn answer(request: &mut Request<Option<RequestBody>>, x: &mut Exchange) -> Result<Answer, Error> {
+async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Error> {
     let snapshot = Arc::clone(&x.snapshot);
     let plan = &snapshot.plan;
     if x.shared.metrics.in_flight.get() > i64::try_from(plan.limits.in_flight).unwrap_or(i64::MAX) {
@@ -256,30 +273,34 @@ async fn answer(request: &mut Request<Option<RequestBody>>, x: &mut Exchange) ->
         return Err(Error::Busy);
     }
     // The one makes a server repeat what it was sent, our credential included; the other asks for a tunnel past every rule.
-    if matches!(*request.method(), Method::TRACE | Method::CONNECT) {
+    if matches!(request.head.method, Method::TRACE | Method::CONNECT) {
         return Err(Error::MethodNotAllowed { allow: "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT" });
     }
     if !x.http1 {
-        crate::wire::framing::check(request).map_err(Error::Framing)?;
+        crate::wire::framing::check(&request.head).map_err(Error::Framing)?;
     }
     // Shared with the request, whose body may have to be read before the path is done with.
     let target = x.path.clone();
     let path = target.path();
-    if has_dot_segment(path) {
+    if crate::route::has_dot_segment(path) {
         return Err(Error::BadTarget("the path has dot segments"));
     }
-    let route = crate::route::select(&plan.routes, path, request.headers());
+    let fields = &request.head.fields;
+    let route = crate::route::select(&plan.routes, path, |name, value| match value {
+        Some(value) => fields.all(name).any(|seen| seen == value.as_bytes()),
+        None => fields.has(name),
+    });
     x.route = route.and_then(|route| plan.routes.iter().position(|r| std::ptr::eq(r, route)));
     // Before it is said that there is no route: who has no key learns nothing of the plan.
-    let admitted = admit::key(&plan.keys, request.headers())?;
+    let admitted = admit::key(&plan.keys, fields)?;
     x.key = admitted.key;
     let route = route.ok_or(Error::NoRoute)?;
     if !x.key_opens_route() {
         return Err(Error::KeyNotAllowed);
     }
-    narrow::narrow(x, request.headers())?;
+    narrow::narrow(x, fields)?;
     let below = route.below(path).unwrap_or_default();
-    let call = call(x.dialect(), request.method(), below);
+    let call = call(x.dialect(), &request.head.method, below);
     if admitted.by_signature && !matches!(call, Call::Inference(_) | Call::Named(_)) {
         // What is signed is not passed on before it has been read, nor answered.
         Box::pin(intake::verify(request, x)).await?;
@@ -299,18 +320,18 @@ async fn answer(request: &mut Request<Option<RequestBody>>, x: &mut Exchange) ->
     };
     let intake = intake::read(request, operation, named, x).await?;
     if admitted.by_signature {
-        admit::verified(request, &intake.chunks, &plan.keys, x.wall)?;
+        admit::verified(&request.head, &intake.chunks, &plan.keys, x.wall)?;
     }
     while let Some(span) = decide_candidates(x, intake.fields.names_stored())? {
         // Boxed, since it is rare, and every future that waits for an answer would have room for it.
         Box::pin(tokio::time::sleep(span)).await;
     }
     let tells = x.deployments.iter().flat_map(|all| all.iter()).any(|it| plan.backend(it.backend).forward_client);
-    let provenance = x.client.filter(|_| tells).map(|client| Provenance::of(request, client));
-    let head = std::mem::take(request.headers_mut());
-    let credential = head.get(headers::credential_field(x.dialect())).cloned();
-    let mut fields = headers::cleaned_to_read(head, &plan.credential_fields);
-    provenance::mark(&mut fields, request.version(), &x.id, &x.shared.pseudonym)?;
+    let provenance = x.client.filter(|_| tells).map(|client| Provenance::of(&request.head, client));
+    let mut fields = std::mem::take(&mut request.head.fields);
+    let credential = fields.value(headers::credential_field(x.dialect()));
+    headers::clean_to_read(&mut fields, &plan.credential_fields);
+    provenance::mark(&mut fields, request.head.version, &x.id, &x.shared.pseudonym)?;
     let mut outgoing = forward::Outgoing::new(fields, credential, provenance, below, intake);
     let (response, usage_event) = forward::attempts(&mut outgoing, x).await?;
     x.release_body();
@@ -394,68 +415,51 @@ fn room_after(x: &Exchange, now: Instant) -> Duration {
 }
 
 /// The backend's response with Windward's fields, its body metered.
-fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x: Box<Exchange>) -> Response<Body> {
+fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x: Box<Exchange>) -> Message<ResponseHead, Body> {
     let UpstreamResponse { mut head, body, .. } = response;
-    headers::strip_hop_by_hop(&mut head.headers);
+    headers::strip_hop_by_hop(&mut head.fields);
     x.status = head.status;
-    let provider_id = head.headers.get(&headers::REQUEST_ID).or_else(|| head.headers.get(&headers::AWS_REQUEST_ID));
-    x.provider_request_id = provider_id.filter(|id| id.len() <= MAX_ID).cloned();
-    decorate(&mut head.headers, head.version, &x);
-    let metered = relay::Metered::new(body, &head.headers, usage_event, x);
+    let provider_id = head.fields.value(Name::XRequestId).or_else(|| head.fields.value(Name::XAmznRequestid));
+    x.provider_request_id = provider_id.filter(|id| id.len() <= MAX_ID);
+    decorate(&mut head.fields, head.version, &x);
+    let metered = relay::Metered::new(body, &head.fields, usage_event, x);
     if metered.changes_length() {
-        head.headers.remove(header::CONTENT_LENGTH);
+        head.fields.remove(Name::ContentLength);
     }
-    let mut response = Response::new(Body::Relay(Box::new(metered)));
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers;
-    if let Some(reason) = head.extensions.remove::<ReasonPhrase>() {
-        response.extensions_mut().insert(reason);
-    }
-    response
+    Message { head, body: Body::Relay(Box::new(metered)) }
 }
 
 /// The fields that tell the client what was decided. Names and regions were rendered when the plan was made.
-fn decorate(headers: &mut http::HeaderMap, version: Version, x: &Exchange) {
-    headers.reserve(7);
-    headers.append(header::VIA, provenance::via(version));
-    headers.insert(headers::REQUEST_ID, x.request_id().clone());
+fn decorate(fields: &mut Fields, version: Version, x: &Exchange) {
+    fields.append(Name::Via, &provenance::via(version));
+    fields.set(Name::XRequestId, x.request_id());
     if let Some((backend, index)) = &x.serving {
-        headers.insert(headers::BACKEND, backend.name_header.clone());
-        headers.insert(headers::REGION, backend.region_header.clone());
+        fields.set(Name::XWindwardBackend, &backend.name_header);
+        fields.set(Name::XWindwardRegion, &backend.region_header);
         let reason = x.decision.as_ref().map_or("pinned", |decision| decision.reason.as_str());
-        headers.insert(headers::DECISION, HeaderValue::from_static(reason));
+        fields.set_text(Name::XWindwardDecision, reason);
         let intensity = index.and_then(|index| x.candidates.get(index)).and_then(|candidate| candidate.estimate.intensity);
         if let Some(intensity) = intensity {
-            headers.insert(headers::INTENSITY, headers::number(intensity.get().round() as u64));
+            fields.set_number(Name::XWindwardCarbonIntensity, intensity.get().round() as u64);
         }
     }
-    headers.insert(headers::OVERHEAD, headers::number(x.overhead_us));
-}
-
-/// Whether the path, as a server might read it, climbs.
-fn has_dot_segment(path: &str) -> bool {
-    // Most paths have neither a dot after a slash nor an escape, and one look is enough.
-    if !path.contains("/.") && !path.contains(['%', '\\']) {
-        return false;
-    }
-    let plain = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "\\");
-    plain.split(['/', '\\']).any(|segment| segment == "." || segment == "..")
+    fields.set_number(Name::XWindwardOverheadUs, x.overhead_us);
 }
 
 /// For requests as hyper has them, and for those that are there as a whole.
 impl<B: Into<RequestBody>> tower::Service<Request<B>> for Proxy {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+    type Future = Answering<Result<Response<Body>, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (proxy, request) = (self.clone(), request.map(|body| Some(body.into())));
-        // Written where it stays: boxed by value, all that it will ever hold would be copied there before it holds anything.
-        let answer = Box::write(Box::new_uninit(), async move { Ok(proxy.answered(request).await) });
+        let (proxy, request) = (self.clone(), Received::from(request));
+        // As above.
+        let answer = Box::write(Box::new_uninit(), async move { Ok(for_hyper(proxy.answered(request).await)) });
         Box::into_pin(answer)
     }
 }
@@ -468,26 +472,6 @@ mod tests {
     fn a_number_is_written_as_everybody_writes_it() {
         for number in [0, 1, 9, 10, 15, 16, 0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210, u64::MAX, 0x77df_26e6_0000_005d] {
             assert_eq!(hex(number), *format!("{number:016x}").as_bytes(), "{number}");
-        }
-    }
-
-    #[test]
-    fn a_path_that_climbs_is_seen() {
-        for bad in [
-            "/v1/../admin",
-            "/v1/%2e%2e/x",
-            "/v1/.",
-            "/..",
-            "/v1/.%2E/x",
-            "/v1\\..\\x",
-            "/v1/..%2fadmin",
-            "/v1/x%2F..%2Fadmin",
-            "/v1/%2E%2e%5Cadmin",
-        ] {
-            assert!(has_dot_segment(bad), "{bad}");
-        }
-        for good in ["/v1/chat/completions", "/v1/files/a..b", "/v1/models/gpt-4.1", "/v1/models/a%3Ab", "/v1/.well-known"] {
-            assert!(!has_dot_segment(good), "{good}");
         }
     }
 }

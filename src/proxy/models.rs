@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 
 use super::exchange::Exchange;
-use super::headers;
 use super::reject::Error;
+use crate::wire::fields::Name;
 
 /// `GET /models` and `GET /models/{name}`, from the plan.
 pub(super) fn list(x: &Exchange, only: Option<&str>) -> Result<Response<Bytes>, Error> {
@@ -17,6 +17,6 @@ pub(super) fn list(x: &Exchange, only: Option<&str>) -> Result<Response<Bytes>, 
     };
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(headers::REQUEST_ID, x.request_id().clone());
+    response.headers_mut().insert(Name::XRequestId.header(), x.request_id().clone());
     Ok(response)
 }

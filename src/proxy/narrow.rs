@@ -6,8 +6,6 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName};
-
 use super::exchange::Exchange;
 use super::reject::Error;
 use crate::backend::BackendId;
@@ -16,13 +14,14 @@ use crate::decide::resident;
 use crate::policy::{LatencyBudget, Objective, Policy};
 use crate::record::{NarrowedBy, Text};
 use crate::units::Millis;
+use crate::wire::fields::{Fields, Name};
 
 /// A span of time, as in the configuration: `800ms`.
-const BUDGET: HeaderName = HeaderName::from_static("x-windward-latency-budget");
+const BUDGET: Name = Name::XWindwardLatencyBudget;
 /// A word, as in the configuration: `least_latency`.
-const OBJECTIVE: HeaderName = HeaderName::from_static("x-windward-objective");
+const OBJECTIVE: Name = Name::XWindwardObjective;
 /// Places, as in the configuration, with commas between them: `eu, aws/us-*`.
-const RESIDENCY: HeaderName = HeaderName::from_static("x-windward-residency");
+const RESIDENCY: Name = Name::XWindwardResidency;
 
 /// The longest list of places: it goes into the record.
 const LONGEST_RESIDENCY: usize = 256;
@@ -51,21 +50,21 @@ impl Narrowed {
 }
 
 /// Narrows the exchange's policy by what its head asks for; most ask for nothing.
-pub(super) fn narrow(x: &mut Exchange, headers: &HeaderMap) -> Result<(), Error> {
-    if !headers.keys().any(|name| name.as_str().starts_with("x-windward-")) {
+pub(super) fn narrow(x: &mut Exchange, fields: &Fields) -> Result<(), Error> {
+    if ![BUDGET, OBJECTIVE, RESIDENCY].into_iter().any(|name| fields.has(name)) {
         return Ok(());
     }
-    let budget = match one(headers, &BUDGET)? {
+    let budget = match one(fields, BUDGET)? {
         None => None,
         Some(text) => Some(Millis::from(
             span(text.trim()).ok_or(Error::BadNarrowing("x-windward-latency-budget is a span of time, as in 800ms"))?,
         )),
     };
-    let objective = match one(headers, &OBJECTIVE)? {
+    let objective = match one(fields, OBJECTIVE)? {
         None => None,
         Some(word) => Some(Objective::named(word.trim()).ok_or(Error::BadNarrowing("x-windward-objective names no objective"))?),
     };
-    let residency = one(headers, &RESIDENCY)?.map(places).transpose()?;
+    let residency = one(fields, RESIDENCY)?.map(places).transpose()?;
     let (Some(policy), Some(route)) = (x.policy(), x.route()) else { return Ok(()) };
     if (budget, objective, &residency) == (None, None, &None) {
         return Ok(());
@@ -107,11 +106,11 @@ fn spends_more(policy: &Policy, asked: Objective) -> bool {
 }
 
 /// The value of a field that is there once or not at all.
-fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Error> {
-    let mut values = headers.get_all(name).iter();
+fn one(fields: &Fields, name: Name) -> Result<Option<&str>, Error> {
+    let mut values = fields.all(name);
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(value), None) => value.to_str().map(Some).map_err(|_| Error::BadNarrowing("an x-windward field is text")),
+        (Some(_), None) => fields.get_text(name).map(Some).ok_or(Error::BadNarrowing("an x-windward field is text")),
         (Some(_), Some(_)) => Err(Error::BadNarrowing("an x-windward field is there twice")),
     }
 }

@@ -11,19 +11,18 @@
 
 use std::net::SocketAddr;
 
-use http::header::{Entry, GetAll, HOST, VIA};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
+use http::{HeaderValue, Version};
 
 use super::reject::Error;
+use crate::wire::fields::{Fields, Name};
+use crate::wire::message::RequestHead;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Through whom it came, nearest last.
-pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_FOR: Name = Name::XForwardedFor;
 /// Whether the client used TLS.
-pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_PROTO: Name = Name::XForwardedProto;
 /// What the client called the server.
-pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_HOST: Name = Name::XForwardedHost;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -80,8 +79,8 @@ impl Pseudonym {
     }
 
     /// The field to send on with a request that came with `given`; `None` when it has been here, or through too many.
-    fn after(&self, version: Version, given: &GetAll<'_, HeaderValue>) -> Option<HeaderValue> {
-        let entries = given.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    fn after(&self, version: Version, given: &Fields) -> Option<HeaderValue> {
+        let entries = given.texts(Name::Via).flat_map(|value| value.split(','));
         let by = |entry: &str| entry.split_ascii_whitespace().nth(1).map(str::to_owned);
         let mut hops: Vec<&str> = entries.map(str::trim).filter(|entry| by(entry).is_some_and(|by| is_ours(&by))).collect();
         if hops.len() >= MOST_HOPS || hops.iter().any(|entry| by(entry).is_some_and(|by| by == self.name)) {
@@ -99,33 +98,28 @@ fn is_ours(name: &str) -> bool {
 
 /// Adds to a client's cleaned fields what every backend is told. `id` is the exchange's own: 16 hexadecimal digits. A request that
 /// comes back is refused.
-pub(super) fn mark(fields: &mut HeaderMap, version: Version, id: &HeaderValue, own: &Pseudonym) -> Result<(), Error> {
-    let passed = match fields.get_all(VIA) {
-        // Nearly always.
-        given if given.iter().next().is_none() => own.field(version).clone(),
-        given => own.after(version, &given).ok_or(Error::Loop)?,
-    };
-    fields.insert(VIA, passed);
+pub(super) fn mark(fields: &mut Fields, version: Version, id: &HeaderValue, own: &Pseudonym) -> Result<(), Error> {
+    if fields.has(Name::Via) {
+        let passed = own.after(version, fields).ok_or(Error::Loop)?;
+        fields.set(Name::Via, &passed);
+    } else {
+        fields.append(Name::Via, own.field(version));
+    }
     trace(fields, id);
     Ok(())
 }
 
 /// Leaves a trace that goes on as it is, or begins one.
-fn trace(fields: &mut HeaderMap, id: &HeaderValue) {
-    let entry = fields.entry(TRACEPARENT);
-    if let Entry::Occupied(given) = &entry
-        && given.iter().count() == 1
-        && is_traceparent(given.get().as_bytes())
-    {
+fn trace(fields: &mut Fields, id: &HeaderValue) {
+    let mut given = fields.all(Name::Traceparent);
+    if given.next().is_some_and(is_traceparent) && given.next().is_none() {
         return;
     }
+    drop(given);
     let Some(made) = traceparent(id, fastrand::u64(..)) else { return };
-    match entry {
-        Entry::Occupied(mut given) => drop(given.insert(made)),
-        Entry::Vacant(none) => drop(none.insert(made)),
-    }
+    fields.set(Name::Traceparent, &made);
     // The state of a trace that is not known means nothing.
-    fields.remove(TRACESTATE);
+    fields.remove(Name::Tracestate);
 }
 
 /// The beginning of a trace (W3C Trace Context, version 00). Its parent is the exchange, under the id that the record has, and the
@@ -171,32 +165,32 @@ pub(super) struct Provenance {
 
 impl Provenance {
     /// Of a request as it came.
-    pub(super) fn of<B>(request: &Request<B>, client: Client) -> Self {
-        let fields = request.headers();
-        let said = |name: &HeaderName| fields.get(name).filter(|_| client.trusted);
+    pub(super) fn of(request: &RequestHead, client: Client) -> Self {
+        let fields = &request.fields;
+        let said = |name: Name| fields.value(name).filter(|_| client.trusted);
         let address = client.address.ip().to_canonical().to_string();
-        let before = fields.get_all(&FORWARDED_FOR).iter().filter(|_| client.trusted).map(HeaderValue::as_bytes);
+        let before = fields.all(FORWARDED_FOR).filter(|_| client.trusted);
         let addresses = before.chain([address.as_bytes()]).collect::<Vec<_>>().join(&b", "[..]);
-        let proto = said(&FORWARDED_PROTO).filter(|proto| *proto == "http" || *proto == "https");
-        let authority = || request.uri().authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+        let proto = said(FORWARDED_PROTO).filter(|proto| proto == "http" || proto == "https");
+        let authority = || request.target.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         Self {
             addresses: HeaderValue::from_bytes(&addresses).unwrap_or_else(|_| HeaderValue::from_static("unknown")),
-            proto: proto.cloned().unwrap_or_else(|| HeaderValue::from_static(if client.tls { "https" } else { "http" })),
-            host: said(&FORWARDED_HOST).or_else(|| fields.get(HOST)).cloned().or_else(authority),
+            proto: proto.unwrap_or_else(|| HeaderValue::from_static(if client.tls { "https" } else { "http" })),
+            host: said(FORWARDED_HOST).or_else(|| fields.value(Name::Host)).or_else(authority),
         }
     }
 
     /// Tells a backend.
-    pub(super) fn tell(&self, fields: &mut HeaderMap) {
-        fields.insert(FORWARDED_FOR, self.addresses.clone());
-        fields.insert(FORWARDED_PROTO, self.proto.clone());
+    pub(super) fn tell(&self, fields: &mut Fields) {
+        fields.set(FORWARDED_FOR, &self.addresses);
+        fields.set(FORWARDED_PROTO, &self.proto);
         if let Some(host) = &self.host {
-            fields.insert(FORWARDED_HOST, host.clone());
+            fields.set(FORWARDED_HOST, host);
         }
     }
 
     /// Takes it back, before another backend is addressed.
-    pub(super) fn take_back(fields: &mut HeaderMap) {
+    pub(super) fn take_back(fields: &mut Fields) {
         for name in [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST] {
             fields.remove(name);
         }
@@ -205,21 +199,25 @@ impl Provenance {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, HeaderName};
     use proptest::prelude::*;
 
     use super::*;
 
+    fn map(fields: &[(&'static str, &'static str)]) -> Fields {
+        let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        Fields::of_map(&fields.collect::<HeaderMap>())
+    }
+
     const GIVEN: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     fn told(fields: &[(&'static str, &'static str)], tls: bool, trusted: bool) -> [String; 3] {
-        let mut request = Request::new(());
-        let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-        request.headers_mut().extend(fields);
+        let request = RequestHead { fields: map(fields), ..RequestHead::default() };
         let client = Client { address: "[::ffff:192.0.2.7]:4000".parse().unwrap(), tls, trusted };
-        let mut told = HeaderMap::new();
+        let mut told = Fields::default();
         Provenance::of(&request, client).tell(&mut told);
-        let shown = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST]
-            .map(|name| told.get(&name).map_or_else(String::new, |value| value.to_str().unwrap().to_owned()));
+        let shown =
+            [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST].map(|name| told.get_text(name).unwrap_or_default().to_owned());
         Provenance::take_back(&mut told);
         assert!(told.is_empty());
         shown
@@ -243,8 +241,10 @@ mod tests {
     fn a_request_that_comes_back_is_known() {
         let (id, own) = (HeaderValue::from_static("77df26e60000005d"), Pseudonym::new(0xbeef));
         let marked = |given: &[&'static str]| {
-            let mut fields: HeaderMap = given.iter().map(|value| (VIA, HeaderValue::from_static(value))).collect();
-            mark(&mut fields, Version::HTTP_11, &id, &own).ok().map(|()| fields[VIA].to_str().unwrap().to_owned())
+            let mut fields = map(&given.iter().map(|value| ("via", *value)).collect::<Vec<_>>());
+            mark(&mut fields, Version::HTTP_11, &id, &own).ok()?;
+            assert_eq!(fields.len(), 2, "and a trace");
+            fields.get_text(Name::Via).map(str::to_owned)
         };
         let others = "1.1 windward-1, 2 windward-2, 1.1 windward";
         for (given, passed) in [
@@ -263,25 +263,22 @@ mod tests {
     fn a_trace_goes_on_or_begins() {
         let id = HeaderValue::from_static("77df26e60000005d");
         let marked = |fields: &[(&'static str, &'static str)]| {
-            let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-            let mut fields: HeaderMap = fields.collect();
+            let mut fields = map(fields);
             mark(&mut fields, Version::HTTP_2, &id, &Pseudonym::new(0xbeef)).unwrap();
-            assert_eq!(fields[VIA], "2 windward-0000beef");
+            assert_eq!(fields.get_text(Name::Via), Some("2 windward-0000beef"));
             fields
         };
         let passed = marked(&[("traceparent", GIVEN), ("tracestate", "a=1")]);
-        assert_eq!(
-            (&passed[TRACEPARENT], &passed[TRACESTATE]),
-            (&HeaderValue::from_static(GIVEN), &HeaderValue::from_static("a=1"))
-        );
+        let (parent, state) = (passed.get_text(Name::Traceparent), passed.get_text(Name::Tracestate));
+        assert_eq!((parent, state), (Some(GIVEN), Some("a=1")));
         let twice = [("traceparent", GIVEN), ("traceparent", GIVEN), ("tracestate", "a=1")];
         for fields in [&[("tracestate", "a=1")][..], &[("traceparent", "00-x"), ("tracestate", "a=1")], &twice] {
             let made = marked(fields);
-            let text = made[TRACEPARENT].to_str().unwrap();
-            assert!(is_traceparent(text.as_bytes()) && made.get_all(TRACEPARENT).iter().count() == 1, "{text}");
+            let text = made.get_text(Name::Traceparent).unwrap();
+            assert!(is_traceparent(text.as_bytes()) && made.all(Name::Traceparent).count() == 1, "{text}");
             assert!(text.starts_with("00-77df26e60000005d") && text.ends_with("-77df26e60000005d-01"), "{text}");
-            assert!(!made.contains_key(TRACESTATE));
-            assert_ne!(marked(fields)[TRACEPARENT], made[TRACEPARENT]);
+            assert!(!made.has(Name::Tracestate));
+            assert_ne!(marked(fields).get_text(Name::Traceparent), Some(text));
         }
     }
 

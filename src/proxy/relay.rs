@@ -10,7 +10,6 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
 
@@ -19,6 +18,7 @@ use super::forward::UsageEvent;
 use super::reject::Error;
 use crate::record::Ended;
 use crate::upstream::{BodyError, UpstreamBody};
+use crate::wire::fields::{Fields, Name};
 use crate::wire::response::keep_trailers;
 use crate::wire::strip::UsageStripper;
 use crate::wire::usage::{Meter, StreamError};
@@ -97,12 +97,12 @@ pub enum Cut {
 }
 
 impl Metered {
-    pub(super) fn new(upstream: UpstreamBody, headers: &HeaderMap, usage_event: UsageEvent, mut exchange: Box<Exchange>) -> Self {
-        let content = Content::of(headers);
+    pub(super) fn new(upstream: UpstreamBody, fields: &Fields, usage_event: UsageEvent, mut exchange: Box<Exchange>) -> Self {
+        let content = Content::of(fields);
         if matches!(content, Content::Events | Content::Frames) {
             exchange.let_go_of_heads();
         }
-        let meter = meter_for(content, headers, &exchange);
+        let meter = meter_for(content, fields, &exchange);
         let strip = (usage_event == UsageEvent::Strip && content == Content::Events).then(UsageStripper::new);
         let timeouts = exchange.serving.as_ref().map(|(backend, _)| backend.timeouts).unwrap_or_default();
         // Its head came just now.
@@ -370,8 +370,8 @@ enum Content {
 }
 
 impl Content {
-    fn of(headers: &HeaderMap) -> Self {
-        match headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes) {
+    fn of(fields: &Fields) -> Self {
+        match fields.get(Name::ContentType) {
             Some(value) if value.starts_with(b"text/event-stream") => Self::Events,
             Some(value) if value.starts_with(b"application/json") => Self::Json,
             Some(value) if value.starts_with(b"application/vnd.amazon.eventstream") => Self::Frames,
@@ -381,13 +381,13 @@ impl Content {
 }
 
 /// What can be read of this body.
-fn meter_for(content: Content, headers: &HeaderMap, x: &Exchange) -> Meter {
+fn meter_for(content: Content, fields: &Fields, x: &Exchange) -> Meter {
     let Some(operation) = x.operation else { return Meter::off() };
     match content {
-        _ if headers.contains_key(header::CONTENT_ENCODING) => Meter::off(),
+        _ if fields.has(Name::ContentEncoding) => Meter::off(),
         Content::Events => Meter::sse(operation),
         Content::Frames => Meter::event_stream(),
-        Content::Json => Meter::json(operation).with_head(headers),
+        Content::Json => Meter::json(operation).with_head(fields),
         Content::Other => Meter::off(),
     }
 }

@@ -4,8 +4,30 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::Request;
+use http::header::UPGRADE;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use crate::wire::message::RequestHead;
+
+/// A request on its way through the phases.
+pub(super) struct Received {
+    pub(super) head: RequestHead,
+    /// Until somebody takes it.
+    pub(super) body: Option<RequestBody>,
+    /// The connection's bytes, if it changes its protocol.
+    pub(super) upgrade: Option<OnUpgrade>,
+}
+
+impl<B: Into<RequestBody>> From<Request<B>> for Received {
+    fn from(mut request: Request<B>) -> Self {
+        let upgrade = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
+        let (head, body) = request.into_parts();
+        Self { head: head.into(), body: Some(body.into()), upgrade }
+    }
+}
 
 /// A request's body.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -24,20 +24,18 @@ use super::provenance::{self, Provenance};
 use super::reject::Error;
 use super::request_body::RequestBody;
 use super::upload::{self, Late, Paced, Turn};
-use super::{Answer, decorate, headers, intake, signature};
+use super::{Answer, Received, decorate, headers, intake, signature};
 use crate::backend::{Backend, BackendId, Credential, Timeouts};
 use crate::decide::NoCandidate;
 use crate::record::Ended;
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
+use crate::wire::fields::{Fields, Name};
+use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::query::without_credentials;
 use crate::wire::refusal::refuses;
 
 /// Sends the request to `home` as it comes.
-pub(super) async fn stream(
-    request: &mut Request<Option<RequestBody>>,
-    home: BackendId,
-    x: &mut Exchange,
-) -> Result<Answer, Error> {
+pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exchange) -> Result<Answer, Error> {
     let snapshot = Arc::clone(&x.snapshot);
     let backend = Arc::clone(snapshot.plan.backend(home));
     // Whatever lives at home, a place that is not allowed is not traded for it.
@@ -47,31 +45,31 @@ pub(super) async fn stream(
     }
     let live = Arc::clone(snapshot.live(home));
     let below = {
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let path = request.head.target.path_and_query().map_or("/", |path| path.as_str());
         let prefix = x.route().map_or(0, |route| route.prefix.len());
         let below = path.get(prefix..).unwrap_or_default();
         let bare = if backend.credential == Credential::PassThrough { None } else { without_credentials(below) };
         bare.unwrap_or_else(|| below.to_owned())
     };
-    let asked = upgrade_asked(request.headers());
-    let client_side = asked.is_some().then(|| hyper::upgrade::on(&mut *request));
+    let asked = upgrade_asked(&request.head.fields);
+    let client_side = request.upgrade.take().filter(|_| asked.is_some());
 
-    let provenance = x.client.filter(|_| backend.forward_client).map(|client| Provenance::of(request, client));
-    let head = std::mem::take(request.headers_mut());
-    let credential = head.get(headers::credential_field(x.dialect())).cloned();
-    let mut fields = headers::cleaned(head, &snapshot.plan.credential_fields);
-    provenance::mark(&mut fields, request.version(), &x.id, &x.shared.pseudonym)?;
+    let provenance = x.client.filter(|_| backend.forward_client).map(|client| Provenance::of(&request.head, client));
+    let mut fields = std::mem::take(&mut request.head.fields);
+    let credential = fields.value(headers::credential_field(x.dialect()));
+    headers::clean(&mut fields, &snapshot.plan.credential_fields);
+    provenance::mark(&mut fields, request.head.version, &x.id, &x.shared.pseudonym)?;
     headers::addressed(&mut fields, &backend, credential.as_ref(), provenance.as_ref());
-    fields.insert(headers::REQUEST_ID, x.request_id().clone());
+    fields.set(Name::XRequestId, x.request_id());
     headers::strip_protocol_key(&mut fields);
     if let Some(protocol) = asked {
-        fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        fields.insert(header::UPGRADE, protocol);
+        fields.set_text(Name::Connection, "upgrade");
+        fields.set(Name::Upgrade, &protocol);
     }
     let turn = Turn::new(Instant::now());
     let limit = snapshot.plan.limits.body_progress;
     let clean = move |frame| headers::cleaned_frame(frame, &snapshot.plan.credential_fields);
-    let body = match request.body_mut().take() {
+    let body = match request.body.take() {
         Some(RequestBody::Incoming(body)) if matches!(backend.credential, Credential::SigV4(_)) => {
             // Its signature covers all of it, and so it is collected first.
             let chunks = intake::collect(body, |_| {}, x).await?;
@@ -81,11 +79,10 @@ pub(super) async fn stream(
         Some(RequestBody::Whole(bytes)) => SendBody::chunks(smallvec![bytes]),
         Some(RequestBody::Incoming(body)) => SendBody::stream(Paced::new(body, limit, &turn).map_frame(clean)),
     };
-    let mut outgoing = Request::new(body);
-    *outgoing.method_mut() = request.method().clone();
-    *outgoing.uri_mut() = forward::target(&backend, &below)?;
-    *outgoing.headers_mut() = fields;
+    let (method, target) = (request.head.method.clone(), forward::target(&backend, &below)?);
+    let mut outgoing = Message { head: RequestHead { method, target, fields, ..RequestHead::default() }, body };
     signature::sign(&mut outgoing, &backend, &x.snapshot, x.shared.clock.wall())?;
+    let outgoing = Request::from(outgoing);
     x.upload = outgoing.body().is_stream().then(|| Arc::clone(&turn));
 
     x.permit = Some(live.admit(0));
@@ -158,26 +155,25 @@ fn booked(
 
 /// The protocol that the client asks to switch to. Only `websocket` is one: through `h2c`, for one, requests would pass to the
 /// backend that nobody routes, strips of credentials or records.
-fn upgrade_asked(fields: &HeaderMap) -> Option<HeaderValue> {
-    let named = fields.get_all(header::CONNECTION).iter().any(|value| {
-        value.to_str().is_ok_and(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
-    });
-    fields.get(header::UPGRADE).filter(|protocol| named && protocol.as_bytes().eq_ignore_ascii_case(b"websocket")).cloned()
+fn upgrade_asked(fields: &Fields) -> Option<HeaderValue> {
+    let mut options = fields.texts(Name::Connection).flat_map(|value| value.split(','));
+    let named = options.any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
+    fields.value(Name::Upgrade).filter(|protocol| named && protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// The 101 to send.
-fn switching(head: &http::response::Parts, x: &mut Exchange) -> Response<()> {
+fn switching(head: &ResponseHead, x: &mut Exchange) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let protocol = head.headers.get(header::UPGRADE).cloned();
-    let mut fields = head.headers.clone();
+    let protocol = head.fields.value(Name::Upgrade);
+    let mut fields = head.fields.clone();
     headers::strip_hop_by_hop(&mut fields);
-    fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    fields.set_text(Name::Connection, "upgrade");
     if let Some(protocol) = protocol {
-        fields.insert(header::UPGRADE, protocol);
+        fields.set(Name::Upgrade, &protocol);
     }
     decorate(&mut fields, head.version, x);
-    *response.headers_mut() = fields;
+    *response.headers_mut() = fields.to_map();
     x.status = StatusCode::SWITCHING_PROTOCOLS;
 
     response

@@ -31,10 +31,12 @@ use super::streams::Streams;
 use super::timers::{Expired, LazyTimer, Timers};
 use super::tracked::{ConnState, InProgress, TrackedBody};
 use crate::config::Limits;
-use crate::proxy::{Limited, RequestBody};
+use crate::proxy::{self, Limited, Proxy, RequestBody};
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::head_of;
 use crate::wire::frames::Frames;
 use crate::wire::framing::Framing;
+use crate::wire::message::{Message, RequestHead, ResponseHead};
 
 /// Bytes that hyper may buffer in each direction of an HTTP/1.1 connection, unless a head may be longer. Its own default of 400 KiB
 /// would let a slow reader of each of ten thousand streams hold that much.
@@ -57,12 +59,19 @@ pub struct Peer {
     pub trusted: bool,
 }
 
-/// A service that can answer requests of a connection: a [`tower::Service`], never failing.
-pub trait Answers:
-    Service<Request<RequestBody>, Response = Response<Self::Body>, Error = Infallible, Future: Send> + Clone + Send + 'static
-{
+/// What can answer requests of a connection: any [`tower::Service`] that never fails, or `Lean`.
+pub trait Answers: Clone + Send + 'static {
     /// The body of its responses.
     type Body: Limited<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+
+    /// Answers a request that hyper has read.
+    fn answer(&mut self, request: Request<RequestBody>) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// Answers a request that was read without hyper, and so will its answer be written.
+    fn answer_plain(
+        &mut self,
+        request: Message<RequestHead, RequestBody>,
+    ) -> impl Future<Output = Message<ResponseHead, Self::Body>> + Send;
 }
 
 impl<S, B> Answers for S
@@ -71,6 +80,39 @@ where
     B: Limited<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
     type Body = B;
+
+    async fn answer(&mut self, request: Request<RequestBody>) -> Response<B> {
+        // Not `oneshot`, in whose states the request would be moved twice more.
+        let Ok(()) = std::future::poll_fn(|cx| self.poll_ready(cx)).await;
+        let Ok(response) = self.call(request).await;
+        response
+    }
+
+    async fn answer_plain(&mut self, request: Message<RequestHead, RequestBody>) -> Message<ResponseHead, B> {
+        let (head, body) = self.answer(request.into()).await.into_parts();
+        Message { head: head_of(head), body }
+    }
+}
+
+/// The proxy, which takes a request as it was read: to make of its fields what a service is given would cost more than to choose a
+/// backend for it.
+#[derive(Clone)]
+pub(super) struct Lean(pub(super) Proxy);
+
+impl Answers for Lean {
+    type Body = proxy::Body;
+
+    async fn answer(&mut self, request: Request<RequestBody>) -> Response<proxy::Body> {
+        let Ok(response) = self.0.call(request).await;
+        response
+    }
+
+    fn answer_plain(
+        &mut self,
+        request: Message<RequestHead, RequestBody>,
+    ) -> impl Future<Output = Message<ResponseHead, proxy::Body>> + Send {
+        self.0.answer(request)
+    }
 }
 
 /// What a connection needs besides its socket and its service.
@@ -215,9 +257,7 @@ async fn answer<S: Answers>(
     progress: InProgress,
 ) -> Result<Response<TrackedBody<S::Body>>, Infallible> {
     let version = request.version();
-    // Not `oneshot`, in whose states the request would be moved twice more.
-    std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-    let mut response = service.call(request.map(RequestBody::from)).await?;
+    let mut response = service.answer(request.map(RequestBody::from)).await;
     if version < http::Version::HTTP_2 && progress.is_the_last() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // hyper says so by itself only of what was asked for before it was told to end.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

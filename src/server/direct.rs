@@ -14,7 +14,6 @@
 //! when the answer is written. While it waits, a connection holds no buffer.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
@@ -22,7 +21,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -35,6 +33,7 @@ use super::tracked::{ConnState, InProgress};
 use crate::config::Limits;
 use crate::proxy::RequestBody;
 use crate::wire::framing::{Look, Plain, Reader, Whole};
+use crate::wire::message::{Message, RequestHead, ResponseHead};
 
 /// Read at once at most, into a buffer that all connections of a thread share.
 const READ: usize = 64 << 10;
@@ -117,7 +116,7 @@ where
             Next::Cut(outcome) => return Left::Ended(outcome),
         };
         let progress = InProgress::begin(&link.held.entry.state);
-        let method = request.method().clone();
+        let method = request.head.method.clone();
         // Not a refusal: the client is gone, and with the future everything that was done for it.
         let Some(response) = link.answered(&mut service, request).await else { return Left::Ended(Outcome::Fine) };
         let occasion = Occasion { method, keeps_alive: keeps_alive && !link.state().is_dismissed() };
@@ -286,15 +285,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Link<IO> {
     }
 
     /// What the service answers; `None` when the client does not wait for it.
-    async fn answered<S: Answers>(&mut self, service: &mut S, request: Request<RequestBody>) -> Option<S::Response> {
-        let Ok(()) = poll_fn(|cx| service.poll_ready(cx)).await;
-        let mut answer = pin!(service.call(request));
-        let answered: Option<Result<_, Infallible>> = poll_fn(|cx| match answer.as_mut().poll(cx) {
+    async fn answered<S: Answers>(
+        &mut self,
+        service: &mut S,
+        request: Message<RequestHead, RequestBody>,
+    ) -> Option<Message<ResponseHead, S::Body>> {
+        let mut answer = pin!(service.answer_plain(request));
+        poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             Poll::Pending => self.poll_left(cx).map(|()| None),
         })
-        .await;
-        answered.map(|Ok(response)| response)
+        .await
     }
 
     /// Ends the connection as a [`Guard`] does: with patience for who is still sending.

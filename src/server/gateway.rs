@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
+use super::connection::Lean;
 use super::{Background, Handle, Serve, StartError, start};
 use crate::clock::Clock;
 use crate::config::Plan;
@@ -46,7 +47,7 @@ pub fn start_proxy(mut serve: Serve) -> Result<Handle, StartError> {
             metrics: Arc::clone(&shared.metrics),
             run: fastrand::u32(1..),
         });
-        move |peer| proxy.serving(Client { address: peer.address, tls: peer.tls, trusted: peer.trusted })
+        move |peer| Lean(proxy.serving(Client { address: peer.address, tls: peer.tls, trusted: peer.trusted }))
     })
 }
 

@@ -5,9 +5,8 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use http_body::Body;
-use hyper::ext::ReasonPhrase;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -16,6 +15,7 @@ use super::direct::Link;
 use super::guard::WRITE_STALL;
 use super::outgoing::Outgoing;
 use crate::proxy::Limited;
+use crate::wire::message::{Message, ResponseHead};
 use crate::wire::reply::{self, Framed, Size};
 
 /// What a response answers.
@@ -59,8 +59,12 @@ enum Gathered {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Link<IO> {
     /// Writes a response to its end. Dropping the future drops the body.
-    pub(super) async fn respond<B: Limited<Data = Bytes>>(&mut self, response: Response<B>, occasion: Occasion) -> Written {
-        self.write_until = response.body().until().map(Instant::from_std);
+    pub(super) async fn respond<B: Limited<Data = Bytes>>(
+        &mut self,
+        response: Message<ResponseHead, B>,
+        occasion: Occasion,
+    ) -> Written {
+        self.write_until = response.body.until().map(Instant::from_std);
         let (mut sending, body) = begin(response, &occasion);
         let mut body = pin!(body);
         poll_fn(|cx| self.poll_sending(&mut sending, body.as_mut(), cx)).await
@@ -119,20 +123,20 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Link<IO> {
 }
 
 /// Puts the head in place. Of what remains of the response, the body is all that is kept.
-fn begin<B: Body<Data = Bytes>>(response: Response<B>, occasion: &Occasion) -> (Sending, Option<B>) {
-    let (head, body) = response.into_parts();
-    let (status, size) = if head.status.is_informational() {
+fn begin<B: Body<Data = Bytes>>(response: Message<ResponseHead, B>, occasion: &Occasion) -> (Sending, Option<B>) {
+    let Message { mut head, body } = response;
+    let size = if head.status.is_informational() {
         // A service has one answer to a request, and this is none.
-        (StatusCode::INTERNAL_SERVER_ERROR, Size::None)
+        head.status = StatusCode::INTERNAL_SERVER_ERROR;
+        Size::None
     } else if body.is_end_stream() {
-        (head.status, Size::None)
+        Size::None
     } else {
-        (head.status, body.size_hint().exact().map_or(Size::Unknown, Size::Known))
+        body.size_hint().exact().map_or(Size::Unknown, Size::Known)
     };
-    let reason = head.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes);
     let occasion = reply::Occasion { method: &occasion.method, keeps_alive: occasion.keeps_alive, date: &date::now() };
     let mut outgoing = Outgoing::default();
-    let framed = reply::head(outgoing.end(), (status, reason, &head.headers), size, occasion);
+    let framed = reply::head(outgoing.end(), &head, size, occasion);
     // What is not wanted is let go at once: its exchange is over.
     let body = (!framed.is_full()).then_some(body);
     (Sending { framed, outgoing, broken: false, unflushed: false }, body)

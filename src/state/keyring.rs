@@ -1,8 +1,8 @@
 //! The AWS keys of a backend as they are now. A control task renews them; a request only loads them and signs.
 
 use arc_swap::ArcSwap;
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
 use crate::backend::{AwsKeys, SigV4};
@@ -43,11 +43,11 @@ impl std::fmt::Debug for Keyring {
 }
 
 /// Sets the fields of a signature.
-pub fn set_signature(fields: &mut HeaderMap, signed: Signed) {
+pub fn set_signature(signed: Signed, mut set: impl FnMut(HeaderName, HeaderValue)) {
     let Signed { authorization, date, security_token } = signed;
-    fields.insert(AUTHORIZATION, authorization);
-    fields.insert(DATE, date);
+    set(AUTHORIZATION, authorization);
+    set(DATE, date);
     if let Some(token) = security_token {
-        fields.insert(SECURITY_TOKEN, token);
+        set(SECURITY_TOKEN, token);
     }
 }

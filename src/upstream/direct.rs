@@ -13,8 +13,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{Method, Request, StatusCode};
+use http::{Method, StatusCode, Uri};
 use http_body::Frame;
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
@@ -22,6 +21,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use super::body::SendBody;
 use super::connect::BoxIo;
 use super::error::{BodyError, SendError, SendErrorKind};
+use crate::wire::fields::{Fields, Name, Names};
 use crate::wire::response::{self, Decoder, Head, Invalid};
 
 /// Read at once at most, into a buffer that all connections of a thread share. What was read is copied out of it: a stream that
@@ -51,6 +51,15 @@ pub(super) struct Direct {
     touched: bool,
     /// Whether it cannot carry another exchange: an error, an end, or a word out of turn.
     spent: bool,
+}
+
+/// A request that is there as a whole and asks for no upgrade.
+#[derive(Clone, Copy)]
+pub(super) struct Whole<'a> {
+    pub(super) method: &'a Method,
+    pub(super) target: &'a Uri,
+    pub(super) fields: &'a Fields,
+    pub(super) body: &'a SendBody,
 }
 
 /// Why there is no response head.
@@ -86,19 +95,14 @@ impl Direct {
         self.io
     }
 
-    /// Whether a request is one for this.
-    pub(super) fn takes(request: &Request<SendBody>) -> bool {
-        !request.body().is_stream() && !request.headers().contains_key(UPGRADE)
-    }
-
     /// Sends a request and waits for its head. `reused` is for the error only.
-    pub(super) async fn exchange(&mut self, request: &Request<SendBody>, reused: bool) -> Result<Head, Failed> {
+    pub(super) async fn exchange(&mut self, request: Whole<'_>, reused: bool) -> Result<Head, Failed> {
         // A peer that has closed meanwhile is found here, before anything is sent.
         if let Err(error) = poll_fn(|cx| Poll::Ready(self.look_idle(cx))).await {
             return Err(Failed::Unsent(error));
         }
         (self.output, self.touched) = (Output::of(request), false);
-        let mut waiting = Waiting { bodyless: request.method() == Method::HEAD, informational: 0, broken: None };
+        let mut waiting = Waiting { bodyless: request.method == Method::HEAD, informational: 0, broken: None };
         let head = poll_fn(|cx| self.poll_exchange(&mut waiting, cx)).await;
         head.map_err(|lost| match lost {
             Lost::Io(error) if !self.touched => Failed::Unsent(error),
@@ -123,10 +127,10 @@ impl Direct {
                 Err(Lost::Io(error)) => return Poll::Ready(Err(Lost::Io(waiting.broken.take().unwrap_or(error)))),
                 head => head?,
             };
-            if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            if head.head.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Poll::Ready(Err(Lost::Invalid(Invalid("the backend switched protocols unasked"))));
             }
-            if !head.parts.status.is_informational() {
+            if !head.head.status.is_informational() {
                 return Poll::Ready(Ok(head));
             }
             waiting.informational += 1;
@@ -265,25 +269,20 @@ struct Output {
 
 impl Output {
     /// Framed by what the body is, whatever the fields say.
-    fn of(request: &Request<SendBody>) -> Self {
+    fn of(request: Whole<'_>) -> Self {
+        const FRAMING: Names = Names::of(&[Name::ContentLength, Name::TransferEncoding]);
         /// Room for the usual head.
         const ROOM: usize = 1 << 10;
         let mut head = Vec::with_capacity(ROOM);
-        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-        for part in [request.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
+        let target = request.target.path_and_query().map_or("/", |target| target.as_str());
+        for part in [request.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
             head.extend_from_slice(part.as_bytes());
         }
-        for (name, value) in request.headers() {
-            if name != CONTENT_LENGTH && name != TRANSFER_ENCODING {
-                for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                    head.extend_from_slice(part);
-                }
-            }
-        }
-        let body: SmallVec<[Bytes; 2]> = request.body().pieces().iter().cloned().collect();
+        request.fields.write(&mut head, FRAMING);
+        let body: SmallVec<[Bytes; 2]> = request.body.pieces().iter().cloned().collect();
         let length: usize = body.iter().map(Bytes::len).sum();
         // RFC 9110, 8.6: a length of 0 is said where a body could have been expected, and nowhere else.
-        if length > 0 || matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) {
+        if length > 0 || matches!(*request.method, Method::POST | Method::PUT | Method::PATCH) {
             head.extend_from_slice(b"content-length: ");
             head.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
             head.extend_from_slice(b"\r\n");

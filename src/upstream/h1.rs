@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -25,6 +25,7 @@ use super::body::{SendBody, Tracked, Upload};
 use super::connect::BoxIo;
 use super::direct::MAX_INFORMATIONAL;
 use super::gate::Gate;
+use crate::wire::fields::{Fields, Name};
 use crate::wire::response::MAX_HEAD;
 
 /// Bytes that hyper reads ahead of what is asked for: its own default, stated because memory per stream depends on it.
@@ -247,9 +248,8 @@ pub(super) fn check_head(headers: &mut HeaderMap) -> Result<(), &'static str> {
 
 /// How long a connection may be idle: what the plan says, or less if the backend announced to close sooner. Half of its time, or
 /// all but a second, is ours: closing must not cross with the next request.
-pub(super) fn keep(configured: Duration, headers: &HeaderMap) -> Duration {
-    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-    let Some(value) = headers.get(KEEP_ALIVE).and_then(|value| value.to_str().ok()) else { return configured };
+pub(super) fn keep(configured: Duration, fields: &Fields) -> Duration {
+    let Some(value) = fields.get_text(Name::KeepAlive) else { return configured };
     let timeout = value.split(',').find_map(|part| {
         let (name, seconds) = part.split_once('=')?;
         name.trim().eq_ignore_ascii_case("timeout").then(|| seconds.trim().trim_matches('"').parse::<u32>().ok()).flatten()

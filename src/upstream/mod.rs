@@ -17,6 +17,7 @@ mod frames;
 mod gate;
 mod h1;
 mod h2;
+mod heads;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,6 @@ use http::header::UPGRADE;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use hyper::ext::ReasonPhrase;
 use hyper::upgrade::OnUpgrade;
 use rustls::RootCertStore;
 use tokio::time::timeout;
@@ -37,11 +37,14 @@ use tokio_util::task::TaskTracker;
 pub use body::{Chunks, SendBody, UpstreamBody};
 pub use connect::{BoxIo, Connector, Io, Target, system_roots, tcp};
 pub use error::{BodyError, BoxError, ConnectError, SendError, SendErrorKind};
+pub use heads::{for_hyper, head_of};
 
 use crate::backend::{Backend, Protocol};
 use crate::clock::Clock;
+use crate::wire::fields::{Fields, Name};
+use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::response::Head;
-use direct::Direct;
+use direct::{Direct, Whole};
 use pool::Parked;
 
 /// All connections of one proxy instance, on all cores. Cheap to clone; what is idle belongs to the core that opened it, so an
@@ -63,7 +66,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct UpstreamResponse {
     /// Status and fields, hop-by-hop fields included; `Content-Length` stands once at most and never beside `Transfer-Encoding`.
-    pub head: http::response::Parts,
+    pub head: ResponseHead,
     /// The rest.
     pub body: UpstreamBody,
     /// After 101, the byte stream to come. The request had asked for it.
@@ -84,12 +87,8 @@ impl UpstreamResponse {
 const MAX_STALE: usize = 8;
 
 /// A second request like that one. Of a body that is still coming it has nothing.
-pub fn copied(request: &Request<SendBody>) -> Request<SendBody> {
-    let mut copy = Request::new(request.body().copy());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
+pub fn copied(request: &Message<RequestHead, SendBody>) -> Message<RequestHead, SendBody> {
+    Message { head: request.head.clone(), body: request.body.copy() }
 }
 
 impl Upstreams {
@@ -124,8 +123,10 @@ impl Upstreams {
         let request = request.into();
         async move {
             match backend.protocol {
-                Protocol::Http1 if Direct::takes(&request) => {
-                    let sent = self.send_direct(backend, &request).await;
+                Protocol::Http1 if !request.body().is_stream() && !request.headers().contains_key(UPGRADE) => {
+                    let fields = Fields::of_map(request.headers());
+                    let whole = Whole { method: request.method(), target: request.uri(), fields: &fields, body: request.body() };
+                    let sent = self.send_direct(backend, whole).await;
                     sent.map_err(|error| if error.kind.nothing_sent() { error.with_request(request) } else { error })
                 }
                 // Boxed, as are other long ways round: every future on the short one would be as large as the longest.
@@ -137,12 +138,17 @@ impl Upstreams {
 
     /// As [`Self::send`], for a request that is there as a whole and stays with its owner, who may send it elsewhere: over HTTP/1.1
     /// that takes no copy of its fields. Of a body that is still coming nothing is sent.
-    pub async fn send_kept(&self, backend: &Arc<Backend>, request: &Request<SendBody>) -> Result<UpstreamResponse, SendError> {
-        if backend.protocol == Protocol::Http1 && Direct::takes(request) {
-            return self.send_direct(backend, request).await;
+    pub async fn send_kept(
+        &self,
+        backend: &Arc<Backend>,
+        request: &Message<RequestHead, SendBody>,
+    ) -> Result<UpstreamResponse, SendError> {
+        let Message { head: RequestHead { method, target, fields, .. }, body } = request;
+        if backend.protocol == Protocol::Http1 && !body.is_stream() && !fields.has(Name::Upgrade) {
+            return self.send_direct(backend, Whole { method, target, fields, body }).await;
         }
         // Boxed as above.
-        Box::pin(self.send(backend, copied(request))).await
+        Box::pin(self.send(backend, Request::from(copied(request)))).await
     }
 
     /// Closes what the calling thread has kept idle too long, and what backends have closed meanwhile. To be called every second or
@@ -152,7 +158,7 @@ impl Upstreams {
     }
 
     /// An error does not have the request in it.
-    async fn send_direct(&self, backend: &Arc<Backend>, request: &Request<SendBody>) -> Result<UpstreamResponse, SendError> {
+    async fn send_direct(&self, backend: &Arc<Backend>, request: Whole<'_>) -> Result<UpstreamResponse, SendError> {
         let is_direct = |parked: &Parked| matches!(parked, Parked::Direct(_));
         for _ in 0..MAX_STALE {
             let Some(Parked::Direct(mut connection)) = pool::take(&self.shared, backend, self.now(), is_direct) else { break };
@@ -183,13 +189,10 @@ impl Upstreams {
         connection: Box<Direct>,
         connect: Option<Duration>,
     ) -> UpstreamResponse {
-        let Head { mut parts, reason, body, keeps_alive } = head;
-        if let Some(reason) = reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
-            parts.extensions.insert(reason);
-        }
-        let keep = if keeps_alive { h1::keep(backend.keep_idle, &parts.headers) } else { Duration::ZERO };
+        let Head { head, body, keeps_alive } = head;
+        let keep = if keeps_alive { h1::keep(backend.keep_idle, &head.fields) } else { Duration::ZERO };
         let home = body::Home { shared: Arc::clone(&self.shared), backend: Arc::clone(backend), keep };
-        UpstreamResponse { head: parts, body: UpstreamBody::direct(connection, body, home), upgrade: None, connect }
+        UpstreamResponse { head, body: UpstreamBody::direct(connection, body, home), upgrade: None, connect }
     }
 
     async fn send_by_hyper(&self, backend: &Arc<Backend>, mut request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {
@@ -247,11 +250,13 @@ impl Upstreams {
             // Usually the byte stream has been handed over by now; if not, the task does it.
             slot.spawn(&self.shared.tasks);
             let (head, incoming) = response.into_parts();
+            let head = head_of(head);
             return Ok(UpstreamResponse { head, body: UpstreamBody::detached(incoming), upgrade: Some(upgrade), connect });
         }
         let (head, incoming) = response.into_parts();
+        let head = head_of(head);
         let body = if slot.upload().is_over() {
-            let keep = h1::keep(backend.keep_idle, &head.headers);
+            let keep = h1::keep(backend.keep_idle, &head.fields);
             let home = body::Home { shared: Arc::clone(&self.shared), backend: Arc::clone(backend), keep };
             UpstreamBody::inline(incoming, slot, home).await
         } else {
@@ -281,7 +286,7 @@ impl Upstreams {
                 Ok((response, cancel)) => {
                     let (head, incoming) = response.into_parts();
                     let body = UpstreamBody::stream(incoming, lease, cancel);
-                    return Ok(UpstreamResponse { head, body, upgrade: None, connect: took });
+                    return Ok(UpstreamResponse { head: head_of(head), body, upgrade: None, connect: took });
                 }
                 Err(failed) => {
                     let (mut unsent, error) = given_back(failed, lease.upload(), !fresh)?;

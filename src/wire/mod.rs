@@ -5,7 +5,7 @@
 //! ([`splice`]); a response is looked at after it has been forwarded ([`usage`]), and only a usage event that the client did not
 //! ask for is taken out ([`strip`]). Everything works on chunks as they come, and no result depends on where they were cut. Before
 //! any of it, a message of HTTP/1.1 is held to the letter ([`framing`]), and frames of HTTP/2 that lead nowhere are counted ([`frames`]);
-//! after it, a response of HTTP/1.1 becomes bytes again ([`reply`]).
+//! after it, a response of HTTP/1.1 becomes bytes again ([`reply`]). The fields of both stay where they were received ([`fields`]).
 
 use std::borrow::Cow;
 
@@ -19,9 +19,11 @@ mod beginning;
 pub mod error;
 mod event_stream;
 mod events;
+pub mod fields;
 pub mod frames;
 pub mod framing;
 mod json;
+pub mod message;
 mod names;
 pub mod query;
 pub mod refusal;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use http::header::{DATE, HeaderName, RETRY_AFTER};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
+
+use super::fields::{Fields, Name};
 
 /// Dates of HTTP in the form that every sender has to use. The two forms of the last century are as good as none: a backend that
 /// still writes them is not known. A wrong day of the week does not make the date wrong.
@@ -24,18 +25,18 @@ pub fn outranks(later: StatusCode, earlier: Option<StatusCode>) -> bool {
 
 /// How long `Retry-After` asks to wait: so many seconds, or until a date. The date is read against the response's own `Date`, since
 /// both are of the backend's clock and ours may be another; without one it says nothing.
-pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+pub fn retry_after(fields: &Fields) -> Option<Duration> {
+    let text = fields.get_text(Name::RetryAfter)?.trim();
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.parse().ok().map(Duration::from_secs);
     }
-    let wait = date(headers, RETRY_AFTER)?.duration_since(date(headers, DATE)?);
+    let wait = date(fields, Name::RetryAfter)?.duration_since(date(fields, Name::Date)?);
     // One that has passed asks for nothing.
     Some(Duration::try_from(wait).unwrap_or(Duration::ZERO))
 }
 
-fn date(headers: &HeaderMap, name: HeaderName) -> Option<Timestamp> {
-    DATES.parse_timestamp(headers.get(name)?.to_str().ok()?.trim()).ok()
+fn date(fields: &Fields, name: Name) -> Option<Timestamp> {
+    DATES.parse_timestamp(fields.get_text(name)?.trim()).ok()
 }
 
 #[cfg(test)]
@@ -46,12 +47,12 @@ mod tests {
     use super::*;
 
     fn asked(retry_after: &str, date: Option<&str>) -> Option<Duration> {
-        let mut headers = HeaderMap::new();
-        headers.insert(RETRY_AFTER, HeaderValue::from_bytes(retry_after.as_bytes()).ok()?);
+        let mut fields = Fields::default();
+        fields.set(Name::RetryAfter, &HeaderValue::from_bytes(retry_after.as_bytes()).ok()?);
         if let Some(date) = date {
-            headers.insert(DATE, HeaderValue::from_str(date).ok()?);
+            fields.set(Name::Date, &HeaderValue::from_str(date).ok()?);
         }
-        super::retry_after(&headers)
+        super::retry_after(&fields)
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! The counterpart of [`response`](super::response), for requests that were read by [`framing`](super::framing). What frames a
 //! message is decided here by what its body is, and what a service said about it is passed over.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRAILER, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 
+use super::fields::{Name, Names, line};
+use super::message::ResponseHead;
 use super::response::keep_trailers;
 
 /// Most bytes of a chunk that have to be copied behind its size; longer ones are written from where they are. A copy of this many
@@ -50,40 +51,34 @@ enum Coding {
     Chunks(Option<Box<[HeaderName]>>),
 }
 
-/// Writes a head. `reason` is the phrase, where it is another than the usual one.
+/// What a head says of framing is written anew.
+const FRAMING: Names = Names::of(&[Name::ContentLength, Name::TransferEncoding]);
+/// A message without a body has no trailers either.
+const FRAMING_AND_TRAILER: Names = Names::of(&[Name::ContentLength, Name::TransferEncoding, Name::Trailer]);
+
+/// Writes a head.
 pub fn head(
     into: &mut Vec<u8>,
-    (status, reason, fields): (StatusCode, Option<&[u8]>, &HeaderMap),
+    ResponseHead { status, reason, fields, .. }: &ResponseHead,
     size: Size,
     occasion: Occasion<'_>,
 ) -> Framed {
-    status_line(into, status, reason);
+    let status = *status;
+    status_line(into, status, reason.as_deref());
     let bodyless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) || status.is_informational();
     let to_head = *occasion.method == Method::HEAD;
-    let (mut length, mut keeps_alive, mut says_close, mut dated) = (None, occasion.keeps_alive, false, false);
-    let mut trailers: Vec<HeaderName> = Vec::new();
-    for (name, value) in fields {
-        if name == CONTENT_LENGTH {
-            // Of a body that says its own length, it is that; of an answer to HEAD, it is that of the body it would have had.
-            length = length.or(number(value));
-            continue;
-        } else if name == TRANSFER_ENCODING {
-            continue;
-        } else if name == CONNECTION {
-            says_close |= has_option(value, b"close");
-            keeps_alive &= !says_close;
-        } else if name == TRAILER {
-            if bodyless || to_head {
-                continue;
-            }
-            trailers.extend(
-                value.as_bytes().split(|byte| *byte == b',').filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()),
-            );
-        } else if name == DATE {
-            dated = true;
-        }
-        field(into, name.as_str().as_bytes(), value.as_bytes());
-    }
+    // Of a body that says its own length, it is that; of an answer to HEAD, it is that of the body it would have had.
+    let length = fields.all(Name::ContentLength).find_map(number);
+    let says_close = fields.all(Name::Connection).any(|value| has_option(value, b"close"));
+    let keeps_alive = occasion.keeps_alive && !says_close;
+    let has_trailers = !bodyless && !to_head;
+    let trailers: Vec<HeaderName> = fields
+        .all(Name::Trailer)
+        .filter(|_| has_trailers)
+        .flat_map(|value| value.split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect();
+    fields.write(into, if has_trailers { FRAMING } else { FRAMING_AND_TRAILER });
     if !keeps_alive && !says_close {
         into.extend_from_slice(b"connection: close\r\n");
     }
@@ -99,10 +94,10 @@ pub fn head(
         }
     };
     if let Some(length) = said {
-        field(into, b"content-length", itoa::Buffer::new().format(length).as_bytes());
+        line(into, b"content-length", itoa::Buffer::new().format(length).as_bytes());
     }
-    if !dated {
-        field(into, b"date", occasion.date);
+    if !fields.has(Name::Date) {
+        line(into, b"date", occasion.date);
     }
     into.extend_from_slice(b"\r\n");
     let coding = if to_head { Coding::Length(0) } else { coding };
@@ -119,22 +114,14 @@ fn status_line(into: &mut Vec<u8>, status: StatusCode, reason: Option<&[u8]>) {
     }
 }
 
-fn field(into: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    into.reserve(name.len() + value.len() + 4);
-    for part in [name, b": ", value, b"\r\n"] {
-        into.extend_from_slice(part);
-    }
-}
-
-fn number(value: &HeaderValue) -> Option<u64> {
-    let digits = value.as_bytes();
+fn number(digits: &[u8]) -> Option<u64> {
     // Not `parse` alone, which takes a plus sign.
     let text = std::str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit))?;
     text.parse().ok()
 }
 
-fn has_option(value: &HeaderValue, wanted: &[u8]) -> bool {
-    value.as_bytes().split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(wanted))
+fn has_option(value: &[u8], wanted: &[u8]) -> bool {
+    value.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(wanted))
 }
 
 impl Framed {
@@ -177,7 +164,7 @@ impl Framed {
                 if let (Some(names), Some(mut trailers)) = (names, trailers) {
                     keep_trailers(&mut trailers);
                     for (name, value) in trailers.iter().filter(|(name, _)| names.contains(name)) {
-                        field(into, name.as_str().as_bytes(), value.as_bytes());
+                        line(into, name.as_str().as_bytes(), value.as_bytes());
                     }
                 }
                 into.extend_from_slice(b"\r\n");
@@ -200,16 +187,24 @@ fn chunk_size(into: &mut Vec<u8>, size: usize) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
+    use crate::wire::fields::Fields;
 
     const DATE: &str = "Thu, 01 Jan 1970 00:00:00 GMT";
 
     fn written(method: &Method, status: u16, fields: &[(&'static str, &'static str)], size: Size) -> (String, Framed) {
         let fields =
             fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect();
+        let said = ResponseHead {
+            status: StatusCode::from_u16(status).unwrap(),
+            fields: Fields::of_map(&fields),
+            ..ResponseHead::default()
+        };
         let occasion = Occasion { method, keeps_alive: true, date: DATE.as_bytes() };
         let mut bytes = Vec::new();
-        let framed = head(&mut bytes, (StatusCode::from_u16(status).unwrap(), None, &fields), size, occasion);
+        let framed = head(&mut bytes, &said, size, occasion);
         let text = String::from_utf8(bytes).unwrap();
         let head = text.strip_suffix("\r\n\r\n").unwrap().replace(&format!("\r\ndate: {DATE}"), "");
         (head.strip_prefix("HTTP/1.1 ").unwrap().replace("\r\n", "|"), framed)
@@ -243,7 +238,8 @@ mod tests {
         assert_eq!((head.as_str(), framed.keeps_alive), ("200 OK|connection: Close|content-length: 0", false));
         let occasion = Occasion { method: &Method::GET, keeps_alive: false, date: b"D" };
         let mut bytes = Vec::new();
-        let framed = super::head(&mut bytes, (StatusCode::OK, Some(b"Fine"), &HeaderMap::new()), Size::None, occasion);
+        let said = ResponseHead { reason: Some("Fine".into()), ..ResponseHead::default() };
+        let framed = super::head(&mut bytes, &said, Size::None, occasion);
         let wanted = "HTTP/1.1 200 Fine\r\nconnection: close\r\ncontent-length: 0\r\ndate: D\r\n\r\n";
         assert_eq!((String::from_utf8(bytes).unwrap().as_str(), framed.keeps_alive), (wanted, false));
         assert!(written(&Method::GET, 200, &[("date", "then")], Size::None).0.contains("date: then"));

@@ -6,7 +6,7 @@
 //! counted from its events, and the source says so.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use memchr::memrchr;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,7 @@ use super::Operation;
 use super::beginning::Beginning;
 use super::event_stream::EventStream;
 use super::events::Events;
+use super::fields::Fields;
 use super::json::{Nest, USAGE, USAGE_KEY, Walk, members, skip_space};
 
 pub use super::events::StreamError;
@@ -101,8 +102,8 @@ impl Meter {
 
     /// Takes what the head of the response says of the tokens, where it does. A body that says so itself says more.
     #[must_use]
-    pub fn with_head(self, headers: &HeaderMap) -> Self {
-        Self { by_head: by_head(headers), ..self }
+    pub fn with_head(self, fields: &Fields) -> Self {
+        Self { by_head: by_head(fields), ..self }
     }
 
     /// Looks at a chunk that was forwarded.
@@ -173,8 +174,8 @@ impl Meter {
 }
 
 /// What Bedrock says in the head of an answer to InvokeModel, whose body is the model's own.
-fn by_head(headers: &HeaderMap) -> Option<Usage> {
-    let field = |name: HeaderName| headers.get(name).and_then(|value| count(value.as_bytes()).ok().flatten());
+fn by_head(fields: &Fields) -> Option<Usage> {
+    let field = |name: HeaderName| fields.get(&name).and_then(|value| count(value).ok().flatten());
     let (input_tokens, output_tokens) = (field(INPUT_TOKENS), field(OUTPUT_TOKENS));
     (input_tokens.is_some() || output_tokens.is_some()).then(|| Usage { input_tokens, output_tokens, ..Usage::default() })
 }

@@ -259,7 +259,7 @@ fn plain<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Option<(Request<Bytes>, 
             Look::Other => return None,
             Look::Whole(whole) => {
                 let request = whole.request(&Bytes::copy_from_slice(&kept[..whole.length()]))?.request;
-                return Some((request, whole.length()));
+                return Some((request.into(), whole.length()));
             }
         }
     }
@@ -323,10 +323,10 @@ fn answer<'a>(pieces: impl Iterator<Item = &'a [u8]>, bodyless: bool) -> Result<
             let Some(end) = head_end(&input, searched)? else { break };
             let head = head(&input.split_to(end).freeze(), bodyless)?;
             searched = 0;
-            if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            if head.head.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Err(Invalid("nobody asked"));
             }
-            found = (!head.parts.status.is_informational()).then_some(head);
+            found = (!head.head.status.is_informational()).then_some(head);
         }
         let Some(head) = &mut found else {
             searched = input.len();
@@ -340,10 +340,10 @@ fn answer<'a>(pieces: impl Iterator<Item = &'a [u8]>, bodyless: bool) -> Result<
             }
         }
     }
-    let Some(Head { parts, mut body, .. }) = found else { return Err(Invalid("no head")) };
+    let Some(Head { head, mut body, .. }) = found else { return Err(Invalid("no head")) };
     body.connection_ended()?;
     let trailers = body.take_trailers().unwrap_or_default();
-    Ok(Answer { status: parts.status, fields: parts.headers, body: data, trailers })
+    Ok(Answer { status: head.status, fields: head.fields.to_map(), body: data, trailers })
 }
 
 /// What hyper's client makes of them; `None` for what it refuses, or takes for cut.

@@ -244,7 +244,7 @@ async fn a_repeated_length_becomes_one() {
         let reply = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\nhello");
         let peer = tokio::spawn(async move { answer(&mut connections.recv().await.unwrap(), &reply).await });
         let response = world.send(get()).await.unwrap();
-        let lengths: Vec<_> = response.head.headers.get_all(CONTENT_LENGTH).iter().collect();
+        let lengths: Vec<_> = response.head.fields.texts(Name::ContentLength).collect();
         assert_eq!(lengths, ["5"]);
         assert_eq!(text(response.body).await.unwrap(), "hello");
         within(peer).await.unwrap();

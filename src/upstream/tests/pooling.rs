@@ -142,11 +142,11 @@ async fn the_pool_is_bounded_and_survives_a_reload() {
 #[test]
 fn an_announced_timeout_only_shortens() {
     let keep = |value: &'static str| {
-        let mut headers = http::HeaderMap::new();
-        headers.insert("keep-alive", HeaderValue::from_static(value));
-        h1::keep(Duration::from_secs(4), &headers)
+        let mut fields = Fields::default();
+        fields.set_text(Name::KeepAlive, value);
+        h1::keep(Duration::from_secs(4), &fields)
     };
-    assert_eq!(h1::keep(Duration::from_secs(4), &http::HeaderMap::new()), Duration::from_secs(4));
+    assert_eq!(h1::keep(Duration::from_secs(4), &Fields::default()), Duration::from_secs(4));
     assert_eq!(keep("timeout=60"), Duration::from_secs(4));
     assert_eq!(keep("timeout=5, max=100"), Duration::from_secs(4));
     assert_eq!(keep("max=100, Timeout = \"3\""), Duration::from_secs(2));

@@ -88,7 +88,7 @@ pub(super) fn end_of_name(bytes: &[u8]) -> Option<usize> {
 /// Where the first byte is that no field value may contain: a control character other than the tab (RFC 9110, 5.5). Eight bytes at
 /// a time, because values are most of a head.
 #[inline]
-pub(super) fn end_of_value(bytes: &[u8]) -> Option<usize> {
+pub(in crate::wire) fn end_of_value(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Some(word) = word(bytes, at) {
         let seven = word & each(0x7f);

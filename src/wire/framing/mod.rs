@@ -17,6 +17,7 @@ mod refusal;
 mod tests;
 mod whole;
 
+pub(super) use chars::end_of_value;
 pub use multiplexed::check;
 pub use refusal::Refusal;
 pub use whole::{Look, MAX_WHOLE, Plain, Reader, Whole};

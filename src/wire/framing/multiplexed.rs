@@ -1,22 +1,24 @@
 //! What is left to check of a request of HTTP/2, whose frames and fields were held to RFC 9113 by whoever read them.
 
-use http::{Method, Request, header};
+use http::Method;
 
 use super::head::{same_host, valid_host};
 use super::refusal::Refusal;
+use crate::wire::fields::Name;
+use crate::wire::message::RequestHead;
 
 /// Whether it is clear what is asked for, and of whom: RFC 9113, 8.3.1.
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
-    let uri = request.uri();
+pub fn check(request: &RequestHead) -> Result<(), Refusal> {
+    let uri = &request.target;
     // A request without `:path` and `:authority` arrives with an empty path, which others read as `/`.
-    let is_target = uri.path().starts_with('/') || (uri.path() == "*" && request.method() == Method::OPTIONS);
+    let is_target = uri.path().starts_with('/') || (uri.path() == "*" && request.method == Method::OPTIONS);
     if !is_target {
         return Err(Refusal::Target);
     }
-    let mut hosts = request.headers().get_all(header::HOST).iter().map(http::HeaderValue::as_bytes);
+    let mut hosts = request.fields.all(Name::Host);
     let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
     let default_port: &[u8] = if uri.scheme_str() == Some("https") { b"443" } else { b"80" };
     let clear = match (authority, hosts.next(), hosts.next()) {
@@ -29,11 +31,17 @@ pub fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
+
+    fn head(request: Request<()>) -> RequestHead {
+        request.into_parts().0.into()
+    }
 
     fn checked(uri: &str, hosts: &[&str]) -> Result<(), Refusal> {
         let request = hosts.iter().fold(Request::get(uri), |request, host| request.header("host", *host));
-        check(&request.body(()).unwrap())
+        check(&head(request.body(()).unwrap()))
     }
 
     #[test]
@@ -66,9 +74,9 @@ mod tests {
     fn a_target_is_a_path_or_an_asterisk_for_options() {
         assert_eq!(checked("*", &["a.test"]), Err(Refusal::Target));
         let options = Request::options("*").header("host", "a.test").body(()).unwrap();
-        assert_eq!(check(&options), Ok(()));
+        assert_eq!(check(&head(options)), Ok(()));
         let mut empty = Request::new(());
         *empty.uri_mut() = http::Uri::from_parts(http::uri::Parts::default()).unwrap();
-        assert_eq!(check(&empty), Err(Refusal::Target), "no `:path`");
+        assert_eq!(check(&head(empty)), Err(Refusal::Target), "no `:path`");
     }
 }

@@ -5,23 +5,21 @@
 //! take, be it refused or only unusual, is left to the longer way, which looks at the same bytes again and by the same rules.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http::{Method, Uri, Version};
 use smallvec::SmallVec;
 
 use super::chars::trimmed;
 use super::head::{Extent, Head, Notes};
 use super::refusal::Refusal;
-use crate::wire::names;
+use crate::wire::fields::{Fields, Name};
+use crate::wire::message::{Message, RequestHead};
 
 /// Bytes of a body that is waited for here: what can be read at once. Above that, the kernel's copies of a body cost more than all
 /// that is saved on its head.
 pub const MAX_WHOLE: usize = 64 << 10;
 /// Fields for which there is room without an allocation; the official SDKs send about 20.
 const USUAL_FIELDS: usize = 24;
-/// Fields that the proxy adds to a request: with room for them the map is not built a second time.
-const ROOM_FOR_OURS: usize = 6;
 
 /// Reads the requests of one connection. Between two of them it holds no memory.
 #[derive(Debug)]
@@ -56,7 +54,7 @@ pub enum Look {
 #[derive(Clone, Debug, Default)]
 pub struct Whole {
     head: Head,
-    fields: Fields,
+    fields: Places,
     /// Length of the head, once that is known.
     head_length: usize,
     length: usize,
@@ -66,7 +64,7 @@ pub struct Whole {
 #[derive(Debug)]
 pub struct Plain<B> {
     /// The request. Its fields and its body are slices of the message.
-    pub request: Request<B>,
+    pub request: Message<RequestHead, B>,
     /// Whether another may follow.
     pub keeps_alive: bool,
 }
@@ -79,9 +77,9 @@ struct Field {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Fields(SmallVec<[Field; USUAL_FIELDS]>);
+struct Places(SmallVec<[Field; USUAL_FIELDS]>);
 
-impl Notes for Fields {
+impl Notes for Places {
     fn field(&mut self, at: usize, name: usize, value: usize) {
         // Below the limit of a head, which is one of 32 bits.
         self.0.push(Field { at: at as u32, name: name as u32, value: value as u32 });
@@ -152,26 +150,31 @@ impl Whole {
     pub fn request<B: From<Bytes>>(&self, message: &Bytes) -> Option<Plain<B>> {
         let part = |(from, to): (usize, usize)| message.get(from..to).map(|_| message.slice(from..to));
         let target = part(self.head.line.target).filter(|target| target.starts_with(b"/"))?;
-        let mut request = Request::new(B::from(part((self.head_length, self.length))?));
-        *request.method_mut() = Method::from_bytes(&part(self.head.line.method)?).ok()?;
-        *request.uri_mut() = Uri::from(PathAndQuery::from_maybe_shared(target).ok()?);
-        let mut headers = HeaderMap::with_capacity(self.fields.0.len() + ROOM_FOR_OURS);
+        let target = Uri::from(PathAndQuery::from_maybe_shared(target).ok()?);
+        let (from, to) = self.head.line.method;
+        let method = Method::from_bytes(message.get(from..to)?).ok()?;
+        let mut fields = Fields::of_received(message.clone(), self.fields.0.len());
         let mut keeps_alive = true;
         for field in &self.fields.0 {
-            let (at, name, value) = (field.at as usize, field.name as usize, field.value as usize);
-            let from = at + name + 1;
-            let name = names::name(message.get(at..at + name)?)?;
-            let value = trimmed(message.get(from..from + value)?);
-            if name == CONNECTION {
-                let mut options = value.split(|byte| *byte == b',');
-                keeps_alive &= !options.any(|option| trimmed(option).eq_ignore_ascii_case(b"close"));
-            } else if name == UPGRADE {
-                return None;
+            let (at, name_end) = (field.at as usize, (field.at + field.name) as usize);
+            let from = name_end + 1;
+            let sent = message.get(from..from + field.value as usize)?;
+            let value = sent.trim_ascii_start();
+            let from = from + sent.len() - value.len();
+            let value = value.trim_ascii_end();
+            let known = Name::of(message.get(at..name_end)?);
+            match known {
+                Some(Name::Connection) => {
+                    let mut options = value.split(|byte| *byte == b',');
+                    keeps_alive &= !options.any(|option| trimmed(option).eq_ignore_ascii_case(b"close"));
+                }
+                Some(Name::Upgrade) => return None,
+                _ => {}
             }
-            headers.append(name, HeaderValue::from_maybe_shared(message.slice_ref(value)).ok()?);
+            fields.note(known, (at, name_end), (from, from + value.len()));
         }
-        *request.headers_mut() = headers;
-        Some(Plain { request, keeps_alive })
+        let head = RequestHead { method, target, version: Version::HTTP_11, fields };
+        Some(Plain { request: Message { head, body: B::from(part((self.head_length, self.length))?) }, keeps_alive })
     }
 }
 
@@ -202,16 +205,14 @@ mod tests {
     fn a_request_is_what_was_sent_wherever_it_was_cut() {
         for size in 1..=POST.len() {
             let (plain, rest) = read(format!("\r\n{POST}GET").as_bytes().chunks(size)).unwrap();
-            let (head, body) = plain.request.into_parts();
+            let Message { head, body } = plain.request;
             assert_eq!(
-                (head.method.as_str(), head.uri.to_string().as_str(), &body[..]),
+                (head.method.as_str(), head.target.to_string().as_str(), &body[..]),
                 ("POST", "/v1/x?y=z", b"hello".as_slice())
             );
-            assert_eq!(head.headers.get_all("x-custom").iter().collect::<Vec<_>>(), ["a b", ""]);
-            assert_eq!(
-                (head.headers.len(), &head.headers["content-length"], plain.keeps_alive),
-                (4, &HeaderValue::from(5), true)
-            );
+            let custom = http::HeaderName::from_static("x-custom");
+            assert_eq!(head.fields.texts(&custom).collect::<Vec<_>>(), ["a b", ""]);
+            assert_eq!((head.fields.len(), head.fields.get_text(Name::ContentLength), plain.keeps_alive), (4, Some("5"), true));
             assert!(b"GET".starts_with(&rest));
         }
     }
@@ -222,8 +223,8 @@ mod tests {
         let Look::Whole(whole) = Reader::new(1 << 10, usize::MAX).look(&bytes) else { panic!("it is whole") };
         let request = whole.request::<Bytes>(&bytes).unwrap().request;
         let range = bytes.as_ptr_range();
-        assert!(range.contains(&request.body().as_ptr()) && range.contains(&request.headers()["host"].as_bytes().as_ptr()));
-        assert!(range.contains(&request.uri().path().as_ptr()));
+        assert!(range.contains(&request.body.as_ptr()) && range.contains(&request.head.fields.get(Name::Host).unwrap().as_ptr()));
+        assert!(range.contains(&request.head.target.path().as_ptr()));
     }
 
     #[test]

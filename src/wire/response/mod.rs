@@ -13,18 +13,22 @@ use std::mem::MaybeUninit;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, StatusCode, Version, response};
+use http::{HeaderValue, StatusCode, Version};
 use httparse::{Header, ParserConfig, Status};
 use memchr::memmem::{self, Finder};
 
-use super::names;
+use super::fields::{Fields, Name};
+use super::framing::end_of_value;
+use super::message::ResponseHead;
 pub use decoder::{Decoder, keep_trailers};
 
 /// Bytes of a response head. Real ones have a few KiB; Envoy refuses above 60 KiB, nginx above 4 or 8. It bounds trailers as well.
 pub const MAX_HEAD: usize = 256 << 10;
 /// Fields of a head or of trailers; hyper's own limit is 100.
 const MAX_FIELDS: usize = 128;
+
+/// Bytes of a field's name: a longer one is none to `http`, and so to hyper, which may have to write it.
+const MAX_NAME: usize = u16::MAX as usize;
 
 /// Why a response cannot be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,9 +39,7 @@ pub struct Invalid(pub &'static str);
 #[derive(Debug)]
 pub struct Head {
     /// Status and fields, hop-by-hop fields included; `Content-Length` stands once at most and never beside `Transfer-Encoding`.
-    pub parts: response::Parts,
-    /// The reason, where it is another than the usual one.
-    pub reason: Option<Bytes>,
+    pub head: ResponseHead,
     /// The rest.
     pub body: Decoder,
     /// Whether the connection may carry another exchange after the body's end.
@@ -78,13 +80,12 @@ pub fn head(bytes: &Bytes, bodyless: bool) -> Result<Head, Invalid> {
         _ => return Err(Invalid("what came is no response head")),
     }
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Invalid("the status is none"))?;
-    let (mut parts, ()) = http::Response::new(()).into_parts();
-    parts.status = status;
-    parts.version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     let reason = parsed.reason.filter(|reason| !reason.is_empty() && Some(*reason) != status.canonical_reason());
     let reason = reason.map(|reason| bytes.slice_ref(reason.as_bytes()));
-    let said = read_fields(bytes, parsed.headers, &mut parts.headers)?;
-    if said.chunked && parts.version == Version::HTTP_10 {
+    let mut fields = Fields::of_received(bytes.clone(), parsed.headers.len());
+    let said = read_fields(bytes, parsed.headers, &mut fields)?;
+    if said.chunked && version == Version::HTTP_10 {
         // RFC 9112, 6.1: whoever put it there cannot have understood it.
         return Err(Invalid("a response of HTTP/1.0 has a Transfer-Encoding"));
     }
@@ -97,8 +98,8 @@ pub fn head(bytes: &Bytes, bodyless: bool) -> Result<Head, Invalid> {
             (false, None) => Decoder::until_close(),
         }
     };
-    let keeps_alive = parts.version == Version::HTTP_11 && !said.close && !body.ends_with_connection();
-    Ok(Head { parts, reason, body, keeps_alive })
+    let keeps_alive = version == Version::HTTP_11 && !said.close && !body.ends_with_connection();
+    Ok(Head { head: ResponseHead { status, version, reason, fields }, body, keeps_alive })
 }
 
 /// What the fields of a head say of its message.
@@ -109,35 +110,44 @@ struct Said {
     close: bool,
 }
 
-/// Every value is a part of the head, and shares it.
-fn read_fields(head: &Bytes, fields: &[Header<'_>], into: &mut HeaderMap) -> Result<Said, Invalid> {
+fn read_fields(head: &[u8], fields: &[Header<'_>], into: &mut Fields) -> Result<Said, Invalid> {
     let mut said = Said::default();
-    into.reserve(fields.len() + ROOM_FOR_OURS);
     for field in fields {
-        let name = names::name(field.name.as_bytes()).ok_or(Invalid("a field's name is none"))?;
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value))
-            .map_err(|_| Invalid("a field's value has a control character"))?;
-        if name == CONTENT_LENGTH {
-            let length = one_length(field.value)?;
-            if said.length.is_some_and(|other| other != length) {
-                return Err(Invalid("the response has lengths that differ"));
-            }
-            if said.length.replace(length).is_none() {
-                let is_plain = itoa::Buffer::new().format(length).as_bytes() == field.value;
-                into.insert(name, if is_plain { value } else { HeaderValue::from(length) });
-            }
-            continue;
+        let (name, value) = (field.name.as_bytes(), field.value);
+        if name.len() > MAX_NAME {
+            return Err(Invalid("a field's name is none"));
         }
-        if name == TRANSFER_ENCODING {
-            if said.chunked || !field.value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Invalid("the response has a Transfer-Encoding other than chunked, which nobody asked for"));
-            }
-            said.chunked = true;
-        } else if name == CONNECTION {
-            let mut options = field.value.split(|byte| *byte == b',');
-            said.close |= options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
+        if end_of_value(value).is_some() {
+            return Err(Invalid("a field's value has a control character"));
         }
-        into.append(name, value);
+        let known = Name::of(name);
+        match known {
+            Some(Name::ContentLength) => {
+                let length = one_length(value)?;
+                if said.length.is_some_and(|other| other != length) {
+                    return Err(Invalid("the response has lengths that differ"));
+                }
+                if said.length.replace(length).is_some() {
+                    continue;
+                }
+                if itoa::Buffer::new().format(length).as_bytes() != value {
+                    into.set(Name::ContentLength, &HeaderValue::from(length));
+                    continue;
+                }
+            }
+            Some(Name::TransferEncoding) => {
+                if said.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Invalid("the response has a Transfer-Encoding other than chunked, which nobody asked for"));
+                }
+                said.chunked = true;
+            }
+            Some(Name::Connection) => {
+                let mut options = value.split(|byte| *byte == b',');
+                said.close |= options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
+            }
+            _ => {}
+        }
+        into.note(known, place(head, name), place(head, value));
     }
     if said.chunked && said.length.is_some() {
         return Err(Invalid("the response has both Transfer-Encoding and Content-Length"));
@@ -145,8 +155,11 @@ fn read_fields(head: &Bytes, fields: &[Header<'_>], into: &mut HeaderMap) -> Res
     Ok(said)
 }
 
-/// Fields that the proxy adds to a response: with room for them the map is not built a second time.
-const ROOM_FOR_OURS: usize = 8;
+/// Where a part of it is in a head.
+fn place(head: &[u8], part: &[u8]) -> (usize, usize) {
+    let from = part.as_ptr().addr() - head.as_ptr().addr();
+    (from, from + part.len())
+}
 
 /// One number, be it written several times.
 fn one_length(value: &[u8]) -> Result<u64, Invalid> {

@@ -1,6 +1,7 @@
 //! Heads and bodies, whole and cut anywhere.
 
 use bytes::BytesMut;
+use http::HeaderMap;
 use proptest::prelude::*;
 
 use super::decoder::MAX_CHUNK_LINE;
@@ -84,8 +85,8 @@ fn a_head_that_two_could_read_in_two_ways_is_refused() {
 
 #[test]
 fn a_reason_of_its_own_is_kept() {
-    assert_eq!(read("HTTP/1.1 200 Fine By Me\r\n\r\n").unwrap().reason.unwrap(), "Fine By Me");
-    assert_eq!(read("HTTP/1.1 200 OK\r\n\r\n").unwrap().reason, None);
+    assert_eq!(read("HTTP/1.1 200 Fine By Me\r\n\r\n").unwrap().head.reason.unwrap(), "Fine By Me");
+    assert_eq!(read("HTTP/1.1 200 OK\r\n\r\n").unwrap().head.reason, None);
 }
 
 #[test]
