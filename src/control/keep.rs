@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
+use super::regular::open_regular;
 use crate::clock::Clock;
 use crate::state::kept::{Broken, MOST_BYTES};
 use crate::state::{Snapshot, State};
@@ -21,14 +22,16 @@ const EVERY: Duration = Duration::from_mins(1);
 /// may not.
 pub fn restore(path: &Path, snapshot: &Snapshot, clock: &dyn Clock) -> bool {
     let bytes = match read(path) {
+        // Made by somebody so that it is there.
+        Ok(bytes) if bytes.is_empty() => return true,
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             tracing::info!(path = %path.display(), "there is no state yet; it is learned anew");
             return true;
         }
         Err(error) => {
-            tracing::error!(path = %path.display(), %error, "the state cannot be read; it is learned anew");
-            return true;
+            tracing::error!(path = %path.display(), %error, "the state cannot be read; it is left as it is, and nothing is kept");
+            return false;
         }
     };
     match snapshot.restore(&bytes, clock.wall()) {
@@ -49,7 +52,7 @@ pub fn restore(path: &Path, snapshot: &Snapshot, clock: &dyn Clock) -> bool {
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+    open_regular(path)?.0.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST_BYTES {
         return Err(io::Error::other("it is too large"));
     }

@@ -74,12 +74,12 @@ pub fn decide_in_time(
     if least > 1.0 || full(candidates) { Ok(Outcome::Shed) } else { decision.map(Outcome::Serve) }
 }
 
-/// Whether nearly all that the ready ones can serve at once is in use.
+/// Whether nearly all that the ready ones can serve at once is in use; not where none is ready, since who comes back is to be tried.
 fn full(candidates: &[Candidate]) -> bool {
     let ready = candidates.iter().filter(|candidate| candidate.standing == Standing::Ready).map(|candidate| &candidate.estimate);
     let (taken, limit) =
         ready.fold((0_u64, 0_u64), |(taken, limit), it| (taken + u64::from(it.in_flight), limit + u64::from(it.limit)));
-    taken as f64 >= FULL * limit as f64
+    limit > 0 && taken as f64 >= FULL * limit as f64
 }
 
 #[cfg(test)]
@@ -128,6 +128,15 @@ mod tests {
         let idle = candidate(1, Some(9.0), 100.0, 0);
         let both = decide_in_time(&patient(), true, &[busy, idle], 0, Millis::ZERO).unwrap();
         assert!(serves(&both), "there is room elsewhere");
+    }
+
+    #[test]
+    fn who_was_shut_is_tried_when_nobody_else_is_there() {
+        let at = |standing| Candidate { standing, ..candidate(0, Some(1.0), 100.0, 0) };
+        let full = Candidate { backend: crate::backend::BackendId(1), ..at(Standing::NoCapacity) };
+        for those in [vec![at(Standing::Ejected)], vec![at(Standing::Returning)], vec![at(Standing::Ejected), full]] {
+            assert!(serves(&decide_in_time(&patient(), true, &those, 0, Millis::ZERO).unwrap()), "{those:?}");
+        }
     }
 
     #[test]

@@ -120,7 +120,15 @@ impl FirstToken {
 
     /// A response began after `took`, with `queue` ahead of it as predicted when it was sent.
     pub(super) fn saw(&self, prompt: u32, queue: Millis, took: Millis) {
-        self.step(prompt, queue, |expected| if took.get() > expected { Moves::Up } else { Moves::Down });
+        let cell = self.cell(queue.get(), prompt);
+        self.step(prompt, queue, |expected| {
+            let late = took.get() > expected;
+            // Others are told of responses only: what they count here they also count into their line.
+            if let Some(cell) = cell {
+                cell.own.add(late);
+            }
+            if late { Moves::Up } else { Moves::Down }
+        });
         let (tokens, span) = (u64::from(prompt.min(MOST_PROMPT)), micros(took.get()));
         for (sum, add) in self.own.iter().zip([tokens, span, tokens * tokens, tokens * span]) {
             sum.fetch_add(add, Relaxed);
@@ -144,13 +152,7 @@ impl FirstToken {
         let before = cell.samples.load(Relaxed);
         // It begins where its neighbour is.
         let factor = if before == 0 { self.factor(base, queue.get(), prompt) } else { cell.factor.get() };
-        let moves = moves(factor * base);
-        match moves {
-            Moves::Up => cell.own.add(true),
-            Moves::Down => cell.own.add(false),
-            Moves::Not => {}
-        }
-        let step = match moves {
+        let step = match moves(factor * base) {
             Moves::Down => -STEP * (1.0 - QUANTILE),
             Moves::Not => 0.0,
             Moves::Up if before < KNOWN => EARLY_STEP * QUANTILE,

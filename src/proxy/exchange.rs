@@ -149,6 +149,8 @@ pub struct Exchange {
     pub(super) route: Option<usize>,
     /// The client's key, by its place in the plan.
     pub(super) key: Option<usize>,
+    /// The request names the key and is not yet known to be signed with it, so no record may say that it is that client's.
+    pub(super) key_is_claimed: bool,
     /// Its policy, where it asked for more than that.
     pub(super) narrowed: Option<Box<Narrowed>>,
     pub(super) operation: Option<Operation>,
@@ -209,6 +211,7 @@ impl Exchange {
             takes_trailers: headers::asks_for_trailers(&request.fields),
             route: None,
             key: None,
+            key_is_claimed: false,
             narrowed: None,
             operation: None,
             model: None,

@@ -281,8 +281,9 @@ fn address(outgoing: &mut Outgoing, x: &Exchange, backend: &Arc<Backend>, deploy
     }
     headers::addressed(&mut request.head.fields, backend, credential.as_ref(), provenance.as_ref());
     request.head.fields.set(Name::XRequestId, x.request_id());
-    signature::sign(request, backend, &x.snapshot, x.shared.clock.wall())?;
+    // Also where it cannot be signed, its fields are there to be taken out again.
     *addressed_to = Some(Arc::clone(backend));
+    signature::sign(request, backend, &x.snapshot, x.shared.clock.wall())?;
     Ok(if inject { UsageEvent::Strip } else { UsageEvent::Keep })
 }
 

@@ -118,6 +118,7 @@ pub(super) async fn verify(request: &mut Received, x: &mut Exchange) -> Result<(
         None => Chunks::new(),
     };
     admit::verified(&request.head, &chunks, &x.snapshot.plan.keys, x.wall)?;
+    x.key_is_claimed = false;
     request.body = Some(RequestBody::Whole(Bytes::from(chunks.concat())));
     Ok(())
 }

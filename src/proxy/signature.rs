@@ -21,11 +21,15 @@ pub(super) fn sign(
     let (Credential::SigV4(how), Some(keyring)) = (&backend.credential, snapshot.keyring(backend.id)) else { return Ok(()) };
     let Message { head, body } = request;
     let payload = PayloadHash::of(body.pieces().iter().map(|piece| &piece[..]));
+    // Of several the service signs all, joined; of those that differ it takes none.
+    let mut content_types = head.fields.all(Name::ContentType);
+    let one = content_types.next().is_some() && content_types.next().is_none();
+    drop(content_types);
     let subject = Subject {
         method: head.method.as_str(),
         target: head.target.path_and_query().map_or("/", |target| target.as_str()),
         host: head.fields.get_text(Name::Host).unwrap_or_default(),
-        content_type: head.fields.get_text(Name::ContentType),
+        content_type: head.fields.get_text(Name::ContentType).filter(|_| one),
         payload: &payload,
     };
     let signed = keyring.sign(how, &subject, now).ok_or(Error::BadTarget("the request cannot be signed for its backend"))?;

@@ -94,6 +94,8 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
     let sending = x.shared.upstreams.send(&backend, outgoing);
     let sent = upload::in_time(sending, &turn, backend.timeouts.first_byte, whole).await;
     let result = booked(sent, &backend, x);
+    // What was collected has been sent, and nothing is sent twice here.
+    x.release_body();
     let mut response = result?;
     if response.head.status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Answer::Backend(response, UsageEvent::Keep));

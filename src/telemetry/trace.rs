@@ -40,7 +40,9 @@ pub fn install(filter: Option<&str>, json: bool) -> Result<(), TraceError> {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, TraceError> {
-    EnvFilter::try_new(filter).map_err(|error| TraceError::Filter { filter: filter.to_owned(), error })
+    let filter = EnvFilter::try_new(filter).map_err(|error| TraceError::Filter { filter: filter.to_owned(), error })?;
+    // It traces every field that a client signed, and a client may sign its secrets.
+    Ok("aws_sigv4=off".parse().map_or_else(|_| EnvFilter::new("off"), |off| filter.add_directive(off)))
 }
 
 #[cfg(test)]

@@ -8,9 +8,10 @@ pub(super) const fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// The place of the first byte at or after `at` that is not white space; the length where there is none.
+/// The place of the first byte at or after `at` that is not white space; the length where there is none, also where `at` is beyond it.
 pub(super) fn skip_space(text: &[u8], at: usize) -> usize {
-    text[at..].iter().position(|byte| !is_space(*byte)).map_or(text.len(), |skipped| at + skipped)
+    let rest = text.get(at..).unwrap_or_default();
+    rest.iter().position(|byte| !is_space(*byte)).map_or(text.len(), |skipped| at + skipped)
 }
 
 /// The place after `byte`, if that is what comes at or after `at` once white space is passed over.
@@ -144,3 +145,30 @@ pub(super) const USAGE_KEY: &[u8] = b"\"usage\"";
 
 /// A prepared search for [`USAGE_KEY`].
 pub(super) static USAGE: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(USAGE_KEY));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_end_where_the_text_does() {
+        let of = |text| members(text).map(|(name, value)| (name.to_vec(), value.to_vec())).collect::<Vec<_>>();
+        let one = |name: &[u8], value: &[u8]| vec![(name.to_vec(), value.to_vec())];
+        assert_eq!(of(br#"{"a": 1, "b": "c"}"#).len(), 2);
+        assert_eq!(of(br#"{"p":"abcd""#), one(b"p", br#""abcd""#), "without its brace");
+        assert_eq!(of(br#"{"p":{}"#), one(b"p", b"{}"));
+        assert_eq!(of(br#"{"a":x","k":{\""}"#).len(), 2, "whose quotes are read in another phase than they were balanced in");
+        assert!(of(b"").is_empty() && of(b"{").is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_the_bytes_are_members_lie_within_them(words in proptest::collection::vec(
+            proptest::sample::select(vec!["{", "}", "[", "]", "\"", ":", ",", "\\", " ", "a", "1", "\u{e9}"]), 0..40,
+        )) {
+            let text = words.concat();
+            let taken: usize = members(text.as_bytes()).map(|(name, value)| name.len() + value.len()).sum();
+            proptest::prop_assert!(taken <= text.len());
+        }
+    }
+}

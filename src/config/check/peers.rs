@@ -20,8 +20,8 @@ pub(in crate::config) const MOST_OFTEN: Duration = Duration::from_millis(1);
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
 /// A message is believed for two seconds.
 const MOST_SELDOM: Duration = Duration::from_secs(1);
-/// Replicas that hear each other, and one's own address among them.
-const MOST_OTHERS: usize = 64;
+/// Replicas that hear each other, and one's own address among them. More than are heard would count some of them only.
+const MOST_OTHERS: usize = 33;
 /// A secret that nobody guesses: sixteen characters of chance.
 const LEAST_SECRET: usize = 16;
 
