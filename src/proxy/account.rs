@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use smallvec::SmallVec;
 
-use super::exchange::{Attempt, AttemptOutcome, Exchange};
+use super::exchange::{Attempt, AttemptOutcome, Exchange, Proof};
 use super::relay;
 use crate::backend::Backend;
 use crate::cost::{Costs, TokenPrices};
@@ -348,7 +348,7 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         route: route.map(|route| Text::from(&*route.name)),
         policy: policy.map(|policy| Text::from(&*policy.name)),
         narrowed: x.narrowed.as_ref().map(|narrowed| narrowed.used()),
-        key: x.key().filter(|_| !x.key_is_claimed).map(|key| Text::from(&*key.name)),
+        key: x.key().filter(|_| x.key_is == Proof::Shown).map(|key| Text::from(&*key.name)),
         method: Text::from(x.method.as_str()),
         path: Text::from(x.path.path()),
         status: x.has_answered().then_some(x.status.as_u16()),

@@ -34,6 +34,15 @@ use crate::wire::message::RequestHead;
 use crate::wire::usage::{Usage, UsageSource};
 use crate::wire::{Operation, bedrock};
 
+/// How sure it is that a key is the client's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// It was shown, or the request is signed with it.
+    Shown,
+    /// The request names it and is not yet known to be signed with it, so no record may say whose it is.
+    Claimed,
+}
+
 /// How one attempt at one backend went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptOutcome {
@@ -149,8 +158,8 @@ pub struct Exchange {
     pub(super) route: Option<usize>,
     /// The client's key, by its place in the plan.
     pub(super) key: Option<usize>,
-    /// The request names the key and is not yet known to be signed with it, so no record may say that it is that client's.
-    pub(super) key_is_claimed: bool,
+    /// How sure it is that the key is the client's.
+    pub(super) key_is: Proof,
     /// Its policy, where it asked for more than that.
     pub(super) narrowed: Option<Box<Narrowed>>,
     pub(super) operation: Option<Operation>,
@@ -211,7 +220,7 @@ impl Exchange {
             takes_trailers: headers::asks_for_trailers(&request.fields),
             route: None,
             key: None,
-            key_is_claimed: false,
+            key_is: Proof::Shown,
             narrowed: None,
             operation: None,
             model: None,

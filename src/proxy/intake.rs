@@ -16,7 +16,7 @@ use http_body_util::BodyExt;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::exchange::{Buffered, Exchange};
+use super::exchange::{Buffered, Exchange, Proof};
 use super::reject::Error;
 use super::request_body::RequestBody;
 use super::{Received, admit};
@@ -118,7 +118,7 @@ pub(super) async fn verify(request: &mut Received, x: &mut Exchange) -> Result<(
         None => Chunks::new(),
     };
     admit::verified(&request.head, &chunks, &x.snapshot.plan.keys, x.wall)?;
-    x.key_is_claimed = false;
+    x.key_is = Proof::Shown;
     request.body = Some(RequestBody::Whole(Bytes::from(chunks.concat())));
     Ok(())
 }

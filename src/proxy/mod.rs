@@ -54,7 +54,7 @@ use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::{Call, call};
 
 pub use exchange::{Attempt, AttemptOutcome, Exchange};
-use exchange::{MAX_ID, Shadowed};
+use exchange::{MAX_ID, Proof, Shadowed};
 pub use provenance::Client;
 use provenance::{Provenance, Pseudonym};
 pub use reject::Error;
@@ -293,7 +293,8 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
     x.route = route.and_then(|route| plan.routes.iter().position(|r| std::ptr::eq(r, route)));
     // Before it is said that there is no route: who has no key learns nothing of the plan.
     let admitted = admit::key(&plan.keys, fields)?;
-    (x.key, x.key_is_claimed) = (admitted.key, admitted.by_signature);
+    x.key = admitted.key;
+    x.key_is = if admitted.by_signature { Proof::Claimed } else { Proof::Shown };
     let route = route.ok_or(Error::NoRoute)?;
     if !x.key_opens_route() {
         return Err(Error::KeyNotAllowed);
@@ -321,7 +322,7 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
     let intake = intake::read(request, operation, named, x).await?;
     if admitted.by_signature {
         admit::verified(&request.head, &intake.chunks, &plan.keys, x.wall)?;
-        x.key_is_claimed = false;
+        x.key_is = Proof::Shown;
     }
     while let Some(span) = decide_candidates(x, intake.fields.names_stored())? {
         // Boxed, since it is rare, and every future that waits for an answer would have room for it.
