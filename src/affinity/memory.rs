@@ -184,13 +184,13 @@ mod tests {
     }
 
     fn called(name: u32) -> Session {
-        Session::called(&KEY, &name.to_le_bytes()).of(&KEY, "m", 0)
+        Session::called(&KEY, &name.to_le_bytes()).of(&KEY, "m", "")
     }
 
     fn beginning(text: &[u8]) -> Session {
         let mut scan = PrefixScan::new(KEY);
         scan.feed(text);
-        scan.session().unwrap().of(&KEY, "m", 0)
+        scan.session().unwrap().of(&KEY, "m", "")
     }
 
     fn near(a: f64, b: f64) -> bool {

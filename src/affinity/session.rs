@@ -66,12 +66,13 @@ impl Session {
         Self { names, count: 1, given: true }
     }
 
-    /// The same for one model, since no two share what they keep. `client` tells clients apart who may call two conversations the same;
-    /// where their prompts begin alike they share what is kept.
+    /// The same for one model, since no two share what they keep. `client` tells clients apart who may call two conversations the same, by
+    /// a name that outlives a reload; where their prompts begin alike they share what is kept, as they do at the backend: who guesses how
+    /// another's prompt begins may find out that it was sent.
     #[must_use]
-    pub fn of(mut self, key: &SessionKey, model: &str, client: u64) -> Self {
+    pub fn of(mut self, key: &SessionKey, model: &str, client: &str) -> Self {
         let salt = key.hash(model.as_bytes());
-        let salt = if self.given { salt ^ client.wrapping_mul(0x9e37_79b9_7f4a_7c15) } else { salt };
+        let salt = if self.given { salt ^ key.hash(client.as_bytes()).rotate_left(1) } else { salt };
         for name in &mut self.names {
             // Not zero, which is nobody's name.
             *name = fold(*name ^ salt, key.0[0] | 1).max(1);
@@ -206,12 +207,18 @@ mod tests {
     #[test]
     fn what_is_called_the_same_is_the_same_for_one_client_and_one_model() {
         let called = |name: &str, model, client| Session::called(&KEY, name.as_bytes()).of(&KEY, model, client);
-        assert_eq!(called("a", "m", 1), called("a", "m", 1));
-        let all = [called("a", "m", 1), called("b", "m", 1), called("a", "n", 1), called("a", "m", 2), called("a\0", "m", 1)];
+        assert_eq!(called("a", "m", "blue"), called("a", "m", "blue"));
+        let all = [
+            called("a", "m", "blue"),
+            called("b", "m", "blue"),
+            called("a", "n", "blue"),
+            called("a", "m", "red"),
+            called("a\0", "m", "blue"),
+        ];
         assert!((1..all.len()).all(|nth| !all[..nth].contains(&all[nth])));
         let prompt = scanned(&[&[b'p'; 1024]]).unwrap();
-        assert_eq!(prompt.of(&KEY, "m", 1), prompt.of(&KEY, "m", 2), "what they say alike is kept once");
-        assert_ne!(prompt.of(&KEY, "m", 1), prompt.of(&KEY, "n", 1));
+        assert_eq!(prompt.of(&KEY, "m", "blue"), prompt.of(&KEY, "m", "red"), "what they say alike is kept once");
+        assert_ne!(prompt.of(&KEY, "m", "blue"), prompt.of(&KEY, "n", "blue"));
     }
 
     #[test]

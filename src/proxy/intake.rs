@@ -79,8 +79,8 @@ pub(super) async fn read(
         x.model = Some(fields.model.as_str().into());
     }
     x.operation = Some(operation);
-    x.session =
-        named.ok().or(fields.session).map(|session| x.shared.own_session(session, x.model.as_deref().unwrap_or_default(), x.key));
+    let (model, client) = (x.model.as_deref().unwrap_or_default(), x.key().map_or("", |key| &key.name));
+    x.session = named.ok().or(fields.session).map(|session| x.shared.own_session(session, model, client));
     x.demand = Some(Demand {
         body_bytes: fields.length,
         max_output_tokens: fields.max_output_tokens,

@@ -140,8 +140,8 @@ impl Shared {
     }
 
     /// A conversation of a client's, about a model.
-    fn own_session(&self, session: Session, model: &str, client: Option<usize>) -> Session {
-        session.of(&self.session_key, model, client.map_or(0, |place| place as u64 + 1))
+    fn own_session(&self, session: Session, model: &str, client: &str) -> Session {
+        session.of(&self.session_key, model, client)
     }
 
     /// What a policy may hedge. It outlives a reload, by the policy's name.
@@ -268,23 +268,10 @@ enum Answer {
 async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Error> {
     let snapshot = Arc::clone(&x.snapshot);
     let plan = &snapshot.plan;
-    if x.shared.metrics.in_flight.get() > i64::try_from(plan.limits.in_flight).unwrap_or(i64::MAX) {
-        x.shared.metrics.shed.add_one();
-        return Err(Error::Busy);
-    }
-    // The one makes a server repeat what it was sent, our credential included; the other asks for a tunnel past every rule.
-    if matches!(request.head.method, Method::TRACE | Method::CONNECT) {
-        return Err(Error::MethodNotAllowed { allow: "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT" });
-    }
-    if !x.http1 {
-        crate::wire::framing::check(&request.head).map_err(Error::Framing)?;
-    }
+    acceptable(&request.head, x)?;
     // Shared with the request, whose body may have to be read before the path is done with.
     let target = x.path.clone();
     let path = target.path();
-    if crate::route::has_dot_segment(path) {
-        return Err(Error::BadTarget("the path has dot segments"));
-    }
     let fields = &request.head.fields;
     let route = crate::route::select(&plan.routes, path, |name, value| match value {
         Some(value) => fields.all(name).any(|seen| seen == value.as_bytes()),
@@ -338,6 +325,25 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
     let (response, usage_event) = forward::attempts(&mut outgoing, x).await?;
     x.release_body();
     Ok(Answer::Backend(response, usage_event))
+}
+
+/// Refuses what nobody is asked about, whatever its route is.
+fn acceptable(head: &RequestHead, x: &Exchange) -> Result<(), Error> {
+    if x.shared.metrics.in_flight.get() > i64::try_from(x.snapshot.plan.limits.in_flight).unwrap_or(i64::MAX) {
+        x.shared.metrics.shed.add_one();
+        return Err(Error::Busy);
+    }
+    // The one makes a server repeat what it was sent, our credential included; the other asks for a tunnel past every rule.
+    if matches!(head.method, Method::TRACE | Method::CONNECT) {
+        return Err(Error::MethodNotAllowed { allow: "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT" });
+    }
+    if !x.http1 {
+        crate::wire::framing::check(head).map_err(Error::Framing)?;
+    }
+    if crate::route::has_dot_segment(x.path.path()) {
+        return Err(Error::BadTarget("the path has dot segments"));
+    }
+    Ok(())
 }
 
 /// Estimates every candidate of the route for the model and decides among them, unless the request is rather held back for so long.

@@ -119,7 +119,7 @@ impl Router {
             *turn = turn.wrapping_add(1);
             turn.wrapping_sub(1)
         });
-        let called = |number: u32| Session::called(&SESSION_KEY, &number.to_le_bytes()).of(&SESSION_KEY, MODEL, 0);
+        let called = |number: u32| Session::called(&SESSION_KEY, &number.to_le_bytes()).of(&SESSION_KEY, MODEL, "");
         let session = conversation.map(called);
         let mut candidates = SmallVec::new();
         let mut outcome = Outcome::Refuse(NoCandidate::NoneServes);
