@@ -63,7 +63,12 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut new = path.to_owned().into_os_string();
     new.push(".new");
-    let mut file = File::create(&new)?;
+    // What is there is left over from a crash, or a link that somebody laid: neither is written into.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::create_new(&new)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, path)
