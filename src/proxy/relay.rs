@@ -211,12 +211,7 @@ impl Metered {
                     self.release_held();
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    let clients = matches!(error, BodyError::Upload);
-                    if let Some(upload) = self.exchange.upload.as_ref().filter(|_| clients) {
-                        let why = upload.why_failed();
-                        self.exchange.error = (!matches!(why, Error::ClientGone)).then(|| why.code());
-                    }
-                    self.finish(if clients { Ended::ClientGone } else { Ended::UpstreamBroke });
+                    self.broke(&error);
                     // What came before the break may still be in hyper's buffer, and an error now would throw it away.
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
@@ -255,6 +250,16 @@ impl Metered {
                 }
             }
         }
+    }
+
+    /// The response ended before its end, or the request that it answers did.
+    fn broke(&mut self, error: &BodyError) {
+        let clients = matches!(error, BodyError::Upload);
+        if let Some(upload) = self.exchange.upload.as_ref().filter(|_| clients) {
+            let why = upload.why_failed();
+            self.exchange.error = (!matches!(why, Error::ClientGone)).then(|| why.code());
+        }
+        self.finish(if clients { Ended::ClientGone } else { Ended::UpstreamBroke });
     }
 
     fn release_held(&mut self) {

@@ -135,18 +135,7 @@ impl Supervisor {
         tracing::info!(delay = ?self.delay, deadline = ?self.deadline, "draining");
         unless(&again, tokio::time::sleep(self.delay)).await;
         common.stop.cancel();
-        let all = async { while ended.recv().await.is_some() {} };
-        tokio::pin!(all);
-        let drained = tokio::select! {
-            () = &mut all => true,
-            () = again.cancelled() => false,
-            () = tokio::time::sleep(self.deadline) => false,
-        };
-        if !drained {
-            tracing::warn!("cutting off the streams that are still open");
-            common.cut.cancel();
-        }
-        let gone = drained || tokio::time::timeout(CUT_WITHIN, all).await.is_ok();
+        let (drained, gone) = drain(&mut ended, &again, self.deadline, &common.cut).await;
         if gone {
             // They are at their ends; what is waited for is that each lets go of its buffer of the access log.
             for thread in threads {
@@ -168,6 +157,28 @@ impl Supervisor {
         tracing::info!(drained, "ended");
         Ended { drained, log_complete, failed: failed || !gone }
     }
+}
+
+/// Waits for the workers to end by themselves, up to the deadline or until told again, and cuts them off then. Returns whether they did
+/// so, and whether they ended at all.
+async fn drain<T>(
+    ended: &mut mpsc::Receiver<T>,
+    again: &CancellationToken,
+    deadline: Duration,
+    cut: &CancellationToken,
+) -> (bool, bool) {
+    let all = async { while ended.recv().await.is_some() {} };
+    tokio::pin!(all);
+    let drained = tokio::select! {
+        () = &mut all => true,
+        () = again.cancelled() => false,
+        () = tokio::time::sleep(deadline) => false,
+    };
+    if !drained {
+        tracing::warn!("cutting off the streams that are still open");
+        cut.cancel();
+    }
+    (drained, drained || tokio::time::timeout(CUT_WITHIN, all).await.is_ok())
 }
 
 /// Does what signals ask for; without any it waits with the others.

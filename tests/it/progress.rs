@@ -178,9 +178,9 @@ fn a_call_whose_body_stalls_reaches_nobody() {
     is_not_blamed(&proxy);
 }
 
-#[test]
-fn a_stream_without_an_end_ends_with_the_time_of_its_exchange() {
-    let peer = Peer::start(|seen, stream| {
+/// A backend whose streams go on as long as they are taken, and that answers a request with `x-next` at once.
+fn endless() -> Peer {
+    Peer::start(|seen, stream| {
         if seen.field("x-next").is_some() {
             respond(stream, "200 OK", "content-type: application/json\r\n", b"{}");
             return Then::Next;
@@ -189,7 +189,12 @@ fn a_stream_without_an_end_ends_with_the_time_of_its_exchange() {
         let event = [b"data: ".as_slice(), &[b'x'; 8000], b"\n\n"].concat();
         while stream.write_all(&[format!("{:x}\r\n", event.len()).as_bytes(), &event, b"\r\n"].concat()).is_ok() {}
         Then::Close
-    });
+    })
+}
+
+#[test]
+fn a_stream_without_an_end_ends_with_the_time_of_its_exchange() {
+    let peer = endless();
     let proxy = harness("", peer.address, "timeouts: { total: 1s }");
     at_once(|| {
         let mut client = Client::connect(proxy.address);
@@ -210,16 +215,7 @@ fn a_stream_without_an_end_ends_with_the_time_of_its_exchange() {
 /// The end is not seen by whoever reads the backend, who is not asked for more: it is whoever writes to the client that has to see it.
 #[test]
 fn a_client_that_does_not_read_has_the_time_of_its_exchange_and_no_more() {
-    let peer = Peer::start(|seen, stream| {
-        if seen.field("x-next").is_some() {
-            respond(stream, "200 OK", "content-type: application/json\r\n", b"{}");
-            return Then::Next;
-        }
-        begin_events(stream);
-        let event = [b"data: ".as_slice(), &[b'x'; 8000], b"\n\n"].concat();
-        while stream.write_all(&[format!("{:x}\r\n", event.len()).as_bytes(), &event, b"\r\n"].concat()).is_ok() {}
-        Then::Close
-    });
+    let peer = endless();
     let proxy = harness("", peer.address, "timeouts: { total: 1s }");
     let chunked = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: w\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{STREAM}\r\n0\r\n\r\n",
