@@ -3,6 +3,8 @@
 //! The rules are AWS's own crate's. What is ours is to sign little: the host, the content's type, the date and the session token. A
 //! field that a proxy on the way may touch has no place in a signature.
 
+mod authority;
+
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
@@ -17,6 +19,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
+use self::authority::AUTHORITY;
 use crate::backend::AwsKeys;
 
 /// The field with the time of a signature.
@@ -263,12 +266,19 @@ pub fn verify(received: &Received<'_>, keys: &AwsKeys, scope: Option<Scope<'_>>,
     if token != keys.session_token.as_ref().map(|token| token.expose().as_bytes()) {
         return Err(Mistrust::Signature);
     }
+    let right = right(received, &fields, &claim, keys, at).ok_or(Mistrust::Signature)?;
+    verify_slices_are_equal(right.as_bytes(), claim.signature.as_bytes()).map_err(|_| Mistrust::Signature)
+}
+
+/// The signature that it has to have.
+fn right(received: &Received<'_>, fields: &[(&str, &str)], claim: &Claim<'_>, keys: &AwsKeys, at: SystemTime) -> Option<String> {
+    if fields.iter().any(|(name, _)| *name == AUTHORITY) {
+        return authority::signature(received, fields, claim, keys, at);
+    }
     let scope = Scope { service: claim.service, region: claim.region };
     let fields = fields.iter().map(|(name, value)| (*name, *value));
-    let signer = Signer::new(keys);
-    let calculated = signer.calculate(scope, received.method, received.target, fields, received.payload, at);
-    let (_, right) = calculated.ok_or(Mistrust::Signature)?;
-    verify_slices_are_equal(right.as_bytes(), claim.signature.as_bytes()).map_err(|_| Mistrust::Signature)
+    let calculated = Signer::new(keys).calculate(scope, received.method, received.target, fields, received.payload, at);
+    calculated.map(|(_, right)| right)
 }
 
 /// When it was signed, if the field and the claim agree and that is not too far from now.
@@ -286,11 +296,17 @@ fn signed<'a>(received: &Received<'a>, claim: &Claim<'a>) -> Option<Vec<(&'a str
     let listed = |name: &str| names.binary_search(&name).is_ok();
     let in_order = names.is_sorted() && names.windows(2).all(|pair| pair[0] != pair[1]);
     let all_amz = received.fields.keys().all(|name| !name.as_str().starts_with("x-amz-") || listed(name.as_str()));
-    if !in_order || !all_amz || !listed("host") || !listed(DATE.as_str()) {
+    // One of the two: with both, one of them could be another host than the one that was meant.
+    let host = listed(HOST.as_str()) != listed(AUTHORITY);
+    if !in_order || !all_amz || !host || !listed(DATE.as_str()) {
         return None;
     }
     let mut fields = Vec::with_capacity(names.len());
     for name in names {
+        if name == AUTHORITY {
+            fields.push((name, received.authority?));
+            continue;
+        }
         let mut values = received.fields.get_all(name).iter().peekable();
         if values.peek().is_none() {
             let authority = received.authority.filter(|_| name == HOST)?;

@@ -173,6 +173,35 @@ fn what_must_be_signed_is_asked_for() {
     assert_eq!(rewritten("/20261123/", "/20261122/"), Err(Mistrust::Date));
 }
 
+/// AWS's SDK for JavaScript over HTTP/2.
+#[test]
+fn the_host_may_be_signed_as_the_pseudo_header_that_it_is() {
+    for target in TARGETS {
+        let signed = [(":authority", HOST_NAME), ("content-type", "application/json"), ("x-amz-date", "20261123T100000Z")];
+        let names = "SignedHeaders=:authority;content-type;x-amz-date";
+        let credential = "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20261123/us-west-2/bedrock/aws4_request";
+        let authorization = format!("{credential}, {names}, Signature={}", by_hand(target, &signed, &hash(BODY)));
+        let mut fields = HeaderMap::new();
+        fields.insert("content-type", HeaderValue::from_static("application/json"));
+        fields.insert(DATE, HeaderValue::from_static("20261123T100000Z"));
+        fields.insert(AUTHORIZATION, HeaderValue::from_str(&authorization).unwrap());
+        let payload = hash(BODY);
+        let ask = |fields: &HeaderMap, target: &str, authority: Option<&str>| {
+            let received = Received { method: "POST", target, authority, fields, payload: &payload };
+            verify(&received, &keys(None), Some(SCOPE), now())
+        };
+        assert_eq!(ask(&fields, target, Some(HOST_NAME)), Ok(()), "{target}");
+        assert_eq!(ask(&fields, target, Some("elsewhere")), Err(Mistrust::Signature));
+        assert_eq!(ask(&fields, target, None), Err(Mistrust::Fields), "it came over HTTP/1.1");
+        assert_eq!(ask(&fields, "/model/x/converse", Some(HOST_NAME)), Err(Mistrust::Signature));
+        assert_eq!(ask(&fields, &format!("{target}?a=b"), Some(HOST_NAME)), Err(Mistrust::Signature));
+        let both = authorization.replace("content-type;", "content-type;host;");
+        fields.insert(AUTHORIZATION, HeaderValue::from_str(&both).unwrap());
+        fields.insert(HOST, HeaderValue::from_static("elsewhere"));
+        assert_eq!(ask(&fields, target, Some(HOST_NAME)), Err(Mistrust::Fields));
+    }
+}
+
 proptest! {
     #[test]
     fn any_claim_is_survived(text in r"(AWS4-HMAC-SHA256|Credential=|SignedHeaders=|Signature=| |,|/|;|=|a|aws4_request){0,20}") {
