@@ -1,24 +1,28 @@
 #!/usr/bin/env bash
 # Installs what the tests with real clients and servers need, into a folder outside the repository.
 #
-#   tests/setup.sh             the official SDKs of OpenAI and AWS       (about 90 MB, seconds)
-#   tests/setup.sh --server    also llama.cpp's server and a tiny model  (about 200 MB more, seconds)
+#   tests/setup.sh             the official SDKs of OpenAI and AWS for Python   (about 90 MB, seconds)
+#   tests/setup.sh --clients   also those for Node, and AWS's for Rust          (about 400 MB more, a minute)
+#   tests/setup.sh --server    also llama.cpp's server and a tiny model         (about 200 MB more, seconds)
 #
-# The folder is $WINDWARD_CACHE, or ~/.cache/windward. It needs python3 with venv; nothing is compiled. What is there already in the
-# right version stays. Versions are pinned in tests/tools/requirements-*.txt.
+# The folder is $WINDWARD_CACHE, or ~/.cache/windward. It needs python3 with venv, and for --clients also node, npm and cargo, which
+# compiles tests/clients/rust. What is there already in the right version stays. Versions are pinned in tests/tools/requirements-*.txt
+# and tests/clients/*/.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${WINDWARD_CACHE:-$HOME/.cache/windward}
-with_server=false
-case "${1:-}" in
-    "") ;;
-    --server) with_server=true ;;
-    *)
-        sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
-        exit 2
-        ;;
-esac
+with_clients=false with_server=false
+for option; do
+    case "$option" in
+        --clients) with_clients=true ;;
+        --server) with_server=true ;;
+        *)
+            sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+            exit 2
+            ;;
+    esac
+done
 
 venv=$cache/venv
 mkdir -p "$cache"
@@ -35,5 +39,12 @@ if $with_server; then
     # Beside its place and then moved there, so that an interrupted run leaves no half of a model.
     "$venv/bin/python" "$here/tools/make_gguf.py" "$cache/tiny.gguf.new"
     mv "$cache/tiny.gguf.new" "$cache/tiny.gguf"
+fi
+if $with_clients; then
+    mkdir -p "$cache/node"
+    # npm writes beside the file that it reads.
+    cp "$here/clients/node/package.json" "$cache/node/package.json"
+    npm install --prefix "$cache/node" --silent --no-audit --no-fund --ignore-scripts
+    cargo build --quiet --manifest-path "$here/clients/rust/Cargo.toml" --target-dir "$cache/rust"
 fi
 echo "ready in $cache"

@@ -17,6 +17,7 @@ mod bedrock;
 mod cancel;
 mod carbon;
 mod carbon_feed;
+mod clients;
 mod closed_loop;
 mod config;
 mod config_limits;

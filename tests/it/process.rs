@@ -1,4 +1,4 @@
-//! Programs as a person starts them: the binary itself, and Python with what `tests/setup.sh` installed.
+//! Programs as a person starts them: the binary itself, and what `tests/setup.sh` installed of others.
 //!
 //! Most tests run the proxy within their own process, where time and peers are theirs. What is here is for the few that want the
 //! whole: arguments, a file on disk, sockets, signals, and a client that was written by others.
@@ -150,24 +150,29 @@ pub(super) fn access_log(folder: &Path) -> Vec<serde_json::Value> {
 /// What `tests/setup.sh` installs.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Installed {
-    /// The official SDKs.
+    /// The official SDKs, for Python.
     Sdk,
+    /// The official SDKs for Node.
+    Node,
+    /// AWS's SDK for Rust, in a program of its own.
+    Rust,
     /// The model server.
     Server,
 }
 
 impl Installed {
     /// The folder of the installation. When it is not there the test is passed over, and says so where it is seen; unless
-    /// `WINDWARD_REQUIRE` (`sdk`, `server`, or both with a comma) wants it, as in the project's own checks.
+    /// `WINDWARD_REQUIRE` (the words below, with commas) wants it, as in the project's own checks.
     pub(super) fn folder(self) -> Option<PathBuf> {
-        let (word, option, package) = match self {
-            Self::Sdk => ("sdk", "", "openai, boto3"),
-            Self::Server => ("server", " --server", "xllamacpp"),
+        let (word, option) = match self {
+            Self::Sdk => ("sdk", ""),
+            Self::Node => ("node", " --clients"),
+            Self::Rust => ("rust", " --clients"),
+            Self::Server => ("server", " --server"),
         };
         let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache/windward"));
         let cache = std::env::var_os("WINDWARD_CACHE").map(PathBuf::from).or_else(home).unwrap_or_default();
-        let mut try_it = Command::new(python(&cache));
-        let there = try_it.arg("-c").arg(format!("import {package}")).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let there = self.trial(&cache).stdout(Stdio::null()).stderr(Stdio::null()).status();
         if there.is_ok_and(|status| status.success()) {
             return Some(cache);
         }
@@ -178,6 +183,41 @@ impl Installed {
         let _ = writeln!(std::io::stderr(), "SKIPPED: the tests with `{word}` did not run; tests/setup.sh{option} installs it");
         None
     }
+
+    /// A command that succeeds where it is installed.
+    fn trial(self, cache: &Path) -> Command {
+        let import = |package: &str| {
+            let mut command = Command::new(python(cache));
+            command.arg("-c").arg(format!("import {package}"));
+            command
+        };
+        match self {
+            Self::Sdk => import("openai, boto3"),
+            Self::Server => import("xllamacpp"),
+            Self::Node => {
+                let mut command = node(cache);
+                command.arg("-e").arg("require('openai'); require('@aws-sdk/client-bedrock-runtime')");
+                command
+            }
+            Self::Rust => {
+                let mut command = Command::new("test");
+                command.arg("-x").arg(rust_client(cache));
+                command
+            }
+        }
+    }
+}
+
+/// Node, with the packages of an installation.
+pub(super) fn node(cache: &Path) -> Command {
+    let mut command = Command::new("node");
+    command.env("NODE_PATH", cache.join("node/node_modules"));
+    command
+}
+
+/// The program in `tests/clients/rust`, as built by an installation.
+pub(super) fn rust_client(cache: &Path) -> PathBuf {
+    cache.join("rust/debug/windward-client-aws")
 }
 
 /// The interpreter of an installation.

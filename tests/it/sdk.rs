@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::process::{Installed, Program, access_log, script, serve, windward};
 
-const FLEET: &str = r#"
+pub(super) const FLEET: &str = r#"
 models: [gpt-oss-120b, text-embedding-3-small]
 regions:
   - { region: aws/eu-north-1, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1, token_ms: 0.5, token_ms_per_request: 0 }
@@ -15,7 +15,7 @@ regions:
 "#;
 
 /// A backend for each thing that can happen, each under a model's name of its own, so that no test disturbs another.
-fn configuration(urls: &HashMap<String, String>) -> String {
+pub(super) fn configuration(urls: &HashMap<String, String>) -> String {
     let url = |region: &str| format!("{}/v1", urls[region]);
     format!(
         r#"
@@ -53,7 +53,7 @@ fn nobody() -> std::net::SocketAddr {
 }
 
 /// Starts a fleet; its regions' URLs by name.
-fn fleet(folder: &std::path::Path, text: &str) -> (Program, HashMap<String, String>) {
+pub(super) fn fleet(folder: &std::path::Path, text: &str) -> (Program, HashMap<String, String>) {
     let file = folder.join("fleet.yaml");
     std::fs::write(&file, text).unwrap();
     let mut fleet = Program::start("windward mock", &mut windward(["mock".as_ref(), "-c".as_ref(), file.as_os_str()]));
@@ -109,7 +109,7 @@ fn check_log(lines: &[serde_json::Value]) {
 }
 
 /// One region that is held to its signature, and one that is full.
-const AWS_FLEET: &str = r#"
+pub(super) const AWS_FLEET: &str = r#"
 models: ["openai.gpt-oss-120b-1:0", "arn:aws:bedrock:us-west-2:123456789012:application-inference-profile/abc"]
 regions:
   - { region: aws/us-west-2, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1, token_ms: 0.5, token_ms_per_request: 0, require_sigv4: { access_key_id: AKIDMOCK, secret_access_key: hush, session_token: temporary } }
