@@ -107,7 +107,7 @@ pub fn estimate(size: Size, backend: &Backend, model: &ModelLive, load: Load, te
     // The first token came with `first_token`, so one interval less than there are tokens remains.
     let total = (first_token + per_output_token * f64::from(output_tokens.saturating_sub(1))).rounded();
     let tokens = TokenCounts { input: prompt_tokens.into(), cached: cached_tokens.into(), output: output_tokens.into() };
-    let energy = terms.coefficients.energy(tokens).mid();
+    let energy = terms.coefficients.best_guess(tokens);
     let limit = model.limit(declared);
     Estimate {
         prompt_tokens,

@@ -187,14 +187,16 @@ impl Snapshot {
     pub fn candidate(&self, deployment: &Deployment, inside: bool, question: &Question<'_>) -> Option<Candidate> {
         let live = self.live(deployment.backend);
         let learned = live.model(&deployment.model)?;
-        learned.doubt(live.millis(question.now));
-        Some(self.judged(deployment, inside, question, learned, live.load()))
+        let now_ms = live.millis(question.now);
+        learned.doubt(now_ms);
+        Some(self.judged(deployment, inside, question, learned, (live.load(), now_ms)))
     }
 
     /// The same as it would be with nothing ahead of the request: what a price is made of.
     pub fn prospect(&self, deployment: &Deployment, inside: bool, question: &Question<'_>) -> Option<Candidate> {
-        let learned = self.live(deployment.backend).model(&deployment.model)?;
-        Some(self.judged(deployment, inside, question, learned, Load::default()))
+        let live = self.live(deployment.backend);
+        let (learned, now_ms) = (live.model(&deployment.model)?, live.millis(question.now));
+        Some(self.judged(deployment, inside, question, learned, (Load::default(), now_ms)))
     }
 
     fn judged(
@@ -203,11 +205,10 @@ impl Snapshot {
         inside: bool,
         question: &Question<'_>,
         learned: &ModelLive,
-        load: Load,
+        (load, now_ms): (Load, u64),
     ) -> Candidate {
-        let Question { model, size, policy, warm, now, wall, turn } = question;
+        let Question { model, size, policy, warm, now: _, wall, turn } = question;
         let (backend, live) = (self.plan.backend(deployment.backend), self.live(deployment.backend));
-        let now_ms = live.millis(*now);
         let terms = Terms {
             coefficients: deployment.coefficients.as_deref().unwrap_or_else(|| self.plan.energy.find(model)),
             prices: deployment.prices.as_ref(),

@@ -1,6 +1,8 @@
 //! What is done with candidates that would be late.
 
-use super::tests::{candidate, decided, policy};
+use proptest::prelude::*;
+
+use super::tests::{any_candidates, candidate, decided, green, policy};
 use super::*;
 
 #[test]
@@ -41,4 +43,16 @@ fn of_the_late_ones_the_least_late_by_either_budget_comes_first() {
     // By their shares of the budgets: 3.0, 1.5 and 2.0.
     let got = decided(&green, &[late(0, 100.0, 30.0), late(1, 1500.0, 9.0), late(2, 2000.0, 20.0)]);
     assert_eq!(got.order.as_slice(), [1, 2, 0]);
+}
+
+proptest! {
+    /// The baseline is found without putting all in order; it is who leads when they are.
+    #[test]
+    fn the_baseline_is_whom_least_latency_would_choose(
+        candidates in any_candidates(24), streamed in any::<bool>(), turn in any::<u32>(),
+    ) {
+        let quick = Policy { objective: Objective::LeastLatency, ..green() };
+        let chosen = decide(&quick, streamed, &candidates, turn).map(|decision| decision.chosen());
+        prop_assert_eq!(decide(&green(), streamed, &candidates, turn).map(|decision| decision.baseline), chosen);
+    }
 }

@@ -295,7 +295,7 @@ fn any_candidate() -> impl Strategy<Value = Candidate> {
 }
 
 /// Up to `most` candidates with ids of their own, in no order of these.
-fn any_candidates(most: usize) -> impl Strategy<Value = Vec<Candidate>> {
+pub(super) fn any_candidates(most: usize) -> impl Strategy<Value = Vec<Candidate>> {
     prop::collection::vec(any_candidate(), 0..=most)
         .prop_map(|mut candidates| {
             for (id, candidate) in candidates.iter_mut().enumerate() {

@@ -22,6 +22,16 @@ const BYTES_RANGE: (f64, f64) = (1.0, 16.0);
 const OUTPUT_TOKENS: f64 = 250.0;
 /// Classes of lengths of responses, each twice as long as the one before: up to 2^20 tokens.
 const LENGTHS: usize = 20;
+/// The middle of each class, three quarters of its upper end: every request with a limit goes through all of them.
+const MIDDLES: [f64; LENGTHS] = {
+    let mut middles = [1.0; LENGTHS];
+    let mut class = 1;
+    while class < LENGTHS {
+        middles[class] = 0.75 * (1_u32 << class) as f64;
+        class += 1;
+    }
+    middles
+};
 /// Each response weighs so much more than the one before, so that the distribution of lengths remembers about a thousand ..
 const GROWTH: f64 = 1.001;
 /// .. and what has become too large to be exact is made small again.
@@ -136,16 +146,15 @@ impl Flow {
     pub fn output_tokens(&self, limit: Option<u32>) -> u32 {
         let mean = self.output_tokens.get().max(1.0);
         let Some(limit) = limit else { return mean as u32 };
-        let (mut weight, mut sum, mut whole) = (0.0, 0.0, 0.0);
-        for (class, seen) in self.lengths.iter().enumerate() {
-            // Three quarters of the upper end are the middle of the class.
-            let tokens = (0.75 * f64::from(1_u32 << class)).max(1.0);
-            weight += seen.get();
-            whole += seen.get() * tokens;
-            sum += seen.get() * tokens.min(f64::from(limit));
+        let limit = f64::from(limit);
+        let (mut sum, mut whole) = (0.0, 0.0);
+        for (seen, tokens) in self.lengths.iter().zip(MIDDLES) {
+            let weight = seen.get();
+            whole += weight * tokens;
+            sum += weight * tokens.min(limit);
         }
-        let kept = if weight > 0.0 && whole > 0.0 { sum / whole } else { 1.0 };
-        (mean * kept).min(f64::from(limit)).max(1.0) as u32
+        let kept = if whole > 0.0 { sum / whole } else { 1.0 };
+        (mean * kept).min(limit).max(1.0) as u32
     }
 
     /// A request of that size was decided.

@@ -115,12 +115,18 @@ impl Coefficients {
     /// The energy of a request at the machine; times [`Pue`](crate::units::Pue) it is the building's. The ends of the band take
     /// the ends of all rates together, since one cause (batch, hardware) moves them all.
     pub fn energy(&self, tokens: TokenCounts) -> EnergyBand {
+        Band { low: self.sum(tokens, Band::low), mid: self.best_guess(tokens), high: self.sum(tokens, Band::high) }
+    }
+
+    /// The middle of that band alone, which is all that a choice is made by.
+    pub fn best_guess(&self, tokens: TokenCounts) -> Joules {
+        self.sum(tokens, Band::mid)
+    }
+
+    fn sum(&self, tokens: TokenCounts, end: impl Fn(&Band<JoulesPerToken>) -> JoulesPerToken) -> Joules {
         let cached = tokens.cached.min(tokens.input);
         let computed = tokens.input - cached;
-        let sum = |end: fn(&Band<JoulesPerToken>) -> JoulesPerToken| {
-            self.fixed + end(&self.e_in) * computed + end(&self.e_cached_in) * cached + end(&self.e_out) * tokens.output
-        };
-        Band { low: sum(Band::low), mid: sum(Band::mid), high: sum(Band::high) }
+        self.fixed + end(&self.e_in) * computed + end(&self.e_cached_in) * cached + end(&self.e_out) * tokens.output
     }
 }
 
@@ -401,7 +407,9 @@ mod tests {
     proptest! {
         #[test]
         fn the_band_keeps_its_order(input in any::<u64>(), cached in any::<u64>(), output in any::<u64>(), model in "\\PC{0,30}") {
-            let band = EnergyTable::shipped().find(&model).energy(TokenCounts { input, cached, output });
+            let tokens = TokenCounts { input, cached, output };
+            let band = EnergyTable::shipped().find(&model).energy(tokens);
+            prop_assert_eq!(band.mid(), EnergyTable::shipped().find(&model).best_guess(tokens));
             prop_assert!(band.low() <= band.mid() && band.mid() <= band.high());
             prop_assert!(band.high().get().is_finite());
         }
