@@ -11,6 +11,7 @@
 //! | What passes is, to hyper, exactly one message; and what is read without hyper is the request that hyper would have seen | fuzz body `framing` |
 //! | A refusal waits for the answers before it, and a body that breaks is the client's fault | `a_refusal_waits_for_the_response_before_it`, `a_broken_upload_ends_the_attempt_and_is_the_clients_fault` |
 //! | HTTP/2 that is malformed is refused and reaches no backend | `what_is_malformed_is_refused_and_reaches_no_backend` |
+//! | A response of HTTP/2 goes out as its client's windows allow, also where a setting makes one of them negative | `a_stream_gets_what_its_window_is_for_and_not_a_byte_more`, `a_setting_moves_the_windows_of_streams_that_are_open_also_below_zero` |
 //! | A flood of frames ends its connection while others are served, and what many clients do is no flood | `a_flood_is_ended_and_others_are_served_meanwhile`, `what_many_clients_do_is_no_flood` |
 //! | A backend of HTTP/2 that floods its connection is left at once | `a_flood_from_an_http2_backend_ends_its_connection` |
 //! | A request that comes back to where it has been is refused at once | `a_request_that_comes_back_is_refused_at_once`, `a_request_that_comes_back_is_known` |

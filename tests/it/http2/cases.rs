@@ -24,16 +24,25 @@ pub(super) enum Want {
     Ended,
 }
 
-/// What is sent after the settings, and how stream 1, or all, ends. A case that is answered with 200 reaches the backend, no other.
+/// What is sent after the settings, and how a stream, or all, ends. A case that is answered with 200 reaches the backend, no other.
 pub(super) struct Case {
     pub name: &'static str,
     pub rule: &'static str,
     pub want: Want,
     pub sent: Vec<u8>,
+    /// Whose end it is.
+    pub stream: u32,
+}
+
+impl Case {
+    const fn of_stream(mut self, stream: u32) -> Self {
+        self.stream = stream;
+        self
+    }
 }
 
 fn case(name: &'static str, rule: &'static str, want: Want, frames: &[Vec<u8>]) -> Case {
-    Case { name, rule, want, sent: frames.concat() }
+    Case { name, rule, want, sent: frames.concat(), stream: 1 }
 }
 
 /// A head without a body.
@@ -76,7 +85,10 @@ fn data(flags: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 pub(super) fn all() -> Vec<Case> {
-    [pseudo(), fields(), hosts(), lengths(), states(), sizes(), connection(), compression()].into_iter().flatten().collect()
+    [pseudo(), fields(), hosts(), lengths(), states(), passed_over(), sizes(), connection(), compression()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn pseudo() -> Vec<Case> {
@@ -244,13 +256,109 @@ fn states() -> Vec<Case> {
                 frame(CONTINUATION, END_HEADERS, 1, &block(&GET)[7..]),
             ],
         ),
-        case("frames of an unknown type", "RFC 9113, 5.5", Answered(200), &[frame(0xfa, 0xff, 7, b"?"), head(&GET)]),
-        case("priorities", "RFC 9113, 5.3.2", Answered(200), &[frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 9]), head(&GET)]),
+        gone(
+            "the rest of a head that has ended",
+            "RFC 9113, 6.10",
+            &[open(&[]), frame(CONTINUATION, END_HEADERS, 1, &block(&[("x", "y")]))],
+        ),
+        gone(
+            "the rest of a head after its data",
+            "RFC 9113, 6.10",
+            &[open(&[]), data(0, b"{"), frame(CONTINUATION, END_HEADERS, 1, &block(&[("x", "y")]))],
+        ),
+        gone(
+            "a priority within a head",
+            "RFC 9113, 4.3",
+            &[frame(HEADERS, END_STREAM, 1, &block(&GET)), frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 9])],
+        ),
+        gone(
+            "a head within a head",
+            "RFC 9113, 4.3",
+            &[frame(HEADERS, END_STREAM, 1, &block(&GET)), frame(HEADERS, END_HEADERS | END_STREAM, 3, &block(&GET))],
+        ),
+        gone(
+            "an unknown frame within a head",
+            "RFC 9113, 5.5",
+            &[frame(HEADERS, END_STREAM, 1, &block(&GET)), frame(0xfa, 0, 1, b"?"), frame(CONTINUATION, END_HEADERS, 1, b"")],
+        ),
+        gone("a head of a stream before the last one", "RFC 9113, 5.1.1", &[on(5), on(3)]),
+        case("data of a stream before the last one", "RFC 9113, 5.1.1", Reset, &[on(5), frame(DATA, 0, 3, b"x")]).of_stream(3),
+        case("data after a reset", "RFC 9113, 5.1", Reset, &[open(&[]), reset(8), data(0, b"x")]),
+        gone("a head after a reset", "RFC 9113, 5.1", &[open(&[]), reset(8), head(&GET)]),
+        gone(
+            "the rest of a head after a reset",
+            "RFC 9113, 5.1",
+            &[open(&[]), reset(8), frame(CONTINUATION, END_HEADERS, 1, &block(&[("x", "y")]))],
+        ),
+        gone("a reset of an even stream", "RFC 9113, 5.1", &[frame(RST_STREAM, 0, 2, &[0; 4])]),
+        gone(
+            "the rest of a head after the end",
+            "RFC 9113, 5.1",
+            &[open(&[]), data(END_STREAM, b"{"), frame(CONTINUATION, 4, 1, b"")],
+        ),
+    ]
+}
+
+/// The head of a call on another stream, a body to follow.
+fn on(stream: u32) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS, stream, &call())
+}
+
+/// A good head on stream 3.
+fn later() -> Vec<u8> {
+    frame(HEADERS, END_HEADERS | END_STREAM, 3, &block(&GET))
+}
+
+/// Stream 1 is given up, with this code.
+fn reset(code: u8) -> Vec<u8> {
+    frame(RST_STREAM, 0, 1, &[0, 0, 0, code])
+}
+
+/// What has to be passed over, and what nobody uses any more.
+fn passed_over() -> Vec<Case> {
+    let fine = |name, rule, frames: &[Vec<u8>]| case(name, rule, Answered(200), frames);
+    let whole = END_HEADERS | END_STREAM;
+    // RFC 9113, 4.1: the first bit of a stream's number.
+    let mut reserved = head(&GET);
+    reserved[5] |= 0x80;
+    vec![
+        fine("frames of an unknown type", "RFC 9113, 5.5", &[frame(0xfa, 0xff, 7, b"?"), head(&GET)]),
+        fine(
+            "an unknown frame on a stream that is open",
+            "RFC 9113, 5.5",
+            &[open(&[]), frame(0xfa, 0xff, 1, b"?"), data(END_STREAM, BODY)],
+        ),
+        fine("the reserved bit", "RFC 9113, 4.1", &[reserved]),
+        fine("the reserved bit of a window", "RFC 9113, 6.9", &[frame(WINDOW_UPDATE, 0, 0, &[0x80, 0, 0, 1]), head(&GET)]),
+        fine("flags of a head that mean nothing", "RFC 9113, 4.1", &[frame(HEADERS, whole | 0x52, 1, &block(&GET))]),
+        fine("flags of data that mean nothing", "RFC 9113, 4.1", &[open(&[]), data(END_STREAM | 0xf6, BODY)]),
+        fine("flags of settings that mean nothing", "RFC 9113, 4.1", &[frame(SETTINGS, 0xfe, 0, b""), head(&GET)]),
+        fine("flags of a ping that mean nothing", "RFC 9113, 4.1", &[frame(PING, 0xfe, 0, &[0; 8]), head(&GET)]),
+        fine("an answer to a ping that nobody sent", "RFC 9113, 6.7", &[frame(PING, 1, 0, &[0; 8]), head(&GET)]),
+        fine("a reset with an unknown code", "RFC 9113, 7", &[open(&[]), frame(RST_STREAM, 0, 1, &[0xff; 4]), later()])
+            .of_stream(3),
+        fine("priorities", "RFC 9113, 5.3.2", &[frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 9]), head(&GET)]),
+        fine(
+            "a priority after a reset",
+            "RFC 9113, 5.1",
+            &[open(&[]), reset(8), frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 9]), later()],
+        )
+        .of_stream(3),
+        fine(
+            "a window after a reset",
+            "RFC 9113, 5.1",
+            &[open(&[]), reset(8), frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 9]), later()],
+        )
+        .of_stream(3),
+        fine("a second reset", "RFC 9113, 5.1", &[open(&[]), reset(8), reset(8), later()]).of_stream(3),
+        fine("streams left out", "RFC 9113, 5.1.1", &[later()]).of_stream(3),
+        case("a priority of stream 0", "RFC 9113, 6.3", Ended, &[frame(PRIORITY, 0, 0, &[0, 0, 0, 3, 9])]),
+        case("a stream that depends on itself", "RFC 7540, 5.3.1", Reset, &[open(&[]), frame(PRIORITY, 0, 1, &[0, 0, 0, 1, 9])]),
         case(
             "a head that depends on itself",
             "RFC 7540, 5.3.1",
             Reset,
-            &[frame(HEADERS, END_HEADERS | END_STREAM | HAS_PRIORITY, 1, &[vec![0, 0, 0, 1, 9], block(&GET)].concat())],
+            &[frame(HEADERS, whole | HAS_PRIORITY, 1, &[vec![0, 0, 0, 1, 9], block(&GET)].concat())],
         ),
     ]
 }
@@ -268,6 +376,21 @@ fn sizes() -> Vec<Case> {
         gone("padding longer than the data", "RFC 9113, 6.1", &[open(&[]), padded(DATA, 0, &[9, 0])]),
         gone("padding longer than the head", "RFC 9113, 6.2", &[padded(HEADERS, END_HEADERS, &[9, 0])]),
         gone("a frame larger than allowed", "RFC 9113, 4.2", &[open(&[]), data(0, &[b'x'; 16_385])]),
+        case(
+            "a frame as large as allowed",
+            "RFC 9113, 4.2",
+            Answered(200),
+            &[open(&[]), data(END_STREAM, &[BODY, &[b' '; 16_384 - BODY.len()]].concat())],
+        ),
+        gone("padding and nothing to pad", "RFC 9113, 6.1", &[open(&[]), padded(DATA, 0, b"")]),
+        gone("padding as long as the data", "RFC 9113, 6.1", &[open(&[]), padded(DATA, 0, &[2, b'x'])]),
+        gone("a head without its priority", "RFC 9113, 6.2", &[frame(HEADERS, END_HEADERS | HAS_PRIORITY, 1, &[0; 4])]),
+        gone("settings larger than a frame", "RFC 9113, 4.2", &[frame(SETTINGS, 0, 0, &[0xfa; 16_386])]),
+        gone("a ping of nine bytes", "RFC 9113, 6.7", &[frame(PING, 0, 0, &[0; 9])]),
+        gone("an answer to a ping of seven bytes", "RFC 9113, 6.7", &[frame(PING, 1, 0, &[0; 7])]),
+        gone("a reset of three bytes", "RFC 9113, 6.4", &[open(&[]), frame(RST_STREAM, 0, 1, &[0; 3])]),
+        gone("a window of three bytes", "RFC 9113, 6.9", &[open(&[]), frame(WINDOW_UPDATE, 0, 1, &[0; 3])]),
+        gone("a goodbye of seven bytes", "RFC 9113, 6.8", &[frame(GOAWAY, 0, 0, &[0; 7])]),
         gone("a head larger than allowed", "RFC 9113, 4.2", &[frame(HEADERS, END_HEADERS, 1, &[0; 16_385])]),
         gone("a ping of seven bytes", "RFC 9113, 6.7", &[frame(PING, 0, 0, &[0; 7])]),
         gone("a ping on a stream", "RFC 9113, 6.7", &[frame(PING, 0, 1, &[0; 8])]),
@@ -293,6 +416,15 @@ fn connection() -> Vec<Case> {
         gone("push neither on nor off", "RFC 9113, 6.5.2", &[setting(2, 2)]),
         gone("a first window too large", "RFC 9113, 6.5.2", &[setting(4, 1 << 31)]),
         gone("frames too small", "RFC 9113, 6.5.2", &[setting(5, 1)]),
+        gone("frames just too small", "RFC 9113, 6.5.2", &[setting(5, (1 << 14) - 1)]),
+        gone("frames too large", "RFC 9113, 6.5.2", &[setting(5, 1 << 24)]),
+        case("the smallest frames", "RFC 9113, 6.5.2", Answered(200), &[setting(5, 1 << 14), head(&GET)]),
+        case("the largest frames", "RFC 9113, 6.5.2", Answered(200), &[setting(5, (1 << 24) - 1), head(&GET)]),
+        case("the largest first window", "RFC 9113, 6.5.2", Answered(200), &[setting(4, (1 << 31) - 1), head(&GET)]),
+        case("no table at all", "RFC 9113, 6.5.2", Answered(200), &[setting(1, 0), head(&GET)]),
+        case("the largest table", "RFC 9113, 6.5.2", Answered(200), &[setting(1, u32::MAX), head(&GET)]),
+        case("heads that may hardly be anything", "RFC 9113, 6.5.2", Answered(200), &[setting(6, 1), head(&GET)]),
+        case("a promise that may not be sent", "RFC 9113, 6.5.2", Answered(200), &[setting(2, 0), head(&GET)]),
         case("an unknown setting", "RFC 9113, 6.5.2", Answered(200), &[setting(0xfa, 7), head(&GET)]),
         case(
             "a window made too large by a setting",
@@ -317,6 +449,38 @@ fn compression() -> Vec<Case> {
         broken("a number without an end", "RFC 7541, 5.1", &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
         broken("a string longer than the block", "RFC 7541, 5.2", &[0, 0x7f, 0xff, 0x01, b'x']),
         broken("a table larger than agreed", "RFC 7541, 6.3", &[0x3f, 0xe2, 0x1f]),
+        broken(
+            "a number that overflows",
+            "RFC 7541, 5.1",
+            &[0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 0],
+        ),
+        broken(
+            "a number that overflows in a length",
+            "RFC 7541, 5.1",
+            &[0, 0x7f, 0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
+        ),
+        broken("an empty index with a value", "RFC 7541, 6.2.1", &[0x7f, 0x80, 0x01, 1, b'x']),
+        broken("a size of the table after a field", "RFC 7541, 4.2", &[0x20]),
+        broken("a size of the table between fields", "RFC 7541, 4.2", &[&[0x3f, 0x21][..], &literal("x", b"y")].concat()),
+        broken("a field that is not whole", "RFC 9113, 4.3", &[0x40, 1, b'x']),
+        broken("padding of more than seven bits", "RFC 7541, 5.2", &[0, 1, b'x', 0x82, 0xf3, 0xff]),
+        broken("padding of zeros", "RFC 7541, 5.2", &[0, 1, b'x', 0x81, 0xf0]),
+        case("padding of one bits", "RFC 7541, 5.2", Answered(200), &[and(&[0, 1, b'x', 0x81, 0xf3])]),
+        case(
+            "a size of the table at the beginning",
+            "RFC 7541, 4.2",
+            Answered(200),
+            &[frame(HEADERS, END_HEADERS | END_STREAM, 1, &[vec![0x20, 0x3f, 0xe1, 0x1f], block(&GET)].concat())],
+        ),
+        case(
+            "a field that was forgotten",
+            "RFC 7541, 4.3",
+            Ended,
+            &[
+                frame(HEADERS, END_HEADERS, 1, &[call(), remembered("x", b"y")].concat()),
+                frame(HEADERS, END_HEADERS | END_STREAM, 3, &[vec![0x20], block(&GET), vec![NEWEST]].concat()),
+            ],
+        ),
         broken("a string of the end of strings", "RFC 7541, 5.2", &[0, 0x84, 0xff, 0xff, 0xff, 0xff, 1, b'x']),
         case("a field repeated ten thousand times", "limits.head", Ended, &[and(&bomb)]),
         case("a head beyond the limit", "limits.head", Answered(431), &parts),

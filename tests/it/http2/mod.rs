@@ -5,6 +5,7 @@ mod cases;
 mod floods;
 #[cfg(target_os = "linux")]
 mod memory;
+mod windows;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -28,10 +29,10 @@ fn bench() -> (Peer, Harness) {
 fn what_is_malformed_is_refused_and_reaches_no_backend() {
     let (backend, proxy) = bench();
     let (mut wrong, all) = (Vec::new(), cases::all());
-    for cases::Case { name, rule, want, sent } in &all {
+    for cases::Case { name, rule, want, sent, stream } in &all {
         let mut client = H2Client::connect(proxy.address);
         client.send(sent);
-        let end = client.end(1);
+        let end = client.end(*stream);
         if ended_as(&end) != Some(*want) {
             wrong.push(format!("{name} ({rule}): {end:?}, not {want:?}"));
         }
