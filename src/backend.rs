@@ -1,12 +1,14 @@
 //! One regional model endpoint, as the plan means it: everything a request needs is rendered here once, at load.
 
 mod aws;
+mod renewed;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use aws::{AwsKeys, KeySource, SigV4};
 use http::HeaderValue;
+pub use renewed::{Renewed, TokenSource};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
@@ -93,6 +95,8 @@ pub enum Credential {
     PassThrough,
     /// This header with this value, marked sensitive.
     Header(http::HeaderName, HeaderValue),
+    /// A header with a token that is renewed beside the traffic.
+    Renewed(Arc<Renewed>),
     /// A signature of each request by itself.
     SigV4(Arc<SigV4>),
 }

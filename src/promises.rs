@@ -66,6 +66,7 @@
 //! | No key, prompt, completion or query secret is in any log, metric, admin page or error, at the most talkative level | `at_its_most_talkative_it_tells_no_secret` |
 //! | A backend sees its own credential and none of the client's | `a_backend_is_sent_its_own_credential_or_none`, `a_key_comes_in_by_every_way_of_an_official_client_and_goes_nowhere` |
 //! | A field that holds one backend's credential passes from a client to no other | `a_field_that_holds_one_backends_credential_passes_to_no_backend`, `trailers_of_an_upload_bring_no_credential` |
+//! | A token is renewed beside the traffic, the last good one stays, and who has none is asked last | `a_token_comes_from_a_program_or_a_file_and_is_renewed_beside_the_traffic`, `a_backend_without_a_token_is_asked_last_and_says_why`, `the_last_good_one_is_kept_until_its_end`, `a_program_has_its_time` |
 //! | Each attempt at AWS is signed for its own region, and nothing of a client's signature goes on | `each_attempt_is_signed_for_its_own_region`, `nothing_of_a_clients_own_signature_goes_on`, `a_signature_is_the_one_that_the_documented_steps_give` |
 //! | A request that is signed with a key instead of showing it is held to its signature before anybody is contacted | `a_client_may_sign_with_its_key_instead_of_showing_it` |
 //! | A credential in a query stays here, and every other parameter is as it was | `a_credential_in_a_query_passes_only_where_it_is_asked_for`, `whatever_is_kept_stood_there_in_that_order` |

@@ -4,6 +4,7 @@ pub mod kept;
 
 mod keyring;
 mod recorded;
+mod token;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
 pub use keyring::{Keyring, set_signature};
+pub use token::{Token, TokenState, Unfit};
 
 use crate::affinity::{Memory, Session, Tag, Warm};
 use crate::backend::{Backend, BackendId, Credential};
@@ -46,6 +48,8 @@ pub struct Snapshot {
     tags: Arc<[Tag]>,
     /// The AWS keys of the backends that are signed for, by `BackendId`; kept likewise where they come from the same place.
     keyrings: Vec<Option<Arc<Keyring>>>,
+    /// The tokens of the backends that are sent one which is renewed, likewise. Backends that are sent the same one share it.
+    tokens: Vec<Option<Arc<Token>>>,
     /// What capacity is worth, by `BackendId`: for each output token. Empty until somebody has found out.
     pub prices: Arc<[Grams]>,
 }
@@ -61,8 +65,9 @@ impl Snapshot {
         let flows = plan.flows.iter().take(MOST_FLOWS).map(|_| Arc::default()).collect();
         let margins = plan.policies.iter().map(|_| Arc::default()).collect();
         let keyrings = plan.backends.iter().map(|backend| new_keyring(backend)).collect();
-        let (conversations, tags) = (Arc::new(Memory::new(now)), tags(&plan));
-        Self { generation: 1, plan, grid, live, flows, margins, conversations, tags, keyrings, prices: Arc::default() }
+        let (conversations, tags, tokens) = (Arc::new(Memory::new(now)), tags(&plan), tokens(&plan, &[]));
+        let prices = Arc::default();
+        Self { generation: 1, plan, grid, live, flows, margins, conversations, tags, keyrings, tokens, prices }
     }
 
     /// This snapshot with another plan: readings stay for zones that stay, statistics for backends that stay, both by name.
@@ -115,8 +120,9 @@ impl Snapshot {
         };
         let keyrings = plan.backends.iter().map(old_keyring).collect();
         let (conversations, tags) = (Arc::clone(&self.conversations), tags(&plan));
+        let tokens = tokens(&plan, &self.tokens);
         let generation = self.generation + 1;
-        Self { generation, plan, grid: Arc::new(grid), live, flows, margins, conversations, tags, keyrings, prices }
+        Self { generation, plan, grid: Arc::new(grid), live, flows, margins, conversations, tags, keyrings, tokens, prices }
     }
 
     /// This snapshot with other prices.
@@ -138,6 +144,7 @@ impl Snapshot {
             conversations: Arc::clone(&self.conversations),
             tags: Arc::clone(&self.tags),
             keyrings: self.keyrings.clone(),
+            tokens: self.tokens.clone(),
             prices: Arc::clone(&self.prices),
         }
     }
@@ -151,6 +158,11 @@ impl Snapshot {
     /// The AWS keys of a backend; `None` for one that is not signed for.
     pub fn keyring(&self, id: BackendId) -> Option<&Arc<Keyring>> {
         self.keyrings.get(id.index())?.as_ref()
+    }
+
+    /// The token of a backend; `None` for one that is sent none which is renewed.
+    pub fn token(&self, id: BackendId) -> Option<&Arc<Token>> {
+        self.tokens.get(id.index())?.as_ref()
     }
 
     /// What is known of a flow's requests; `None` only where the plan has no flow at all.
@@ -221,7 +233,10 @@ impl Snapshot {
         let in_flight = if live.is_full_for(learned, now_ms) { u32::MAX } else { estimate.in_flight };
         // Two that come back at once are not let in by the same turns.
         let own_turn = turn.wrapping_add(deployment.backend.0.into());
-        let by_health = if !live.is_left_alone(now_ms, own_turn) {
+        let no_token = self.token(backend.id).is_some_and(|token| !token.is_good(*wall));
+        let by_health = if no_token {
+            Standing::Ejected
+        } else if !live.is_left_alone(now_ms, own_turn) {
             Standing::Ready
         } else if live.is_shut(now_ms) {
             Standing::Ejected
@@ -249,6 +264,23 @@ impl Snapshot {
 
 fn tags(plan: &Plan) -> Arc<[Tag]> {
     plan.backends.iter().map(|backend| Tag::of(&backend.name)).collect()
+}
+
+/// The tokens of a plan, with those of before where they are kept as they were.
+fn tokens(plan: &Plan, before: &[Option<Arc<Token>>]) -> Vec<Option<Arc<Token>>> {
+    let mut tokens: Vec<Option<Arc<Token>>> = Vec::with_capacity(plan.backends.len());
+    for backend in &plan.backends {
+        let Credential::Renewed(how) = &backend.credential else {
+            tokens.push(None);
+            continue;
+        };
+        let known = tokens.iter().chain(before).flatten().find(|token| token.how().is_kept_as(how)).cloned();
+        if let Some(known) = &known {
+            known.begin(how.first.as_ref());
+        }
+        tokens.push(Some(known.unwrap_or_else(|| Arc::new(Token::new(how)))));
+    }
+    tokens
 }
 
 fn new_keyring(backend: &Backend) -> Option<Arc<Keyring>> {

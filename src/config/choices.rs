@@ -3,7 +3,9 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::decode::{At, Decode, Filled, Problems, Table, only_key};
-use super::file::{ElectricityMapsFile, GridFile, HeaderFile, LatencyFile, ModelFile, SecretPathFile, SigV4File, WeightedFile};
+use super::file::{
+    CommandFile, ElectricityMapsFile, GridFile, HeaderFile, LatencyFile, ModelFile, SecretPathFile, SigV4File, WeightedFile,
+};
 use super::node::{Node, Value};
 use super::values::Span;
 use crate::backend::Secret;
@@ -20,6 +22,24 @@ impl Decode for SecretFile {
             Value::Text(text) | Value::Expanded(text) => Some(Self::Here(Secret::new(text))),
             Value::Map(_) => SecretPathFile::decode(node, problems).map(|secret| Self::In(secret.file)),
             _ => problems.expected(node, "text or `{ file: PATH }`"),
+        }
+    }
+}
+
+/// A secret that somebody may make anew while it is used.
+pub(super) enum TokenFile {
+    Kept(SecretFile),
+    Command(Box<CommandFile>),
+}
+
+impl Decode for TokenFile {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Map(_) if node.get("command").is_some() => {
+                CommandFile::decode(node, problems).map(|command| Self::Command(Box::new(command)))
+            }
+            Value::Map(_) | Value::Text(_) | Value::Expanded(_) => SecretFile::decode(node, problems).map(Self::Kept),
+            _ => problems.expected(node, "text, `{ file: PATH }` or `{ command: [..] }`"),
         }
     }
 }
@@ -52,7 +72,7 @@ impl Decode for SourceFile {
 /// What a backend is sent as credential.
 pub(super) enum Auth {
     PassThrough,
-    Bearer(At<SecretFile>),
+    Bearer(At<TokenFile>),
     Header(HeaderFile),
     SigV4(Box<SigV4File>),
 }
@@ -241,6 +261,11 @@ macro_rules! either {
 
 either! {
     SecretFile: |g| json_schema!({ "anyOf": [{ "type": "string" }, g.subschema_for::<SecretPathFile>()] });
+    TokenFile: |g| json_schema!({ "anyOf": [
+        { "type": "string" },
+        g.subschema_for::<SecretPathFile>(),
+        g.subschema_for::<CommandFile>(),
+    ] });
     SourceFile: |g| json_schema!({ "oneOf": [
         { "const": "builtin" },
         only::<ElectricityMapsFile>(g, "electricity_maps"),
@@ -248,7 +273,7 @@ either! {
     ] });
     Auth: |g| json_schema!({ "oneOf": [
         { "const": "pass_through" },
-        only::<SecretFile>(g, "bearer"),
+        only::<TokenFile>(g, "bearer"),
         only::<HeaderFile>(g, "header"),
         only::<SigV4File>(g, "sigv4"),
     ] });

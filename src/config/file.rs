@@ -3,7 +3,7 @@
 //! Nothing is judged here beyond the shape, and every default is made in [`super::check`], where the reason for it stands.
 
 use super::choices::{
-    AffinityFile, Auth, BandFile, BudgetFile, CandidateFile, Models, OneOrMany, PricesFile, SecretFile, SourceFile,
+    AffinityFile, Auth, BandFile, BudgetFile, CandidateFile, Models, OneOrMany, PricesFile, SecretFile, SourceFile, TokenFile,
 };
 use super::decode::{At, Filled, Stated, Table, section};
 use super::values::{Size, Span};
@@ -292,7 +292,15 @@ section! {
         /// Its name, such as `api-key`.
         name: At<String>,
         /// Its value.
-        value: At<SecretFile>,
+        value: At<TokenFile>,
+    }
+
+    /// A program that writes a token to its standard output, alone or in JSON as those of Azure and Google do.
+    struct CommandFile {
+        /// The program and its arguments; no shell reads them.
+        command: Filled<At<String>>,
+        /// How long after it had one it is asked for the next; sooner where that ends sooner.
+        every: Option<At<Span>>,
     }
 
     /// AWS's signature version 4, by keys of the environment or of the shared credentials file where none are given here.

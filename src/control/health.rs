@@ -142,6 +142,9 @@ fn question(snapshot: &Snapshot, backend: &Backend, health: &HealthCheck, now: T
     if let Credential::Header(name, value) = &backend.credential {
         fields.insert(name, value.clone());
     }
+    if let Some((name, value)) = snapshot.token(backend.id).and_then(|token| token.field(now)) {
+        fields.insert(name, value);
+    }
     if let (Credential::SigV4(how), Some(keyring)) = (&backend.credential, snapshot.keyring(backend.id)) {
         let (payload, target) = (PayloadHash::of([]), health.target.as_str());
         let host = backend.origin.authority.to_str().unwrap_or_default();

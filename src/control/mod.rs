@@ -11,6 +11,7 @@ pub mod peers;
 pub mod pricing;
 pub mod regular;
 pub mod reload;
+pub mod tokens;
 
 mod publisher;
 
@@ -203,6 +204,8 @@ impl Control {
         price.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut renew = interval(credentials::EVERY);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tokens = interval(tokens::EVERY);
+        tokens.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut debounce = Debounce::default();
         loop {
             let quiet = debounce.until();
@@ -223,6 +226,7 @@ impl Control {
                 }
                 _ = poll.tick() => { self.reload(false, &mut sources); }
                 _ = resolve.tick() => self.publisher.resolve(),
+                _ = tokens.tick() => tokens::look(&self.publisher.snapshot(), &self.clock),
                 _ = renew.tick() => credentials::renew(&self.publisher.snapshot()),
                 _ = price.tick() => {
                     if !self.publisher.price(&mut pricer) {

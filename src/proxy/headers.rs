@@ -193,8 +193,8 @@ pub(super) fn addressed(
         provenance.tell(fields);
     }
     match &backend.credential {
-        // A signature is made when all else is there.
-        Credential::None | Credential::SigV4(_) => {}
+        // These are set when all else is there.
+        Credential::None | Credential::SigV4(_) | Credential::Renewed(_) => {}
         Credential::PassThrough => {
             if let Some(value) = client_credential {
                 fields.set(credential_field(backend.dialect), value);
@@ -213,6 +213,7 @@ pub(super) fn unaddressed(fields: &mut Fields, backend: &Backend) {
         Credential::None => {}
         Credential::PassThrough => fields.remove(credential_field(backend.dialect)),
         Credential::Header(name, _) => fields.remove(name),
+        Credential::Renewed(how) => fields.remove(&how.name),
         Credential::SigV4(_) => {
             fields.remove(Name::Authorization);
             fields.remove(&sigv4::DATE);

@@ -103,6 +103,9 @@ pub enum Error {
     /// A backend refused the credential that the gateway has for it.
     #[error("the backend refused this gateway's own credential, which is not the client's and has to be mended by the operator")]
     CredentialRefused,
+    /// The gateway has no credential for a backend at present.
+    #[error("this gateway has no valid token for the backend, which has to be mended by the operator")]
+    NoToken,
     /// A backend did not begin its answer in time.
     #[error("the backend did not answer in time")]
     UpstreamTimeout,
@@ -126,7 +129,7 @@ impl Error {
             Self::BodyStalled => StatusCode::REQUEST_TIMEOUT,
             Self::Shed => StatusCode::TOO_MANY_REQUESTS,
             Self::Busy | Self::NoCandidate { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Unreachable | Self::BadGateway | Self::CredentialRefused => StatusCode::BAD_GATEWAY,
+            Self::Unreachable | Self::BadGateway | Self::CredentialRefused | Self::NoToken => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -158,6 +161,7 @@ impl Error {
             Self::Unreachable => "backend_unreachable",
             Self::BadGateway => "bad_gateway",
             Self::CredentialRefused => "backend_credential_refused",
+            Self::NoToken => "backend_token_missing",
             Self::UpstreamTimeout => "backend_timeout",
         }
     }

@@ -1,5 +1,5 @@
-//! Signs what goes to a backend at AWS, as the last step before it is sent: again for each attempt, because host, date and keys may be
-//! other ones.
+//! Credentials that may be other ones at each attempt: a token as it is now, or the signature of what goes to a backend at AWS, with its
+//! host, date and keys. They are set as the last step before it is sent.
 
 use jiff::Timestamp;
 
@@ -11,13 +11,18 @@ use crate::wire::fields::Name;
 use crate::wire::message::{Message, RequestHead};
 use crate::wire::sigv4::{PayloadHash, Subject};
 
-/// Signs the request, if its backend wants that. The body has to be there as a whole: a signature covers it.
+/// Sets the token or signs the request, if its backend wants either. For a signature the body has to be there as a whole: a signature covers it.
 pub(super) fn sign(
     request: &mut Message<RequestHead, SendBody>,
     backend: &Backend,
     snapshot: &Snapshot,
     now: Timestamp,
 ) -> Result<(), Error> {
+    if let Some(token) = snapshot.token(backend.id) {
+        let (name, value) = token.field(now).ok_or(Error::NoToken)?;
+        request.head.fields.set(name, &value);
+        return Ok(());
+    }
     let (Credential::SigV4(how), Some(keyring)) = (&backend.credential, snapshot.keyring(backend.id)) else { return Ok(()) };
     let Message { head, body } = request;
     let payload = PayloadHash::of(body.pieces().iter().map(|piece| &piece[..]));

@@ -184,6 +184,7 @@ where
         (socket, context)
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(crate::control::tokens::first(&shared.state.load(), &shared.clock));
     let signals = if signals { Some(runtime.block_on(async { drain::Signals::install() })?) } else { None };
     let (threads, ended) = spawn_workers(workers, bound, &common, &service, background.as_ref())?;
     let supervisor = Supervisor {

@@ -11,7 +11,7 @@ use crate::control::LastReload;
 use crate::control::carbon::SourceStatus;
 use crate::control::peers::PeersStatus;
 use crate::grid::{Basis, Freshness, GridZone, Quality, Signal, ZoneId, age};
-use crate::state::Snapshot;
+use crate::state::{Snapshot, TokenState};
 use crate::units::{Grams, GramsPerKwh, Millis};
 
 /// Prompt tokens of the request for which a model's first token is shown.
@@ -70,7 +70,28 @@ struct BackendStatus {
     failures: u64,
     /// Of these, refusals of the credential that it is sent: its `auth` has to be mended.
     credentials_refused: u64,
+    /// Null where its credential does not change.
+    token: Option<TokenStatus>,
     models: Vec<ModelStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct TokenStatus {
+    /// Whether there is one that has not ended: without one it is asked last of all.
+    valid: bool,
+    renewed_at: Option<Timestamp>,
+    /// Null where nobody says.
+    expires_at: Option<Timestamp>,
+    failures: u64,
+    /// Why it could not be renewed the last time; null when it was.
+    error: Option<String>,
+}
+
+impl TokenStatus {
+    fn of(state: TokenState) -> Self {
+        let TokenState { good, renewed_at, expires_at, failed, failing, .. } = state;
+        Self { valid: good, renewed_at, expires_at, failures: failed, error: failing }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -142,7 +163,7 @@ pub(super) fn status(context: &Context) -> Status {
         in_flight: shared.metrics.in_flight.get(),
         connections: shared.metrics.connections.get(),
         retries: RetryStatus { sent: shared.metrics.retries.get(), withheld: shared.metrics.retries_withheld.get() },
-        backends: backends(&snapshot, shared.clock.monotonic()),
+        backends: backends(&snapshot, shared.clock.monotonic(), now),
         grid: zones(&snapshot, now),
         carbon_sources: control.sources(),
         peers: control.peers(),
@@ -159,7 +180,7 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn backends(snapshot: &Snapshot, now: std::time::Instant) -> Vec<BackendStatus> {
+fn backends(snapshot: &Snapshot, now: std::time::Instant, wall: Timestamp) -> Vec<BackendStatus> {
     let one = |backend: &Arc<crate::backend::Backend>| {
         let live = snapshot.live(backend.id);
         let (requests, failures) = live.totals();
@@ -194,6 +215,7 @@ fn backends(snapshot: &Snapshot, now: std::time::Instant) -> Vec<BackendStatus> 
             requests,
             failures,
             credentials_refused: live.credentials_refused(),
+            token: snapshot.token(backend.id).map(|token| TokenStatus::of(token.state(wall))),
             models: models.collect(),
         }
     };

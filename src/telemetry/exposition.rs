@@ -12,7 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::log::AccessLog;
 use super::metrics::{Histogram, Metrics};
 use crate::grid::{Freshness, ZoneId, age};
-use crate::state::Snapshot;
+use crate::state::{Snapshot, TokenState};
 
 /// What one scrape sees.
 #[derive(Debug)]
@@ -104,6 +104,12 @@ const TABLE: &[Row] = &[
     row("windward_backend_credentials_refused", None, "Attempts at which a backend refused the gateway's own credential", |s| {
         Counters("backend", backends(s, crate::live::Live::credentials_refused).collect())
     }),
+    row("windward_backend_token_failures", None, "Times that a backend's token could not be renewed", |s| {
+        Counters("backend", tokens(s).map(|(name, state)| (name, state.failed)).collect())
+    }),
+    row("windward_backend_token_valid", None, "Whether a backend's token has not ended", |s| {
+        Gauges("backend", tokens(s).map(|(name, state)| (name, f64::from(u8::from(state.good)))).collect())
+    }),
     row("windward_backend_health_checks_failed", None, "Health checks that a backend failed", |s| {
         Counters("backend", backends(s, |live| live.checks().1).collect())
     }),
@@ -188,6 +194,11 @@ const TABLE: &[Row] = &[
 
 fn backends<T>(scrape: &Scrape, value: impl Fn(&crate::live::Live) -> T) -> impl Iterator<Item = (&str, T)> {
     scrape.snapshot.plan.backends.iter().map(move |backend| (&*backend.name, value(scrape.snapshot.live(backend.id))))
+}
+
+fn tokens(scrape: &Scrape) -> impl Iterator<Item = (&str, TokenState)> {
+    let backends = scrape.snapshot.plan.backends.iter();
+    backends.filter_map(|backend| Some((&*backend.name, scrape.snapshot.token(backend.id)?.state(scrape.now))))
 }
 
 fn zones<T>(scrape: &Scrape, value: impl Fn(crate::grid::Intensity<'_>, Timestamp) -> T) -> impl Iterator<Item = (&str, T)> {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::support::peer::Seen;
-use super::support::{Answer, Client, Harness, Peer};
+use super::support::{Answer, Client, Harness, Peer, patiently};
 
 const OK: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
 const BODY: &str = r#"{"model":"m"}"#;
@@ -175,4 +175,68 @@ fn trailers_of_an_upload_bring_no_credential() {
     assert_eq!(client.answer().status, 200);
     let seen = String::from_utf8(seen).unwrap().to_ascii_lowercase();
     assert!(seen.ends_with("2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n"), "{seen}");
+}
+
+/// One backend, with that credential.
+fn renewed(peer: &Peer, auth: &str) -> Harness {
+    Harness::start(&[("own", peer.address, auth)], "")
+}
+
+#[test]
+fn a_token_comes_from_a_program_or_a_file_and_is_renewed_beside_the_traffic() {
+    let peer = Peer::answering("200 OK", OK);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().display();
+    for (auth, field, value) in [
+        (format!("auth: {{ bearer: {{ file: {path} }} }}"), "authorization", "Bearer FIRST"),
+        (format!("auth: {{ bearer: {{ command: [cat, {path}] }} }}"), "authorization", "Bearer FIRST"),
+        (format!("auth: {{ header: {{ name: api-key, value: {{ command: [cat, {path}] }} }} }}"), "api-key", "FIRST"),
+    ] {
+        std::fs::write(file.path(), "FIRST\n").unwrap();
+        let proxy = renewed(&peer, &auth);
+        for path in ["/v1/chat/completions", "/v1/files"] {
+            assert_eq!(
+                ask(&proxy, path, "authorization: Bearer CLIENT\r\napi-key: CLIENT\r\nopenai-organization: org\r\n").status,
+                200
+            );
+            let seen = peer.next();
+            assert_eq!(seen.fields(field), [value], "{auth} {path}");
+            bare(&seen);
+        }
+        let own = proxy.backend("own");
+        assert_eq!((&own["token"]["valid"], &own["token"]["error"]), (&true.into(), &Value::Null), "{own}");
+        if auth.contains("command") {
+            continue;
+        }
+        std::fs::write(file.path(), "SECOND\n").unwrap();
+        // It is looked at every few seconds.
+        patiently("the token that was written later", || {
+            assert_eq!(ask(&proxy, "/v1/chat/completions", "").status, 200);
+            (peer.next().field("authorization") == Some("Bearer SECOND")).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_backend_without_a_token_is_asked_last_and_says_why() {
+    let (without, with) = (Peer::answering("200 OK", OK), Peer::answering("200 OK", OK));
+    let never = "auth: { bearer: { command: [sh, -c, \"echo SECRET; exit 3\"] } }";
+    let proxy = Harness::start(&[("without", without.address, never), ("with", with.address, "")], "policy: in_order");
+    assert_eq!(ask(&proxy, "/v1/chat/completions", "").status, 200);
+    assert_eq!(proxy.record()["backend"], "with");
+    let token = proxy.backend("without")["token"].clone();
+    assert_eq!((&token["valid"], &token["error"]), (&false.into(), &"it ended with exit status: 3".into()));
+    let metrics = proxy.ask_admin("/metrics").text();
+    for line in [r#"token_failures_total{backend="without"} 1"#, r#"token_valid{backend="without"} 0"#] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+    assert!(!metrics.contains(r#"token_valid{backend="with"}"#), "its credential does not change");
+
+    let alone = renewed(&without, never);
+    for path in ["/v1/chat/completions", "/v1/files"] {
+        let answer = ask(&alone, path, "");
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (502, Some("backend_token_missing")));
+        assert_eq!(alone.record()["error"], "backend_token_missing");
+    }
+    assert!(!without.saw_more(), "nothing is sent without it");
 }

@@ -1,17 +1,25 @@
 //! What a backend is sent as credential, and how it and Windward know each other.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, header};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Check;
-use crate::backend::{Credential, Identity, Secret};
-use crate::config::choices::{Auth, SecretFile};
+use crate::backend::{Credential, Identity, Renewed, Secret, TokenSource};
+use crate::config::choices::{Auth, SecretFile, TokenFile};
 use crate::config::decode::At;
-use crate::config::file::TlsFile;
+use crate::config::file::{CommandFile, TlsFile};
+use crate::config::node::Mark;
 use crate::tables::withholds_field;
+
+/// After so long a program is asked for the next token: those of Azure and Google are good for an hour.
+const TOKEN_EVERY: Duration = Duration::from_mins(45);
+/// More often it would only wear out whoever issues them.
+const LEAST_EVERY: Duration = Duration::from_mins(1);
 
 /// Header fields that frame the message, belong to one connection, or are written by Windward; a credential there would break the
 /// request, or never leave.
@@ -34,6 +42,7 @@ const NOT_FOR_CREDENTIALS: [HeaderName; 12] = [
 pub(super) fn fields<'a>(credentials: impl Iterator<Item = &'a Credential>) -> Box<[HeaderName]> {
     let own = credentials.filter_map(|credential| match credential {
         Credential::Header(name, _) if !withholds_field(name.as_str()) => Some(name.clone()),
+        Credential::Renewed(how) if !withholds_field(how.name.as_str()) => Some(how.name.clone()),
         _ => None,
     });
     let mut fields: Vec<HeaderName> = own.collect();
@@ -63,19 +72,51 @@ impl Check<'_> {
                 (name, &file.value, "")
             }
         };
-        let Some(text) = self.secret(secret, "leave `auth` out if nothing is to be sent") else { return Credential::None };
+        let without = "leave `auth` out if nothing is to be sent";
+        let (kept, source) = match &secret.value {
+            TokenFile::Command(command) => {
+                let source = self.command(command, secret.mark);
+                return Credential::Renewed(Arc::new(Renewed { name, prefix, source, first: None }));
+            }
+            TokenFile::Kept(kept @ SecretFile::In(path)) => (kept, Some(TokenSource::File(self.path(&path.value)))),
+            TokenFile::Kept(kept) => (kept, None),
+        };
+        let Some(text) = self.secret_of(kept, secret.mark, without) else { return Credential::None };
         let Ok(mut value) = HeaderValue::from_str(&format!("{prefix}{}", text.expose())) else {
             self.problems.add(secret.mark, "the secret holds characters that no header can carry");
             return Credential::None;
         };
+        if let Some(source) = source {
+            return Credential::Renewed(Arc::new(Renewed { name, prefix, source, first: Some(text) }));
+        }
         value.set_sensitive(true);
         Credential::Header(name, value)
+    }
+
+    /// A program of the search path, or one that lies at a path from the configuration's own directory.
+    fn command(&mut self, written: &CommandFile, mark: Mark) -> TokenSource {
+        let mut words: Vec<Box<str>> = written.command.0.iter().map(|word| word.value.as_str().into()).collect();
+        let Some(program) = words.first_mut() else { return TokenSource::File(PathBuf::new()) };
+        if program.trim().is_empty() || words.iter().any(|word| word.contains('\0')) {
+            self.problems.add(mark, "this names no program");
+        } else if let Some(program) = words.first_mut().filter(|program| program.contains('/')) {
+            *program = self.path(program).to_string_lossy().into();
+        }
+        let every = self.span(written.every, TOKEN_EVERY);
+        if every < LEAST_EVERY {
+            self.problems.add(mark, "a program is asked for a token once a minute at most");
+        }
+        TokenSource::Command { words: words.into(), every }
     }
 
     /// The text of a secret without the line's end that editors leave behind it; reports one that is not there, with how to mend
     /// that.
     pub(super) fn secret(&mut self, written: &At<SecretFile>, without: &str) -> Option<Secret> {
-        let secret = match &written.value {
+        self.secret_of(&written.value, written.mark, without)
+    }
+
+    fn secret_of(&mut self, written: &SecretFile, mark: Mark, without: &str) -> Option<Secret> {
+        let secret = match written {
             SecretFile::Here(secret) => secret.clone(),
             SecretFile::In(path) => {
                 let content = self.read(path)?;
@@ -87,7 +128,7 @@ impl Check<'_> {
             }
         };
         if secret.expose().trim().is_empty() {
-            self.problems.add(written.mark, "the secret is empty").mend = Some(without.to_owned());
+            self.problems.add(mark, "the secret is empty").mend = Some(without.to_owned());
             return None;
         }
         Some(secret)

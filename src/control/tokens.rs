@@ -1,0 +1,303 @@
+//! Renews the tokens that backends are sent, beside the traffic: a request only takes the one that is there.
+//!
+//! A program is run once for all backends that are sent its token, one run at a time, within a time and up to a length. It gets no input,
+//! and what it writes to its standard error is thrown away, because that may show what must not be seen; its status says that it failed,
+//! and to run it by hand says why. A token that was good stays until its end, or, where nobody says when that is, until another comes.
+
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::io::AsyncReadExt as _;
+use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::regular::open_regular;
+use crate::backend::{Secret, TokenSource};
+use crate::clock::Clock;
+use crate::state::{Snapshot, Token};
+
+/// How often it is looked which token is due, and whether a file has another one.
+pub(super) const EVERY: Duration = Duration::from_secs(5);
+/// The longest output that is read, in bytes. A token has a few thousand, and must fit into a head.
+const MOST: u64 = 64 << 10;
+/// How long a program may take. Those of Azure and Google start an interpreter and ask a server.
+const LONGEST: Duration = Duration::from_secs(30);
+/// After a failure it is tried again so soon, in seconds.
+const AGAIN: i64 = 15;
+/// A token that says when it ends is renewed so long before, in seconds, or a tenth of what it has left where that is less.
+const BEFORE_END: i64 = 300;
+
+/// A token, and when it ends if that is known.
+type Fetched = (Secret, Option<Timestamp>);
+
+/// Renews every token that is due, and waits for none.
+pub(super) fn look(snapshot: &Snapshot, clock: &Arc<dyn Clock>) {
+    for token in due(snapshot, clock.wall()) {
+        let clock = Arc::clone(clock);
+        tokio::spawn(async move { renew(&token, &*clock).await });
+    }
+}
+
+/// Renews every token that the plan does not bring, and waits until each is there or has failed: what comes first would find no backend.
+pub async fn first(snapshot: &Snapshot, clock: &Arc<dyn Clock>) {
+    let mut all = JoinSet::new();
+    for token in due(snapshot, clock.wall()) {
+        let clock = Arc::clone(clock);
+        all.spawn(async move { renew(&token, &*clock).await });
+    }
+    while all.join_next().await.is_some() {}
+}
+
+fn due(snapshot: &Snapshot, now: Timestamp) -> Vec<Arc<Token>> {
+    let tokens = snapshot.plan.backends.iter().filter_map(|backend| snapshot.token(backend.id));
+    tokens.filter(|token| token.begins(now)).map(Arc::clone).collect()
+}
+
+async fn renew(token: &Token, clock: &dyn Clock) {
+    let (fetched, every) = match &token.how().source {
+        TokenSource::File(path) => (read(path), EVERY.as_secs().cast_signed()),
+        TokenSource::Command { words, every } => (run(words).await, i64::try_from(every.as_secs()).unwrap_or(i64::MAX)),
+    };
+    let now = clock.wall();
+    let source = shown(&token.how().source);
+    let why = match fetched {
+        Ok((_, Some(until))) if until <= now => "what it wrote has ended already".to_owned(),
+        Ok((secret, until)) => match token.renew(secret, now, until) {
+            Ok(is_new) => {
+                if is_new {
+                    tracing::info!(source, "a token was renewed");
+                }
+                return token.ends(now, next(every, until.map(|until| until.as_second() - now.as_second())));
+            }
+            Err(unfit) => unfit.to_string(),
+        },
+        Err(why) => why,
+    };
+    if token.fail(why.clone()) {
+        tracing::error!(source, why, "a token cannot be renewed; this is tried again and again");
+    }
+    token.ends(now, AGAIN.min(every));
+}
+
+/// Seconds until a token is asked for again, of which so many are left.
+fn next(every: i64, left: Option<i64>) -> i64 {
+    let before_end = left.map(|left| left - BEFORE_END.min(left / 10));
+    before_end.unwrap_or(i64::MAX).min(every).max(1)
+}
+
+/// The program's name alone: what it is told may be a secret.
+fn shown(source: &TokenSource) -> &str {
+    match source {
+        TokenSource::File(path) => path.to_str().unwrap_or("a file"),
+        TokenSource::Command { words, .. } => words.first().map_or("", |program| program),
+    }
+}
+
+fn read(path: &Path) -> Result<Fetched, String> {
+    let mut text = Vec::new();
+    let read = open_regular(path).and_then(|(file, _)| file.take(MOST + 1).read_to_end(&mut text));
+    read.map_err(|error| error.to_string())?;
+    let text = bounded(text)?;
+    let token = text.trim_end_matches(['\r', '\n']);
+    if token.trim().is_empty() {
+        return Err("the file is empty".to_owned());
+    }
+    // Somebody else sees to it that it is renewed, and may know better than it says.
+    Ok((Secret::new(token), None))
+}
+
+async fn run(words: &[Box<str>]) -> Result<Fetched, String> {
+    let Some((program, told)) = words.split_first() else { return Err("there is no program".to_owned()) };
+    let mut command = Command::new(&**program);
+    command.args(told.iter().map(|word| &**word)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // One that is not waited for any more has to end, or every try would leave one behind.
+    let mut child = command.kill_on_drop(true).spawn().map_err(|error| format!("it cannot be started: {error}"))?;
+    let output = child.stdout.take();
+    let ends = async {
+        let mut text = Vec::new();
+        if let Some(output) = output {
+            output.take(MOST + 1).read_to_end(&mut text).await?;
+        }
+        // Of one that writes on nobody waits for the end.
+        let status = if text.len() as u64 > MOST { None } else { Some(child.wait().await?) };
+        Ok::<_, io::Error>((text, status))
+    };
+    let ended = timeout(LONGEST, ends).await.map_err(|_| format!("it took longer than {} s", LONGEST.as_secs()))?;
+    let (text, status) = ended.map_err(|error| error.to_string())?;
+    let text = bounded(text)?;
+    match status {
+        Some(status) if !status.success() => Err(format!("it ended with {status}")),
+        _ => understood(&text),
+    }
+}
+
+fn bounded(text: Vec<u8>) -> Result<String, String> {
+    if text.len() as u64 > MOST {
+        return Err(format!("it is longer than {MOST} bytes"));
+    }
+    String::from_utf8(text).map_err(|_| "it is no text".to_owned())
+}
+
+/// What programs that write tokens in JSON call them, and their ends: Azure's (`accessToken`, `expires_on`), OAuth's (`access_token`,
+/// `expires_in`) and Google's (`token`, `token_expiry`).
+#[derive(Deserialize)]
+struct Written {
+    #[serde(alias = "accessToken", alias = "access_token")]
+    token: String,
+    expires_on: Option<Value>,
+    #[serde(alias = "expiry", alias = "expiration")]
+    token_expiry: Option<Value>,
+}
+
+/// The claims of a JSON web token (RFC 7519), as far as they matter here.
+#[derive(Deserialize)]
+struct Claims {
+    exp: Option<f64>,
+}
+
+/// The token of a program's output, and its end where that says so.
+fn understood(text: &str) -> Result<Fetched, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("it wrote nothing".to_owned());
+    }
+    if !text.starts_with('{') {
+        return match text.lines().count() {
+            1 => Ok((Secret::new(text), end_of(text))),
+            _ => Err("it wrote several lines, and a token is one".to_owned()),
+        };
+    }
+    // What is wrong with it is not repeated, since that would be some of it.
+    let written: Written = serde_json::from_str(text).map_err(|_| "it wrote JSON without a token".to_owned())?;
+    if written.token.trim().is_empty() {
+        return Err("it wrote an empty token".to_owned());
+    }
+    let said = [&written.expires_on, &written.token_expiry].into_iter().flatten().find_map(moment);
+    Ok((Secret::new(written.token.trim()), said.or_else(|| end_of(&written.token))))
+}
+
+/// Seconds since 1970, as a number or as text, or a time with its offset. Azure's `expiresOn` has none, and says nothing.
+fn moment(value: &Value) -> Option<Timestamp> {
+    let seconds = value.as_i64().or_else(|| value.as_str()?.parse().ok());
+    match seconds {
+        Some(seconds) => Timestamp::from_second(seconds).ok(),
+        None => value.as_str()?.parse().ok(),
+    }
+}
+
+/// When a JSON web token says that it ends. It is not verified: who would forge it only ends it.
+fn end_of(token: &str) -> Option<Timestamp> {
+    let claims = token.split('.').nth(1).filter(|_| token.split('.').count() == 3)?;
+    let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    Timestamp::from_second(claims.exp? as i64).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Renewed;
+    use crate::clock::SystemClock;
+
+    fn read_as(text: &str) -> Option<(String, Option<i64>)> {
+        let (secret, until) = understood(text).ok()?;
+        Some((secret.expose().to_owned(), until.map(Timestamp::as_second)))
+    }
+
+    #[test]
+    fn tokens_are_understood_as_programs_write_them() {
+        let jwt = |claims: &str| format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
+        let entra = jwt(r#"{"aud":"https://cognitiveservices.azure.com","exp":1800000000}"#);
+        for (text, expected) in [
+            ("ya29.a0\n".to_owned(), Some(("ya29.a0".to_owned(), None))),
+            (format!("{entra}\n"), Some((entra.clone(), Some(1_800_000_000)))),
+            (
+                r#"{"accessToken":"a","expiresOn":"2026-11-27 10:00:00.000000","expires_on":5}"#.to_owned(),
+                Some(("a".to_owned(), Some(5))),
+            ),
+            (r#"{"accessToken":"a","expires_on":5}"#.to_owned(), Some(("a".to_owned(), Some(5)))),
+            (r#"{"access_token":"a","expires_on":"7"}"#.to_owned(), Some(("a".to_owned(), Some(7)))),
+            (r#"{"token":"a","token_expiry":"2026-11-27T10:00:00Z"}"#.to_owned(), Some(("a".to_owned(), Some(1_795_773_600)))),
+            (format!(r#"{{"token":"{entra}"}}"#), Some((entra.clone(), Some(1_800_000_000)))),
+            (jwt("{}"), Some((jwt("{}"), None))),
+            (jwt("none"), Some((jwt("none"), None))),
+            ("  \n".to_owned(), None),
+            ("two\nlines".to_owned(), None),
+            ("{\"other\":1}".to_owned(), None),
+            ("{\"token\":\"\"}".to_owned(), None),
+            ("{".to_owned(), None),
+        ] {
+            assert_eq!(read_as(&text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn one_is_asked_for_before_the_other_ends() {
+        assert_eq!(next(2700, None), 2700);
+        assert_eq!(next(2700, Some(3600)), 2700);
+        assert_eq!(next(2700, Some(1800)), 1620, "a tenth before");
+        assert_eq!(next(86_400, Some(36_000)), 35_700, "five minutes before");
+        assert_eq!(next(2700, Some(1)), 1);
+    }
+
+    fn token(source: TokenSource) -> Token {
+        Token::new(&Renewed { name: http::header::AUTHORIZATION, prefix: "Bearer ", source, first: None })
+    }
+
+    async fn renewed(words: &[&str]) -> (bool, Option<String>) {
+        let words = words.iter().map(|word| Box::from(*word)).collect();
+        let token = token(TokenSource::Command { words, every: Duration::from_mins(45) });
+        renew(&token, &SystemClock).await;
+        let state = token.state(SystemClock.wall());
+        (state.good, state.failing)
+    }
+
+    #[tokio::test]
+    async fn a_program_has_to_end_well_and_say_little() {
+        assert_eq!(renewed(&["sh", "-c", "echo one; echo secret >&2"]).await, (true, None));
+        for (words, why) in [
+            (&["sh", "-c", "echo one; exit 3"][..], "it ended with exit status: 3"),
+            (&["sh", "-c", "true"], "it wrote nothing"),
+            (&["cat", "/dev/zero"], "it is longer than 65536 bytes"),
+            (&["printf", "\\377"], "it is no text"),
+            (&["printf", "a\\007b"], "it holds what no header can carry"),
+            (&["echo", r#"{"token":"a","expires_on":1}"#], "what it wrote has ended already"),
+        ] {
+            assert_eq!(renewed(words).await, (false, Some(why.to_owned())), "{words:?}");
+        }
+        let (good, why) = renewed(&["/nowhere/at/all"]).await;
+        assert!(!good && why.as_ref().unwrap().starts_with("it cannot be started"), "{why:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_program_has_its_time() {
+        // It would sleep for an hour; the clock of the runtime, which is all that is waited by, has nothing else to wait for.
+        let (good, why) = renewed(&["sleep", "3600"]).await;
+        assert_eq!((good, why.as_deref()), (false, Some("it took longer than 30 s")));
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let token = token(TokenSource::File(file.path().to_owned()));
+        let sent = || Some(token.field(SystemClock.wall())?.1.to_str().unwrap().to_owned());
+        for (text, expected) in [
+            ("one\n", Some("Bearer one")),
+            ("two", Some("Bearer two")),
+            ("\n", Some("Bearer two")),
+            ("three", Some("Bearer three")),
+        ] {
+            std::fs::write(file.path(), text).unwrap();
+            renew(&token, &SystemClock).await;
+            assert_eq!(sent().as_deref(), expected);
+        }
+    }
+}

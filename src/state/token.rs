@@ -1,0 +1,181 @@
+//! A backend's token as it is now. A control task renews it; a request only loads it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use arc_swap::ArcSwapOption;
+use http::{HeaderName, HeaderValue};
+use jiff::Timestamp;
+
+use crate::backend::{Renewed, Secret};
+
+/// The token with which requests to a backend are sent. Nothing of it is shown.
+pub struct Token {
+    how: Renewed,
+    current: ArcSwapOption<Held>,
+    /// Boxed twice, since what is swapped is a thin pointer.
+    failing: ArcSwapOption<String>,
+    /// Second from which on the next one is asked for.
+    due: AtomicI64,
+    busy: AtomicBool,
+    renewed: AtomicU64,
+    failed: AtomicU64,
+}
+
+struct Held {
+    secret: Secret,
+    value: HeaderValue,
+    at: Timestamp,
+    until: Option<Timestamp>,
+}
+
+/// What `/status` and metrics show of a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenState {
+    /// Whether there is one that has not ended.
+    pub good: bool,
+    /// When the one at hand came.
+    pub renewed_at: Option<Timestamp>,
+    /// When it ends, where it says so.
+    pub expires_at: Option<Timestamp>,
+    /// Times that it was renewed.
+    pub renewed: u64,
+    /// Times that it could not be.
+    pub failed: u64,
+    /// Why it cannot be renewed at present.
+    pub failing: Option<String>,
+}
+
+/// A token is no token where no field can carry it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it holds what no header can carry")]
+pub struct Unfit;
+
+impl Token {
+    /// As the plan has it.
+    pub fn new(how: &Renewed) -> Self {
+        let token = Self {
+            how: how.clone(),
+            current: ArcSwapOption::empty(),
+            failing: ArcSwapOption::empty(),
+            due: AtomicI64::new(i64::MIN),
+            busy: AtomicBool::new(false),
+            renewed: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        };
+        token.begin(how.first.as_ref());
+        token
+    }
+
+    /// Takes over what the plan's file was seen to hold; the check has found it fit.
+    pub fn begin(&self, first: Option<&Secret>) {
+        if let Some(first) = first {
+            let _ = self.renew(first.clone(), Timestamp::UNIX_EPOCH, None);
+        }
+    }
+
+    /// What it is and where it comes from.
+    pub const fn how(&self) -> &Renewed {
+        &self.how
+    }
+
+    /// The field to send. `None` where there is none, or none that is still good.
+    pub fn field(&self, now: Timestamp) -> Option<(&HeaderName, HeaderValue)> {
+        let held = self.current.load();
+        let held = held.as_ref().filter(|held| held.until.is_none_or(|until| now < until))?;
+        Some((&self.how.name, held.value.clone()))
+    }
+
+    /// Whether a request can be sent with it.
+    pub fn is_good(&self, now: Timestamp) -> bool {
+        self.current.load().as_ref().is_some_and(|held| held.until.is_none_or(|until| now < until))
+    }
+
+    /// Takes a newer one, which came at that time; whether it is another one than before.
+    pub fn renew(&self, secret: Secret, at: Timestamp, until: Option<Timestamp>) -> Result<bool, Unfit> {
+        let mut value = HeaderValue::from_str(&format!("{}{}", self.how.prefix, secret.expose())).map_err(|_| Unfit)?;
+        value.set_sensitive(true);
+        self.failing.store(None);
+        let is_new = self.current.load().as_ref().is_none_or(|held| held.secret != secret);
+        self.current.store(Some(Arc::new(Held { secret, value, at, until })));
+        self.renewed.fetch_add(1, Relaxed);
+        Ok(is_new)
+    }
+
+    /// It could not be renewed; whether that is news.
+    pub fn fail(&self, why: String) -> bool {
+        self.failed.fetch_add(1, Relaxed);
+        let before = self.failing.swap(Some(Arc::new(why)));
+        before.is_none()
+    }
+
+    /// Begins to renew it, if it is time and nobody does.
+    pub fn begins(&self, now: Timestamp) -> bool {
+        now.as_second() >= self.due.load(Relaxed) && !self.busy.swap(true, Relaxed)
+    }
+
+    /// Ends that, until so many seconds have gone by.
+    pub fn ends(&self, now: Timestamp, seconds: i64) {
+        self.due.store(now.as_second().saturating_add(seconds), Relaxed);
+        self.busy.store(false, Relaxed);
+    }
+
+    /// What is to be shown of it.
+    pub fn state(&self, now: Timestamp) -> TokenState {
+        let held = self.current.load();
+        TokenState {
+            good: self.is_good(now),
+            renewed_at: held.as_ref().map(|held| held.at).filter(|at| *at != Timestamp::UNIX_EPOCH),
+            expires_at: held.as_ref().and_then(|held| held.until),
+            renewed: self.renewed.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            failing: self.failing.load().as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("how", &self.how).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::AUTHORIZATION;
+
+    use super::*;
+    use crate::backend::TokenSource;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn the_last_good_one_is_kept_until_its_end() {
+        let source = TokenSource::File("x".into());
+        let token = Token::new(&Renewed { name: AUTHORIZATION, prefix: "Bearer ", source, first: None });
+        assert!(token.field(at(0)).is_none() && !token.is_good(at(0)));
+        assert_eq!(token.renew(Secret::new("one"), at(1), Some(at(100))), Ok(true));
+        assert!(token.fail("broken".into()) && !token.fail("broken".into()), "said once");
+        let (name, value) = token.field(at(99)).unwrap();
+        assert_eq!((name, value.to_str().unwrap(), value.is_sensitive()), (&AUTHORIZATION, "Bearer one", true));
+        assert_eq!(token.state(at(99)).failing.as_deref(), Some("broken"));
+        assert!(token.field(at(100)).is_none() && !token.state(at(100)).good);
+        assert_eq!(token.renew(Secret::new("bad\n"), at(100), None), Err(Unfit));
+        assert_eq!(token.renew(Secret::new("two"), at(101), None), Ok(true));
+        assert_eq!(token.renew(Secret::new("two"), at(102), None), Ok(false));
+        let state = token.state(at(1 << 30));
+        assert_eq!((state.good, state.failing, state.renewed, state.failed), (true, None, 3, 2), "an end that nobody says");
+        assert!(!format!("{token:?}").contains("two"));
+    }
+
+    #[test]
+    fn one_at_a_time_renews_it_and_only_when_it_is_due() {
+        let source = TokenSource::File("x".into());
+        let token = Token::new(&Renewed { name: AUTHORIZATION, prefix: "", source, first: Some(Secret::new("a")) });
+        assert!(token.is_good(at(0)) && token.begins(at(0)) && !token.begins(at(0)));
+        token.ends(at(0), 30);
+        assert!(!token.begins(at(29)) && token.begins(at(30)));
+    }
+}
