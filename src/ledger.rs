@@ -70,8 +70,10 @@ pub struct Place {
 
 impl Place {
     fn grams(&self, joules: [Joules; 3]) -> Option<[Grams; 3]> {
-        let intensity = self.intensity?;
-        Some(joules.map(|joules| joules * self.pue * intensity))
+        let (intensity, [low, mid, high]) = (self.intensity?, joules);
+        let grams = |joules: Joules| joules * self.pue * intensity;
+        // Not by `map`, which is a call for each.
+        Some([grams(low), grams(mid), grams(high)])
     }
 }
 

@@ -14,8 +14,9 @@ use crate::cost::{Costs, TokenPrices};
 use crate::decide::{Candidate, Verdict, exclusion};
 use crate::grid::{Intensity, Quality};
 use crate::ledger::{Account, Attempted, Baseline, Place, account, at_baseline};
+use crate::policy::Policy;
 use crate::record::{
-    AccessRecord, AttemptUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, ShadowUsed, Text, UsageSource,
+    AccessRecord, AttemptUsed, CandidateUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, ShadowUsed, Text, UsageSource,
 };
 use crate::state::Seen;
 use crate::tables::{Coefficients, EnergyBand, TokenCounts};
@@ -41,7 +42,7 @@ pub(super) fn close(x: &mut Exchange) {
     observe(x, &ledger);
     x.shared.log.append(|line, seq| {
         record.seq = seq;
-        line::append(line, &record);
+        line::append_with(line, &record, candidates_used(x), attempts_used(x, &ledger));
     });
 }
 
@@ -323,6 +324,7 @@ fn simulated(x: &Exchange, ledger: &Ledger<'_>) -> bool {
         || (ledger.charged.is_empty() && x.candidates.iter().any(might))
 }
 
+/// All but the two lists, which are written as they are made.
 fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x>) -> AccessRecord<'x> {
     let route = x.route();
     let policy = x.policy();
@@ -342,7 +344,7 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         run: Text::from(&*x.shared.log.identity().run),
         seq: 0,
         generation: x.snapshot.generation,
-        id: text(&x.id),
+        id: Text::from(x.id.as_str()),
         client_request_id: x.client_request_id.as_ref().map(text),
         provider_request_id: x.provider_request_id.as_ref().map(text),
         route: route.map(|route| Text::from(&*route.name)),
@@ -383,7 +385,7 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         }),
         emissions: ledger.account.as_ref().map(Emissions::from),
         cost: ledger.costs,
-        attempts: attempts_used(x, ledger),
+        attempts: Vec::new(),
         first_token_ms: first_token,
         total_ms: total,
         budget_ms: budget,
@@ -395,33 +397,39 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
     }
 }
 
-fn attempts_used<'x>(x: &'x Exchange, ledger: &Ledger<'x>) -> Vec<AttemptUsed<'x>> {
-    x.attempts
-        .iter()
-        .zip(&ledger.charged)
-        .map(|(attempt, charged)| AttemptUsed {
-            backend: Text::from(&*x.snapshot.plan.backend(attempt.backend).name),
-            outcome: Text::from(attempt.outcome.as_str()),
-            status: attempt.status.map(|status| status.as_u16()),
-            ms: Millis::from(attempt.ended - attempt.begun),
-            input_tokens: charged.tokens().map(|tokens| tokens.input),
-            cached_input_tokens: charged.tokens().map(|tokens| tokens.cached).filter(|cached| *cached > 0),
-            output_tokens: charged.tokens().map(|tokens| tokens.output),
-            coefficient: charged.coefficients.map(|table| Text::from(&*table.id)),
-            joules: charged.energy().map(|energy| energy.mid()),
-            pue: Some(charged.at.0.pue),
-            intensity_g_per_kwh: charged.at.1.map(|intensity| intensity.reading.intensity),
-            grams: charged.booked.and_then(|booked| booked.grams()).map(|[_, mid, _]| mid),
-            cost_usd: charged.cost,
-        })
-        .collect()
+fn attempts_used<'l>(x: &'l Exchange, ledger: &'l Ledger<'_>) -> impl Iterator<Item = AttemptUsed<'l>> {
+    x.attempts.iter().zip(&ledger.charged).map(|(attempt, charged)| AttemptUsed {
+        backend: Text::from(&*x.snapshot.plan.backend(attempt.backend).name),
+        outcome: Text::from(attempt.outcome.as_str()),
+        status: attempt.status.map(|status| status.as_u16()),
+        ms: Millis::from(attempt.ended - attempt.begun),
+        input_tokens: charged.tokens().map(|tokens| tokens.input),
+        cached_input_tokens: charged.tokens().map(|tokens| tokens.cached).filter(|cached| *cached > 0),
+        output_tokens: charged.tokens().map(|tokens| tokens.output),
+        coefficient: charged.coefficients.map(|table| Text::from(&*table.id)),
+        joules: charged.energy().map(|energy| energy.mid()),
+        pue: Some(charged.at.0.pue),
+        intensity_g_per_kwh: charged.at.1.map(|intensity| intensity.reading.intensity),
+        grams: charged.booked.and_then(|booked| booked.grams()).map(|[_, mid, _]| mid),
+        cost_usd: charged.cost,
+    })
 }
 
 fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
-    let policy = x.policy().filter(|_| !x.candidates.is_empty())?;
+    x.policy().filter(|_| !x.candidates.is_empty())?;
     let decision = x.decision.as_ref();
     let name = |index: usize| x.candidates.get(index).map(|c| Text::from(&*x.snapshot.plan.backend(c.backend).name));
-    let candidates = x.candidates.iter().enumerate().map(|(index, candidate)| {
+    Some(DecisionUsed {
+        reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
+        baseline: decision.and_then(|decision| name(usize::from(decision.baseline))),
+        turn: x.turn.map(u64::from),
+        candidates: Vec::new(),
+    })
+}
+
+fn candidates_used(x: &Exchange) -> impl Iterator<Item = CandidateUsed<'_>> {
+    let decision = x.decision.as_ref();
+    let used = move |policy: &Policy, index: usize, candidate: &Candidate| {
         // Without a decision every candidate is excluded, and by what is found again the way `decide` found it.
         let verdict = match decision {
             Some(decision) => decision.verdicts.get(index).copied(),
@@ -430,13 +438,9 @@ fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
         let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
         let intensity = x.snapshot.intensity(x.snapshot.plan.backend(candidate.backend), x.wall);
         x.snapshot.candidate_used(candidate, verdict, intensity, coefficients(x, index), prices(x, index), policy)
-    });
-    Some(DecisionUsed {
-        reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
-        baseline: decision.and_then(|decision| name(usize::from(decision.baseline))),
-        turn: x.turn.map(u64::from),
-        candidates: candidates.collect(),
-    })
+    };
+    let of = move |policy| x.candidates.iter().enumerate().map(move |(index, candidate)| used(policy, index, candidate));
+    x.policy().map(|policy| &**policy).into_iter().flat_map(of)
 }
 
 fn shadow_used(x: &Exchange) -> Option<ShadowUsed<'_>> {

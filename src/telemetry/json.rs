@@ -5,6 +5,7 @@
 //! again and again (the intensity of a grid, the PUE of a building, the second in which this request came) is kept as it was
 //! written. What is written is, byte for byte, what `serde_json` writes of the same values.
 
+use std::borrow::Borrow;
 use std::io::Write as _;
 
 use jiff::Timestamp;
@@ -68,6 +69,15 @@ impl Json {
         self.bytes.get(..self.end).unwrap_or_default()
     }
 
+    /// What `put` puts, taken out again.
+    pub fn apart(&mut self, put: impl FnOnce(&mut Self)) -> Box<[u8]> {
+        let from = self.end;
+        put(self);
+        let text = self.bytes.get(from..self.end).unwrap_or_default().into();
+        self.end = from;
+        text
+    }
+
     /// Forgets what was put.
     pub fn clear(&mut self) {
         self.end = 0;
@@ -90,8 +100,21 @@ impl Json {
     )]
     #[inline(always)]
     pub fn constant<const LEN: usize>(&mut self, bytes: &[u8; LEN]) {
-        self.room(LEN).copy_from_slice(bytes);
-        self.end += LEN;
+        // One look at the room there is, where `room` and the copy after it take two.
+        match self.bytes.get_mut(self.end..).and_then(<[u8]>::first_chunk_mut::<LEN>) {
+            Some(to) => {
+                *to = *bytes;
+                self.end += LEN;
+            }
+            None => self.beyond(bytes),
+        }
+    }
+
+    /// Puts what there is no room for.
+    #[cold]
+    fn beyond(&mut self, bytes: &[u8]) {
+        self.grow(bytes.len());
+        self.raw(bytes);
     }
 
     /// The next `len` bytes.
@@ -113,10 +136,31 @@ impl Json {
     /// Puts a text, between quotation marks.
     pub fn text(&mut self, text: &str) {
         let bytes = text.as_bytes();
-        if !is_plain(bytes) {
-            return self.escaped(text);
+        // Most are so short that they are looked at and put as one word or two, which overlap.
+        match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+            (Some(first), Some(last)) if bytes.len() <= 16 => {
+                if special(u64::from_le_bytes(*first)) | special(u64::from_le_bytes(*last)) != 0 {
+                    return self.escaped(text);
+                }
+                self.constant(b"\"");
+                self.constant(first);
+                self.end -= 16 - bytes.len();
+                self.constant(last);
+                self.constant(b"\"");
+            }
+            (None, _) => {
+                let word = short(bytes);
+                if special(word) != 0 {
+                    return self.escaped(text);
+                }
+                self.constant(b"\"");
+                self.constant(&word.to_le_bytes());
+                self.end -= 8 - bytes.len();
+                self.constant(b"\"");
+            }
+            _ if is_plain(bytes) => self.quoted(bytes),
+            _ => self.escaped(text),
         }
-        self.quoted(bytes);
     }
 
     /// Puts bytes that need no escape between quotation marks.
@@ -149,20 +193,31 @@ impl Json {
     }
 
     /// Puts an array.
-    pub fn list<T>(&mut self, items: &[T], mut put: impl FnMut(&mut Self, &T)) {
+    pub fn list<T>(&mut self, items: impl Iterator<Item: Borrow<T>>, mut put: impl FnMut(&mut Self, &T)) {
         self.constant(b"[");
-        for (index, item) in items.iter().enumerate() {
+        for (index, item) in items.enumerate() {
             if index > 0 {
                 self.constant(b",");
             }
-            put(self, item);
+            put(self, item.borrow());
         }
         self.constant(b"]");
     }
 
     /// Puts a whole number.
-    pub fn integer(&mut self, value: impl itoa::Integer) {
-        self.raw(itoa::Buffer::new().format(value).as_bytes());
+    #[inline]
+    pub fn integer(&mut self, value: impl Into<u64>) {
+        let value = value.into();
+        match u32::try_from(value) {
+            Ok(value) if value < EIGHT_DIGITS => {
+                let digits = digits(value);
+                // The last one stays, be it a zero.
+                let zeroes = (digits.trailing_zeros() / 8).min(7);
+                self.constant(&((digits | ZEROES) >> (8 * zeroes)).to_le_bytes());
+                self.end -= zeroes as usize;
+            }
+            _ => self.raw(itoa::Buffer::new().format(value).as_bytes()),
+        }
     }
 
     /// Puts a number by its shortest digits that read back as the same one; what is no number is `null`.
@@ -201,13 +256,13 @@ impl Json {
             return self.float(value);
         }
         self.integer(micros / 1000);
-        let part = (micros % 1000) as u16;
-        let digits = [part / 100, part / 10 % 10, part % 10].map(|digit| b'0' + digit as u8);
-        match digits {
-            [first, b'0', b'0'] => self.constant(&[b'.', first]),
-            [first, second, b'0'] => self.constant(&[b'.', first, second]),
-            [first, second, third] => self.constant(&[b'.', first, second, third]),
-        }
+        // Eight digits, of which the last three are the part: a point and these, without zeroes at the end, but for the first.
+        let part = digits((micros % 1000) as u32) >> 32;
+        let zeroes = ((part as u32).leading_zeros() / 8).min(2);
+        let [_, digits @ ..] = (part as u32 | ZEROES as u32).to_le_bytes();
+        let [first, second, third] = digits;
+        self.constant(&[b'.', first, second, third]);
+        self.end -= zeroes as usize;
     }
 
     /// Puts a moment, between quotation marks.
@@ -230,15 +285,14 @@ impl Json {
 
     /// Puts billionths without zeroes at the end.
     fn fraction(&mut self, nanos: u32) {
-        let mut digits = *b".000000000";
-        let (_, places) = digits.split_at_mut(1);
-        for (place, part) in places.as_chunks_mut::<3>().0.iter_mut().zip([nanos / 1_000_000, nanos / 1000 % 1000, nanos % 1000])
-        {
-            *place = [part / 100, part / 10 % 10, part % 10].map(|digit| b'0' + digit as u8);
+        let (eight, last) = (digits(nanos / 10), (nanos % 10) as u8);
+        self.constant(b".");
+        self.constant(&(eight | ZEROES).to_le_bytes());
+        if last > 0 {
+            self.constant(&[b'0' + last]);
+        } else {
+            self.end -= (eight.leading_zeros() / 8) as usize;
         }
-        let zeroes = digits.iter().rev().take_while(|digit| **digit == b'0').count();
-        self.constant(&digits);
-        self.end -= zeroes;
     }
 
     fn second(&mut self, second: i64) -> [u8; SECOND_LEN] {
@@ -268,6 +322,22 @@ impl std::io::Write for Json {
     }
 }
 
+/// Numbers below have eight digits at most.
+const EIGHT_DIGITS: u32 = 100_000_000;
+/// The sign `0` eight times.
+const ZEROES: u64 = u64::from_le_bytes(*b"00000000");
+
+/// The eight decimal digits of a number below [`EIGHT_DIGITS`], the first one in the lowest byte, all at once: halves of four, in each
+/// of them halves of two, in each of these the two digits. Division by a constant is a multiplication and a shift that is exact for
+/// numbers so small.
+const fn digits(number: u32) -> u64 {
+    let fours = (number / 10_000) as u64 | ((number % 10_000) as u64) << 32;
+    let hundreds = (fours * 10_486 >> 20) & 0x0000_007f_0000_007f;
+    let twos = hundreds | (fours - 100 * hundreds) << 16;
+    let tens = (twos * 103 >> 10) & 0x000f_000f_000f_000f;
+    tens | (twos - 10 * tens) << 8
+}
+
 /// Whether a text stands in JSON as it is, eight bytes at a time.
 fn is_plain(text: &[u8]) -> bool {
     let mut found = 0;
@@ -286,19 +356,18 @@ fn is_plain(text: &[u8]) -> bool {
     found == 0
 }
 
-/// Fewer than eight bytes as a word, some of them twice, and the rest of it nothing that needs an escape.
+/// Fewer than eight bytes as a word, and blanks behind them.
 fn short(text: &[u8]) -> u64 {
     let four = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
-    let blank = u64::from_le_bytes(*b"        ");
-    match (text.first_chunk::<4>(), text.last_chunk::<4>(), text) {
-        (Some(first), Some(last), _) => four(first) | four(last) << 32,
-        (_, _, [first, .., last]) => {
-            let middle = text.get(1).copied().unwrap_or(*first);
-            (blank << 24) | u64::from(*first) | u64::from(middle) << 8 | u64::from(*last) << 16
+    let blanks = u64::from_le_bytes(*b"        ") << (8 * text.len());
+    blanks
+        | match (text.first_chunk::<4>(), text.last_chunk::<4>(), text) {
+            (Some(first), Some(last), _) => four(first) | four(last) << (8 * (text.len() - 4)),
+            (_, _, [first, second, third]) => u64::from(*first) | u64::from(*second) << 8 | u64::from(*third) << 16,
+            (_, _, [first, second]) => u64::from(*first) | u64::from(*second) << 8,
+            (_, _, [only]) => u64::from(*only),
+            _ => 0,
         }
-        (_, _, [only]) => (blank << 8) | u64::from(*only),
-        _ => blank,
-    }
 }
 
 /// Not zero when one of the eight bytes is below 0x20, a quotation mark or a backslash. It may also point out a byte behind such a
@@ -344,7 +413,9 @@ mod tests {
         fn any_number_is_written_as_serde_json_writes_it(number: f64, whole: u64, times in 1..4) {
             let written = put(|json| (0..times).for_each(|_| json.float(number)));
             prop_assert_eq!(written, serde_json::to_string(&number).unwrap().repeat(times as usize));
-            prop_assert_eq!(put(|json| json.integer(whole)), whole.to_string());
+            for whole in [whole, whole >> 40, whole % 100_000_000, u64::from(whole as u16)] {
+                prop_assert_eq!(put(|json| json.integer(whole)), whole.to_string());
+            }
         }
 
         #[test]
@@ -367,10 +438,20 @@ mod tests {
 
         #[test]
         fn any_moment_is_written_as_serde_json_writes_it(second in -200_000_000_000_i64..250_000_000_000, nanos in 0..999_999_999, rough in 0..1000) {
-            for nanos in [0, nanos, rough * 1_000_000] {
+            for nanos in [0, nanos, nanos / 10 * 10, rough * 1_000_000] {
                 let at = Timestamp::new(second, nanos).unwrap();
                 prop_assert_eq!(put(|json| json.time(at)), serde_json::to_string(&at).unwrap());
             }
+        }
+    }
+
+    #[test]
+    fn a_number_has_its_digits_and_a_span_its_part() {
+        let near = |number: u32| number.saturating_sub(2)..=number.saturating_add(2);
+        for number in (0..=9).flat_map(|power| near(10_u32.pow(power))).chain(0..11_000) {
+            assert_eq!(put(|json| json.integer(number)), number.to_string());
+            let millis = Millis::saturating(f64::from(number) / 1e3);
+            assert_eq!(put(|json| json.millis(millis)), serde_json::to_string(&millis).unwrap());
         }
     }
 

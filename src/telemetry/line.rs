@@ -5,34 +5,64 @@
 //! drift apart, so every struct is taken apart by name, that a new field does not compile until it is written, and the tests hold
 //! the text against `serde_json`'s of the same record, byte for byte.
 
+use std::borrow::Borrow;
 use std::cell::RefCell;
 
 use super::json::Json;
+use super::kept::Kept;
 use crate::backend::PlacementKind;
 use crate::cost::{Costs, TokenPrices};
 use crate::grid::{Basis, Freshness, Quality, Signal};
 use crate::record::{
     AccessRecord, AttemptUsed, CandidateUsed, Carbon, CarbonUsed, DecisionUsed, Emissions, EnergyUsed, NarrowedBy, ShadowUsed,
-    UsageSource,
+    Text, UsageSource,
 };
 use crate::units::{Grams, GramsPerKwh, Joules, Pue, Usd};
 
 thread_local! {
-    static JSON: RefCell<Json> = RefCell::default();
+    static PEN: RefCell<Pen> = RefCell::default();
+}
+
+/// What a thread writes with.
+#[derive(Default)]
+struct Pen {
+    json: Json,
+    candidates: Kept<KeptCandidate>,
+    carbon: Kept<KeptCarbon>,
 }
 
 /// Appends the record's line, without a line break.
 pub fn append(line: &mut Vec<u8>, record: &AccessRecord<'_>) {
-    let written = JSON.try_with(|json| {
-        let json = &mut *json.borrow_mut();
-        json.clear();
-        write_record(json, record);
-        line.extend_from_slice(json.as_bytes());
-    });
-    if written.is_err() {
+    let candidates = record.decision.iter().flat_map(|decision| &decision.candidates);
+    append_with(line, record, candidates, record.attempts.iter());
+}
+
+/// The same with lists that are made while they are written, instead of the record's own: a candidate is 350 bytes.
+pub fn append_with<'a>(
+    line: &mut Vec<u8>,
+    record: &AccessRecord<'_>,
+    candidates: impl Iterator<Item: Borrow<CandidateUsed<'a>>>,
+    attempts: impl Iterator<Item: Borrow<AttemptUsed<'a>>>,
+) {
+    // Given to whichever pen there is.
+    let mut lists = Some((candidates, attempts));
+    let written = PEN.try_with(|pen| lists.take().map(|lists| pen.borrow_mut().append(line, record, lists)));
+    if let (Err(_), Some(lists)) = (written, lists) {
         // The thread is at its end, and what it kept is gone.
-        let mut json = Json::default();
-        write_record(&mut json, record);
+        Pen::default().append(line, record, lists);
+    }
+}
+
+impl Pen {
+    fn append<'a>(
+        &mut self,
+        line: &mut Vec<u8>,
+        record: &AccessRecord<'_>,
+        (candidates, attempts): (impl Iterator<Item: Borrow<CandidateUsed<'a>>>, impl Iterator<Item: Borrow<AttemptUsed<'a>>>),
+    ) {
+        let Self { json, candidates: kept_candidates, carbon } = self;
+        json.clear();
+        write_record(json, record, (candidates, kept_candidates), attempts, carbon);
         line.extend_from_slice(json.as_bytes());
     }
 }
@@ -76,13 +106,19 @@ macro_rules! member {
     };
 }
 
-fn write_record(json: &mut Json, record: &AccessRecord<'_>) {
+fn write_record<'a>(
+    json: &mut Json,
+    record: &AccessRecord<'_>,
+    candidates: (impl Iterator<Item: Borrow<CandidateUsed<'a>>>, &mut Kept<KeptCandidate>),
+    attempts_used: impl Iterator<Item: Borrow<AttemptUsed<'a>>>,
+    kept_carbon: &mut Kept<KeptCarbon>,
+) {
     #[rustfmt::skip]
     let AccessRecord {
         time, instance, run, seq, generation, id, client_request_id, provider_request_id, route, policy, narrowed, key, method, path, status,
         request_bytes, response_bytes, operation, model, response_model, stream, backend, region, grid_zone, placement, decision,
         shadow, carbon, input_tokens, output_tokens, cached_input_tokens, reasoning_tokens, usage_source, input_tokens_source, energy,
-        emissions, cost, attempts, first_token_ms, total_ms, budget_ms, within_budget, overhead_us, ended, error, simulated,
+        emissions, cost, attempts: _, first_token_ms, total_ms, budget_ms, within_budget, overhead_us, ended, error, simulated,
     } = record;
     json.constant(b"{\"time\":");
     json.time(*time);
@@ -111,9 +147,9 @@ fn write_record(json: &mut Json, record: &AccessRecord<'_>) {
         "region" left_out Json::text, region;
         "grid_zone" left_out Json::text, grid_zone;
         "placement" left_out Json::word, placement.map(PlacementKind::as_str);
-        "decision" left_out write_decision, decision;
+        "decision" left_out write_decision, decision.as_ref().map(|decision| (decision, candidates));
         "shadow" left_out write_shadow, shadow;
-        "carbon" left_out write_carbon, carbon;
+        "carbon" left_out write_carbon, carbon.as_ref().map(|carbon| (carbon, kept_carbon));
         "gen_ai.usage.input_tokens" null Json::integer, *input_tokens;
         "gen_ai.usage.output_tokens" null Json::integer, *output_tokens;
         "cached_input_tokens" null Json::integer, *cached_input_tokens;
@@ -123,7 +159,7 @@ fn write_record(json: &mut Json, record: &AccessRecord<'_>) {
         "energy" null write_energy, energy;
         "emissions" null write_emissions, emissions;
         "cost" left_out write_costs, cost;
-        "attempts" always write_attempts, attempts;
+        "attempts" always write_attempts, attempts_used;
         "first_token_ms" left_out Json::millis, *first_token_ms;
         "total_ms" always Json::millis, *total_ms;
         "budget_ms" left_out Json::millis, *budget_ms;
@@ -136,8 +172,11 @@ fn write_record(json: &mut Json, record: &AccessRecord<'_>) {
     json.constant(b"}");
 }
 
-fn write_decision(json: &mut Json, decision: &DecisionUsed<'_>) {
-    let DecisionUsed { reason, baseline, turn, candidates } = decision;
+fn write_decision<'a, C: Iterator<Item: Borrow<CandidateUsed<'a>>>>(
+    json: &mut Json,
+    (decision, candidates): (&DecisionUsed<'_>, (C, &mut Kept<KeptCandidate>)),
+) {
+    let DecisionUsed { reason, baseline, turn, candidates: _ } = decision;
     json.constant(b"{\"reason\":");
     json.text(reason);
     members! { json;
@@ -148,19 +187,73 @@ fn write_decision(json: &mut Json, decision: &DecisionUsed<'_>) {
     json.constant(b"}");
 }
 
-fn write_candidates(json: &mut Json, candidates: &[CandidateUsed<'_>]) {
-    json.list(candidates, |json, candidate| {
+/// What of a candidate only another plan or another reading changes.
+struct KeptCandidate {
+    backend: Box<str>,
+    region: Option<Box<str>>,
+    grid_zone: Option<Box<str>>,
+    coefficient: Option<Box<str>>,
+    pue: Option<Pue>,
+    intensity_g_per_kwh: Option<GramsPerKwh>,
+    /// The first three and the last three as they are written.
+    place: Box<[u8]>,
+    rates: Box<[u8]>,
+}
+
+/// Whether a text that was kept is that one.
+#[inline]
+fn same(kept: Option<&str>, text: Option<&Text<'_>>) -> bool {
+    match (kept, text) {
+        (Some(kept), Some(text)) => *kept == **text,
+        (kept, text) => kept.is_none() && text.is_none(),
+    }
+}
+
+fn owned(text: Option<&Text<'_>>) -> Option<Box<str>> {
+    text.map(|text| Box::from(&**text))
+}
+
+fn write_candidates<'a, C: Iterator<Item: Borrow<CandidateUsed<'a>>>>(
+    json: &mut Json,
+    (candidates, kept): (C, &mut Kept<KeptCandidate>),
+) {
+    json.list(candidates, |json, candidate: &CandidateUsed<'a>| {
         #[rustfmt::skip]
         let CandidateUsed {
             backend, region, grid_zone, verdict, by, first_token_ms, total_ms, input_tokens, cached_input_tokens, output_tokens,
             coefficient, pue, intensity_g_per_kwh, grams, price_usd_per_million_tokens, cost_usd, price_grams, per_output_token_ms,
             in_flight, limit,
         } = candidate;
-        json.constant(b"{\"backend\":");
-        json.text(backend);
+        let is = |kept: &KeptCandidate| {
+            *kept.backend == **backend
+                && same(kept.grid_zone.as_deref(), grid_zone.as_ref())
+                && same(kept.coefficient.as_deref(), coefficient.as_ref())
+                && same(kept.region.as_deref(), region.as_ref())
+                && kept.pue == *pue
+                && kept.intensity_g_per_kwh == *intensity_g_per_kwh
+        };
+        let kept = kept.get(backend, is, || {
+            let place = json.apart(|json| {
+                json.constant(b"{\"backend\":");
+                json.text(backend);
+                members! { json;
+                    "region" left_out Json::text, region;
+                    "grid_zone" left_out Json::text, grid_zone;
+                }
+            });
+            let rates = json.apart(|json| {
+                members! { json;
+                    "coefficient" left_out Json::text, coefficient;
+                    "pue" left_out Json::float, pue.map(Pue::get);
+                    "intensity_g_per_kwh" null Json::float, intensity_g_per_kwh.map(GramsPerKwh::get);
+                }
+            });
+            let [region, grid_zone, coefficient] = [region, grid_zone, coefficient].map(|text| owned(text.as_ref()));
+            let (backend, pue, intensity_g_per_kwh) = (Box::from(&**backend), *pue, *intensity_g_per_kwh);
+            KeptCandidate { backend, region, grid_zone, coefficient, pue, intensity_g_per_kwh, place, rates }
+        });
+        json.raw(&kept.place);
         members! { json;
-            "region" left_out Json::text, region;
-            "grid_zone" left_out Json::text, grid_zone;
             "verdict" always Json::text, verdict;
             "by" left_out Json::float, *by;
             "first_token_ms" left_out Json::millis, *first_token_ms;
@@ -168,9 +261,9 @@ fn write_candidates(json: &mut Json, candidates: &[CandidateUsed<'_>]) {
             "input_tokens" left_out Json::integer, *input_tokens;
             "cached_input_tokens" left_out Json::integer, *cached_input_tokens;
             "output_tokens" left_out Json::integer, *output_tokens;
-            "coefficient" left_out Json::text, coefficient;
-            "pue" left_out Json::float, pue.map(Pue::get);
-            "intensity_g_per_kwh" null Json::float, intensity_g_per_kwh.map(GramsPerKwh::get);
+        }
+        json.raw(&kept.rates);
+        members! { json;
             "grams" null Json::float, grams.map(Grams::get);
             "price_usd_per_million_tokens" left_out write_prices, price_usd_per_million_tokens;
             "cost_usd" left_out Json::float, cost_usd.map(Usd::get);
@@ -201,17 +294,56 @@ fn write_shadow(json: &mut Json, shadow: &ShadowUsed<'_>) {
     json.constant(b"}");
 }
 
-fn write_carbon(json: &mut Json, carbon: &Carbon<'_>) {
+fn write_carbon(json: &mut Json, (carbon, kept): (&Carbon<'_>, &mut Kept<KeptCarbon>)) {
     let Carbon { chosen, baseline } = carbon;
     json.constant(b"{\"chosen\":");
-    write_carbon_used(json, chosen);
+    write_carbon_used(json, chosen, kept);
     json.constant(b",\"baseline\":");
-    write_carbon_used(json, baseline);
+    write_carbon_used(json, baseline, kept);
     json.constant(b"}");
 }
 
-fn write_carbon_used(json: &mut Json, used: &CarbonUsed<'_>) {
+/// An intensity with all but its age.
+struct KeptCarbon {
+    used: CarbonUsed<'static>,
+    /// What stands before the age and behind it.
+    before: Box<[u8]>,
+    behind: Box<[u8]>,
+}
+
+fn write_carbon_used(json: &mut Json, used: &CarbonUsed<'_>, kept: &mut Kept<KeptCarbon>) {
     let CarbonUsed { grid_zone, intensity_g_per_kwh, signal, basis, quality, freshness, source, measured_at, age_s, pue } = used;
+    let is = |kept: &KeptCarbon| {
+        let it = &kept.used;
+        it.measured_at == *measured_at
+            && it.intensity_g_per_kwh == *intensity_g_per_kwh
+            && (it.signal, it.basis, it.quality, it.freshness) == (*signal, *basis, *quality, *freshness)
+            && it.pue == *pue
+            && it.grid_zone == *grid_zone
+            && it.source == *source
+    };
+    let kept = kept.get(grid_zone.as_deref().unwrap_or_default(), is, || {
+        let before = json.apart(|json| write_reading(json, used));
+        let behind = json.apart(|json| {
+            members! { json;
+                "pue" left_out Json::float, pue.map(Pue::get);
+            }
+            json.constant(b"}");
+        });
+        let [grid_zone, source] = [grid_zone, source].map(|text| text.as_ref().map(|text| Text::from(text.to_string())));
+        KeptCarbon { used: CarbonUsed { grid_zone, source, ..*used }, before, behind }
+    });
+    json.raw(&kept.before);
+    members! { json;
+        "age_s" left_out Json::integer, *age_s;
+    }
+    json.raw(&kept.behind);
+}
+
+/// An intensity up to its age.
+fn write_reading(json: &mut Json, used: &CarbonUsed<'_>) {
+    let CarbonUsed { grid_zone, intensity_g_per_kwh, signal, basis, quality, freshness, source, measured_at, age_s: _, pue: _ } =
+        used;
     json.constant(b"{");
     if let Some(zone) = grid_zone {
         json.constant(b"\"grid_zone\":");
@@ -232,10 +364,7 @@ fn write_carbon_used(json: &mut Json, used: &CarbonUsed<'_>) {
         "freshness" left_out Json::word, freshness.map(Freshness::as_str);
         "source" left_out Json::text, source;
         "measured_at" left_out Json::time, *measured_at;
-        "age_s" left_out Json::integer, *age_s;
-        "pue" left_out Json::float, pue.map(Pue::get);
     }
-    json.constant(b"}");
 }
 
 fn write_energy(json: &mut Json, energy: &EnergyUsed<'_>) {
@@ -291,8 +420,8 @@ fn write_prices(json: &mut Json, prices: &TokenPrices) {
     json.constant(b"}");
 }
 
-fn write_attempts(json: &mut Json, attempts: &[AttemptUsed<'_>]) {
-    json.list(attempts, |json, attempt| {
+fn write_attempts<'a>(json: &mut Json, attempts: impl Iterator<Item: Borrow<AttemptUsed<'a>>>) {
+    json.list(attempts, |json, attempt: &AttemptUsed<'a>| {
         #[rustfmt::skip]
         let AttemptUsed {
             backend, outcome, status, ms, input_tokens, cached_input_tokens, output_tokens, coefficient, joules, pue,
@@ -319,76 +448,5 @@ fn write_attempts(json: &mut Json, attempts: &[AttemptUsed<'_>]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::record::Text;
-    use crate::units::Millis;
-
-    fn written(record: &AccessRecord<'_>) -> String {
-        let mut line = b"before".to_vec();
-        append(&mut line, record);
-        String::from_utf8(line.split_off(6)).unwrap()
-    }
-
-    fn samples() -> impl Iterator<Item = AccessRecord<'static>> {
-        include_str!("../../tests/cases/log/sample.jsonl").lines().filter_map(|line| serde_json::from_str(line).ok())
-    }
-
-    #[test]
-    fn every_line_of_the_sample_is_written_as_serde_json_writes_it() {
-        assert!(samples().count() > 3);
-        for record in samples() {
-            assert_eq!(written(&record), serde_json::to_string(&record).unwrap());
-        }
-    }
-
-    /// A record with every field there is.
-    fn full() -> serde_json::Value {
-        serde_json::from_str(include_str!("../../tests/cases/log/full.json")).unwrap()
-    }
-
-    /// Every member of every object below, as a path.
-    fn members(value: &serde_json::Value, path: &str, all: &mut Vec<(String, String)>) {
-        for (name, member) in value.as_object().into_iter().flatten() {
-            all.push((path.to_owned(), name.clone()));
-            members(member, &format!("{path}/{name}"), all);
-        }
-        for (index, item) in value.as_array().into_iter().flatten().enumerate() {
-            members(item, &format!("{path}/{index}"), all);
-        }
-    }
-
-    #[test]
-    fn every_field_is_written_as_serde_json_writes_it_and_left_out_where_it_does() {
-        let line = full().to_string();
-        let record: AccessRecord<'_> = serde_json::from_str(&line).unwrap();
-        assert_eq!(written(&record), serde_json::to_string(&record).unwrap());
-        let mut all = Vec::new();
-        members(&full(), "", &mut all);
-        assert!(all.len() > 110);
-        let mut left_out = 0;
-        for (path, name) in all {
-            let mut value = full();
-            value.pointer_mut(&path).unwrap().as_object_mut().unwrap().remove(&name);
-            let line = value.to_string();
-            // What cannot be missing has no line without it.
-            let Ok(record) = serde_json::from_str::<AccessRecord<'_>>(&line) else { continue };
-            assert_eq!(written(&record), serde_json::to_string(&record).unwrap(), "without {path}/{name}");
-            left_out += 1;
-        }
-        assert!(left_out > 80, "{left_out}");
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_and_number_is_written_as_serde_json_writes_it(text: String, number: f64, count: u64, which in 0_usize..4) {
-            let mut record = samples().nth(which).unwrap();
-            record.model = Some(Text::from(&*text));
-            record.seq = count;
-            record.total_ms = Millis::saturating(number);
-            prop_assert_eq!(written(&record), serde_json::to_string(&record).unwrap());
-        }
-    }
-}
+#[path = "line_tests.rs"]
+mod tests;

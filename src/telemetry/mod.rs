@@ -12,5 +12,6 @@ pub mod trace;
 
 mod buffer;
 mod exposition;
+mod kept;
 mod sink;
 mod writer;
