@@ -1,6 +1,6 @@
 //! Which requests a route takes, and who may serve them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::backend::BackendId;
@@ -58,8 +58,9 @@ pub struct Route {
     pub prefix: Arc<str>,
     /// Header fields that must be there, with that value if one is given.
     pub headers: Vec<(http::HeaderName, Option<http::HeaderValue>)>,
-    /// Models it takes, by the client's names, each with its candidates in the file's order.
-    pub models: HashMap<Arc<str>, Arc<[Deployment]>>,
+    /// Models it takes, by the client's names, each with its candidates in the file's order. Ordered: to compare a few names is less
+    /// work for each request than a keyed hash of one.
+    pub models: BTreeMap<Arc<str>, Arc<[Deployment]>>,
     /// Candidates for any other model: backends that list none.
     pub any_model: Arc<[Deployment]>,
     /// Where calls go that name no model, list things, or name a thing whose backend is not known.

@@ -238,9 +238,8 @@ impl Weighing<'_> {
             let all = self.candidates.iter().zip(&self.late).enumerate();
             all.filter(|(_, (candidate, _))| candidate.standing == standing)
         };
-        let in_time = |in_time: bool| {
-            those().filter(move |(_, (_, late))| late.is_none() == in_time).map(|(index, _)| index as u16)
-        };
+        let in_time =
+            |in_time: bool| those().filter(move |(_, (_, late))| late.is_none() == in_time).map(|(index, _)| index as u16);
         let mut order: SmallVec<[u16; 16]> = in_time(true).collect();
         let within = order.len();
         match self.policy.on_no_candidate {

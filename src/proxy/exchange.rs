@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use smallvec::SmallVec;
 
 use super::Shared;
+use super::id::Id;
 use super::narrow::Narrowed;
 use super::provenance::Client;
 use super::upload::Turn;
@@ -29,7 +30,7 @@ use crate::record::Ended;
 use crate::route::{Deployment, FlowId, Route};
 use crate::state::{Lesson, Snapshot};
 use crate::units::Millis;
-use crate::wire::fields::Name;
+use crate::wire::fields::{Fields, Name};
 use crate::wire::message::RequestHead;
 use crate::wire::usage::{Usage, UsageSource};
 use crate::wire::{Operation, bedrock};
@@ -147,7 +148,7 @@ pub struct Exchange {
     pub(super) wall: Timestamp,
     /// Who is at the other end of the connection, where whoever embeds the proxy has said it.
     pub(super) client: Option<Client>,
-    pub(super) id: HeaderValue,
+    pub(super) id: Id,
     pub(super) client_request_id: Option<HeaderValue>,
     pub(super) provider_request_id: Option<HeaderValue>,
     pub(super) method: Method,
@@ -298,8 +299,11 @@ impl Exchange {
     }
 
     /// The id that goes to the backend and back to the client: the client's own where it gave one.
-    pub(super) fn request_id(&self) -> &HeaderValue {
-        self.client_request_id.as_ref().unwrap_or(&self.id)
+    pub(super) fn tell_id(&self, fields: &mut Fields) {
+        match &self.client_request_id {
+            Some(own) => fields.set(Name::XRequestId, own),
+            None => fields.set_text(Name::XRequestId, self.id.as_str()),
+        }
     }
 
     /// How long an attempt that begins now may wait for its first byte: what the backend is given, and not beyond the whole.

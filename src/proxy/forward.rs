@@ -26,7 +26,7 @@ use crate::live::Live;
 use crate::route::Deployment;
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
 use crate::wire::bedrock;
-use crate::wire::fields::{Fields, Name};
+use crate::wire::fields::Fields;
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::query::without_credentials;
 use crate::wire::refusal::{outranks, refuses, retry_after};
@@ -280,7 +280,7 @@ fn address(outgoing: &mut Outgoing, x: &Exchange, backend: &Arc<Backend>, deploy
         headers::unaddressed(&mut request.head.fields, &former);
     }
     headers::addressed(&mut request.head.fields, backend, credential.as_ref(), provenance.as_ref());
-    request.head.fields.set(Name::XRequestId, x.request_id());
+    x.tell_id(&mut request.head.fields);
     // Also where it cannot be signed, its fields are there to be taken out again.
     *addressed_to = Some(Arc::clone(backend));
     signature::sign(request, backend, &x.snapshot, x.shared.clock.wall())?;

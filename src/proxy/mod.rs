@@ -10,6 +10,7 @@ mod exchange;
 mod forward;
 mod headers;
 mod hedge;
+mod id;
 mod intake;
 mod models;
 mod narrow;
@@ -30,7 +31,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{Method, Request, Response, Version};
 use http_body::Body as _;
 use http_body_util::Full;
 use smallvec::SmallVec;
@@ -55,6 +56,7 @@ use crate::wire::{Call, call};
 
 pub use exchange::{Attempt, AttemptOutcome, Exchange};
 use exchange::{MAX_ID, Proof, Shadowed};
+use id::Id;
 pub use provenance::Client;
 use provenance::{Provenance, Pseudonym};
 pub use reject::Error;
@@ -116,9 +118,8 @@ pub struct Parts {
 }
 
 impl Shared {
-    fn next_id(&self) -> HeaderValue {
-        let number = u64::from(self.run) << 32 | u64::from(self.counter.fetch_add(1, Relaxed));
-        HeaderValue::from_bytes(&hex(number)).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    fn next_id(&self) -> Id {
+        Id::of(u64::from(self.run) << 32 | u64::from(self.counter.fetch_add(1, Relaxed)))
     }
 
     /// Counts who is refused for a key; a line in the log has only who found a route.
@@ -155,21 +156,6 @@ impl Shared {
 fn slot(seed: usize, name: &str, slots: usize) -> usize {
     let hash = name.bytes().fold(seed as u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     (hash ^ hash >> 32) as usize % slots
-}
-
-/// A number in 16 hexadecimal digits, all at once: it is done twice for every request.
-fn hex(number: u64) -> [u8; 16] {
-    /// The byte in each of 16 places.
-    const EACH: u128 = u128::MAX / 255;
-    // Each half goes on until every byte has its four bits.
-    let mut digits = u128::from(number);
-    digits = (digits | digits << 32) & 0x0000_0000_ffff_ffff_0000_0000_ffff_ffff;
-    digits = (digits | digits << 16) & 0x0000_ffff_0000_ffff_0000_ffff_0000_ffff;
-    digits = (digits | digits << 8) & 0x00ff_00ff_00ff_00ff_00ff_00ff_00ff_00ff;
-    digits = (digits | digits << 4) & 0x0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f;
-    // From ten on, six more carry into the next bit.
-    let letters = (digits + 6 * EACH) >> 4 & EACH;
-    (digits + EACH * u128::from(b'0') + letters * u128::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
 /// The proxy, as a service of one request and one response.
@@ -245,7 +231,7 @@ impl Proxy {
                 let closes = x.http1 && (error.closes() || (has_body && !Box::pin(intake::is_read(&mut request)).await));
                 let response = error.response(x.dialect(), closes).map(|bytes| Body::Fixed(Full::new(bytes)));
                 let mut response = Message::<ResponseHead, Body>::from(response);
-                response.head.fields.set(Name::XRequestId, x.request_id());
+                x.tell_id(&mut response.head.fields);
                 response
             }
         }
@@ -320,7 +306,7 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
     let mut fields = std::mem::take(&mut request.head.fields);
     let credential = fields.value(headers::credential_field(x.dialect()));
     headers::clean_to_read(&mut fields, &plan.credential_fields);
-    provenance::mark(&mut fields, request.head.version, &x.id, &x.shared.pseudonym)?;
+    provenance::mark(&mut fields, request.head.version, x.id, &x.shared.pseudonym)?;
     let mut outgoing = forward::Outgoing::new(fields, credential, provenance, below, intake);
     let (response, usage_event) = forward::attempts(&mut outgoing, x).await?;
     x.release_body();
@@ -440,7 +426,7 @@ fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x
 /// The fields that tell the client what was decided. Names and regions were rendered when the plan was made.
 fn decorate(fields: &mut Fields, version: Version, x: &Exchange) {
     fields.append(Name::Via, &provenance::via(version));
-    fields.set(Name::XRequestId, x.request_id());
+    x.tell_id(fields);
     if let Some((backend, index)) = &x.serving {
         fields.set(Name::XWindwardBackend, &backend.name_header);
         fields.set(Name::XWindwardRegion, &backend.region_header);
@@ -469,17 +455,5 @@ impl<B: Into<RequestBody>> tower::Service<Request<B>> for Proxy {
         // As above.
         let answer = Box::write(Box::new_uninit(), async move { Ok(for_hyper(proxy.answered(request).await)) });
         Box::into_pin(answer)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_number_is_written_as_everybody_writes_it() {
-        for number in [0, 1, 9, 10, 15, 16, 0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210, u64::MAX, 0x77df_26e6_0000_005d] {
-            assert_eq!(hex(number), *format!("{number:016x}").as_bytes(), "{number}");
-        }
     }
 }

@@ -17,6 +17,9 @@ pub(super) fn list(x: &Exchange, only: Option<&str>) -> Result<Response<Bytes>, 
     };
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(Name::XRequestId.header(), x.request_id().clone());
+    let own = || HeaderValue::from_str(x.id.as_str()).ok();
+    if let Some(id) = x.client_request_id.clone().or_else(own) {
+        response.headers_mut().insert(Name::XRequestId.header(), id);
+    }
     Ok(response)
 }

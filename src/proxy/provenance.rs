@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 
 use http::{HeaderValue, Version};
 
+use super::id::Id;
 use super::reject::Error;
 use crate::wire::fields::{Fields, Name};
 use crate::wire::message::RequestHead;
@@ -98,7 +99,7 @@ fn is_ours(name: &str) -> bool {
 
 /// Adds to a client's cleaned fields what every backend is told. `id` is the exchange's own: 16 hexadecimal digits. A request that
 /// comes back is refused.
-pub(super) fn mark(fields: &mut Fields, version: Version, id: &HeaderValue, own: &Pseudonym) -> Result<(), Error> {
+pub(super) fn mark(fields: &mut Fields, version: Version, id: Id, own: &Pseudonym) -> Result<(), Error> {
     if fields.has(Name::Via) {
         let passed = own.after(version, fields).ok_or(Error::Loop)?;
         fields.set(Name::Via, &passed);
@@ -110,32 +111,33 @@ pub(super) fn mark(fields: &mut Fields, version: Version, id: &HeaderValue, own:
 }
 
 /// Leaves a trace that goes on as it is, or begins one.
-fn trace(fields: &mut Fields, id: &HeaderValue) {
+fn trace(fields: &mut Fields, id: Id) {
     let mut given = fields.all(Name::Traceparent);
     if given.next().is_some_and(is_traceparent) && given.next().is_none() {
         return;
     }
     drop(given);
-    let Some(made) = traceparent(id, fastrand::u64(..)) else { return };
-    fields.set(Name::Traceparent, &made);
+    let made = traceparent(id, fastrand::u64(..));
+    fields.set_text(Name::Traceparent, std::str::from_utf8(&made).unwrap_or_default());
     // The state of a trace that is not known means nothing.
     fields.remove(Name::Tracestate);
 }
 
 /// The beginning of a trace (W3C Trace Context, version 00). Its parent is the exchange, under the id that the record has, and the
 /// flag says that there is a record: without it a backend that traces would drop its part.
-fn traceparent(id: &HeaderValue, random: u64) -> Option<HeaderValue> {
+fn traceparent(id: Id, random: u64) -> [u8; 55] {
     let mut text = *b"00-0000000000000000rrrrrrrrrrrrrrrr-pppppppppppppppp-01";
     let (_, rest) = text.split_at_mut(3);
     let (trace, rest) = rest.split_at_mut(16);
     let (chance, rest) = rest.split_at_mut(16);
-    let (parent, _) = rest.get_mut(1..)?.split_at_mut_checked(16)?;
-    let id: &[u8; 16] = id.as_bytes().try_into().ok()?;
-    trace.copy_from_slice(id);
+    let (parent, _) = rest.split_at_mut(17);
+    trace.copy_from_slice(id.digits());
     // Samplers look at the last digits, which have to be random.
-    chance.copy_from_slice(&super::hex(random));
-    parent.copy_from_slice(id);
-    HeaderValue::from_bytes(&text).ok()
+    chance.copy_from_slice(Id::of(random).digits());
+    if let Some(parent) = parent.last_chunk_mut() {
+        *parent = *id.digits();
+    }
+    text
 }
 
 /// Whether a `traceparent` is one: a later version may be longer, and is passed on as it is.
@@ -239,10 +241,10 @@ mod tests {
 
     #[test]
     fn a_request_that_comes_back_is_known() {
-        let (id, own) = (HeaderValue::from_static("77df26e60000005d"), Pseudonym::new(0xbeef));
+        let (id, own) = (Id::of(0x77df_26e6_0000_005d), Pseudonym::new(0xbeef));
         let marked = |given: &[&'static str]| {
             let mut fields = map(&given.iter().map(|value| ("via", *value)).collect::<Vec<_>>());
-            mark(&mut fields, Version::HTTP_11, &id, &own).ok()?;
+            mark(&mut fields, Version::HTTP_11, id, &own).ok()?;
             assert_eq!(fields.len(), 2, "and a trace");
             fields.get_text(Name::Via).map(str::to_owned)
         };
@@ -261,10 +263,10 @@ mod tests {
 
     #[test]
     fn a_trace_goes_on_or_begins() {
-        let id = HeaderValue::from_static("77df26e60000005d");
+        let id = Id::of(0x77df_26e6_0000_005d);
         let marked = |fields: &[(&'static str, &'static str)]| {
             let mut fields = map(fields);
-            mark(&mut fields, Version::HTTP_2, &id, &Pseudonym::new(0xbeef)).unwrap();
+            mark(&mut fields, Version::HTTP_2, id, &Pseudonym::new(0xbeef)).unwrap();
             assert_eq!(fields.get_text(Name::Via), Some("2 windward-0000beef"));
             fields
         };

@@ -58,9 +58,9 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
     let mut fields = std::mem::take(&mut request.head.fields);
     let credential = fields.value(headers::credential_field(x.dialect()));
     headers::clean(&mut fields, &snapshot.plan.credential_fields);
-    provenance::mark(&mut fields, request.head.version, &x.id, &x.shared.pseudonym)?;
+    provenance::mark(&mut fields, request.head.version, x.id, &x.shared.pseudonym)?;
     headers::addressed(&mut fields, &backend, credential.as_ref(), provenance.as_ref());
-    fields.set(Name::XRequestId, x.request_id());
+    x.tell_id(&mut fields);
     headers::strip_protocol_key(&mut fields);
     if let Some(protocol) = asked {
         fields.set_text(Name::Connection, "upgrade");

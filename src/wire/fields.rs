@@ -185,8 +185,9 @@ impl Fields {
         self.replace(key.into(), value.as_bytes(), value.is_sensitive());
     }
 
-    /// The same with a text of our own.
-    pub fn set_text(&mut self, name: Name, value: &'static str) {
+    /// The same with a text of our own, which has nothing in it that a value must not have.
+    pub fn set_text(&mut self, name: Name, value: &str) {
+        debug_assert!(value.bytes().all(|byte| (b' '..0x7f).contains(&byte)), "{value:?} is no text of ours");
         self.replace(Key::Known(name), value.as_bytes(), false);
     }
 

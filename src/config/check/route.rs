@@ -1,6 +1,6 @@
 //! Routes: which requests go to which backends.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -185,7 +185,7 @@ impl Check<'_> {
             self.flows.push((Arc::clone(&name), model.map_or_else(|| Arc::from("*"), Arc::clone)));
             candidates.iter().filter_map(|(id, weight)| deployment(meant(*id)?, model, *weight, flow)).collect()
         };
-        let models: HashMap<Arc<str>, Arc<[Deployment]>> =
+        let models: BTreeMap<Arc<str>, Arc<[Deployment]>> =
             model_names.iter().map(|name| (Arc::clone(name), deployments(Some(name)))).collect();
         let any_model = if only.is_some() { Arc::from([]) } else { deployments(None) };
         let home = candidates.first().map_or(BackendId(0), |(id, _)| *id);
