@@ -85,7 +85,7 @@ fn data(flags: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 pub(super) fn all() -> Vec<Case> {
-    [pseudo(), fields(), hosts(), lengths(), states(), passed_over(), sizes(), connection(), compression()]
+    [pseudo(), fields(), hosts(), lengths(), states(), closed(), passed_over(), sizes(), connection(), compression()]
         .into_iter()
         .flatten()
         .collect()
@@ -281,6 +281,13 @@ fn states() -> Vec<Case> {
             "RFC 9113, 5.5",
             &[frame(HEADERS, END_STREAM, 1, &block(&GET)), frame(0xfa, 0, 1, b"?"), frame(CONTINUATION, END_HEADERS, 1, b"")],
         ),
+    ]
+}
+
+/// What comes for a stream that has ended, or never began.
+fn closed() -> Vec<Case> {
+    let gone = |name, rule, frames: &[Vec<u8>]| case(name, rule, Ended, frames);
+    vec![
         gone("a head of a stream before the last one", "RFC 9113, 5.1.1", &[on(5), on(3)]),
         case("data of a stream before the last one", "RFC 9113, 5.1.1", Reset, &[on(5), frame(DATA, 0, 3, b"x")]).of_stream(3),
         case("data after a reset", "RFC 9113, 5.1", Reset, &[open(&[]), reset(8), data(0, b"x")]),
