@@ -51,6 +51,7 @@
 //! | promise | shown by |
 //! |---|---|
 //! | A body over the limit is refused before it is read | `a_body_over_the_limit_is_refused_before_it_is_read` |
+//! | A request that its head alone condemns is refused while its body is still on its way | `a_refusal_does_not_wait_for_a_body_that_is_late`, `what_a_head_is_refused_for_is_known_without_its_body_and_asking_leaves_no_trace` |
 //! | An upload that stalls ends by its own limit with 408, its attempt with it, and the backend is not blamed; one that takes nothing more is | `an_upload_that_stalls_ends_by_its_own_limit_and_is_the_clients_fault`, `a_call_whose_body_stalls_reaches_nobody`, `a_backend_that_answers_an_upload_which_stalls_is_not_the_one_who_is_idle`, `a_backend_that_takes_no_more_of_an_upload_is_blamed_for_it` |
 //! | An exchange ends with its time, also while both sides always have something or the client takes next to nothing, and so does a tunnel that carries nothing | `a_stream_without_an_end_ends_with_the_time_of_its_exchange`, `an_upload_without_an_end_ends_with_the_time_of_its_exchange`, `a_client_that_does_not_read_has_the_time_of_its_exchange_and_no_more`, `an_answer_has_its_time_however_little_of_it_is_read_at_once`, `a_stream_has_the_time_of_its_exchange_however_its_client_reads`, `a_tunnel_that_carries_nothing_is_given_up` |
 //! | A client that does not read costs little, whatever the backend sends | `a_client_of_http1_that_does_not_read_costs_little`, `a_client_of_http2_that_does_not_read_costs_little` |

@@ -1,30 +1,91 @@
-//! Who may come in: the client's key, looked at before a byte of the body is read or anybody is contacted.
+//! Who may come in, and where to: looked at before a byte of the body is read or anybody is contacted.
 
 use bytes::Bytes;
+use http::Method;
 use jiff::Timestamp;
 
+use super::exchange::{Exchange, Proof};
+use super::narrow::narrow;
 use super::reject::Error;
+use crate::config::Plan;
 use crate::key::Keys;
+use crate::route::Route;
 use crate::wire::fields::{Fields, Name};
 use crate::wire::message::RequestHead;
 use crate::wire::sigv4::{Claim, PayloadHash, Received, verify};
+use crate::wire::{Call, call};
 
 /// Where official clients put their key besides `Authorization`: the SDKs of Anthropic and of Azure OpenAI.
 const KEY_FIELDS: [Name; 2] = [Name::XApiKey, Name::ApiKey];
 
+/// What a request wants, by its head alone.
+pub(super) struct Called<'a> {
+    /// Its route ..
+    pub(super) route: &'a Route,
+    /// .. the path below that, and what it means.
+    pub(super) below: &'a str,
+    pub(super) call: Call<'a>,
+}
+
+/// What a request wants. All that can be refused without its body is refused here, and all that comes of it is noted in the exchange.
+pub(super) fn request<'a>(head: &RequestHead, plan: &'a Plan, path: &'a str, x: &mut Exchange) -> Result<Called<'a>, Error> {
+    acceptable(head, x)?;
+    let fields = &head.fields;
+    let route = crate::route::select(&plan.routes, path, |name, value| match value {
+        Some(value) => fields.all(name).any(|seen| seen == value.as_bytes()),
+        None => fields.has(name),
+    });
+    x.route = route.and_then(|route| plan.routes.iter().position(|r| std::ptr::eq(r, route)));
+    // Before it is said that there is no route: who has no key learns nothing of the plan.
+    let admitted = key(&plan.keys, fields)?;
+    x.key = admitted.key;
+    x.key_is = if admitted.by_signature { Proof::Claimed } else { Proof::Shown };
+    let route = route.ok_or(Error::NoRoute)?;
+    if !x.key_opens_route() {
+        return Err(Error::KeyNotAllowed);
+    }
+    narrow(x, fields)?;
+    let below = route.below(path).unwrap_or_default();
+    let call = call(x.dialect(), &head.method, below);
+    match call {
+        // Whose key it is has to be proved before more is said.
+        Call::MethodNotAllowed { allow } if x.key_is == Proof::Shown => return Err(Error::MethodNotAllowed { allow }),
+        Call::Inference(_) | Call::Named(_) if fields.get(Name::ContentEncoding).is_some_and(|coding| coding != b"identity") => {
+            return Err(Error::Encoded);
+        }
+        _ => {}
+    }
+    Ok(Called { route, below, call })
+}
+
+/// Refuses what nobody is asked about, whatever its route is.
+fn acceptable(head: &RequestHead, x: &Exchange) -> Result<(), Error> {
+    // The one makes a server repeat what it was sent, our credential included; the other asks for a tunnel past every rule.
+    if matches!(head.method, Method::TRACE | Method::CONNECT) {
+        return Err(Error::MethodNotAllowed { allow: "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT" });
+    }
+    if !x.http1 {
+        crate::wire::framing::check(head).map_err(Error::Framing)?;
+    }
+    if crate::route::has_dot_segment(x.path.path()) {
+        return Err(Error::BadTarget("the path has dot segments"));
+    }
+    Ok(())
+}
+
 /// A client's key, and how sure it is that it is the client's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Admitted {
+struct Admitted {
     /// Its place among the plan's keys; `None` when there are none, so that nobody needs one.
-    pub(super) key: Option<usize>,
+    key: Option<usize>,
     /// It was not shown. The request is signed with it, or claims to be, and its body is still to be held against that.
-    pub(super) by_signature: bool,
+    by_signature: bool,
 }
 
 /// The client's key.
 ///
 /// Some SDKs fill one field with a placeholder when the key is in another, so each is tried, in a fixed order.
-pub(super) fn key(keys: &Keys, fields: &Fields) -> Result<Admitted, Error> {
+fn key(keys: &Keys, fields: &Fields) -> Result<Admitted, Error> {
     if keys.is_empty() {
         return Ok(Admitted::default());
     }

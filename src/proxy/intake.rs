@@ -53,10 +53,6 @@ pub(super) async fn read(
     by_path: Option<Named>,
     x: &mut Exchange,
 ) -> Result<Intake, Error> {
-    let encoded = request.head.fields.get(Name::ContentEncoding).is_some_and(|coding| coding != b"identity");
-    if encoded {
-        return Err(Error::Encoded);
-    }
     let named = named(&request.head.fields, operation, x);
     // Left where it is, so that a refusal can see what of it is unread.
     let Some(body) = &mut request.body else { return Err(Error::BodyBroken) };

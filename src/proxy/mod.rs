@@ -31,7 +31,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, Version};
+use http::{Request, Response, Version};
 use http_body::Body as _;
 use http_body_util::Full;
 use smallvec::SmallVec;
@@ -50,9 +50,9 @@ use crate::telemetry::log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::units::Millis;
 use crate::upstream::{UpstreamResponse, Upstreams, for_hyper};
+use crate::wire::Call;
 use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
-use crate::wire::{Call, call};
 
 pub use exchange::{Attempt, AttemptOutcome, Exchange};
 use exchange::{MAX_ID, Proof, Shadowed};
@@ -207,6 +207,16 @@ impl Proxy {
         Box::into_pin(answer)
     }
 
+    /// Whether a request with this head is refused whatever its body is. Nothing comes of asking.
+    pub fn refuses(&self, head: &RequestHead) -> bool {
+        let mut x = Exchange::begin(&self.shared, head, self.client);
+        let (snapshot, target) = (Arc::clone(&x.snapshot), x.path.clone());
+        let refused = admit::request(head, &snapshot.plan, target.path(), &mut x).is_err();
+        // What has no route is not in the books.
+        x.route = None;
+        refused
+    }
+
     async fn answered(&self, mut request: Received) -> Message<ResponseHead, Body> {
         let mut x = Exchange::begin(&self.shared, &request.head, self.client);
         let has_body = request.body.as_ref().is_some_and(|body| !body.is_end_stream());
@@ -254,28 +264,15 @@ enum Answer {
 async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Error> {
     let snapshot = Arc::clone(&x.snapshot);
     let plan = &snapshot.plan;
-    acceptable(&request.head, x)?;
+    if x.shared.metrics.in_flight.get() > i64::try_from(plan.limits.in_flight).unwrap_or(i64::MAX) {
+        x.shared.metrics.shed.add_one();
+        return Err(Error::Busy);
+    }
     // Shared with the request, whose body may have to be read before the path is done with.
     let target = x.path.clone();
-    let path = target.path();
-    let fields = &request.head.fields;
-    let route = crate::route::select(&plan.routes, path, |name, value| match value {
-        Some(value) => fields.all(name).any(|seen| seen == value.as_bytes()),
-        None => fields.has(name),
-    });
-    x.route = route.and_then(|route| plan.routes.iter().position(|r| std::ptr::eq(r, route)));
-    // Before it is said that there is no route: who has no key learns nothing of the plan.
-    let admitted = admit::key(&plan.keys, fields)?;
-    x.key = admitted.key;
-    x.key_is = if admitted.by_signature { Proof::Claimed } else { Proof::Shown };
-    let route = route.ok_or(Error::NoRoute)?;
-    if !x.key_opens_route() {
-        return Err(Error::KeyNotAllowed);
-    }
-    narrow::narrow(x, fields)?;
-    let below = route.below(path).unwrap_or_default();
-    let call = call(x.dialect(), &request.head.method, below);
-    if admitted.by_signature && !matches!(call, Call::Inference(_) | Call::Named(_)) {
+    let admit::Called { route, below, call } = admit::request(&request.head, plan, target.path(), x)?;
+    let by_signature = x.key_is == Proof::Claimed;
+    if by_signature && !matches!(call, Call::Inference(_) | Call::Named(_)) {
         // What is signed is not passed on before it has been read, nor answered.
         Box::pin(intake::verify(request, x)).await?;
     }
@@ -293,7 +290,7 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
         None => below.into(),
     };
     let intake = intake::read(request, operation, named, x).await?;
-    if admitted.by_signature {
+    if by_signature {
         admit::verified(&request.head, &intake.chunks, &plan.keys, x.wall)?;
         x.key_is = Proof::Shown;
     }
@@ -311,25 +308,6 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
     let (response, usage_event) = forward::attempts(&mut outgoing, x).await?;
     x.release_body();
     Ok(Answer::Backend(response, usage_event))
-}
-
-/// Refuses what nobody is asked about, whatever its route is.
-fn acceptable(head: &RequestHead, x: &Exchange) -> Result<(), Error> {
-    if x.shared.metrics.in_flight.get() > i64::try_from(x.snapshot.plan.limits.in_flight).unwrap_or(i64::MAX) {
-        x.shared.metrics.shed.add_one();
-        return Err(Error::Busy);
-    }
-    // The one makes a server repeat what it was sent, our credential included; the other asks for a tunnel past every rule.
-    if matches!(head.method, Method::TRACE | Method::CONNECT) {
-        return Err(Error::MethodNotAllowed { allow: "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT" });
-    }
-    if !x.http1 {
-        crate::wire::framing::check(head).map_err(Error::Framing)?;
-    }
-    if crate::route::has_dot_segment(x.path.path()) {
-        return Err(Error::BadTarget("the path has dot segments"));
-    }
-    Ok(())
 }
 
 /// Estimates every candidate of the route for the model and decides among them, unless the request is rather held back for so long.

@@ -72,6 +72,11 @@ pub trait Answers: Clone + Send + 'static {
         &mut self,
         request: Message<RequestHead, RequestBody>,
     ) -> impl Future<Output = Message<ResponseHead, Self::Body>> + Send;
+
+    /// Whether a request with this head is refused whatever its body is, so that nobody need wait for that. Nothing comes of asking.
+    fn refuses(&mut self, _: &RequestHead) -> bool {
+        false
+    }
 }
 
 impl<S, B> Answers for S
@@ -112,6 +117,10 @@ impl Answers for Lean {
         request: Message<RequestHead, RequestBody>,
     ) -> impl Future<Output = Message<ResponseHead, proxy::Body>> + Send {
         self.0.answer(request)
+    }
+
+    fn refuses(&mut self, head: &RequestHead) -> bool {
+        self.0.refuses(head)
     }
 }
 

@@ -40,6 +40,9 @@ const READ: usize = 64 << 10;
 /// A body whose end has not come so long after its head is left to hyper, and with it to the limits for bodies that are waited for:
 /// until then nobody has counted its bytes, of which there are few.
 const BODY_SOON: Duration = Duration::from_secs(1);
+/// When the body has not come by then, it is asked whether its request will be refused without it: a client that sends slowly is to
+/// hear of that before it has sent all. One that sends head and body one after another, as many do, costs nobody the question.
+const ASKED_AFTER: Duration = Duration::from_millis(10);
 
 thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -64,12 +67,20 @@ pub(super) struct Link<IO> {
     reader: Reader,
     timers: Timers,
     timer: LazyTimer,
-    /// Since when there is a head that waits for its body.
-    body_since: Option<Instant>,
+    /// Of a head that waits for its body.
+    body: Option<Awaited>,
     pub(super) write_timer: LazyTimer,
     pub(super) write_since: Option<Instant>,
     /// When the response that is written has had its time.
     pub(super) write_until: Option<Instant>,
+}
+
+/// A body that is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Awaited {
+    since: Instant,
+    /// Whether it was asked if the request is refused without it, and it is not.
+    asked: bool,
 }
 
 /// What comes next.
@@ -98,7 +109,7 @@ where
         reader: Reader::new(limits.head, limits.body),
         timers: Timers::new(limits.header_read, limits.idle, false, begun),
         timer: LazyTimer::default(),
-        body_since: None,
+        body: None,
         write_timer: LazyTimer::default(),
         write_since: None,
         write_until: None,
@@ -109,7 +120,7 @@ where
     })
     .await;
     loop {
-        let Plain { request, keeps_alive } = match poll_fn(|cx| link.poll_next(cx)).await {
+        let Plain { request, keeps_alive } = match poll_fn(|cx| link.poll_next(cx, &mut service)).await {
             Next::Request(plain) => plain,
             Next::Longer => return Left::Longer(link.socket, link.held, link.input),
             Next::Close => return link.close().await,
@@ -182,13 +193,13 @@ impl<IO> Link<IO> {
 
     /// Notes that there is more to come, of a body if the head is there.
     fn wait(&mut self, head: bool) {
-        if head && self.body_since.is_none() {
-            self.body_since = Some(Instant::now());
+        if head && self.body.is_none() {
+            self.body = Some(Awaited { since: Instant::now(), asked: false });
         }
     }
 
     fn made(&mut self, whole: &Whole, message: &Bytes) -> Next {
-        self.body_since = None;
+        self.body = None;
         if let Some(plain) = whole.request(message) {
             return Next::Request(plain);
         }
@@ -200,13 +211,15 @@ impl<IO> Link<IO> {
     fn deadline(&mut self) -> Option<Instant> {
         let (begun, ended) = self.state().requests();
         let deadline = self.timers.waiting(begun, ended, Instant::now);
-        self.body_since.map_or(deadline, |since| Some(since + BODY_SOON))
+        self.body.map_or(deadline, |body| Some(body.since + if body.asked { BODY_SOON } else { ASKED_AFTER }))
     }
 
     /// What there is to do when it has passed; `None` when there is something to see now.
-    fn expired(&mut self) -> Option<Next> {
-        if self.body_since.is_some() {
-            return Some(Next::Longer);
+    fn expired(&mut self, service: &mut impl Answers) -> Option<Next> {
+        if let Some(body) = &mut self.body {
+            let mut refused = || self.reader.head(&self.input).is_some_and(|head| service.refuses(&head));
+            let is_over = std::mem::replace(&mut body.asked, true) || refused();
+            return is_over.then_some(Next::Longer);
         }
         match self.timers.expired(Instant::now()) {
             Expired::Dismiss => {
@@ -221,7 +234,7 @@ impl<IO> Link<IO> {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Link<IO> {
     /// Reads until there is a request, or none to come.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+    fn poll_next(&mut self, cx: &mut Context<'_>, service: &mut impl Answers) -> Poll<Next> {
         loop {
             if std::mem::take(&mut self.news)
                 && let Some(next) = self.look()
@@ -251,7 +264,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Link<IO> {
                 }
                 let Some(deadline) = self.deadline() else { return Poll::Pending };
                 ready!(self.timer.poll(deadline, cx));
-                if let Some(next) = self.expired() {
+                if let Some(next) = self.expired(service) {
                     return Poll::Ready(next);
                 }
             }
@@ -260,7 +273,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Link<IO> {
 
     /// The client's side has ended. Within a body that is no goodbye, but something to be answered and booked.
     fn ended(&self) -> Next {
-        if self.body_since.is_some() { Next::Longer } else { Next::Close }
+        if self.body.is_some() { Next::Longer } else { Next::Close }
     }
 
     /// Watches a client that waits for its answer; ready when it has left.

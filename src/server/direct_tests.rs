@@ -7,18 +7,19 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use http::{Request, Response};
 use http_body::{Body, Frame};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Full};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::proxy::Limited;
+use crate::proxy::{self, Limited};
 use crate::server::connection::{Setting, run};
 use crate::server::detect::Version;
 use crate::server::guard::WRITE_STALL;
 use crate::server::listener::Place;
 use crate::server::tracked::Connections;
 use crate::telemetry::metrics::Metrics;
+use crate::wire::fields::Name;
 
 /// What a body does, step by step.
 #[derive(Clone, Debug)]
@@ -86,15 +87,6 @@ struct Case {
 
 /// A connection whose every answer has a body of these steps, begun after the request's own body was read and its length said.
 fn case(steps: &[Step], room: usize) -> Case {
-    let (client, far) = tokio::io::duplex(room);
-    let metrics = Arc::new(Metrics::default());
-    let held = Held {
-        entry: Arc::new(Connections::default()).enter(),
-        _place: Place::take(&Arc::default(), 1, &metrics).unwrap(),
-        _tracked: tokio_util::task::TaskTracker::new().token(),
-    };
-    let state = Arc::clone(&held.entry.state);
-    let setting = Setting { limits: Limits::default(), metrics, tls: None, held };
     let (alive, steps) = (Arc::<AtomicUsize>::default(), VecDeque::from(steps.to_vec()));
     let count = Arc::clone(&alive);
     let service = tower::service_fn(move |request: Request<RequestBody>| {
@@ -107,6 +99,20 @@ fn case(steps: &[Step], room: usize) -> Case {
             Ok::<_, Infallible>(Response::new(Steps { left: steps, sleep: None, until: Instant::now() + TIME, alive: count }))
         }
     });
+    served_by(service, room, alive)
+}
+
+/// A connection to this service, whose bodies count themselves.
+fn served_by(service: impl Answers, room: usize, alive: Arc<AtomicUsize>) -> Case {
+    let (client, far) = tokio::io::duplex(room);
+    let metrics = Arc::new(Metrics::default());
+    let held = Held {
+        entry: Arc::new(Connections::default()).enter(),
+        _place: Place::take(&Arc::default(), 1, &metrics).unwrap(),
+        _tracked: tokio_util::task::TaskTracker::new().token(),
+    };
+    let state = Arc::clone(&held.entry.state);
+    let setting = Setting { limits: Limits::default(), metrics, tls: None, held };
     let serving = tokio::spawn(run(Version::Http1, far, Prefix::default(), service, setting, Instant::now()));
     Case { client, serving, alive, state }
 }
@@ -164,6 +170,40 @@ async fn a_body_may_come_after_its_head_and_one_that_is_late_is_waited_for_elsew
         }
         let said = case.until(END).await;
         assert_eq!((said.contains("\r\n5"), said.contains("by hyper")), (true, by_hyper), "{said}");
+    }
+}
+
+/// Refuses what asks for `/no`, and answers everything by `a`.
+#[derive(Clone)]
+struct Refusing<A>(A);
+
+impl<A: Answers> Answers for Refusing<A> {
+    type Body = A::Body;
+
+    async fn answer(&mut self, request: Request<RequestBody>) -> Response<A::Body> {
+        self.0.answer(request).await
+    }
+
+    async fn answer_plain(&mut self, request: Message<RequestHead, RequestBody>) -> Message<ResponseHead, A::Body> {
+        self.0.answer_plain(request).await
+    }
+
+    fn refuses(&mut self, head: &RequestHead) -> bool {
+        head.target.path() == "/no" && head.fields.get(Name::Host) == Some(b"h")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_does_not_wait_for_a_body_that_is_late() {
+    let service = tower::service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new(proxy::Body::Fixed(Full::default())))
+    });
+    for (path, within) in [("/no", ASKED_AFTER), ("/", BODY_SOON)] {
+        let mut case = served_by(Refusing(service), 1 << 16, Arc::default());
+        let begun = Instant::now();
+        case.send(&format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhe")).await;
+        assert!(case.until("\r\n\r\n").await.contains(" 200 "));
+        assert_eq!(begun.elapsed(), within, "{path}");
     }
 }
 

@@ -1,5 +1,17 @@
 //! What no backend should ever see: each gets an error in the client's dialect with a stable code, and nothing is forwarded.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+use windward::clock::{Clock, SystemClock};
+use windward::config::{Env, Files, LogTarget};
+use windward::proxy::{Parts, Proxy};
+use windward::state::{Snapshot, State};
+use windward::telemetry::log::{AccessLog, Identity};
+use windward::telemetry::metrics::Metrics;
+use windward::upstream::{Upstreams, system_roots, tcp};
+
 use super::support::peer::{Then, wait_for_close};
 use super::support::{Client, Harness, Peer};
 
@@ -20,6 +32,15 @@ const CASES: &[(&str, &str, u16, &str)] = &[
     ("POST /v1/../admin", "{}", 400, "bad_target"),
     ("POST /v1/%2e%2e/admin", "{}", 400, "bad_target"),
 ];
+
+/// Where there are no files.
+struct Nothing;
+
+impl Files for Nothing {
+    fn read(&self, _: &Path) -> std::io::Result<Vec<u8>> {
+        Err(std::io::ErrorKind::NotFound.into())
+    }
+}
 
 #[test]
 fn every_fault_has_its_code_and_goes_nowhere() {
@@ -52,6 +73,47 @@ fn a_body_over_the_limit_is_refused_before_it_is_read() {
     client.send(&[b' '; 0x800]);
     assert_eq!(client.answer().status, 413);
     assert!(!peer.saw_more());
+}
+
+#[test]
+fn what_a_head_is_refused_for_is_known_without_its_body_and_asking_leaves_no_trace() {
+    let backend = "backends:\n- { name: a, url: 'http://127.0.0.1:9', region: aws/eu-north-1 }\n";
+    let keys = "keys:\n- { name: k, secret: a-long-enough-secret }\n";
+    let text = format!("{backend}{keys}routes: [{{ name: r, backends: [a] }}]\n");
+    let plan = windward::config::load("c", &text, &Env::default(), &Nothing).map_err(|errors| errors.to_string()).unwrap().plan;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let folder = tempfile::tempdir().unwrap();
+    let (log, _writer) = AccessLog::start(&LogTarget::File(folder.path().join("log")), Identity::new("asked", 0)).unwrap();
+    let (tasks, metrics) = (TaskTracker::new(), Arc::new(Metrics::default()));
+    let proxy = Proxy::new(Parts {
+        state: Arc::new(State::new(Snapshot::first(Arc::new(plan), clock.monotonic()))),
+        upstreams: Upstreams::new(tcp(), system_roots, tasks.clone(), Arc::clone(&clock)),
+        log: log.clone(),
+        metrics: Arc::clone(&metrics),
+        run: 0,
+        tasks,
+        clock,
+    });
+    let good = ("authorization", "Bearer a-long-enough-secret");
+    let chat = "/v1/chat/completions";
+    for (method, path, fields, refused) in [
+        ("POST", chat, &[good] as &[_], false),
+        ("POST", "/v1/files", &[good], false),
+        ("POST", chat, &[], true),
+        ("POST", chat, &[("x-api-key", "wrong")], true),
+        ("POST", "/elsewhere", &[good], true),
+        ("POST", "/v1/../x", &[good], true),
+        ("PUT", chat, &[good], true),
+        ("TRACE", chat, &[good], true),
+        ("POST", chat, &[good, ("content-encoding", "gzip")], true),
+        ("POST", chat, &[good, ("x-windward-objective", "fame")], true),
+    ] {
+        let request = fields.iter().fold(http::Request::builder(), |request, (name, value)| request.header(*name, *value));
+        let head = request.method(method).uri(path).header("host", "h").body(()).unwrap().into_parts().0.into();
+        assert_eq!(proxy.refuses(&head), refused, "{method} {path} {fields:?}");
+    }
+    assert_eq!((metrics.in_flight.get(), metrics.keys_missing.get(), metrics.keys_wrong.get()), (0, 0, 0));
+    assert_eq!(log.numbered(), 0);
 }
 
 #[test]

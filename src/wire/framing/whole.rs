@@ -113,6 +113,13 @@ impl Reader {
             Err(Unfit) => Look::Other,
         }
     }
+
+    /// The head of a request whose body is waited for, of the bytes that were looked at; `None` where its end is not there, or where
+    /// it is left to the longer way.
+    pub fn head(&self, bytes: &[u8]) -> Option<RequestHead> {
+        let whole = self.kept.as_ref().filter(|whole| whole.head_length > 0)?;
+        Some(whole.read_head(&Bytes::copy_from_slice(bytes.get(..whole.head_length)?))?.0)
+    }
 }
 
 /// Why a message is left to the longer way.
@@ -148,6 +155,13 @@ impl Whole {
     /// The request, of the bytes that were looked at; `None` for one that is left to the longer way after all: it asks for another
     /// protocol, or has a target that is no path.
     pub fn request<B: From<Bytes>>(&self, message: &Bytes) -> Option<Plain<B>> {
+        let body = message.get(self.head_length..self.length).map(|_| message.slice(self.head_length..self.length))?;
+        let (head, keeps_alive) = self.read_head(message)?;
+        Some(Plain { request: Message { head, body: B::from(body) }, keeps_alive })
+    }
+
+    /// The head, as slices of the message, and whether another message may follow.
+    fn read_head(&self, message: &Bytes) -> Option<(RequestHead, bool)> {
         let part = |(from, to): (usize, usize)| message.get(from..to).map(|_| message.slice(from..to));
         let target = part(self.head.line.target).filter(|target| target.starts_with(b"/"))?;
         let target = Uri::from(PathAndQuery::from_maybe_shared(target).ok()?);
@@ -173,8 +187,7 @@ impl Whole {
             }
             fields.note(known, (at, name_end), (from, from + value.len()));
         }
-        let head = RequestHead { method, target, version: Version::HTTP_11, fields };
-        Some(Plain { request: Message { head, body: B::from(part((self.head_length, self.length))?) }, keeps_alive })
+        Some((RequestHead { method, target, version: Version::HTTP_11, fields }, keeps_alive))
     }
 }
 
