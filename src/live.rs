@@ -5,6 +5,7 @@
 //! every request. Counts that must balance (requests in flight) are only changed by read-modify-write and released by a guard, on
 //! every path, because a leak would be a permanent loss of capacity.
 
+mod answers;
 mod cached;
 mod first_token;
 mod flow;

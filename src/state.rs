@@ -180,6 +180,11 @@ impl Snapshot {
         self.flow(flow).map_or_else(|| Flow::default().size(demand), |flow| flow.size(demand))
     }
 
+    /// The same where the length of the prompt is known.
+    pub fn size_of(&self, flow: FlowId, prompt_tokens: u32, demand: &Demand) -> Size {
+        self.flow(flow).map_or_else(|| Flow::default().size_of(prompt_tokens, demand), |flow| flow.size_of(prompt_tokens, demand))
+    }
+
     /// What may be done about a failing backend where no decision says who else could serve: the hardest that one of its routes
     /// allows, because on a route that has nobody else it is tried as a last resort.
     pub fn remedy(&self, id: BackendId, now: Instant) -> Remedy {
@@ -406,7 +411,7 @@ impl Snapshot {
         let live = self.live(deployment.backend);
         let (Some(model), Some(flow)) = (live.model(&deployment.model), self.flow(deployment.flow)) else { return };
         if let Some(output) = seen.output_tokens.filter(|_| !demand.embeddings) {
-            flow.saw_output(output);
+            flow.saw_output(candidate.estimate.prompt_tokens, output);
             // Of an answer that came in one piece it is only believed when its first token would have come, and of a short one that
             // is most of it.
             let shows_rate = seen.first_token.is_some() || output >= LONG_ANSWER;

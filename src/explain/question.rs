@@ -11,7 +11,7 @@ use super::{Asked, Choice, Explanation, Source};
 use crate::affinity::Warm;
 use crate::backend::BackendId;
 use crate::decide::{Candidate, Decision, Verdict, decide, exclusion};
-use crate::demand::{Demand, Size};
+use crate::demand::Demand;
 use crate::key::{Key, KeyPolicy};
 use crate::policy::Objective;
 use crate::record::{CandidateUsed, DecisionUsed, ShadowUsed, Text};
@@ -122,7 +122,7 @@ pub fn answer<'a>(
     let deployments = route.candidates(question.model);
     let Some(first) = deployments.first() else { return Err(no_model(route, question.model)) };
     let demand = Demand { body_bytes: 0, max_output_tokens: question.max_output_tokens, streamed: question.streamed, embeddings };
-    let size = Size { prompt_tokens: question.prompt_tokens, ..snapshot.size(first.flow, &demand) };
+    let size = snapshot.size_of(first.flow, question.prompt_tokens, &demand);
     let asking = Asking { snapshot, deployments, streamed: question.streamed };
     // Nothing was served yet.
     let warm = Warm::default();

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::AtomicF64;
+use super::answers::Answers;
 use super::first_token::prompt_class;
 use super::kept::KeptFlow;
 use crate::demand::{Demand, Size};
@@ -70,6 +71,8 @@ struct Counters {
 pub struct Flow {
     bytes_per_token: AtomicF64,
     output_tokens: AtomicF64,
+    /// The same by the length of the prompt.
+    answers: Answers,
     /// Weight of responses with at most 1, 2, 4, .. tokens, in units that a later response has more of.
     lengths: [AtomicF64; LENGTHS],
     /// What the next response weighs: more than the last one, which is the same as all before it weighing less.
@@ -122,6 +125,7 @@ impl Default for Flow {
         Self {
             bytes_per_token: AtomicF64::new(BYTES_PER_TOKEN),
             output_tokens: AtomicF64::new(OUTPUT_TOKENS),
+            answers: Answers::default(),
             lengths: std::array::from_fn(|class| AtomicF64::new(weight(class))),
             weight: AtomicF64::new(1.0),
             asked: Default::default(),
@@ -137,14 +141,19 @@ fn length_class(tokens: f64) -> usize {
 impl Flow {
     /// How large a request is expected to be.
     pub fn size(&self, demand: &Demand) -> Size {
-        let prompt_tokens = (demand.body_bytes as f64 / self.bytes_per_token.get().max(0.1)) as u32;
-        let output_tokens = if demand.embeddings { 0 } else { self.output_tokens(demand.max_output_tokens) };
+        self.size_of((demand.body_bytes as f64 / self.bytes_per_token.get().max(0.1)) as u32, demand)
+    }
+
+    /// The same where the length of the prompt is known.
+    pub fn size_of(&self, prompt_tokens: u32, demand: &Demand) -> Size {
+        let output_tokens = if demand.embeddings { 0 } else { self.output_tokens(prompt_tokens, demand.max_output_tokens) };
         Size { prompt_tokens, output_tokens }
     }
 
-    /// Output tokens to expect, at least 1. A limit cuts the long responses off, and the mean by what was cut.
-    pub fn output_tokens(&self, limit: Option<u32>) -> u32 {
-        let mean = self.output_tokens.get().max(1.0);
+    /// Output tokens to expect after a prompt of that length, at least 1. A limit cuts the long responses off, and the mean by what
+    /// was cut.
+    pub fn output_tokens(&self, prompt_tokens: u32, limit: Option<u32>) -> u32 {
+        let mean = self.answers.mean(prompt_tokens, self.output_tokens.get()).max(1.0);
         let Some(limit) = limit else { return mean as u32 };
         let limit = f64::from(limit);
         let (mut sum, mut whole) = (0.0, 0.0);
@@ -203,6 +212,7 @@ impl Flow {
         KeptFlow {
             bytes_per_token: self.bytes_per_token.get(),
             output_tokens: self.output_tokens.get(),
+            answers: self.answers.kept(),
             lengths: self.lengths.iter().map(AtomicF64::get).collect(),
             weight: self.weight.get(),
         }
@@ -213,15 +223,17 @@ impl Flow {
         let towards = |own: &AtomicF64, kept: f64| own.set(own.get() + counts * (kept - own.get()));
         towards(&self.bytes_per_token, kept.bytes_per_token.clamp(BYTES_RANGE.0, BYTES_RANGE.1));
         towards(&self.output_tokens, kept.output_tokens.clamp(1.0, f64::from(1_u32 << LENGTHS)));
+        self.answers.set(&kept.answers, counts);
         // In units of the new weight, so that both kinds of lengths weigh what they are worth.
         for (own, kept_length) in self.lengths.iter().zip(&kept.lengths) {
             own.set(own.get() * (1.0 - counts) + kept_length / kept.weight.max(1e-9) * counts);
         }
     }
 
-    /// A response had so many output tokens.
-    pub fn saw_output(&self, tokens: u64) {
+    /// A response to a prompt of so many tokens, as they were estimated, had so many output tokens.
+    pub fn saw_output(&self, prompt_tokens: u32, tokens: u64) {
         let tokens = tokens as f64;
+        self.answers.saw(prompt_tokens, tokens);
         smooth(&self.output_tokens, tokens);
         let weight = self.weight.get();
         if let Some(own) = self.lengths.get(length_class(tokens)) {
@@ -260,7 +272,7 @@ mod tests {
         assert_eq!(flow.size(&demand), Size { prompt_tokens: 1000, output_tokens: 250 });
         for _ in 0..500 {
             flow.saw_prompt(9000, 1000);
-            flow.saw_output(40);
+            flow.saw_output(1000, 40);
         }
         assert_eq!(flow.size(&demand), Size { prompt_tokens: 500, output_tokens: 40 });
         let vectors = Demand { embeddings: true, ..demand };
@@ -271,15 +283,15 @@ mod tests {
     fn a_limit_cuts_only_what_is_longer() {
         let flow = Flow::default();
         for _ in 0..3000 {
-            flow.saw_output(50);
-            flow.saw_output(950);
+            flow.saw_output(1000, 50);
+            flow.saw_output(1000, 950);
         }
-        let free = flow.output_tokens(None);
+        let free = flow.output_tokens(1000, None);
         assert!((450..550).contains(&free), "{free}");
-        assert_eq!(flow.output_tokens(Some(100_000)), free);
-        let cut = flow.output_tokens(Some(100));
+        assert_eq!(flow.output_tokens(1000, Some(100_000)), free);
+        let cut = flow.output_tokens(1000, Some(100));
         assert!((50..=100).contains(&cut), "{cut}");
-        assert_eq!(flow.output_tokens(Some(1)), 1);
+        assert_eq!(flow.output_tokens(1000, Some(1)), 1);
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub(super) struct KeptTokenRate {
 pub struct KeptFlow {
     pub(super) bytes_per_token: f64,
     pub(super) output_tokens: f64,
+    /// By class of prompts; none in what an earlier version kept.
+    #[serde(default)]
+    pub(super) answers: Vec<(f64, u32)>,
     pub(super) lengths: Vec<f64>,
     pub(super) weight: f64,
 }
@@ -78,7 +81,9 @@ impl KeptFlow {
     fn is_sound(&self) -> bool {
         let ours = self.lengths.len() == Flow::classes();
         let numbers = self.lengths.iter().chain([&self.bytes_per_token, &self.output_tokens, &self.weight]);
-        ours && numbers.into_iter().all(|number| is_amount(*number)) && self.weight > 0.0
+        ours && self.answers.iter().all(|(mean, _)| is_amount(*mean))
+            && numbers.into_iter().all(|number| is_amount(*number))
+            && self.weight > 0.0
     }
 }
 

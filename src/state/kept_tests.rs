@@ -26,7 +26,7 @@ fn learned() -> Snapshot {
         model.saw_output(100, Millis::saturating(99.0 * 55.0), 3.0, 8);
     }
     for _ in 0..300 {
-        snapshot.flows[0].saw_output(40);
+        snapshot.flows[0].saw_output(1000, 40);
         snapshot.flows[0].saw_prompt(9000, 1000);
     }
     snapshot.live[0].refused("m", false, SystemClock.monotonic(), None);
@@ -40,7 +40,7 @@ fn known(snapshot: &Snapshot) -> [f64; 4] {
     [
         model.first_token(300, 0).late.get(),
         model.per_output_token(3, 8).get(),
-        f64::from(flow.output_tokens(Some(1000))),
+        f64::from(flow.output_tokens(1000, Some(1000))),
         f64::from(flow.size(&demand).prompt_tokens),
     ]
 }
