@@ -52,6 +52,8 @@ pub struct Snapshot {
     tokens: Vec<Option<Arc<Token>>>,
     /// What capacity is worth, by `BackendId`: for each output token. Empty until somebody has found out.
     pub prices: Arc<[Grams]>,
+    /// Output tokens of the usual request, of all that were asked for when the prices were found; 0 before.
+    pub usual_answer: f64,
 }
 
 /// Flows that are learned apart; where a plan has more of them, some share. Each takes about half a kilobyte.
@@ -66,8 +68,20 @@ impl Snapshot {
         let margins = plan.policies.iter().map(|_| Arc::default()).collect();
         let keyrings = plan.backends.iter().map(|backend| new_keyring(backend)).collect();
         let (conversations, tags, tokens) = (Arc::new(Memory::new(now)), tags(&plan), tokens(&plan, &[]));
-        let prices = Arc::default();
-        Self { generation: 1, plan, grid, live, flows, margins, conversations, tags, keyrings, tokens, prices }
+        Self {
+            generation: 1,
+            plan,
+            grid,
+            live,
+            flows,
+            margins,
+            conversations,
+            tags,
+            keyrings,
+            tokens,
+            prices: Arc::default(),
+            usual_answer: 0.0,
+        }
     }
 
     /// This snapshot with another plan: readings stay for zones that stay, statistics for backends that stay, both by name.
@@ -122,13 +136,26 @@ impl Snapshot {
         let (conversations, tags) = (Arc::clone(&self.conversations), tags(&plan));
         let tokens = tokens(&plan, &self.tokens);
         let generation = self.generation + 1;
-        Self { generation, plan, grid: Arc::new(grid), live, flows, margins, conversations, tags, keyrings, tokens, prices }
+        Self {
+            generation,
+            plan,
+            grid: Arc::new(grid),
+            live,
+            flows,
+            margins,
+            conversations,
+            tags,
+            keyrings,
+            tokens,
+            prices,
+            usual_answer: self.usual_answer,
+        }
     }
 
     /// This snapshot with other prices.
     #[must_use]
-    pub fn with_prices(&self, prices: Arc<[Grams]>) -> Self {
-        Self { prices, ..self.with_grid(Arc::clone(&self.grid)) }
+    pub fn with_prices(&self, prices: Arc<[Grams]>, usual_answer: f64) -> Self {
+        Self { prices, usual_answer, ..self.with_grid(Arc::clone(&self.grid)) }
     }
 
     /// This snapshot with other readings.
@@ -146,6 +173,7 @@ impl Snapshot {
             keyrings: self.keyrings.clone(),
             tokens: self.tokens.clone(),
             prices: Arc::clone(&self.prices),
+            usual_answer: self.usual_answer,
         }
     }
 

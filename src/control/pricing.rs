@@ -74,6 +74,8 @@ struct Rate {
 pub struct Ticked {
     /// By `BackendId`, for each output token; `None` when nothing was found and the prices before stay.
     pub prices: Option<Arc<[Grams]>>,
+    /// Output tokens of the usual request, of all that were asked for lately; 0 where there were none.
+    pub usual_answer: f64,
     /// Groups in the market.
     pub groups: usize,
 }
@@ -134,7 +136,8 @@ impl Pricer {
             flow.count(snapshot, seconds);
         }
         let (market, groups) = self.market(snapshot, now, wall);
-        let Some(cleared) = market.clear() else { return Ticked { prices: None, groups } };
+        let usual_answer = self.usual_answer();
+        let Some(cleared) = market.clear() else { return Ticked { prices: None, usual_answer, groups } };
         for (price, new) in self.prices.iter_mut().zip(&cleared.prices) {
             *price += SMOOTHING * (new - *price);
             // What is left of a price that is over; it would halve for ever.
@@ -142,7 +145,13 @@ impl Pricer {
                 *price = 0.0;
             }
         }
-        Ticked { prices: Some(self.prices.iter().map(|price| Grams::saturating(*price)).collect()), groups }
+        Ticked { prices: Some(self.prices.iter().map(|price| Grams::saturating(*price)).collect()), usual_answer, groups }
+    }
+
+    fn usual_answer(&self) -> f64 {
+        let rates = || self.flows.iter().flat_map(|flow| &flow.rates).filter(|rate| rate.output_tokens > LEAST_DEMAND);
+        let requests: f64 = rates().map(|rate| rate.requests).sum();
+        if requests > 0.0 { rates().map(|rate| rate.output_tokens).sum::<f64>() / requests } else { 0.0 }
     }
 
     /// Another plan: demand that is known by name goes on.

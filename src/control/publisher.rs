@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::pricing::Pricer;
+use super::pricing::{Pricer, Ticked};
 use crate::carbon::chain::{Link, resolve};
 use crate::clock::Clock;
 use crate::config::Plan;
@@ -56,10 +56,10 @@ impl Publisher {
     /// Adapts limits and prices. Returns whether new prices were found.
     pub(super) fn price(&self, pricer: &mut Pricer) -> bool {
         let snapshot = self.state.load();
-        let found = pricer.tick(&snapshot, self.clock.monotonic(), self.clock.wall()).prices;
+        let Ticked { prices: found, usual_answer, .. } = pricer.tick(&snapshot, self.clock.monotonic(), self.clock.wall());
         // Most often there is room everywhere, and then there is nothing to publish.
         if let Some(prices) = found.as_ref().filter(|prices| **prices != snapshot.prices) {
-            self.state.publish(snapshot.with_prices(Arc::clone(prices)));
+            self.state.publish(snapshot.with_prices(Arc::clone(prices), usual_answer));
         }
         found.is_some()
     }

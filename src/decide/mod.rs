@@ -21,7 +21,7 @@ use std::cmp::Ordering;
 use smallvec::SmallVec;
 
 pub use hedge::{Second, second};
-pub use overload::{Outcome, decide_in_time};
+pub use overload::{Outcome, Waiting, decide_in_time};
 pub use residency::resident;
 pub use verdict::{NoCandidate, Reason, Standing, Verdict};
 

@@ -40,7 +40,7 @@ use tokio_util::task::TaskTracker;
 use crate::affinity::{Session, SessionKey, Warm};
 use crate::backend::BackendId;
 use crate::clock::Clock;
-use crate::decide::{Candidate, Decision, Outcome, Standing, decide, decide_in_time};
+use crate::decide::{Candidate, Decision, Outcome, Standing, Waiting, decide, decide_in_time};
 use crate::live::{HedgeBudget, RetryBudget};
 use crate::policy::Policy;
 use crate::record::Ended;
@@ -344,7 +344,13 @@ fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<Option<Dura
     }
     let outcome = match turn {
         None => Ok(Outcome::Serve(Decision::pinned())),
-        Some(turn) => decide_in_time(&policy, demand.streamed, &candidates, turn, Millis::from(now - x.begun)),
+        Some(turn) => decide_in_time(
+            &policy,
+            demand.streamed,
+            &candidates,
+            turn,
+            Waiting { spent: Millis::from(now - x.begun), usual_answer: snapshot.usual_answer },
+        ),
     };
     x.turn = turn;
     x.deployments = Some(deployments);

@@ -14,8 +14,8 @@ use crate::affinity::{Session, SessionKey};
 use crate::backend::BackendId;
 use crate::config::scenario::{Class, Scenario, Settings};
 use crate::config::{self, ConfigErrors, Env, Files, Plan};
-use crate::control::pricing::Pricer;
-use crate::decide::{self, Candidate, Decision, NoCandidate, Standing, decide_in_time};
+use crate::control::pricing::{Pricer, Ticked};
+use crate::decide::{self, Candidate, Decision, NoCandidate, Standing, Waiting, decide_in_time};
 use crate::estimate::Demand;
 use crate::grid::{Basis, Grid, Quality, Reading, Signal};
 use crate::live::{Permit, Remedy, RetryBudget};
@@ -134,7 +134,13 @@ impl Router {
             let warm = self.snapshot.warm(session.as_ref(), &route.policy, demand.body_bytes, at.now);
             let question = Question { model: MODEL, size, policy: &route.policy, warm, now: at.now, wall: at.wall, turn };
             candidates.extend(all.filter_map(|one| self.snapshot.candidate(one, inside(one), &question)));
-            outcome = match decide_in_time(&route.policy, demand.streamed, &candidates, turn, Millis::from(spent)) {
+            outcome = match decide_in_time(
+                &route.policy,
+                demand.streamed,
+                &candidates,
+                turn,
+                Waiting { spent: Millis::from(spent), usual_answer: self.snapshot.usual_answer },
+            ) {
                 Ok(decide::Outcome::Serve(decision)) => Outcome::Serve(decision),
                 Ok(decide::Outcome::Hold(span)) => Outcome::Hold(span),
                 Ok(decide::Outcome::Shed) => Outcome::Shed,
@@ -231,8 +237,9 @@ impl Router {
 
     /// A second has passed: what `control` does once a second.
     pub fn tick(&mut self, at: Moment) {
-        if let Some(prices) = self.pricer.tick(&self.snapshot, at.now, at.wall).prices {
-            self.snapshot = self.snapshot.with_prices(prices);
+        let Ticked { prices, usual_answer, .. } = self.pricer.tick(&self.snapshot, at.now, at.wall);
+        if let Some(prices) = prices {
+            self.snapshot = self.snapshot.with_prices(prices, usual_answer);
         }
     }
 

@@ -114,7 +114,7 @@ impl World {
         let ticked = self.pricer.tick(&snapshot, self.now, self.wall);
         let prices = ticked.prices.expect("a market of a few is cleared");
         assert_eq!(prices.len(), snapshot.plan.backends.len());
-        self.state.publish(snapshot.with_prices(prices));
+        self.state.publish(snapshot.with_prices(prices, 0.0));
         for backend in &snapshot.plan.backends {
             for (model, _) in snapshot.plan.priors(backend.id) {
                 let limit = snapshot.live(backend.id).model(&model).unwrap().limit(backend.max_in_flight);
