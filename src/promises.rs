@@ -24,7 +24,7 @@
 //! | A backend that answers nonsense gives 502, or a cut once its head is out; nothing is sent a second time, and no byte gets into another exchange | `every_answer_at_once`, `short_answers_byte_by_byte`, `every_answer_to_an_upload` |
 //! | A client of HTTP/1.0, to whom the end of the connection is the end of the body, sees a reset where it was cut | `a_stream_that_breaks_is_a_reset_to_who_would_take_an_end_for_the_end` |
 //! | The bytes of an event stream pass unchanged, and each before the next one exists | `an_event_is_passed_on_before_the_next_exists`, `a_client_that_asked_for_usage_gets_the_bytes_as_they_came` |
-//! | An answer of 200 that is an error is passed on as it came, and counts as none | `an_answer_that_is_an_error_is_passed_on_whole_and_is_no_answer`, `a_stream_that_ends_with_an_error_is_passed_on_whole_and_is_no_answer` |
+//! | An answer of 200 that is an error is passed on as it came, and counts as none | `an_answer_that_is_an_error_is_passed_on_whole_and_is_no_answer`, `a_stream_that_ends_with_an_error_is_passed_on_whole_and_is_no_answer`, `what_breaks_within_a_stream_keeps_what_was_said_of_its_prompt` |
 //! | A backend that cannot prove who it is gets no request | `who_cannot_prove_who_he_is_gets_no_request` |
 //!
 //! # Work is done once, unless the policy says otherwise

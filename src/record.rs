@@ -100,6 +100,9 @@ pub struct AccessRecord<'a> {
     /// How sure that is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<PlacementKind>,
+    /// What the answer itself says of where the model ran, and by which of its fields: `inference_geo=us`.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub placement_evidence: Option<Text<'a>>,
     /// What was chosen, and why not the others.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<DecisionUsed<'a>>,

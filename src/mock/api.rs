@@ -11,12 +11,12 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 
-use super::bedrock;
 use super::call::{Call, Kind};
 use super::generate::{Stream, whole};
 use super::listen::{Door, Tasks};
 use super::openai::{Fault, Voice};
 use super::site::{Cut, Exchange, Refusal, Site};
+use super::{anthropic, bedrock};
 use crate::fleet::{Faults, Patch};
 use crate::wire::sigv4::{PayloadHash, Received, Scope, verify};
 use crate::wire::{self, Dialect, Named};
@@ -51,15 +51,16 @@ pub(super) async fn answer(door: Door, request: Request<Incoming>) -> Result<Ans
     if let Some(asked) = Asked::of(request.method(), &path) {
         return generate(site, asked, request).await;
     }
+    let is_anthropic = request.headers().contains_key(anthropic::VERSION);
     let reply = serve_rest(&site, &tasks, path.strip_prefix("/openai").unwrap_or(&path), request).await;
     let mut response = reply.unwrap_or_else(refuse);
     mark(&site, &mut response);
-    Ok(response)
+    Ok(if is_anthropic { in_anthropics_words(response) } else { response })
 }
 
 /// A call of a model, by its path.
 enum Asked {
-    /// In one of OpenAI's shapes.
+    /// In one of OpenAI's shapes, or of Anthropic's.
     OpenAi(Kind),
     /// Of Bedrock's runtime.
     Bedrock(Named),
@@ -92,9 +93,12 @@ impl<'a> Seen<'a> {
 
 /// A call of a model: admitted, paced, recorded.
 async fn generate(site: Arc<Site>, asked: Asked, request: Request<Incoming>) -> Result<Answer, Cut> {
-    let is_bedrock = matches!(asked, Asked::Bedrock(_));
-    let answer = answer_call(site, asked, request).await?;
-    Ok(if is_bedrock { in_bedrocks_words(answer) } else { answer })
+    let translate: fn(Answer) -> Answer = match &asked {
+        Asked::Bedrock(_) => in_bedrocks_words,
+        Asked::OpenAi(kind) if kind.is_anthropic() => in_anthropics_words,
+        Asked::OpenAi(_) => |answer| answer,
+    };
+    Ok(translate(answer_call(site, asked, request).await?))
 }
 
 async fn answer_call(site: Arc<Site>, asked: Asked, request: Request<Incoming>) -> Result<Answer, Cut> {
@@ -195,6 +199,9 @@ async fn serve_rest(site: &Arc<Site>, tasks: &Tasks, path: &str, request: Reques
         .strip_prefix("/v1/files/")
         .and_then(|rest| rest.strip_suffix("/content").map(|id| (id, true)).or(Some((rest, false))));
     let found = match (request.method(), path, file) {
+        (&Method::GET, "/v1/models", _) if request.headers().contains_key(anthropic::VERSION) => {
+            anthropic::models(site.models.iter().map(|model| &**model))
+        }
         (&Method::GET, "/v1/models", _) => models(site, created),
         (&Method::GET, "/v1/realtime", _) => return echo(site, tasks, request),
         (&Method::GET, "/v1/files", _) => site.with_files(|files| files.list()),
@@ -289,6 +296,7 @@ fn models(site: &Site, created: i64) -> Value {
 fn authorized(site: &Site, seen: &Seen<'_>, body: &[u8]) -> Result<(), Fault> {
     let given = seen.fields.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let bearer = given.and_then(|value| value.strip_prefix("Bearer "));
+    let bearer = bearer.or_else(|| seen.fields.get(anthropic::KEY)?.to_str().ok());
     match (&site.bearer, &site.signed) {
         (None, None) => Ok(()),
         (Some(wanted), _) if bearer == Some(wanted.expose()) => Ok(()),
@@ -316,6 +324,18 @@ fn in_bedrocks_words(mut answer: Answer) -> Answer {
     let Some(fault) = answer.extensions_mut().remove::<Fault>() else { return answer };
     let body = bedrock::fault(fault, answer.headers_mut());
     answer.map(|_| full(Bytes::from(body.to_string())))
+}
+
+/// The same in Anthropic's.
+fn in_anthropics_words(mut answer: Answer) -> Answer {
+    if let Some(id) = answer.headers_mut().remove(REQUEST_ID) {
+        answer.headers_mut().insert(anthropic::REQUEST_ID, id);
+    }
+    let (left, count) = anthropic::LEFT;
+    answer.headers_mut().insert(left, count);
+    let Some(fault) = answer.extensions_mut().remove::<Fault>() else { return answer };
+    let body = anthropic::fault(fault);
+    answer.map(|_| full(body))
 }
 
 async fn collect(body: Incoming) -> Result<Bytes, Fault> {

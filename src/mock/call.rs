@@ -32,6 +32,10 @@ pub(super) enum Kind {
     InvokeClaude,
     /// Bedrock's CountTokens.
     Count,
+    /// Anthropic's messages.
+    Messages,
+    /// Anthropic's count of a message's tokens.
+    CountMessages,
 }
 
 impl Kind {
@@ -39,9 +43,15 @@ impl Kind {
         matches!(self, Self::Converse | Self::Invoke | Self::InvokeClaude | Self::Count)
     }
 
-    /// By a path, which may have Bedrock's prefix for the OpenAI API.
+    pub(super) const fn is_anthropic(self) -> bool {
+        matches!(self, Self::Messages | Self::CountMessages)
+    }
+
+    /// By a path, which may have Bedrock's prefix for the API of OpenAI or of Anthropic.
     pub(super) fn of(path: &str) -> Option<Self> {
-        match path.strip_prefix("/openai").unwrap_or(path) {
+        match path.strip_prefix("/openai").or_else(|| path.strip_prefix("/anthropic")).unwrap_or(path) {
+            "/v1/messages" => Some(Self::Messages),
+            "/v1/messages/count_tokens" => Some(Self::CountMessages),
             "/v1/chat/completions" => Some(Self::Chat),
             "/v1/completions" => Some(Self::Completion),
             "/v1/responses" => Some(Self::Response),
@@ -77,6 +87,8 @@ struct Body {
     input: Value,
     #[serde(default)]
     instructions: Value,
+    #[serde(default)]
+    system: Value,
     max_tokens: Option<u32>,
     max_completion_tokens: Option<u32>,
     max_output_tokens: Option<u32>,
@@ -97,7 +109,8 @@ impl Call {
         let body: Body = serde_json::from_slice(body).map_err(|_| Fault::BadRequest("the body is not the JSON of this call"))?;
         let model = body.model.ok_or(Fault::BadRequest("you must provide a model parameter"))?;
         let asked = match kind {
-            Kind::Chat => &body.messages,
+            Kind::Messages if body.max_tokens.is_none() => return Err(Fault::BadRequest("max_tokens: field required")),
+            Kind::Chat | Kind::CountMessages | Kind::Messages => &body.messages,
             Kind::Completion => &body.prompt,
             Kind::Response | Kind::Embedding => &body.input,
             Kind::Converse | Kind::Invoke | Kind::InvokeClaude | Kind::Count => return Err(Fault::NoSuchThing),
@@ -110,13 +123,13 @@ impl Call {
         if kind == Kind::Embedding && (inputs > MAX_INPUTS || dimensions == 0 || dimensions > MAX_DIMENSIONS) {
             return Err(Fault::BadRequest("too many inputs or dimensions"));
         }
-        let bytes = text_bytes(asked) + text_bytes(&body.instructions);
+        let bytes = text_bytes(asked) + text_bytes(&body.instructions) + text_bytes(&body.system);
         Ok(Self {
             kind,
             model,
             prompt_tokens: u32::try_from(bytes.div_ceil(BYTES_PER_TOKEN).max(1)).unwrap_or(u32::MAX),
             limit: body.max_completion_tokens.or(body.max_output_tokens).or(body.max_tokens).map(|limit| limit.max(1)),
-            streamed: kind != Kind::Embedding && body.stream.unwrap_or(false),
+            streamed: !matches!(kind, Kind::Embedding | Kind::CountMessages) && body.stream.unwrap_or(false),
             include_usage: body.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
             inputs,
             dimensions,
@@ -134,7 +147,7 @@ impl Call {
 
     /// How long the answer becomes: what the header ordered, or a draw that stops at the client's limit.
     pub(super) fn output_tokens(&self, ordered: Option<u32>, rng: &mut fastrand::Rng) -> u32 {
-        if matches!(self.kind, Kind::Embedding | Kind::Count) {
+        if matches!(self.kind, Kind::Embedding | Kind::Count | Kind::CountMessages) {
             return 0;
         }
         let usual = Size {

@@ -5,7 +5,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::call::{Call, Kind};
-use super::{bedrock, words};
+use super::{anthropic, bedrock, words};
 use crate::wire::sigv4::Mistrust;
 
 /// An answer other than success.
@@ -87,6 +87,7 @@ impl Voice {
             }
             Kind::Response => self.response("completed", &json!([self.item(&text, "completed")]), Some(&self.usage())),
             Kind::Embedding => self.embeddings(),
+            Kind::Messages | Kind::CountMessages => anthropic::whole(self),
             Kind::Converse | Kind::Invoke | Kind::InvokeClaude | Kind::Count => bedrock::whole(self),
         }
     }
@@ -111,6 +112,7 @@ impl Voice {
         match self.call.kind {
             Kind::Chat => self.chat_chunk(&json!({"role": "assistant", "content": ""}), None),
             Kind::Response => self.response_opening(),
+            Kind::Messages => anthropic::opening(self),
             _ => String::new(),
         }
     }
@@ -126,10 +128,11 @@ impl Voice {
     /// The event that carries these tokens.
     fn delta(&self, tokens: std::ops::Range<u32>) -> String {
         let sequence = tokens.start + 3;
-        let text = words::text(self.seed, tokens);
+        let text = words::text(self.seed, tokens.clone());
         match self.call.kind {
             Kind::Chat => self.chat_chunk(&json!({"content": text}), None),
             Kind::Response => event(sequence, "response.output_text.delta", self.placed(json!({"delta": text}))),
+            Kind::Messages => anthropic::delta(self, tokens),
             _ => self.completion_chunk(&text, None),
         }
     }
@@ -142,7 +145,14 @@ impl Voice {
                 let usage = if asked { self.usage_chunk("chat.completion.chunk") } else { String::new() };
                 self.chat_chunk(&json!({}), Some(self.finish())) + &usage + "data: [DONE]\n\n"
             }
-            Kind::Completion | Kind::Embedding | Kind::Converse | Kind::Invoke | Kind::InvokeClaude | Kind::Count => {
+            Kind::Messages => anthropic::closing(self),
+            Kind::Completion
+            | Kind::Embedding
+            | Kind::Converse
+            | Kind::Invoke
+            | Kind::InvokeClaude
+            | Kind::Count
+            | Kind::CountMessages => {
                 let usage = if asked { self.usage_chunk("text_completion") } else { String::new() };
                 self.completion_chunk("", Some(self.finish())) + &usage + "data: [DONE]\n\n"
             }

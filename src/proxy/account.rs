@@ -364,6 +364,7 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         region: ledger.chosen.map(|(backend, _)| Text::from(&*backend.region)),
         grid_zone: ledger.chosen.and_then(|(backend, intensity)| x.snapshot.zone_used(backend, intensity)),
         placement: ledger.chosen.map(|(backend, _)| backend.placement.kind),
+        placement_evidence: x.evidence.as_deref().map(Text::from),
         decision: decision_used(x),
         shadow: shadow_used(x),
         carbon: ledger

@@ -51,7 +51,7 @@ pub enum AttemptOutcome {
     Answered,
     /// No connection came about; nothing was sent.
     Unreachable,
-    /// It said 429 or 503, or 401 or 403 to the gateway's own credential: nothing was done.
+    /// It said 429, 503 or 529, or 401 or 403 to the gateway's own credential: nothing was done.
     Refused,
     /// The request was sent and no valid answer came.
     Broken,
@@ -154,6 +154,8 @@ pub struct Exchange {
     pub(super) method: Method,
     pub(super) path: http::uri::PathAndQuery,
     pub(super) http1: bool,
+    /// The dialect that the request looks like, for when there is no route to know it by.
+    looks: Dialect,
     /// Whether the client may be sent trailers: whoever writes the response sends what it is given.
     pub(super) takes_trailers: bool,
     pub(super) route: Option<usize>,
@@ -197,6 +199,8 @@ pub struct Exchange {
     pub(super) usage: (Usage, UsageSource),
     /// The model as the backend names it.
     pub(super) response_model: Option<Bytes>,
+    /// What the answer says of where the model ran.
+    pub(super) evidence: Option<Box<str>>,
     pub(super) ended: Ended,
 }
 
@@ -216,6 +220,7 @@ impl Exchange {
             client_request_id,
             provider_request_id: None,
             method: request.method.clone(),
+            looks: looks(request, path.path()),
             path,
             http1,
             takes_trailers: headers::asks_for_trailers(&request.fields),
@@ -248,6 +253,7 @@ impl Exchange {
             in_flight_then: 0,
             usage: (Usage::default(), UsageSource::Unknown),
             response_model: None,
+            evidence: None,
             // Until something better is known: the whole future is dropped when the client leaves.
             ended: Ended::ClientGone,
             shared: Arc::clone(shared),
@@ -292,17 +298,16 @@ impl Exchange {
         !outside_route && !outside_asked && own.is_none_or(|own| own.outside.binary_search(&backend).is_err())
     }
 
-    /// The dialect in which the client is answered: that of its route's home, or else of its path.
+    /// The dialect in which the client is answered: that of its route's home, or else what its request looks like.
     pub(super) fn dialect(&self) -> Dialect {
-        let by_path = || if bedrock::is_path(self.path.path()) { Dialect::Bedrock } else { Dialect::Openai };
-        self.route().map_or_else(by_path, |route| self.snapshot.plan.backend(route.home).dialect)
+        self.route().map_or(self.looks, |route| self.snapshot.plan.backend(route.home).dialect)
     }
 
     /// The id that goes to the backend and back to the client: the client's own where it gave one.
-    pub(super) fn tell_id(&self, fields: &mut Fields) {
+    pub(super) fn tell_id(&self, name: Name, fields: &mut Fields) {
         match &self.client_request_id {
-            Some(own) => fields.set(Name::XRequestId, own),
-            None => fields.set_text(Name::XRequestId, self.id.as_str()),
+            Some(own) => fields.set(name, own),
+            None => fields.set_text(name, self.id.as_str()),
         }
     }
 
@@ -392,6 +397,17 @@ impl Exchange {
     /// Bytes of the response body, for the log.
     pub(super) fn passed_on(&mut self, chunk: &Bytes) {
         self.response_bytes += chunk.len() as u64;
+    }
+}
+
+/// What is told by the fields that only one API's clients send, or by the path.
+fn looks(request: &RequestHead, path: &str) -> Dialect {
+    if request.fields.has(Name::AnthropicVersion) {
+        Dialect::Anthropic
+    } else if bedrock::is_path(path) {
+        Dialect::Bedrock
+    } else {
+        Dialect::Openai
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sends a request to the candidates of its decision, in their order, until one answers.
 //!
 //! The rule for sending again is short: to the next candidate when nothing was sent, or when the backend refused the work (429,
-//! 503) or the gateway's own credential (401, 403); never after a whole body was sent and not refused, unless the policy says so, because the work may then be done and paid
+//! 503, 529) or the gateway's own credential (401, 403); never after a whole body was sent and not refused, unless the policy says so, because the work may then be done and paid
 //! for twice; never to the same backend twice; never once a byte of a response was passed on; and over all traffic no more often than
 //! the budget allows ([`crate::live::RetryBudget`]), or retries would multiply an outage. Every attempt is in the record.
 
@@ -22,11 +22,12 @@ use super::provenance::Provenance;
 use super::reject::Error;
 use super::{Shared, headers, signature};
 use crate::backend::{Backend, Credential};
+use crate::dialect::Dialect;
 use crate::live::Live;
 use crate::route::Deployment;
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
 use crate::wire::bedrock;
-use crate::wire::fields::Fields;
+use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::query::without_credentials;
 use crate::wire::refusal::{outranks, refuses, retry_after};
@@ -268,7 +269,7 @@ fn address(outgoing: &mut Outgoing, x: &Exchange, backend: &Arc<Backend>, deploy
     let edits = splice::edits(&intake.fields, deployment.upstream_model_json.as_ref(), inject);
     request.body = SendBody::chunks(splice::apply(&intake.chunks, &edits));
     request.head.method = x.method.clone();
-    let named = path_of_named(x, deployment, bare.as_deref().unwrap_or(below));
+    let named = path_of_named(backend.dialect, x, deployment, bare.as_deref().unwrap_or(below));
     request.head.target = match (bare, x.route()) {
         _ if let Some(named) = &named => target(backend, named)?,
         (Some(bare), _) if backend.credential != Credential::PassThrough => target(backend, bare)?,
@@ -280,7 +281,7 @@ fn address(outgoing: &mut Outgoing, x: &Exchange, backend: &Arc<Backend>, deploy
         headers::unaddressed(&mut request.head.fields, &former);
     }
     headers::addressed(&mut request.head.fields, backend, credential.as_ref(), provenance.as_ref());
-    x.tell_id(&mut request.head.fields);
+    x.tell_id(Name::XRequestId, &mut request.head.fields);
     // Also where it cannot be signed, its fields are there to be taken out again.
     *addressed_to = Some(Arc::clone(backend));
     signature::sign(request, backend, &x.snapshot, x.shared.clock.wall())?;
@@ -288,7 +289,10 @@ fn address(outgoing: &mut Outgoing, x: &Exchange, backend: &Arc<Backend>, deploy
 }
 
 /// The path, with the query, of a call whose path names the model: by its name there, and escaped as it is signed.
-fn path_of_named(x: &Exchange, deployment: &Deployment, below: &str) -> Option<String> {
+fn path_of_named(dialect: Dialect, x: &Exchange, deployment: &Deployment, below: &str) -> Option<String> {
+    if dialect != Dialect::Bedrock {
+        return None;
+    }
     let (operation, model) = (x.operation?, x.model.as_deref()?);
     let mut path = match &deployment.upstream_segment {
         Some(segment) => bedrock::path(segment, operation, x.streamed)?,
@@ -363,7 +367,7 @@ fn keep_refusal(kept: &mut Option<Box<Refusal>>, refusal: UpstreamResponse, x: &
 }
 
 /// A refusal counts for everybody, but for one: a client's own key may be spent without the backend being full for the others. 429 is
-/// about the quota of a model, and 503 about the backend.
+/// about the quota of a model, and 503 and 529 are about the backend.
 fn note_refusal(live: &Live, backend: &Backend, model: &str, head: &ResponseHead, now: Instant) {
     if counts_for_all(backend, head.status) {
         let whole = head.status != StatusCode::TOO_MANY_REQUESTS;

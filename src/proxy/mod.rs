@@ -41,6 +41,7 @@ use crate::affinity::{Session, SessionKey, Warm};
 use crate::backend::BackendId;
 use crate::clock::Clock;
 use crate::decide::{Candidate, Decision, Outcome, Standing, Waiting, decide, decide_in_time};
+use crate::dialect::Dialect;
 use crate::live::{HedgeBudget, RetryBudget};
 use crate::policy::Policy;
 use crate::record::Ended;
@@ -241,7 +242,11 @@ impl Proxy {
                 let closes = x.http1 && (error.closes() || (has_body && !Box::pin(intake::is_read(&mut request)).await));
                 let response = error.response(x.dialect(), closes).map(|bytes| Body::Fixed(Full::new(bytes)));
                 let mut response = Message::<ResponseHead, Body>::from(response);
-                x.tell_id(&mut response.head.fields);
+                x.tell_id(Name::XRequestId, &mut response.head.fields);
+                if x.dialect() == Dialect::Anthropic {
+                    // Where its SDKs read which id to show of a request that failed.
+                    x.tell_id(Name::RequestId, &mut response.head.fields);
+                }
                 response
             }
         }
@@ -397,7 +402,8 @@ fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x
     let UpstreamResponse { mut head, body, .. } = response;
     headers::strip_hop_by_hop(&mut head.fields);
     x.status = head.status;
-    let provider_id = head.fields.value(Name::XRequestId).or_else(|| head.fields.value(Name::XAmznRequestid));
+    let ids = [Name::XRequestId, Name::RequestId, Name::XAmznRequestid];
+    let provider_id = ids.into_iter().find_map(|name| head.fields.value(name));
     x.provider_request_id = provider_id.filter(|id| id.len() <= MAX_ID);
     decorate(&mut head.fields, head.version, &x);
     let metered = relay::Metered::new(body, &head.fields, usage_event, x);
@@ -410,7 +416,7 @@ fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x
 /// The fields that tell the client what was decided. Names and regions were rendered when the plan was made.
 fn decorate(fields: &mut Fields, version: Version, x: &Exchange) {
     fields.append(Name::Via, &provenance::via(version));
-    x.tell_id(fields);
+    x.tell_id(Name::XRequestId, fields);
     if let Some((backend, index)) = &x.serving {
         fields.set(Name::XWindwardBackend, &backend.name_header);
         fields.set(Name::XWindwardRegion, &backend.region_header);

@@ -12,7 +12,7 @@ pub(super) fn list(x: &Exchange, only: Option<&str>) -> Result<Response<Bytes>, 
     let (Some(index), Some(route)) = (x.route, x.route()) else { return Err(Error::NoRoute) };
     let body = match only {
         None => x.snapshot.plan.model_lists.get(index).cloned().unwrap_or_default(),
-        Some(name) if route.models.contains_key(name) => crate::config::model_json(name),
+        Some(name) if route.models.contains_key(name) => crate::config::model_json(x.dialect(), name),
         Some(_) => return Err(Error::UnknownModel),
     };
     let mut response = Response::new(body);

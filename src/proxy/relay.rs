@@ -158,6 +158,7 @@ impl Metered {
         self.exchange.usage = self.meter.finish();
         self.exchange.ended = ended;
         self.exchange.response_model = self.meter.model();
+        self.exchange.evidence = self.meter.inference_geo().map(|geo| format!("inference_geo={geo}").into());
         // An error of any other status says so by that.
         let reads = self.meter.reads_events() || self.exchange.status.is_success();
         if let Some(error) = self.meter.error().filter(|_| reads && matches!(ended, Ended::Complete | Ended::ClientGone)) {

@@ -60,7 +60,7 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
     headers::clean(&mut fields, &snapshot.plan.credential_fields);
     provenance::mark(&mut fields, request.head.version, x.id, &x.shared.pseudonym)?;
     headers::addressed(&mut fields, &backend, credential.as_ref(), provenance.as_ref());
-    x.tell_id(&mut fields);
+    x.tell_id(Name::XRequestId, &mut fields);
     headers::strip_protocol_key(&mut fields);
     if let Some(protocol) = asked {
         fields.set_text(Name::Connection, "upgrade");

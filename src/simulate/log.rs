@@ -116,6 +116,7 @@ impl Written<'_> {
             region: chosen.map(|(backend, _)| Text::from(&*backend.region)),
             grid_zone: chosen.and_then(|(backend, intensity)| self.snapshot.zone_used(backend, intensity)),
             placement: chosen.map(|(backend, _)| backend.placement.kind),
+            placement_evidence: None,
             decision: self.decision(),
             carbon: chosen.zip(baseline).map(|(chosen, baseline)| Carbon { chosen: grid(chosen), baseline: grid(baseline) }),
             input_tokens: used.map(|tokens| tokens.input),

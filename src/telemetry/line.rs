@@ -116,7 +116,7 @@ fn write_record<'a>(
     #[rustfmt::skip]
     let AccessRecord {
         time, instance, run, seq, generation, id, client_request_id, provider_request_id, route, policy, narrowed, key, method, path, status,
-        request_bytes, response_bytes, operation, model, response_model, stream, backend, region, grid_zone, placement, decision,
+        request_bytes, response_bytes, operation, model, response_model, stream, backend, region, grid_zone, placement, placement_evidence, decision,
         shadow, carbon, input_tokens, output_tokens, cached_input_tokens, reasoning_tokens, usage_source, input_tokens_source, energy,
         emissions, cost, attempts: _, first_token_ms, total_ms, budget_ms, within_budget, overhead_us, ended, error, simulated,
     } = record;
@@ -147,6 +147,7 @@ fn write_record<'a>(
         "region" left_out Json::text, region;
         "grid_zone" left_out Json::text, grid_zone;
         "placement" left_out Json::word, placement.map(PlacementKind::as_str);
+        "placement_evidence" left_out Json::text, placement_evidence;
         "decision" left_out write_decision, decision.as_ref().map(|decision| (decision, candidates));
         "shadow" left_out write_shadow, shadow;
         "carbon" left_out write_carbon, carbon.as_ref().map(|carbon| (carbon, kept_carbon));

@@ -57,14 +57,14 @@ impl Beginning {
     }
 }
 
-/// The value of an object's own member `model`, or of that of the response which an event of the Responses API is about. Only a plain
-/// name is one: printable, without escapes, and not too long.
+/// The value of an object's own member `model`, or of that of the response or message which an event of the Responses API or of
+/// Anthropic's is about. Only a plain name is one: printable, without escapes, and not too long.
 pub(super) fn model_in(object: &[u8]) -> Option<&[u8]> {
     static MODEL: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"model\""));
     MODEL.find(object)?;
     let found = members(object).find_map(|(name, value)| match name {
         b"model" => Some(value),
-        b"response" => members(value).find(|(name, _)| *name == b"model").map(|(_, value)| value),
+        b"response" | b"message" => members(value).find(|(name, _)| *name == b"model").map(|(_, value)| value),
         _ => None,
     })?;
     let name = found.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
@@ -118,6 +118,7 @@ mod tests {
         let name = "m".repeat(LONGEST_NAME + 1);
         assert_eq!(read(&[format!(r#"{{"model":"{name}"}}"#).as_bytes()]).1, None);
         assert_eq!(model_in(br#"{"type":"response.created","response":{"id":"r","model":"m-3"}}"#), Some(&b"m-3"[..]));
+        assert_eq!(model_in(br#"{"type":"message_start","message":{"id":"msg","model":"m-4"}}"#), Some(&b"m-4"[..]));
     }
 
     proptest! {

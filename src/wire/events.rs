@@ -10,6 +10,7 @@ use memchr::memmem::Finder;
 use serde::Deserialize;
 
 use super::Operation;
+use super::anthropic::Snapshot;
 use super::beginning::model_in;
 use super::json::{Nest, Walk, after, skip_space, string_end};
 use super::sse::EventBorders;
@@ -26,6 +27,10 @@ pub(super) struct Events {
     held: Vec<u8>,
     pub(super) with_output: u64,
     pub(super) saw_data: bool,
+    /// The event that says that nothing follows it is here.
+    pub(super) saw_last: bool,
+    /// What Anthropic's events say of the tokens.
+    pub(super) snapshot: Snapshot,
     error: Option<StreamError>,
     /// The model as the backend names it.
     pub(super) model: Option<Bytes>,
@@ -37,13 +42,15 @@ pub(super) struct Events {
 const EVENTS_TO_NAME_A_MODEL: u8 = 4;
 
 impl Events {
-    pub(super) const fn new(operation: Operation) -> Self {
+    pub(super) fn new(operation: Operation) -> Self {
         Self {
             operation,
             borders: EventBorders::new(),
             held: Vec::new(),
             with_output: 0,
             saw_data: false,
+            saw_last: false,
+            snapshot: Snapshot::default(),
             error: None,
             model: None,
             looks: EVENTS_TO_NAME_A_MODEL,
@@ -101,8 +108,22 @@ impl Events {
         }
         if has_output(self.operation, event) {
             self.with_output += 1;
-        } else if self.error.is_none() {
+            return;
+        }
+        if self.operation == Operation::Messages {
+            self.take_snapshot(event);
+        }
+        if self.error.is_none() {
             self.error = error_in(event);
+        }
+    }
+
+    /// Of Anthropic's events those without output, which are few.
+    fn take_snapshot(&mut self, event: &[u8]) {
+        static STOP: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"message_stop\""));
+        for data in fields(event, b"data:") {
+            self.snapshot.take(data);
+            self.saw_last |= STOP.find(data).is_some();
         }
     }
 }
@@ -123,6 +144,8 @@ fn has_output(operation: Operation, event: &[u8]) -> bool {
     static TEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"text\""));
     // The end of an event's type, `response.output_text.delta` and its like; in the text itself the quote would be escaped.
     static DELTA_TYPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b".delta\""));
+    static BLOCK_DELTA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"content_block_delta\""));
+    static SIGNATURE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"signature_delta\""));
     match operation {
         Operation::Chat => DELTA.find(event).is_some_and(|found| delta_has_output(event, found + 7).unwrap_or(false)),
         Operation::Completions => TEXT
@@ -131,6 +154,8 @@ fn has_output(operation: Operation, event: &[u8]) -> bool {
             .and_then(|at| after(event, at, b'"'))
             .is_some_and(|at| event.get(at).is_some_and(|byte| *byte != b'"')),
         Operation::Responses => DELTA_TYPE.find(event).is_some(),
+        // A signature is no output, and neither are the empty texts that begin a block.
+        Operation::Messages => BLOCK_DELTA.find(event).is_some() && SIGNATURE.find(event).is_none(),
         Operation::Embeddings | Operation::InvokeModel | Operation::Converse | Operation::CountTokens => false,
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::dialect::Dialect;
 
+pub mod anthropic;
 pub mod bedrock;
 mod beginning;
 pub mod error;
@@ -53,7 +54,9 @@ pub enum Operation {
     InvokeModel,
     /// Bedrock's `POST /model/{id}/converse` and `/converse-stream`: in words that all models have in common.
     Converse,
-    /// Bedrock's `POST /model/{id}/count-tokens`: no model runs for it.
+    /// Anthropic's `POST /messages`
+    Messages,
+    /// Bedrock's `POST /model/{id}/count-tokens` and Anthropic's `POST /messages/count_tokens`: no model runs for it.
     CountTokens,
 }
 
@@ -64,7 +67,7 @@ impl Operation {
     /// value in that case. [`Operation::api_type`] tells the two apart.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Chat | Self::Responses | Self::Converse => "chat",
+            Self::Chat | Self::Responses | Self::Converse | Self::Messages => "chat",
             Self::Completions => "text_completion",
             Self::Embeddings => "embeddings",
             // It may be any of the others; this is the word for content of whatever kind.
@@ -78,7 +81,7 @@ impl Operation {
         match self {
             Self::Chat => Some("chat_completions"),
             Self::Responses => Some("responses"),
-            Self::Completions | Self::Embeddings | Self::InvokeModel | Self::Converse | Self::CountTokens => None,
+            _ => None,
         }
     }
 
@@ -150,6 +153,7 @@ const HOMES: [&str; 14] = [
 pub fn call<'a>(dialect: Dialect, method: &Method, path_below_prefix: &'a str) -> Call<'a> {
     match dialect {
         Dialect::Bedrock => bedrock::call(method, path_below_prefix),
+        Dialect::Anthropic => anthropic::call(method, path_below_prefix),
         _ => openai_call(method, path_below_prefix),
     }
 }

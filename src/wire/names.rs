@@ -59,11 +59,11 @@ known! {
     6 => "accept" Accept "cf-ray" CfRay "cookie" Cookie "expect" Expect "server" Server;
     7 => "alt-svc" AltSvc "api-key" ApiKey "trailer" Trailer "upgrade" Upgrade;
     9 => "forwarded" Forwarded "x-api-key" XApiKey "x-real-ip" XRealIp;
-    10 => "connection" Connection "keep-alive" KeepAlive "set-cookie" SetCookie "tracestate" Tracestate "user-agent" UserAgent;
+    10 => "connection" Connection "keep-alive" KeepAlive "request-id" RequestId "set-cookie" SetCookie "tracestate" Tracestate "user-agent" UserAgent;
     11 => "openai-beta" OpenaiBeta "retry-after" RetryAfter "traceparent" Traceparent;
     12 => "content-type" ContentType "x-request-id" XRequestId;
     13 => "authorization" Authorization "cache-control" CacheControl;
-    14 => "content-length" ContentLength "openai-project" OpenaiProject "openai-version" OpenaiVersion
+    14 => "anthropic-beta" AnthropicBeta "content-length" ContentLength "openai-project" OpenaiProject "openai-version" OpenaiVersion
           "x-goog-api-key" XGoogApiKey "x-stainless-os" XStainlessOs;
     15 => "accept-encoding" AcceptEncoding "accept-language" AcceptLanguage "cf-cache-status" CfCacheStatus
           "x-forwarded-for" XForwardedFor;

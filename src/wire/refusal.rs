@@ -12,9 +12,12 @@ use super::fields::{Fields, Name};
 /// still writes them is not known. A wrong day of the week does not make the date wrong.
 static DATES: DateTimeParser = DateTimeParser::new().relaxed_weekday(true);
 
+/// What Anthropic's API says where it is overloaded.
+const OVERLOADED: u16 = 529;
+
 /// Whether the backend says that it did not do the work.
 pub fn refuses(status: StatusCode) -> bool {
-    status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE
+    status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE || status.as_u16() == OVERLOADED
 }
 
 /// Whether, of two refusals of which `later` is the later one, that is the one to pass on: the last 429, which says when there is room

@@ -11,6 +11,7 @@ use memchr::memrchr;
 use serde::{Deserialize, Serialize};
 
 use super::Operation;
+use super::anthropic::geo_in;
 use super::beginning::Beginning;
 use super::event_stream::EventStream;
 use super::events::Events;
@@ -80,8 +81,9 @@ pub struct Meter {
 impl Meter {
     /// For a body of type `text/event-stream`.
     pub fn sse(operation: Operation) -> Self {
-        let (events, usage) = (Some(Events::new(operation)), Some(UsageSearch::new(operation)));
-        Self { events, usage, ..Self::off() }
+        // Anthropic's events say it in parts, which are put together as they are looked at anyway.
+        let usage = (operation != Operation::Messages).then(|| UsageSearch::new(operation));
+        Self { events: Some(Events::new(operation)), usage, ..Self::off() }
     }
 
     /// For a body of type `application/vnd.amazon.eventstream`.
@@ -135,7 +137,8 @@ impl Meter {
 
     /// Whether the last event of a stream is here, whatever is still to come of its body.
     pub fn saw_last_event(&self) -> bool {
-        self.frames.as_ref().is_some_and(|frames| frames.saw_last)
+        let of_events = self.events.as_ref().is_some_and(|events| events.saw_last);
+        of_events || self.frames.as_ref().is_some_and(|frames| frames.saw_last)
     }
 
     /// Whether it watches an event stream.
@@ -157,6 +160,12 @@ impl Meter {
         of_events.or_else(|| self.beginning.as_ref().and_then(Beginning::model))
     }
 
+    /// Where the backend says that the model ran (`us`), as far as its API has a word for it. To be asked at the end.
+    pub fn inference_geo(&mut self) -> Option<Box<str>> {
+        let of_events = self.events.as_mut().and_then(|events| events.snapshot.geo.take());
+        of_events.or_else(|| self.usage.as_mut().and_then(|search| search.geo.take()))
+    }
+
     /// What is known when the body has ended or was given up.
     pub fn finish(&mut self) -> (Usage, UsageSource) {
         if let Some(frames) = &self.frames {
@@ -166,9 +175,13 @@ impl Meter {
         if let Some(usage) = in_body.or(self.by_head) {
             return (usage, UsageSource::Reported);
         }
-        match self.events.as_ref().map_or(0, |events| events.with_output) {
-            0 => (Usage::default(), UsageSource::Unknown),
-            counted => (Usage { output_tokens: Some(counted), ..Usage::default() }, UsageSource::Counted),
+        let Some(events) = &self.events else { return (Usage::default(), UsageSource::Unknown) };
+        let (said, whole) = events.snapshot.usage();
+        match events.with_output {
+            _ if whole => (said, UsageSource::Reported),
+            // That its prompt was read is known, and that nothing was said.
+            0 if said.input_tokens.is_none() => (said, UsageSource::Unknown),
+            counted => (Usage { output_tokens: Some(counted), ..said }, UsageSource::Counted),
         }
     }
 }
@@ -191,6 +204,7 @@ struct UsageSearch {
     /// Whether the object that is being walked through outgrew the bound.
     too_long: bool,
     last: Option<Usage>,
+    geo: Option<Box<str>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -204,7 +218,7 @@ enum Search {
 
 impl UsageSearch {
     fn new(operation: Operation) -> Self {
-        Self { operation, state: Search::Key(0), nest: Nest::default(), held: Vec::new(), too_long: false, last: None }
+        Self { operation, state: Search::Key(0), nest: Nest::default(), held: Vec::new(), too_long: false, last: None, geo: None }
     }
 
     fn feed(&mut self, chunk: &[u8]) {
@@ -278,14 +292,22 @@ impl UsageSearch {
             return next;
         }
         let part = &chunk[at..next];
-        let found = if ended && self.held.is_empty() {
-            read(self.operation, part)
-        } else {
+        if !ended || !self.held.is_empty() {
             self.held.extend_from_slice(part);
-            if ended { read(self.operation, &self.held) } else { None }
-        };
-        self.last = found.or(self.last);
+        }
+        if ended {
+            let held = std::mem::take(&mut self.held);
+            self.take(if held.is_empty() { part } else { &held });
+            self.held = held;
+        }
         next
+    }
+
+    fn take(&mut self, object: &[u8]) {
+        self.last = read(self.operation, object).or(self.last);
+        if self.operation == Operation::Messages {
+            self.geo = geo_in(object).or_else(|| self.geo.take());
+        }
     }
 }
 
@@ -310,7 +332,8 @@ pub(super) fn read(operation: Operation, object: &[u8]) -> Option<Usage> {
             b"total_tokens" => total = count(value).ok()?,
             b"prompt_tokens_details" | b"input_tokens_details" => cached = detail(value, b"cached_tokens").ok()?.or(cached),
             b"completion_tokens_details" | b"output_tokens_details" => {
-                reasoning = detail(value, b"reasoning_tokens").ok()?.or(reasoning);
+                let thinking = detail(value, b"thinking_tokens").ok()?;
+                reasoning = detail(value, b"reasoning_tokens").ok()?.or(thinking).or(reasoning);
             }
             _ => {}
         }
@@ -330,10 +353,11 @@ pub(super) fn read(operation: Operation, object: &[u8]) -> Option<Usage> {
 }
 
 /// A value that is no count where a count belongs: the object is something else than usage.
-struct NoCount;
+#[derive(Debug)]
+pub(super) struct NoCount;
 
 /// A whole number, or `null`.
-fn count(value: &[u8]) -> Result<Option<u64>, NoCount> {
+pub(super) fn count(value: &[u8]) -> Result<Option<u64>, NoCount> {
     if value == b"null" {
         return Ok(None);
     }
@@ -348,7 +372,7 @@ fn count(value: &[u8]) -> Result<Option<u64>, NoCount> {
 }
 
 /// A count in an object of details.
-fn detail(details: &[u8], wanted: &[u8]) -> Result<Option<u64>, NoCount> {
+pub(super) fn detail(details: &[u8], wanted: &[u8]) -> Result<Option<u64>, NoCount> {
     if details == b"null" {
         return Ok(None);
     }

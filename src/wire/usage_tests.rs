@@ -79,6 +79,13 @@ fn cases() -> Vec<(&'static str, &'static [u8], Expected)> {
         "chat-spaced-crlf",
         "chat-tools-not-asked",
         "completions",
+        "messages",
+        "messages-cached-running-total",
+        "messages-crlf-padded",
+        "messages-cut",
+        "messages-cut-before-output",
+        "messages-overloaded",
+        "messages-thinking-tools",
         "responses-completed",
         "responses-cut",
         "responses-failed",
@@ -157,7 +164,7 @@ proptest! {
 
     #[test]
     fn any_text_is_survived_and_cut_anywhere(text in r#"("usage"|:|\{|\}|"|\\|"prompt_tokens"|1|,|"delta"|data|\n|\r| ){0,40}"#) {
-        for operation in [Operation::Chat, Operation::Completions, Operation::Responses] {
+        for operation in [Operation::Chat, Operation::Completions, Operation::Responses, Operation::Messages] {
             let whole = meter(Meter::sse(operation), &[text.as_bytes()]);
             let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
             prop_assert_eq!(meter(Meter::sse(operation), &bytes), whole);

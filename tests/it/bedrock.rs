@@ -1,17 +1,11 @@
 //! Bedrock end to end: clients of its own API, Windward, and simulated regions that hold every request to its signature.
 
-use std::sync::Arc;
-use std::thread::JoinHandle;
-
 use serde_json::Value;
-use tokio::sync::oneshot;
 use windward::backend::{AwsKeys, Secret};
 use windward::clock::{Clock as _, SystemClock};
-use windward::config::fleet::FleetPlan;
-use windward::mock;
 use windward::wire::sigv4::{PayloadHash, Scope, Signer, Subject};
 
-use super::support::{Answer, Client, Harness, patiently};
+use super::support::{Answer, Client, Fleet, Harness};
 
 /// Every region wants the signature of one key, each for itself.
 const FLEET: &str = r#"
@@ -21,46 +15,6 @@ regions:
   - { region: aws/us-west-2, rtt_ms: 0, replicas: 1, token_ms: 0.1, token_ms_per_request: 0, require_sigv4: *key }
   - { region: aws/us-east-2, rtt_ms: 0, replicas: 1, token_ms: 0.1, token_ms_per_request: 0, require_sigv4: { access_key_id: AKIDMOCK, secret_access_key: hush, session_token: temporary, service: bedrock-mantle } }
 "#;
-
-/// The fleet, in a thread of its own until this is dropped.
-struct Fleet {
-    handle: Arc<mock::Handle>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Fleet {
-    fn start() -> Self {
-        let (started, addresses) = std::sync::mpsc::channel();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let plan = FleetPlan::parse(FLEET).unwrap();
-                started.send(Arc::new(mock::start(&plan, Arc::new(SystemClock), 1).await.unwrap())).unwrap();
-                let _ = stopped.await;
-            });
-        });
-        Self { handle: addresses.recv().unwrap(), stop: Some(stop), thread: Some(thread) }
-    }
-
-    fn url(&self, region: &str) -> String {
-        format!("http://{}", self.handle.address(region).unwrap())
-    }
-
-    /// What the regions were asked, and whether they answered.
-    fn rows(&self, count: usize) -> Vec<(String, Option<u16>)> {
-        let rows = patiently("the regions' rows", || Some(self.handle.ledger()).filter(|rows| rows.len() >= count));
-        rows.into_iter().map(|row| (row.path, row.status)).collect()
-    }
-}
-
-impl Drop for Fleet {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        let _ = self.thread.take().map(JoinHandle::join);
-    }
-}
 
 const KEY: &str = "sigv4: { access_key_id: AKIDMOCK, secret_access_key: hush, session_token: temporary }";
 const WRONG: &str = "sigv4: { access_key_id: AKIDMOCK, secret_access_key: other, session_token: temporary }";
@@ -110,7 +64,7 @@ fn tokens(record: &Value) -> (Option<u64>, Option<u64>, &str) {
 
 #[test]
 fn every_operation_is_signed_metered_and_recorded() {
-    let fleet = Fleet::start();
+    let fleet = Fleet::start(FLEET);
     let proxy = proxy(&fleet, KEY, "");
     let claude =
         r#"{"anthropic_version":"bedrock-2023-05-31","max_tokens":9,"messages":[{"role":"user","content":"Which way?"}]}"#;
@@ -148,7 +102,7 @@ fn every_operation_is_signed_metered_and_recorded() {
 
 #[test]
 fn an_id_reaches_its_backend_however_it_was_escaped() {
-    let fleet = Fleet::start();
+    let fleet = Fleet::start(FLEET);
     let proxy = proxy(&fleet, KEY, "");
     let arn = "arn:aws:bedrock:us-west-2:123456789012:application-inference-profile/abc";
     let escaped = arn.replace(':', "%3A").replace('/', "%2F");
@@ -162,7 +116,7 @@ fn an_id_reaches_its_backend_however_it_was_escaped() {
 
 #[test]
 fn each_attempt_is_signed_for_its_own_region() {
-    let fleet = Fleet::start();
+    let fleet = Fleet::start(FLEET);
     let proxy = proxy(&fleet, WRONG, "");
     let answer = ask(&proxy, "/model/gpt-oss/converse", "", CONVERSE);
     assert_eq!((answer.status, answer.field("x-windward-backend")), (200, Some("oregon")), "{}", answer.text());
@@ -174,7 +128,7 @@ fn each_attempt_is_signed_for_its_own_region() {
 
 #[test]
 fn nothing_of_a_clients_own_signature_goes_on() {
-    let fleet = Fleet::start();
+    let fleet = Fleet::start(FLEET);
     let proxy = proxy(&fleet, KEY, "");
     let own = "authorization: AWS4-HMAC-SHA256 Credential=CLIENT/20261123/us-east-1/bedrock/aws4_request, SignedHeaders=host, Signature=0\r\n\
         x-amz-date: 20200101T000000Z\r\nx-amz-security-token: CLIENT\r\nx-amz-content-sha256: 00\r\nx-amz-target: CLIENT\r\n";
@@ -184,7 +138,7 @@ fn nothing_of_a_clients_own_signature_goes_on() {
 
 #[test]
 fn errors_are_those_that_an_aws_sdk_understands() {
-    let fleet = Fleet::start();
+    let fleet = Fleet::start(FLEET);
     let proxy = proxy(&fleet, WRONG, "keys: [{ name: team, secret: a-key-of-the-gateway }]");
     let with_key = "authorization: Bearer a-key-of-the-gateway\r\n";
     for (path, fields, body, status, exception) in [
@@ -208,7 +162,7 @@ fn errors_are_those_that_an_aws_sdk_understands() {
 
 #[test]
 fn a_body_that_names_its_model_is_made_to_agree_with_the_path_and_with_nothing_else() {
-    let fleet = Fleet::start();
+    let fleet = Fleet::start(FLEET);
     let proxy = proxy(&fleet, KEY, "");
     let named = |name: &str| CHAT.replace("{\"messages\"", &format!("{{\"model\":\"{name}\",\"messages\""));
     assert_eq!(ask(&proxy, "/model/gpt-oss/invoke", "", &named("gpt-oss")).status, 200);
@@ -218,7 +172,7 @@ fn a_body_that_names_its_model_is_made_to_agree_with_the_path_and_with_nothing_e
 /// OpenAI's models on Bedrock, from a client that knows nothing of AWS.
 #[test]
 fn a_client_of_openais_api_is_signed_for_too() {
-    let fleet = Fleet::start();
+    let fleet = Fleet::start(FLEET);
     let (oregon, ohio) = (fleet.url("aws/us-west-2"), fleet.url("aws/us-east-2"));
     let proxy = Harness::of(|log| {
         format!(
@@ -274,7 +228,7 @@ fn signed(secret: &str, path: &str, body: &str) -> String {
 
 #[test]
 fn a_client_may_sign_with_its_key_instead_of_showing_it() {
-    let fleet = Fleet::start();
+    let fleet = Fleet::start(FLEET);
     let proxy = proxy(&fleet, KEY, "keys: [{ name: team, secret: a-key-of-the-gateway, access_key_id: WWTEAM }]");
     let path = "/model/gpt-oss/converse";
     let right = signed("a-key-of-the-gateway", path, CONVERSE);

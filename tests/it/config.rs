@@ -37,7 +37,7 @@ impl Files for Shelf {
     }
 }
 
-const VARIABLES: [&str; 11] = [
+const VARIABLES: [&str; 12] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "BEDROCK_KEY",
@@ -49,6 +49,7 @@ const VARIABLES: [&str; 11] = [
     "VLLM_KEY",
     "OPENAI_US_KEY",
     "OPENAI_EU_KEY",
+    "ANTHROPIC_API_KEY",
 ];
 
 fn env() -> Env {
@@ -83,7 +84,7 @@ fn golden(case: &Path, seen: &str) -> Result<(), String> {
 
 #[test]
 fn shipped_files_load_without_a_warning() {
-    for name in ["windward.yaml", "minimal.yaml", "bedrock.yaml", "azure.yaml", "vllm.yaml", "openai.yaml"] {
+    for name in ["windward.yaml", "minimal.yaml", "bedrock.yaml", "anthropic.yaml", "azure.yaml", "vllm.yaml", "openai.yaml"] {
         let loaded = load(name, &shipped(name)).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(loaded.warnings, [], "{}", loaded.warnings[0]);
     }

@@ -24,6 +24,26 @@ fn what_is_found_is_explained_on_standard_output_without_colours() {
     assert_eq!((code, reasons), (Some(0), vec!["least_carbon".into(); 2]));
 }
 
+/// The shipped examples, by the choice that they leave a model.
+#[test]
+fn an_example_says_how_much_of_a_choice_there_is() {
+    let example = |name: &str, route: &str, model: &str| {
+        let file = format!("{}/config/{name}", env!("CARGO_MANIFEST_DIR"));
+        let mut command = windward(["explain", "-c", &file, "--route", route, "--model", model]);
+        for name in ["ELECTRICITY_MAPS_TOKEN", "ANTHROPIC_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
+            command.env(name, "x");
+        }
+        let output = command.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, out, error) = example("anthropic.yaml", "claude", "claude-haiku-4-5");
+    assert_eq!(code, Some(0), "{error}");
+    for name in ["oregon", "virginia", "stockholm", "anthropic", "SE-SE3"] {
+        assert!(out.contains(name), "{name}: {out}");
+    }
+}
+
 #[test]
 fn what_is_not_found_is_1_and_wrong_usage_is_2() {
     for (arguments, expected) in [

@@ -10,6 +10,7 @@
 mod admin;
 mod affinity;
 mod allocations;
+mod anthropic;
 mod audit;
 mod back_pressure;
 mod bad_input;

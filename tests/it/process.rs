@@ -192,7 +192,7 @@ impl Installed {
             command
         };
         match self {
-            Self::Sdk => import("openai, boto3"),
+            Self::Sdk => import("openai, boto3, anthropic"),
             Self::Server => import("xllamacpp"),
             Self::Node => {
                 let mut command = node(cache);

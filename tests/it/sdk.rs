@@ -174,3 +174,55 @@ backends:
     let text = serde_json::to_string(&lines).unwrap();
     assert!(!text.contains("wind blow") && !text.contains("a-key-of") && !text.contains("hush"), "a secret is in the log");
 }
+
+/// What can happen to a client of Anthropic's, each under a model's name of its own.
+const CLAUDE_FLEET: &str = r#"
+models: [claude-there]
+regions:
+  - { region: aws/eu-north-1, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1, token_ms: 0.5, token_ms_per_request: 0, require_bearer: own-key }
+  - { region: aws/us-west-1, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1 }
+  - { region: aws/eu-west-3, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1, token_ms: 0.5, token_ms_per_request: 0 }
+"#;
+
+#[test]
+fn anthropics_sdk_notices_nothing() {
+    let Some(cache) = Installed::Sdk.folder() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (fleet, urls) = fleet(folder.path(), CLAUDE_FLEET);
+    let url = |region: &str| format!("{}/v1", urls[region]);
+    let configuration = format!(
+        r#"
+listeners: [{{ address: "127.0.0.1:0" }}]
+log: {{ access: access.jsonl }}
+limits: {{ drain_delay: 1ms, drain_deadline: 5s }}
+keys: [{{ name: app, secret: a-key-of-the-gateway }}]
+backends:
+  - {{ name: clean, url: "{}", dialect: anthropic, region: aws/eu-north-1, simulated: true, models: {{ claude: claude-there }}, auth: {{ header: {{ name: x-api-key, value: own-key }} }} }}
+  - {{ name: full, url: "{}", dialect: anthropic, region: aws/us-west-1, simulated: true, models: {{ crowded: claude-there }} }}
+  - {{ name: broken, url: "{}", dialect: anthropic, region: aws/eu-west-3, simulated: true, models: {{ unlucky: claude-there }} }}
+  - {{ name: gone, url: "http://{}/v1", dialect: anthropic, region: aws/eu-west-3, simulated: true, models: {{ absent: claude-there }} }}
+"#,
+        url("aws/eu-north-1"),
+        url("aws/us-west-1"),
+        url("aws/eu-west-3"),
+        nobody(),
+    );
+    let (proxy, address) = serve(folder.path(), &configuration);
+    let mut checks = script(&cache, "sdk/anthropics.py");
+    checks.env("WINDWARD", &address).env("ANTHROPIC_API_KEY", "a-key-of-the-gateway").env_remove("ANTHROPIC_AUTH_TOKEN");
+    checks.env("FULL", &urls["aws/us-west-1"]).env("BROKEN", &urls["aws/eu-west-3"]);
+    let (status, said) = Program::start("anthropics.py", &mut checks).finish();
+    let (served, log) = proxy.stop();
+    fleet.stop();
+    assert!(status.success(), "{}\n\nthe proxy said:\n{}", said.join("\n"), log.join("\n"));
+    assert!(served.success(), "{served}: {}", log.join("\n"));
+    let lines = access_log(folder.path());
+    let answered = lines.iter().filter(|line| line["backend"] == "clean" && line["http.response.status_code"] == 200);
+    let answered: Vec<_> = answered.filter(|line| line["gen_ai.operation.name"] == "chat").collect();
+    assert!(answered.len() >= 8, "{}", answered.len());
+    for line in answered {
+        assert_eq!((&line["usage_source"], &line["key"]), (&"reported".into(), &"app".into()), "{line}");
+    }
+    let text = serde_json::to_string(&lines).unwrap();
+    assert!(!text.contains("wind blow") && !text.contains("a-key-of") && !text.contains("own-key"), "a secret is in the log");
+}

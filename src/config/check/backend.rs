@@ -35,7 +35,7 @@ const KEEP_IDLE_HTTP: Duration = Duration::from_secs(4);
 /// Under the 60 s of the load balancers before hosted services.
 const KEEP_IDLE_HTTPS: Duration = Duration::from_secs(55);
 /// Dialects that this version speaks.
-const SPOKEN: [Dialect; 2] = [Dialect::Openai, Dialect::Bedrock];
+const SPOKEN: [Dialect; 3] = [Dialect::Openai, Dialect::Anthropic, Dialect::Bedrock];
 
 /// A backend with what its routes need to know.
 pub(super) struct Meant {

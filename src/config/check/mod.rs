@@ -13,12 +13,13 @@ mod energy;
 mod health;
 mod key;
 mod lint;
+mod models;
 pub(super) mod peers;
 mod policy;
 mod route;
 mod url;
 
-pub use route::model_json;
+pub use models::model_json;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -99,7 +100,7 @@ impl<'a> Check<'a> {
         self.lint(&backends, &policies, &routes, &keys, &zones);
         let mut all: Vec<Arc<Policy>> = policies.iter().map(|meant| Arc::clone(&meant.policy)).collect();
         all.extend(Some(route::standard(&policies)).filter(|standard| standard.id.index() == policies.len()));
-        let model_lists = routes.iter().map(route::Meant::model_list).collect();
+        let model_lists = routes.iter().map(|route| route.model_list(&backends)).collect();
         let models = backends.iter().map(backend::Meant::priors).collect();
         Plan {
             boot,

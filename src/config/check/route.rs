@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
-use super::{Check, backend, policy};
+use super::{Check, backend, models, policy};
 use crate::backend::BackendId;
 use crate::config::choices::CandidateFile;
 use crate::config::decode::{At, Filled, similar};
@@ -41,9 +41,9 @@ pub(super) struct Meant {
 
 impl Meant {
     /// The answer to `GET /v1/models`.
-    pub(super) fn model_list(&self) -> Bytes {
-        let models: Vec<serde_json::Value> = self.model_names.iter().map(|id| model(id)).collect();
-        Bytes::from(serde_json::json!({ "object": "list", "data": models }).to_string())
+    pub(super) fn model_list(&self, backends: &[backend::Meant]) -> Bytes {
+        let dialect = backends.get(self.route.home.index()).map_or_else(Dialect::default, |meant| meant.backend.dialect);
+        models::list(dialect, &self.model_names)
     }
 
     /// Finds out which candidates lie outside the residency, now that the plan's zones have their ids.
@@ -58,17 +58,6 @@ impl Meant {
             shadow.outside = outside(&shadow.policy.residency);
         }
     }
-}
-
-/// The answer to `GET /v1/models/{name}`.
-pub fn model_json(name: &str) -> Bytes {
-    Bytes::from(model(name).to_string())
-}
-
-/// One model as the OpenAI API lists it. `created` is 0 because nobody knows when a supplier made a model, and the clients of that
-/// list want a number there.
-fn model(id: &str) -> serde_json::Value {
-    serde_json::json!({ "id": id, "object": "model", "created": 0, "owned_by": "windward" })
 }
 
 impl Check<'_> {
@@ -144,7 +133,13 @@ impl Check<'_> {
             let (one, two) = (first.dialect.name(), other.dialect.name());
             let message =
                 format!("`{}` speaks `{one}` and `{}` speaks `{two}`: one route has one dialect", first.name, other.name);
-            self.problems.add(at, message).mend = Some("give each dialect a route of its own".to_owned());
+            let shares_paths = [first.dialect, other.dialect].contains(&Dialect::Anthropic);
+            let mend = if shares_paths {
+                "give each dialect a route of its own, that of Anthropic's clients first and with `headers: { anthropic-version: \"*\" }`"
+            } else {
+                "give each dialect a route of its own"
+            };
+            self.problems.add(at, message).mend = Some(mend.to_owned());
         }
     }
 

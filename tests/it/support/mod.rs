@@ -2,6 +2,7 @@
 
 pub(crate) mod cases;
 pub(crate) mod client;
+mod fleet;
 pub(crate) mod h2;
 pub(crate) mod peer;
 
@@ -19,6 +20,7 @@ use windward::server::{Handle, Serve, start_proxy};
 use windward::telemetry::log::Identity;
 
 pub(crate) use client::{Answer, Client};
+pub(crate) use fleet::Fleet;
 pub(crate) use peer::Peer;
 
 use windward::cli::surroundings::Disk;
