@@ -99,7 +99,8 @@ pub fn estimate(size: Size, backend: &Backend, model: &ModelLive, load: Load, te
     let Size { prompt_tokens, output_tokens } = size;
     let (in_flight, declared) = (load.in_flight, backend.max_in_flight);
     let known_tokens = (f64::from(prompt_tokens) * terms.known) as u32;
-    let cached_tokens = ((f64::from(known_tokens) * model.cached_share()) as u32).min(prompt_tokens);
+    let cached = || ((f64::from(known_tokens) * model.cached_share()) as u32).min(prompt_tokens);
+    let cached_tokens = if known_tokens > 0 { cached() } else { 0 };
     let believed = model.first_token(prompt_tokens - cached_tokens, load.pending_prompt_tokens);
     // Rounded here and not where it is written, so that the log holds the very numbers that were decided with.
     let first_token = (believed.late * terms.margin).rounded();

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use windward::backend::BackendId;
 use windward::decide::{Candidate, Standing};
 use windward::estimate::Estimate;
-use windward::tables::EnergyBand;
 use windward::units::{Grams, GramsPerKwh, Joules, Millis};
 
 /// What a read of a socket gives at most, as hyper does it once a body is known to be long.
@@ -74,14 +73,17 @@ pub fn candidates(count: u16) -> Vec<Candidate> {
                 backend: BackendId(id),
                 estimate: Estimate {
                     prompt_tokens: 312,
+                    known_tokens: 0,
+                    cached_tokens: 0,
                     output_tokens: 200,
                     first_token: Millis::saturating(200.0 + f64::from(id * 53 % 700)),
                     queue: Millis::ZERO,
                     per_output_token: Millis::saturating(20.0),
                     total: Millis::saturating(4000.0),
-                    energy: EnergyBand::exact(Joules::saturating(656.0)),
+                    energy: Joules::saturating(656.0),
                     intensity: intensity.map(GramsPerKwh::saturating),
                     emissions: intensity.map(|grams| Grams::saturating(grams * 656.0 / 3.6e6)),
+                    cost: None,
                     in_flight: u32::from(id % 3),
                     limit: 64,
                     price: Grams::ZERO,

@@ -157,8 +157,9 @@ impl Flow {
         let Some(limit) = limit else { return mean as u32 };
         let limit = f64::from(limit);
         let (mut sum, mut whole) = (0.0, 0.0);
-        for (seen, tokens) in self.lengths.iter().zip(MIDDLES) {
-            let weight = seen.get();
+        let seen = self.lengths.iter().zip(&MIDDLES).map(|(seen, tokens)| (seen.get(), *tokens));
+        // Most responses of a flow are of a few lengths.
+        for (weight, tokens) in seen.filter(|(weight, _)| *weight > 0.0) {
             whole += weight * tokens;
             sum += weight * tokens.min(limit);
         }

@@ -228,10 +228,13 @@ impl<'x> Ledger<'x> {
             |index: Option<usize>| index.and_then(|it| x.candidates.get(it)).map_or(0, |it| it.estimate.cached_tokens.into());
         let shadow = baseline.map(|(backend, intensity)| Baseline {
             place: place(backend, intensity),
-            energy: baseline_index
-                .and_then(|index| coefficients(x, index))
-                .zip(charged.last().and_then(Charged::tokens))
-                .map(|(table, tokens)| table.energy(at_baseline(tokens, believed(baseline_index)))),
+            energy: charged.last().zip(baseline_index).and_then(|(last, index)| {
+                let (table, tokens) = (coefficients(x, index)?, last.tokens()?);
+                let there = at_baseline(tokens, believed(baseline_index));
+                // The same machine and the same tokens, as nearly always: the same energy, which need not be summed up again.
+                let same = there == tokens && last.coefficients.is_some_and(|own| std::ptr::eq(own, table) || own == table);
+                (!same).then(|| table.energy(there))
+            }),
         });
         let account = booked.zip(shadow).and_then(|(booked, shadow)| account(&booked, shadow));
         let there = charged.last().and_then(Charged::tokens).filter(|_| answered(x));

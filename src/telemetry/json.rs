@@ -209,6 +209,8 @@ impl Json {
     pub fn integer(&mut self, value: impl Into<u64>) {
         let value = value.into();
         match u32::try_from(value) {
+            // A third of a line's: nothing in flight, no token.
+            Ok(value) if value < 10 => self.constant(&[b'0' + value as u8]),
             Ok(value) if value < EIGHT_DIGITS => {
                 let digits = digits(value);
                 // The last one stays, be it a zero.
@@ -332,9 +334,9 @@ const ZEROES: u64 = u64::from_le_bytes(*b"00000000");
 /// numbers so small.
 const fn digits(number: u32) -> u64 {
     let fours = (number / 10_000) as u64 | ((number % 10_000) as u64) << 32;
-    let hundreds = (fours * 10_486 >> 20) & 0x0000_007f_0000_007f;
+    let hundreds = ((fours * 10_486) >> 20) & 0x0000_007f_0000_007f;
     let twos = hundreds | (fours - 100 * hundreds) << 16;
-    let tens = (twos * 103 >> 10) & 0x000f_000f_000f_000f;
+    let tens = ((twos * 103) >> 10) & 0x000f_000f_000f_000f;
     tens | (twos - 10 * tens) << 8
 }
 
