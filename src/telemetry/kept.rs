@@ -2,7 +2,8 @@
 //! that it rests on.
 //!
 //! It is found by what it was written of and not by when: a plan or a grid that changes has other names and numbers, so nothing here
-//! can be out of date, and nothing has to be told of a reload. To compare some words is a third of what it takes to write them.
+//! can be out of date, and nothing has to be told of a reload. To compare some words is a third of what it takes to write them: the two
+//! intensities of a line took 2,890 instructions and take 810 (`benches/peers/instr.py`, its profile, without LTO).
 
 /// Places of one kind of text, a power of two: a few dozen backends, each of them in one of two places.
 const PLACES: usize = 256;
