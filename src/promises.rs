@@ -57,7 +57,7 @@
 //! | A client that does not read costs little, whatever the backend sends | `a_client_of_http1_that_does_not_read_costs_little`, `a_client_of_http2_that_does_not_read_costs_little` |
 //! | A client that does not read makes no backend look slow | `a_client_that_does_not_read_for_a_while_makes_no_backend_look_slow` |
 //! | No flood makes the program hold 32 MiB more, and neither do two hundred streams of which a client takes nothing | `no_flood_makes_the_program_hold_much_and_others_are_served_meanwhile` |
-//! | Without a file descriptor left it waits instead of turning round, answers 503, blames no backend, and goes on when there are some | `without_descriptors_it_waits_and_blames_nobody_and_then_goes_on` |
+//! | Without a file descriptor left for clients it waits instead of turning round, answers 503 when there is none for a backend, blames none, still answers on the admin address, and goes on when there are some | `without_descriptors_it_waits_and_blames_nobody_and_then_goes_on`, `clients_are_left_none_before_backends_and_those_none_before_ourselves` |
 //! | A decision among sixteen candidates allocates nothing | `a_decision_among_sixteen_allocates_nothing` |
 //!
 //! # Secrets stay where they belong

@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::Shared;
+use super::descriptors::Descriptors;
 use super::listener::accept;
 use super::status::status;
 use crate::control::{ControlHandle, ReloadReport};
@@ -65,7 +66,7 @@ pub(super) async fn serve(socket: StdListener, context: Context) {
             drop(place);
         });
     };
-    accept(listener, tokio_util::sync::CancellationToken::new(), &uncounted, take).await;
+    accept(listener, tokio_util::sync::CancellationToken::new(), Descriptors::unknown(), &uncounted, take).await;
 }
 
 async fn respond(context: &Context, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

@@ -1,21 +1,92 @@
-//! Whether this process may open as many files as its connections need.
+//! How many files this process may open, and who is left some of them when they become few.
+//!
+//! A connection that nobody can answer helps nobody: with every descriptor given to clients there was none for a backend, and none
+//! for whoever wanted to see on the admin address what was wrong. So clients wait in the kernel's queue before all are taken, and
+//! requests get a 503 before those for the admin address, the configuration and the log are. How far it has come is known by the
+//! number of a new descriptor, which is always the lowest free one (POSIX), so that nothing has to be counted.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use socket2::{Domain, Socket, Type};
+use tower::ServiceExt as _;
+
+use crate::upstream::{Connector, Target};
 
 /// A stream takes two: the client's connection and the backend's.
 const EACH: usize = 2;
+/// One part of so many is for backends: idle clients need none, and those that came before others should be served.
+const FOR_BACKENDS: usize = 4;
+/// For a few probes and scrapers, the configuration file, the log, and what the resolver opens.
+const FOR_OURSELVES: usize = 16;
 
-/// Says so when there are not descriptors for `connections`, before the first client finds out.
-pub(super) fn warn_of_too_few(connections: usize) {
-    // Only Linux has it; elsewhere nothing is known, and nothing is said.
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    if let Some(files) = open_files(&limits).filter(|files| files / EACH < connections) {
-        tracing::warn!(
-            files,
-            connections,
-            "`limits.connections` is more than this process may open files for, two for each; \
-             raise the limit of open files (`ulimit -n`, `LimitNOFILE=` of systemd), or lower it to {}",
-            files / EACH
-        );
+/// Up to which number descriptors may be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Descriptors {
+    /// All of them; `None` where nothing is known.
+    files: Option<usize>,
+}
+
+impl Descriptors {
+    /// Of this process. Only Linux says; elsewhere everybody takes what there is.
+    pub(super) fn of_this_process() -> Self {
+        Self { files: open_files(&std::fs::read_to_string("/proc/self/limits").unwrap_or_default()) }
     }
+
+    /// Where there is no limit that is known of.
+    pub(super) const fn unknown() -> Self {
+        Self { files: None }
+    }
+
+    /// Says so when there are not enough for `connections`, before the first client finds out.
+    pub(super) fn warn_of_too_few(self, connections: usize) {
+        if let Some(files) = self.files.filter(|files| files / EACH < connections) {
+            tracing::warn!(
+                files,
+                connections,
+                "`limits.connections` is more than this process may open files for, two for each; \
+                 raise the limit of open files (`ulimit -n`, `LimitNOFILE=` of systemd), or lower it to {}",
+                files / EACH
+            );
+        }
+    }
+
+    /// Whether what a client's connection got is one of those that are not for clients.
+    pub(super) fn ran_out_for_clients(self, taken: &impl AsFd) -> bool {
+        self.files.is_some_and(|files| number(taken) >= files - files / FOR_BACKENDS)
+    }
+
+    /// Whether a client's connection would get one of those that are for clients.
+    pub(super) fn are_left_for_clients(self) -> bool {
+        next().is_ok_and(|next| !self.ran_out_for_clients(&next))
+    }
+
+    /// The connector, which fails as if there was none left rather than take one of the last.
+    pub(super) fn leaving_some(self, connector: Connector) -> Connector {
+        let Some(files) = self.files else { return connector };
+        let own = files.saturating_sub(FOR_OURSELVES);
+        Connector::new(tower::service_fn(move |target: Target| {
+            let connector = connector.clone();
+            async move {
+                if number(&next()?) >= own {
+                    return Err(io::Error::from_raw_os_error(TOO_MANY_OPEN_FILES));
+                }
+                connector.oneshot(target).await
+            }
+        }))
+    }
+}
+
+/// EMFILE, on every Unix.
+const TOO_MANY_OPEN_FILES: i32 = 24;
+
+/// The next descriptor that anybody would get.
+fn next() -> io::Result<Socket> {
+    Socket::new(Domain::IPV4, Type::DGRAM, None)
+}
+
+fn number(descriptor: &impl AsFd) -> usize {
+    descriptor.as_fd().as_raw_fd().unsigned_abs() as usize
 }
 
 /// The limit in force of the files that may be open at once; `None` where there is none.
@@ -26,6 +97,29 @@ fn open_files(limits: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_are_left_none_before_backends_and_those_none_before_ourselves() {
+        let one = next().unwrap();
+        let upto = |files| Descriptors { files };
+        // Numbers of what other tests hold lie below a hundred thousand.
+        assert!(!upto(None).ran_out_for_clients(&one) && !upto(Some(1 << 20)).ran_out_for_clients(&one));
+        let here = number(&one);
+        assert!(upto(Some(here)).ran_out_for_clients(&one) && upto(Some(here + here / 3)).ran_out_for_clients(&one));
+        assert!(!upto(Some(2 * (here + 1))).ran_out_for_clients(&one));
+    }
+
+    #[tokio::test]
+    async fn a_connector_leaves_the_last_ones() {
+        let connected = |files| async move {
+            let inner = Connector::new(tower::service_fn(|_| async { Err(io::ErrorKind::ConnectionRefused.into()) }));
+            let target = Target { host: "h".into(), port: 1, within: std::time::Duration::from_secs(1) };
+            let failed = Descriptors { files }.leaving_some(inner).oneshot(target).await.err().unwrap();
+            failed.raw_os_error() == Some(TOO_MANY_OPEN_FILES)
+        };
+        assert!(connected(Some(FOR_OURSELVES)).await);
+        assert!(!connected(Some(1 << 20)).await && !connected(None).await);
+    }
 
     #[test]
     fn the_limit_in_force_is_found() {

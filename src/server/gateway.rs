@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use super::connection::Lean;
+use super::descriptors::Descriptors;
 use super::{Background, Handle, Serve, StartError, start};
 use crate::clock::Clock;
 use crate::config::Plan;
@@ -23,7 +24,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Starts the proxy. [`Serve::background`] is set here.
 pub fn start_proxy(mut serve: Serve) -> Result<Handle, StartError> {
     let tasks = TaskTracker::new();
-    let upstreams = Upstreams::new(tcp(), system_roots, tasks.clone(), Arc::clone(&serve.clock));
+    let connector = Descriptors::of_this_process().leaving_some(tcp());
+    let upstreams = Upstreams::new(connector, system_roots, tasks.clone(), Arc::clone(&serve.clock));
     prepare(&upstreams, &serve.plan).map_err(StartError::Backend)?;
     if let Some(config) = &mut serve.config {
         let (upstreams, load) = (upstreams.clone(), std::mem::replace(&mut config.loader, Box::new(|_| Err(String::new()))));

@@ -16,13 +16,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Peer;
+use super::descriptors::Descriptors;
 use super::tls::{self, TlsError};
 use crate::config::{Listener, Network};
 use crate::telemetry::metrics::Metrics;
 
 /// Connections that the kernel keeps until they are accepted: enough for every client of a restarted proxy to come back at once.
 const BACKLOG: i32 = 4096;
-/// How long accepting rests when there is no file descriptor left ..
+/// How long accepting rests when there is no file descriptor left for clients ..
 const FIRST_REST: Duration = Duration::from_millis(50);
 /// .. and how long at the most, since connections that end make room at any moment.
 const LONGEST_REST: Duration = Duration::from_secs(1);
@@ -172,19 +173,21 @@ impl Drop for Place {
 pub(super) async fn accept(
     listener: TcpListener,
     stop: CancellationToken,
+    descriptors: Descriptors,
     metrics: &Metrics,
     mut take: impl FnMut(TcpStream, SocketAddr),
 ) {
-    let mut rest = FIRST_REST;
+    let (mut rest, mut few) = (FIRST_REST, false);
     loop {
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = next(&listener, few, descriptors) => accepted,
         };
         match accepted {
             Ok((socket, peer)) => {
                 rest = FIRST_REST;
+                few = descriptors.ran_out_for_clients(&socket);
                 take(socket, peer);
             }
             Err(error) if is_of_the_connection(&error) => {}
@@ -210,6 +213,14 @@ pub(super) async fn accept(
             }
         }
     }
+}
+
+/// The next connection, unless they were `few` descriptors when the last one came, and still are.
+async fn next(listener: &TcpListener, few: bool, descriptors: Descriptors) -> io::Result<(TcpStream, SocketAddr)> {
+    if few && !descriptors.are_left_for_clients() {
+        return Err(io::Error::other("the descriptors that are left are for backends and the admin address"));
+    }
+    listener.accept().await
 }
 
 /// Whether only that one connection failed, before it was accepted.

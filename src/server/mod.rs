@@ -43,6 +43,7 @@ pub use self::listener::BindError;
 pub use self::tls::TlsError;
 pub use self::worker::Background;
 
+use self::descriptors::Descriptors;
 use self::drain::Supervisor;
 use self::worker::{Common, Worker};
 use crate::clock::Clock;
@@ -144,7 +145,8 @@ where
 {
     let Serve { plan, config, clock, identity, signals, background } = serve;
     let boot = plan.boot.clone();
-    descriptors::warn_of_too_few(plan.limits.connections);
+    let descriptors = Descriptors::of_this_process();
+    descriptors.warn_of_too_few(plan.limits.connections);
     let workers = boot.workers.map_or_else(cores, usize::from).max(1);
     let bound = boot.listeners.iter().enumerate().map(|(index, one)| listener::bind(one, index, workers));
     let bound = bound.collect::<Result<Vec<_>, _>>()?;
@@ -162,6 +164,7 @@ where
         metrics: Arc::clone(&shared.metrics),
         log: shared.log.clone(),
         open: Arc::new(AtomicUsize::new(0)),
+        descriptors,
         stop: CancellationToken::new(),
         cut: CancellationToken::new(),
     };

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Answers, Peer, Setting, serve};
+use super::descriptors::Descriptors;
 use super::guard::Held;
 use super::listener::{Entrance, Place, accept};
 use super::tracked::Connections;
@@ -32,6 +33,8 @@ pub(super) struct Common {
     pub(super) log: AccessLog,
     /// Connections open, over all workers.
     pub(super) open: Arc<AtomicUsize>,
+    /// What clients are left of them.
+    pub(super) descriptors: Descriptors,
     /// Stop accepting, and finish what is open.
     pub(super) stop: CancellationToken,
     /// End, whatever is open.
@@ -73,7 +76,7 @@ where
             let (connections, tracker) = (Arc::clone(&connections), tracker.clone());
             listening.spawn(async move {
                 let take = |socket, peer| begin(&common, &connections, &tracker, &entrance, &service, socket, peer);
-                accept(listener, common.stop.clone(), &common.metrics, take).await;
+                accept(listener, common.stop.clone(), common.descriptors, &common.metrics, take).await;
             });
         }
         common.stop.cancelled().await;

@@ -1,13 +1,13 @@
 //! A process without a file descriptor left: it waits instead of turning round, blames nobody else, and goes on when there are some.
 #![cfg(target_os = "linux")]
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::process::{Program, serve_by};
-use super::support::peer::PATIENCE;
+use super::support::peer::{PATIENCE, Then, respond, wait_for_close};
 use super::support::{Client, Peer, patiently};
 
 /// Of these the proxy itself needs some thirty.
@@ -16,6 +16,8 @@ const CLIENTS: usize = 400;
 /// Enough for a backend to be left alone, were they its failures.
 const TIMES: usize = 12;
 const CALL: &str = r#"{"model":"m"}"#;
+/// One that its backend holds.
+const HELD: &str = r#"{"model":"m","user":"held"}"#;
 
 /// Processor time that a program has used. The kernel counts it in hundredths of a second on every machine.
 fn used(program: &Program) -> Duration {
@@ -42,11 +44,24 @@ fn without_descriptors_it_waits_and_blames_nobody_and_then_goes_on() {
     });
 }
 
+/// A backend that holds a call for as long as its client waits, if it asks for that.
+fn patient() -> Peer {
+    Peer::start(|seen, stream| {
+        if seen.body.ends_with(HELD.as_bytes()) {
+            wait_for_close(stream);
+            return Then::Close;
+        }
+        // Closed, so that every call needs a connection of its own.
+        respond(stream, "200 OK", "content-type: application/json\r\nconnection: close\r\n", b"{}");
+        Then::Close
+    })
+}
+
 fn exhausted_towards(host: &str) {
-    let backend = Peer::answering("200 OK", "{}");
+    let backend = patient();
     let folder = tempfile::tempdir().unwrap();
     let configuration = format!(
-        "listeners: [{{ address: 127.0.0.1:0 }}]\nworkers: 2\nlog: {{ access: off }}\n\
+        "listeners: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0 }}\nworkers: 2\nlog: {{ access: off }}\n\
          limits: {{ header_read: 5s, drain_delay: 1ms }}\n\
          policies: [{{ name: in_order, objective: listed_order }}]\n\
          backends:\n\
@@ -58,30 +73,48 @@ fn exhausted_towards(host: &str) {
     );
     let (mut proxy, address) = serve_by(limited(), folder.path(), &configuration);
     assert!(proxy.has_said("LimitNOFILE"), "there are too few from the beginning");
+    let admin = proxy.wait_for(|line| {
+        let said: serde_json::Value = serde_json::from_str(line).ok()?;
+        (said["message"] == "admin").then(|| said["address"].as_str()?.parse().ok()).flatten()
+    });
     let mut early = Client::connect(address);
     early.get("/v1/models", "");
     assert_eq!(early.answer().status, 200);
 
-    let mut silent: Vec<TcpStream> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
     proxy.wait_for(|line| line.contains("cannot accept connections").then_some(()));
     let (begun, used_before) = (Instant::now(), used(&proxy));
-    for nth in 0..TIMES {
-        if nth % 2 == 0 {
-            early.post("/v1/chat/completions", "", CALL);
-        } else {
-            early.get("/v1/files", "");
-        }
-        let answer = early.answer();
-        assert_eq!((answer.status, answer.field("retry-after")), (503, Some("1")), "{}", answer.text());
+    // What clients are left none of is still there for the call of one of them ..
+    early.post("/v1/chat/completions", "", CALL);
+    assert_eq!(early.answer().status, 200);
+    // .. until others have it. Every second client calls, the others stay silent.
+    for client in clients.iter_mut().step_by(2) {
+        client.write_all(held().as_bytes()).unwrap();
     }
-    // The first of them has its time for a head, and nothing else happens meanwhile.
-    let first = &mut silent[0];
-    first.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!(first.read(&mut [0; 1]).unwrap(), 0);
+    for nth in 0..TIMES {
+        patiently("a refusal", || {
+            if nth % 2 == 0 {
+                early.post("/v1/chat/completions", "", CALL);
+            } else {
+                early.get("/v1/files", "");
+            }
+            let answer = early.answer();
+            (answer.status == 503 && answer.field("retry-after") == Some("1")).then_some(())
+        });
+        for path in ["/healthz", "/metrics"] {
+            let mut scraper = Client::connect(admin);
+            scraper.get(path, "");
+            assert_eq!(scraper.answer().status, 200, "{path}");
+        }
+    }
+    // Whoever is silent has its time for a head, and nothing else happens meanwhile.
+    let silent = &mut clients[1];
+    silent.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0);
     let (took, used) = (begun.elapsed(), used(&proxy).saturating_sub(used_before));
     assert!(used < took / 2, "it used {used:?} in {took:?}");
 
-    drop(silent);
+    drop(clients);
     let freed = Instant::now();
     let mut late = Client::connect(address);
     for client in [&mut late, &mut early] {
@@ -95,4 +128,9 @@ fn exhausted_towards(host: &str) {
     assert!(freed.elapsed() < Duration::from_secs(10), "{:?}", freed.elapsed());
     let (status, said) = proxy.stop();
     assert!(status.success(), "{}", said.join("\n"));
+}
+
+/// A call that its backend holds.
+fn held() -> String {
+    format!("POST /v1/chat/completions HTTP/1.1\r\nhost: w\r\ncontent-length: {}\r\n\r\n{HELD}", HELD.len())
 }
