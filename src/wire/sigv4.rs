@@ -109,7 +109,7 @@ impl Signer {
     }
 
     /// Signs a request at that time. `None` for what no request can be: a host or a target that is none, or keys that no field can
-    /// carry.
+    /// carry; and for a query that is no text, see `is_text`.
     pub fn sign(&self, scope: Scope<'_>, subject: &Subject<'_>, at: Timestamp) -> Option<Signed> {
         let Subject { method, target, host, content_type, payload } = *subject;
         let fields = content_type.map(|value| ("content-type", value)).into_iter().chain([("host", host)]);
@@ -143,6 +143,9 @@ impl Signer {
         payload: &PayloadHash,
         at: SystemTime,
     ) -> Option<(aws_sigv4::http_request::SigningInstructions, String)> {
+        if !is_text(target) {
+            return None;
+        }
         let mut settings = SigningSettings::default();
         // What is signed is chosen here, field by field.
         settings.excluded_headers = None;
@@ -159,6 +162,27 @@ impl Signer {
         let request = SignableRequest::new(method, target, fields, body).ok()?;
         Some(sign(request, &params).ok()?.into_parts())
     }
+}
+
+/// Whether a target's query stands for text. The signer reads it as such and puts a mark in the place of every byte that is none: it
+/// would sign another query than the one that is sent, and take one signature for all queries that differ in such bytes only.
+fn is_text(target: &str) -> bool {
+    let Some((_, query)) = target.split_once('?').filter(|(_, query)| query.contains('%')) else { return true };
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let (mut decoded, mut rest) = (Vec::with_capacity(query.len()), query.as_bytes());
+    while let Some((first, after)) = rest.split_first() {
+        match (first, digit(after.first()), digit(after.get(1))) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push((high * 16 + low) as u8);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            _ => {
+                decoded.push(*first);
+                rest = after;
+            }
+        }
+    }
+    std::str::from_utf8(&decoded).is_ok()
 }
 
 /// What an `Authorization` field of this kind claims, before anything of it is believed.

@@ -89,6 +89,21 @@ fn a_signature_is_the_one_that_the_documented_steps_give() {
     }
 }
 
+#[test]
+fn a_query_that_is_no_text_is_neither_signed_nor_believed() {
+    let payload = hash(b"{}");
+    let sign = |target| {
+        let subject = Subject { method: "POST", target, host: "h.test", content_type: None, payload: &payload };
+        Signer::new(&keys(None)).sign(Scope { service: "bedrock", region: "eu-north-1" }, &subject, now())
+    };
+    for target in ["/a?b=%ff", "/a?%C3=%A9", "/a?b=%E2%82", "/a?b=%80%"] {
+        assert!(sign(target).is_none(), "{target}");
+    }
+    for target in ["/a", "/%ff", "/a?", "/a?b=%C3%A9", "/a?b=\u{e9}%41", "/a?b=%", "/a?b=%f", "/a?b=%zz"] {
+        assert!(sign(target).is_some(), "{target}");
+    }
+}
+
 fn received(signed: &Signed) -> HeaderMap {
     let mut fields = HeaderMap::new();
     fields.insert(HOST, HeaderValue::from_static(HOST_NAME));
