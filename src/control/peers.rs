@@ -101,6 +101,7 @@ pub async fn run(link: Link, stop: CancellationToken) {
 
 /// Keeps the list of addresses. Where a name has none, or nobody can say, the ones before stay.
 async fn look_up(names: Vec<(Arc<str>, u16)>, found: watch::Sender<Vec<SocketAddr>>) {
+    let mut too_many = 0;
     loop {
         let (mut addresses, mut complete) = (Vec::new(), true);
         for (host, port) in &names {
@@ -114,6 +115,16 @@ async fn look_up(names: Vec<(Arc<str>, u16)>, found: watch::Sender<Vec<SocketAdd
         }
         addresses.sort_unstable();
         addresses.dedup();
+        let left_out = addresses.len().saturating_sub(MOST_ADDRESSES);
+        if left_out != std::mem::replace(&mut too_many, left_out) && left_out > 0 {
+            tracing::error!(
+                found = addresses.len(),
+                left_out,
+                "`peers.others` has more than {MOST_ADDRESSES} addresses: those left out are not spoken to, so that limits do not hold for \
+                 all replicas together; run {MOST_ADDRESSES} of them at most, or put them into groups with a secret and a share of the \
+                 limits each"
+            );
+        }
         addresses.truncate(MOST_ADDRESSES);
         if complete || !addresses.is_empty() {
             found.send_replace(addresses);

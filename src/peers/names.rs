@@ -10,7 +10,7 @@ use crate::route::FlowId;
 /// Flows that are spoken of: with more of them, the demand of some is counted by each replica for itself.
 const MOST_FLOWS: usize = 4096;
 
-/// A plan's names by their hashes. Two replicas whose plans differ understand each other where the names are the same.
+/// A plan's names by their hashes. Two replicas whose plans differ understand each other where the same names stand for the same.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {
     /// By `BackendId`.
@@ -28,18 +28,22 @@ impl Names {
     pub(super) fn of(plan: &Plan) -> Self {
         let mut names = Self::default();
         for backend in &plan.backends {
-            let name = hash([&*backend.name]);
+            // By where it is as well: while a new configuration reaches the replicas, one name may stand for two endpoints, and what
+            // was learned of the one is wrong of the other.
+            let port = backend.origin.port.to_string();
+            let place = [&*backend.name, &*backend.origin.host, &*port];
+            let name = hash(place);
             names.backends.push(name);
             names.backend_ids.insert(name, backend.id);
             for (model, _) in plan.priors(backend.id) {
-                let name = hash([&*backend.name, &*model]);
+                let name = hash([place[0], place[1], place[2], &*model]);
                 names.model_places.insert(name, names.models.len());
                 names.models.push((name, backend.id, model));
             }
         }
         for (index, (route, model)) in plan.flows.iter().take(MOST_FLOWS).enumerate() {
-            // Apart from a backend's models, or one of the same names would be taken for it.
-            let name = hash(["route", &**route, &**model]);
+            // Of another number of parts than a backend, or one of the same names would be taken for it.
+            let name = hash(["route", "", "", &**route, &**model]);
             names.flows.push(name);
             names.flow_ids.insert(name, FlowId(index as u32));
         }

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::backend::Origin;
 use crate::clock::{Clock, SystemClock};
 use crate::live::Asked;
 use crate::testing::plan;
@@ -208,6 +209,24 @@ fn what_one_learns_all_know() {
     assert_eq!((a_samples, b_samples), (400, 401));
     let again = a.exchange.lessons(&a.snapshot);
     assert!(again.iter().all(|message| message.len() < 100), "what was heard is not said again");
+}
+
+#[test]
+fn the_same_name_at_another_place_is_another_backend() {
+    let now = now();
+    let places: [fn(&mut Origin); 2] = [|origin| origin.port += 1, |origin| origin.host = "elsewhere.test".into()];
+    for elsewhere in places {
+        let (mut a, mut plan) = (Replica::new(1, now), plan());
+        let mut moved = (*plan.backends[0]).clone();
+        elsewhere(&mut moved.origin);
+        plan.backends[0] = Arc::new(moved);
+        let mut b = Replica::with(2, plan, now);
+        meet(&mut a, &mut b, now);
+        let _there = b.snapshot.live[0].admit(10);
+        a.take(&b.loads(), now).unwrap();
+        a.look(now);
+        assert_eq!(a.ahead(), 0);
+    }
 }
 
 #[test]
