@@ -70,6 +70,8 @@
 //! | A token is renewed beside the traffic, the last good one stays, and who has none is asked last | `a_token_comes_from_a_program_or_a_file_and_is_renewed_beside_the_traffic`, `a_backend_without_a_token_is_asked_last_and_says_why`, `the_last_good_one_is_kept_until_its_end`, `a_program_has_its_time` |
 //! | Each attempt at AWS is signed for its own region, and nothing of a client's signature goes on | `each_attempt_is_signed_for_its_own_region`, `nothing_of_a_clients_own_signature_goes_on`, `a_signature_is_the_one_that_the_documented_steps_give` |
 //! | A request that is signed with a key instead of showing it is held to its signature before anybody is contacted | `a_client_may_sign_with_its_key_instead_of_showing_it` |
+//! | Bodies of requests that only claim to be signed take no place of those whose key was shown | `who_only_claims_to_have_signed_takes_no_place_of_those_who_show_a_key` |
+//! | What cannot be signed as it is sent is neither signed nor believed | `a_query_that_is_no_text_is_neither_signed_nor_believed` |
 //! | A credential in a query stays here, and every other parameter is as it was | `a_credential_in_a_query_passes_only_where_it_is_asked_for`, `whatever_is_kept_stood_there_in_that_order` |
 //! | Who has no right key is turned away, and nobody is contacted | `who_has_no_key_is_turned_away_and_nobody_hears_of_it` |
 //! | A backend learns who the client is only if it is to | `who_the_client_is_reaches_only_a_backend_that_is_to_know_it` |
@@ -80,6 +82,7 @@
 //! |---|---|
 //! | A backend's limit holds for all replicas together | `a_backends_limit_holds_for_all_replicas_together` |
 //! | Messages that are forged, repeated, recorded or absurd change nothing that lasts | `forged_repeated_and_recorded_messages_change_nothing`, `a_repeated_message_says_nothing_and_nor_does_a_recording`, `absurd_numbers_end_at_what_can_be`, `whatever_comes_nothing_breaks_and_nothing_lasts` |
+//! | What one says of a backend is believed of the backend of that name at that place, and of no other | `the_same_name_at_another_place_is_another_backend` |
 //! | A replica that is silent is forgotten, and one that ends is not waited for | `all_silent_at_once_may_still_be_sending_for_a_while_and_no_longer`, `one_that_ends_and_one_that_is_no_longer_listed_are_not_waited_for` |
 //!
 //! # What was learned outlives the process

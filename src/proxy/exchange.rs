@@ -20,6 +20,7 @@ use super::upload::Turn;
 use super::{account, headers};
 use crate::affinity::Session;
 use crate::backend::{Backend, BackendId};
+use crate::config::Limits;
 use crate::decide::{Candidate, Decision, Standing};
 use crate::dialect::Dialect;
 use crate::estimate::Demand;
@@ -107,29 +108,54 @@ pub struct Attempt {
     pub ended: Instant,
 }
 
-/// The body bytes that are being held for decision and retry, counted against one budget for the whole process.
+/// Bytes of bodies that are being held for decision and retry, over the whole process.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    /// All of them ..
+    all: AtomicUsize,
+    /// .. and among them those of requests that only claim to be signed.
+    unproven: AtomicUsize,
+}
+
+/// Of the budget one part of so many is for requests that only claim to be signed; the largest body has to fit. Anybody can claim
+/// that: such bodies have to be collected to be judged, and must not take the place of those whose key was shown.
+const UNPROVEN: usize = 16;
+
+/// What one request holds of a pool.
 #[derive(Debug)]
 pub(super) struct Buffered {
-    pool: Arc<AtomicUsize>,
+    pool: Arc<Pool>,
     bytes: usize,
+    unproven: usize,
 }
 
 impl Buffered {
     /// Nothing yet.
-    pub(super) fn none(pool: &Arc<AtomicUsize>) -> Self {
-        Self { pool: Arc::clone(pool), bytes: 0 }
+    pub(super) fn none(pool: &Arc<Pool>) -> Self {
+        Self { pool: Arc::clone(pool), bytes: 0, unproven: 0 }
     }
 
-    /// Counts `more` bytes in; false when that is beyond `budget`.
-    pub(super) fn grow(&mut self, more: usize, budget: usize) -> bool {
+    /// Counts `more` bytes in; false when that is beyond what there is for such a request.
+    pub(super) fn grow(&mut self, more: usize, proof: Proof, limits: &Limits) -> bool {
         self.bytes += more;
-        self.pool.fetch_add(more, Relaxed) + more <= budget
+        let fits = self.pool.all.fetch_add(more, Relaxed) + more <= limits.buffered;
+        if proof == Proof::Shown {
+            return fits;
+        }
+        self.unproven += more;
+        fits & (self.pool.unproven.fetch_add(more, Relaxed) + more <= (limits.buffered / UNPROVEN).max(limits.body))
+    }
+
+    /// It is signed as it claimed.
+    pub(super) fn proved(&mut self) {
+        self.pool.unproven.fetch_sub(std::mem::take(&mut self.unproven), Relaxed);
     }
 }
 
 impl Drop for Buffered {
     fn drop(&mut self) {
-        self.pool.fetch_sub(self.bytes, Relaxed);
+        self.proved();
+        self.pool.all.fetch_sub(self.bytes, Relaxed);
     }
 }
 
@@ -335,6 +361,14 @@ impl Exchange {
     /// Whether a status went to the client, as far as can be known: not when it left before a byte of the answer.
     pub(super) fn has_answered(&self) -> bool {
         self.ended != Ended::ClientGone || self.response_bytes > 0
+    }
+
+    /// The request is signed with the key that it named.
+    pub(super) fn key_is_proved(&mut self) {
+        self.key_is = Proof::Shown;
+        if let Some(buffered) = &mut self.buffered {
+            buffered.proved();
+        }
     }
 
     /// The body is no longer needed for another attempt.

@@ -16,7 +16,7 @@ use http_body_util::BodyExt;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::exchange::{Buffered, Exchange, Proof};
+use super::exchange::{Buffered, Exchange};
 use super::reject::Error;
 use super::request_body::RequestBody;
 use super::{Received, admit};
@@ -114,7 +114,7 @@ pub(super) async fn verify(request: &mut Received, x: &mut Exchange) -> Result<(
         None => Chunks::new(),
     };
     admit::verified(&request.head, &chunks, &x.snapshot.plan.keys, x.wall)?;
-    x.key_is = Proof::Shown;
+    x.key_is_proved();
     request.body = Some(RequestBody::Whole(Bytes::from(chunks.concat())));
     Ok(())
 }
@@ -151,7 +151,7 @@ where
         if length > limits.body {
             return Err(too_large());
         }
-        if !buffered.grow(chunk.len(), limits.buffered) {
+        if !buffered.grow(chunk.len(), x.key_is, &limits) {
             return Err(Error::Busy);
         }
         show(&chunk);

@@ -26,7 +26,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,7 @@ use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 
 pub use exchange::{Attempt, AttemptOutcome, Exchange};
-use exchange::{MAX_ID, Proof, Shadowed};
+use exchange::{MAX_ID, Pool, Proof, Shadowed};
 use id::Id;
 pub use provenance::Client;
 use provenance::{Provenance, Pseudonym};
@@ -81,7 +81,7 @@ pub struct Shared {
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Bytes of request bodies being held.
-    pub buffered: Arc<AtomicUsize>,
+    buffered: Arc<Pool>,
     /// Tells this run's ids from another's.
     pub run: u32,
     /// What may be sent again.
@@ -297,7 +297,7 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
     let intake = intake::read(request, operation, named, x).await?;
     if by_signature {
         admit::verified(&request.head, &intake.chunks, &plan.keys, x.wall)?;
-        x.key_is = Proof::Shown;
+        x.key_is_proved();
     }
     while let Some(span) = decide_candidates(x, intake.fields.names_stored())? {
         // Boxed, since it is rare, and every future that waits for an answer would have room for it.

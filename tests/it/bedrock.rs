@@ -252,3 +252,30 @@ fn a_client_may_sign_with_its_key_instead_of_showing_it() {
     let answer = ask(&proxy, "/guardrail/x/apply", &fields, CONVERSE);
     assert_eq!((answer.status, answer.field("x-mock-region")), (404, Some("aws/eu-north-1")), "it went on: {}", answer.text());
 }
+
+#[test]
+fn who_only_claims_to_have_signed_takes_no_place_of_those_who_show_a_key() {
+    const LARGE: usize = 60_000;
+    let fleet = Fleet::start();
+    let keys = "keys: [{ name: team, secret: a-key-of-the-gateway, access_key_id: WWTEAM }]";
+    let proxy = proxy(&fleet, KEY, &format!("limits: {{ body: 64KiB, buffered: 256KiB }}\n{keys}"));
+    let path = "/model/gpt-oss/converse";
+    let claims = signed("another-key-by-that-id", path, CONVERSE);
+    // One body's worth is held by a client that does not finish.
+    let mut slow = Client::connect(proxy.address);
+    let head = format!("POST {path} HTTP/1.1\r\nhost: w\r\n{claims}content-length: {}\r\n\r\n", LARGE + 1);
+    slow.send(&[head.as_bytes(), &[b' '; LARGE]].concat());
+    let large = CONVERSE.to_owned() + &" ".repeat(LARGE - CONVERSE.len());
+    patiently("the share of those who claim is taken", || (ask(&proxy, path, &claims, &large).status == 503).then_some(()));
+    for _ in 0..4 {
+        let answer = ask(&proxy, path, "x-api-key: a-key-of-the-gateway\r\n", &large);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    // Of what was proved to be signed nothing is counted any more, and of what was not neither.
+    drop(slow);
+    let right = signed("a-key-of-the-gateway", path, &large);
+    for _ in 0..4 {
+        patiently("its place is free", || (ask(&proxy, path, &right, &large).status == 200).then_some(()));
+    }
+    assert_eq!(ask(&proxy, path, &claims, &large).status, 403);
+}
