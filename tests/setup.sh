@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs what the tests with real clients and servers need, into a folder outside the repository.
 #
-#   tests/setup.sh             the official SDKs of OpenAI, Anthropic and AWS for Python (about 100 MB, seconds)
-#   tests/setup.sh --clients   also those for Node, and AWS's for Rust                (about 400 MB more, a minute)
-#   tests/setup.sh --server    also llama.cpp's server and a tiny model               (about 200 MB more, seconds)
+#   tests/setup.sh             the SDKs of OpenAI, Anthropic, AWS, Google for Python (about 130 MB, seconds)
+#   tests/setup.sh --clients   also those for Node, and AWS's for Rust               (about 400 MB more, a minute)
+#   tests/setup.sh --server    also llama.cpp's server and a tiny model              (about 200 MB more, seconds)
 #
 # The folder is $WINDWARD_CACHE, or ~/.cache/windward. It needs python3 with venv, and for --clients also node, npm and cargo, which
 # compiles tests/clients/rust. What is there already in the right version stays. Versions are pinned in tests/tools/requirements-*.txt

@@ -421,7 +421,7 @@ section! {
         affinity: Option<AffinityFile>,
     }
 
-    /// A key that opens this gateway. Clients send it as `Authorization: Bearer`, `x-api-key` or `api-key`.
+    /// A key that opens this gateway. Clients send it as `Authorization: Bearer`, `x-api-key`, `api-key` or `x-goog-api-key`.
     struct KeyFile {
         /// Its name in records.
         name: At<String>,

@@ -16,10 +16,10 @@ use super::generate::{Stream, whole};
 use super::listen::{Door, Tasks};
 use super::openai::{Fault, Voice};
 use super::site::{Cut, Exchange, Refusal, Site};
-use super::{anthropic, bedrock};
+use super::{anthropic, bedrock, gemini};
 use crate::fleet::{Faults, Patch};
 use crate::wire::sigv4::{PayloadHash, Received, Scope, verify};
-use crate::wire::{self, Dialect, Named};
+use crate::wire::{self, Dialect, Named, Operation};
 
 /// The largest body taken in: a few images in base64.
 const MAX_BODY: usize = 32 << 20;
@@ -48,7 +48,7 @@ pub(super) async fn answer(door: Door, request: Request<Incoming>) -> Result<Ans
     if !site.faults().up {
         return Err(Cut);
     }
-    if let Some(asked) = Asked::of(request.method(), &path) {
+    if let Some(asked) = Asked::of(request.method(), request.uri()) {
         return generate(site, asked, request).await;
     }
     let is_anthropic = request.headers().contains_key(anthropic::VERSION);
@@ -64,17 +64,23 @@ enum Asked {
     OpenAi(Kind),
     /// Of Bedrock's runtime.
     Bedrock(Named),
+    /// Of Gemini or Vertex AI, and whether its stream is to be events.
+    Gemini(Named, bool),
 }
 
 impl Asked {
-    fn of(method: &Method, path: &str) -> Option<Self> {
+    fn of(method: &Method, uri: &Uri) -> Option<Self> {
         if *method != Method::POST {
             return None;
         }
-        match wire::call(Dialect::Bedrock, method, path) {
-            wire::Call::Named(named) => Some(Self::Bedrock(named)),
-            _ => Kind::of(path).map(Self::OpenAi),
-        }
+        let named = |dialect| match wire::call(dialect, method, uri.path()) {
+            wire::Call::Named(named) => Some(named),
+            _ => None,
+        };
+        let as_events = uri.query().is_some_and(|query| query.split('&').any(|one| one == "alt=sse"));
+        let by_bedrock = named(Dialect::Bedrock).map(Self::Bedrock);
+        let by_gemini = || named(Dialect::Gemini).map(|named| Self::Gemini(named, as_events));
+        by_bedrock.or_else(by_gemini).or_else(|| Kind::of(uri.path()).map(Self::OpenAi))
     }
 }
 
@@ -96,6 +102,8 @@ async fn generate(site: Arc<Site>, asked: Asked, request: Request<Incoming>) -> 
     let translate: fn(Answer) -> Answer = match &asked {
         Asked::Bedrock(_) => in_bedrocks_words,
         Asked::OpenAi(kind) if kind.is_anthropic() => in_anthropics_words,
+        Asked::Gemini(named, _) if named.operation == Operation::Messages => in_anthropics_words,
+        Asked::Gemini(..) => in_googles_words,
         Asked::OpenAi(_) => |answer| answer,
     };
     Ok(translate(answer_call(site, asked, request).await?))
@@ -138,6 +146,7 @@ async fn understand(site: &Site, asked: Asked, seen: &Seen<'_>, body: Incoming) 
     let call = match asked {
         Asked::OpenAi(kind) => Call::parse(kind, &body)?,
         Asked::Bedrock(named) => bedrock::parse(named, &body)?,
+        Asked::Gemini(named, as_events) => gemini::parse(named, as_events, &body)?,
     };
     if !site.models.iter().any(|model| **model == *call.model) {
         return Err(Fault::NoSuchModel);
@@ -147,13 +156,17 @@ async fn understand(site: &Site, asked: Asked, seen: &Seen<'_>, body: Incoming) 
 
 async fn speak(site: &Arc<Site>, mut exchange: Exchange, voice: Voice, answer_at: std::time::Duration) -> Result<Answer, Cut> {
     let id = exchange.id().to_owned();
-    let is_bedrock = voice.call.kind.is_bedrock();
+    let kind = voice.call.kind;
     let mut response = if voice.call.streamed {
         site.sleep_until(answer_at).await;
         exchange.answered(StatusCode::OK);
         let stream = Stream::new(exchange, voice, site.tokens_per_chunk);
         let mut response = Response::new(UnsyncBoxBody::new(stream));
-        let content_type = if is_bedrock { bedrock::STREAM_TYPE } else { "text/event-stream; charset=utf-8" };
+        let content_type = match kind {
+            Kind::GenerateArray => "application/json; charset=UTF-8",
+            _ if kind.is_bedrock() => bedrock::STREAM_TYPE,
+            _ => "text/event-stream; charset=utf-8",
+        };
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         response
     } else {
@@ -296,7 +309,8 @@ fn models(site: &Site, created: i64) -> Value {
 fn authorized(site: &Site, seen: &Seen<'_>, body: &[u8]) -> Result<(), Fault> {
     let given = seen.fields.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let bearer = given.and_then(|value| value.strip_prefix("Bearer "));
-    let bearer = bearer.or_else(|| seen.fields.get(anthropic::KEY)?.to_str().ok());
+    let key = || seen.fields.get(anthropic::KEY).or_else(|| seen.fields.get("x-goog-api-key"));
+    let bearer = bearer.or_else(|| key()?.to_str().ok());
     match (&site.bearer, &site.signed) {
         (None, None) => Ok(()),
         (Some(wanted), _) if bearer == Some(wanted.expose()) => Ok(()),
@@ -336,6 +350,12 @@ fn in_anthropics_words(mut answer: Answer) -> Answer {
     let Some(fault) = answer.extensions_mut().remove::<Fault>() else { return answer };
     let body = anthropic::fault(fault);
     answer.map(|_| full(body))
+}
+
+/// The same in Google's.
+fn in_googles_words(mut answer: Answer) -> Answer {
+    let Some(fault) = answer.extensions_mut().remove::<Fault>() else { return answer };
+    answer.map(|_| full(gemini::fault(fault)))
 }
 
 async fn collect(body: Incoming) -> Result<Bytes, Fault> {

@@ -36,6 +36,14 @@ pub(super) enum Kind {
     Messages,
     /// Anthropic's count of a message's tokens.
     CountMessages,
+    /// Gemini's generateContent; streamed as events.
+    Generate,
+    /// The same streamed as one array.
+    GenerateArray,
+    /// Gemini's countTokens.
+    CountContents,
+    /// Gemini's embedContent.
+    EmbedContent,
 }
 
 impl Kind {
@@ -45,6 +53,10 @@ impl Kind {
 
     pub(super) const fn is_anthropic(self) -> bool {
         matches!(self, Self::Messages | Self::CountMessages)
+    }
+
+    pub(super) const fn is_gemini(self) -> bool {
+        matches!(self, Self::Generate | Self::GenerateArray | Self::CountContents | Self::EmbedContent)
     }
 
     /// By a path, which may have Bedrock's prefix for the API of OpenAI or of Anthropic.
@@ -113,7 +125,7 @@ impl Call {
             Kind::Chat | Kind::CountMessages | Kind::Messages => &body.messages,
             Kind::Completion => &body.prompt,
             Kind::Response | Kind::Embedding => &body.input,
-            Kind::Converse | Kind::Invoke | Kind::InvokeClaude | Kind::Count => return Err(Fault::NoSuchThing),
+            _ => return Err(Fault::NoSuchThing),
         };
         if asked.is_null() {
             return Err(Fault::BadRequest("there is nothing to answer"));
@@ -147,7 +159,8 @@ impl Call {
 
     /// How long the answer becomes: what the header ordered, or a draw that stops at the client's limit.
     pub(super) fn output_tokens(&self, ordered: Option<u32>, rng: &mut fastrand::Rng) -> u32 {
-        if matches!(self.kind, Kind::Embedding | Kind::Count | Kind::CountMessages) {
+        use Kind::{Count, CountContents, CountMessages, EmbedContent, Embedding};
+        if matches!(self.kind, Embedding | EmbedContent | Count | CountMessages | CountContents) {
             return 0;
         }
         let usual = Size {
@@ -160,12 +173,12 @@ impl Call {
     }
 }
 
-/// Bytes of text in a message, a list of messages, or a list of parts: whatever stands under `content` or `text`.
+/// Bytes of text in a message, a list of messages, or a list of parts: whatever stands under `content`, `parts` or `text`.
 fn text_bytes(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len(),
         Value::Array(items) => items.iter().map(text_bytes).sum(),
-        Value::Object(fields) => ["content", "text"].iter().filter_map(|key| fields.get(*key)).map(text_bytes).sum(),
+        Value::Object(fields) => ["content", "parts", "text"].iter().filter_map(|key| fields.get(*key)).map(text_bytes).sum(),
         // A prompt may also be a list of token numbers, each as good as four bytes.
         Value::Number(_) => BYTES_PER_TOKEN,
         Value::Null | Value::Bool(_) => 0,

@@ -5,7 +5,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::call::{Call, Kind};
-use super::{anthropic, bedrock, words};
+use super::{anthropic, bedrock, gemini, words};
 use crate::wire::sigv4::Mistrust;
 
 /// An answer other than success.
@@ -88,6 +88,7 @@ impl Voice {
             Kind::Response => self.response("completed", &json!([self.item(&text, "completed")]), Some(&self.usage())),
             Kind::Embedding => self.embeddings(),
             Kind::Messages | Kind::CountMessages => anthropic::whole(self),
+            Kind::Generate | Kind::GenerateArray | Kind::CountContents | Kind::EmbedContent => gemini::whole(self),
             Kind::Converse | Kind::Invoke | Kind::InvokeClaude | Kind::Count => bedrock::whole(self),
         }
     }
@@ -113,6 +114,7 @@ impl Voice {
             Kind::Chat => self.chat_chunk(&json!({"role": "assistant", "content": ""}), None),
             Kind::Response => self.response_opening(),
             Kind::Messages => anthropic::opening(self),
+            kind if kind.is_gemini() => gemini::opening(self),
             _ => String::new(),
         }
     }
@@ -133,6 +135,7 @@ impl Voice {
             Kind::Chat => self.chat_chunk(&json!({"content": text}), None),
             Kind::Response => event(sequence, "response.output_text.delta", self.placed(json!({"delta": text}))),
             Kind::Messages => anthropic::delta(self, tokens),
+            kind if kind.is_gemini() => gemini::delta(self, tokens),
             _ => self.completion_chunk(&text, None),
         }
     }
@@ -146,16 +149,7 @@ impl Voice {
                 self.chat_chunk(&json!({}), Some(self.finish())) + &usage + "data: [DONE]\n\n"
             }
             Kind::Messages => anthropic::closing(self),
-            Kind::Completion
-            | Kind::Embedding
-            | Kind::Converse
-            | Kind::Invoke
-            | Kind::InvokeClaude
-            | Kind::Count
-            | Kind::CountMessages => {
-                let usage = if asked { self.usage_chunk("text_completion") } else { String::new() };
-                self.completion_chunk("", Some(self.finish())) + &usage + "data: [DONE]\n\n"
-            }
+            kind if kind.is_gemini() => gemini::closing(self),
             Kind::Response => {
                 let text = words::text(self.seed, 0..self.output_tokens);
                 let item = self.item(&text, "completed");
@@ -166,6 +160,10 @@ impl Voice {
                     + &event(next + 1, "response.content_part.done", self.placed(json!({"part": part})))
                     + &event(next + 2, "response.output_item.done", json!({"output_index": 0, "item": item}))
                     + &event(next + 3, "response.completed", json!({"response": response}))
+            }
+            _ => {
+                let usage = if asked { self.usage_chunk("text_completion") } else { String::new() };
+                self.completion_chunk("", Some(self.finish())) + &usage + "data: [DONE]\n\n"
             }
         }
     }

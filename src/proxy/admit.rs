@@ -15,8 +15,8 @@ use crate::wire::message::RequestHead;
 use crate::wire::sigv4::{Claim, PayloadHash, Received, verify};
 use crate::wire::{Call, call};
 
-/// Where official clients put their key besides `Authorization`: the SDKs of Anthropic and of Azure OpenAI.
-const KEY_FIELDS: [Name; 2] = [Name::XApiKey, Name::ApiKey];
+/// Where official clients put their key besides `Authorization`: the SDKs of Anthropic, of Azure OpenAI and of Gemini.
+const KEY_FIELDS: [Name; 3] = [Name::XApiKey, Name::ApiKey, Name::XGoogApiKey];
 
 /// What a request wants, by its head alone.
 pub(super) struct Called<'a> {
@@ -166,6 +166,7 @@ mod tests {
             ("authorization", "BEARER   sk-b"),
             ("x-api-key", "sk-b"),
             ("api-key", "sk-b"),
+            ("x-goog-api-key", "sk-b"),
         ] {
             assert_eq!(ask(&[fields]), Ok(Some(1)), "{fields:?}");
         }

@@ -34,7 +34,7 @@ use crate::units::Millis;
 use crate::wire::fields::{Fields, Name};
 use crate::wire::message::RequestHead;
 use crate::wire::usage::{Usage, UsageSource};
-use crate::wire::{Operation, bedrock};
+use crate::wire::{Operation, bedrock, gemini};
 
 /// How sure it is that a key is the client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,8 +180,8 @@ pub struct Exchange {
     pub(super) method: Method,
     pub(super) path: http::uri::PathAndQuery,
     pub(super) http1: bool,
-    /// The dialect that the request looks like, for when there is no route to know it by.
-    looks: Dialect,
+    /// The dialect whose clients alone send the version of theirs, if this one does.
+    says_version: Option<Dialect>,
     /// Whether the client may be sent trailers: whoever writes the response sends what it is given.
     pub(super) takes_trailers: bool,
     pub(super) route: Option<usize>,
@@ -246,7 +246,7 @@ impl Exchange {
             client_request_id,
             provider_request_id: None,
             method: request.method.clone(),
-            looks: looks(request, path.path()),
+            says_version: request.fields.has(Name::AnthropicVersion).then_some(Dialect::Anthropic),
             path,
             http1,
             takes_trailers: headers::asks_for_trailers(&request.fields),
@@ -326,7 +326,13 @@ impl Exchange {
 
     /// The dialect in which the client is answered: that of its route's home, or else what its request looks like.
     pub(super) fn dialect(&self) -> Dialect {
-        self.route().map_or(self.looks, |route| self.snapshot.plan.backend(route.home).dialect)
+        let by_looks = || match (self.says_version, self.path.path()) {
+            (Some(dialect), _) => dialect,
+            (None, path) if bedrock::is_path(path) => Dialect::Bedrock,
+            (None, path) if gemini::is_path(path) => Dialect::Gemini,
+            (None, _) => Dialect::Openai,
+        };
+        self.route().map_or_else(by_looks, |route| self.snapshot.plan.backend(route.home).dialect)
     }
 
     /// The id that goes to the backend and back to the client: the client's own where it gave one.
@@ -431,17 +437,6 @@ impl Exchange {
     /// Bytes of the response body, for the log.
     pub(super) fn passed_on(&mut self, chunk: &Bytes) {
         self.response_bytes += chunk.len() as u64;
-    }
-}
-
-/// What is told by the fields that only one API's clients send, or by the path.
-fn looks(request: &RequestHead, path: &str) -> Dialect {
-    if request.fields.has(Name::AnthropicVersion) {
-        Dialect::Anthropic
-    } else if bedrock::is_path(path) {
-        Dialect::Bedrock
-    } else {
-        Dialect::Openai
     }
 }
 

@@ -26,12 +26,12 @@ use crate::dialect::Dialect;
 use crate::live::Live;
 use crate::route::Deployment;
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
-use crate::wire::bedrock;
 use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::query::without_credentials;
 use crate::wire::refusal::{outranks, refuses, retry_after};
 use crate::wire::splice;
+use crate::wire::{Operation, bedrock, gemini};
 
 /// A request as it is kept for as many attempts as it may take.
 pub(super) struct Outgoing {
@@ -264,7 +264,7 @@ fn address(outgoing: &mut Outgoing, x: &Exchange, backend: &Arc<Backend>, deploy
     let Outgoing { request, addressed_to, credential, provenance, below, bare, intake } = outgoing;
     let inject = x.streamed
         && backend.usage == UsageMode::Inject
-        && x.operation.is_some_and(crate::wire::Operation::usage_needs_asking)
+        && x.operation.is_some_and(Operation::usage_needs_asking)
         && matches!(intake.fields.stream_options, StreamOptions::Absent | StreamOptions::NotAsked { .. });
     let edits = splice::edits(&intake.fields, deployment.upstream_model_json.as_ref(), inject);
     request.body = SendBody::chunks(splice::apply(&intake.chunks, &edits));
@@ -290,13 +290,14 @@ fn address(outgoing: &mut Outgoing, x: &Exchange, backend: &Arc<Backend>, deploy
 
 /// The path, with the query, of a call whose path names the model: by its name there, and escaped as it is signed.
 fn path_of_named(dialect: Dialect, x: &Exchange, deployment: &Deployment, below: &str) -> Option<String> {
-    if dialect != Dialect::Bedrock {
-        return None;
-    }
     let (operation, model) = (x.operation?, x.model.as_deref()?);
-    let mut path = match &deployment.upstream_segment {
-        Some(segment) => bedrock::path(segment, operation, x.streamed)?,
-        None => bedrock::path(&bedrock::segment(model), operation, x.streamed)?,
+    let there = deployment.upstream_segment.as_deref();
+    let mut path = match (dialect, there) {
+        (Dialect::Bedrock, Some(segment)) => bedrock::path(segment, operation, x.streamed)?,
+        (Dialect::Bedrock, None) => bedrock::path(&bedrock::segment(model), operation, x.streamed)?,
+        (Dialect::Gemini, Some(segment)) => gemini::path(segment, operation, x.streamed)?,
+        (Dialect::Gemini, None) => gemini::path(&gemini::segment(model), operation, x.streamed)?,
+        _ => return None,
     };
     if let Some((_, query)) = below.split_once('?') {
         path.extend(["?", query]);

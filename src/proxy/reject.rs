@@ -27,7 +27,7 @@ pub enum Error {
     #[error("no route takes this path")]
     NoRoute,
     /// The gateway has keys, and the request brought none.
-    #[error("this gateway asks for a key: send it as `Authorization: Bearer`, `x-api-key` or `api-key`")]
+    #[error("this gateway asks for a key: send it as `Authorization: Bearer`, `x-api-key`, `api-key` or `x-goog-api-key`")]
     NoKey,
     /// What the request brought is none of them.
     #[error("the key that was sent is none of this gateway's")]

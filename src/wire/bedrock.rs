@@ -42,17 +42,22 @@ pub fn path(segment: &str, operation: Operation, streamed: bool) -> Option<Strin
 
 /// An id as one segment of a path: all but unreserved characters escaped, as SDKs do it.
 pub fn segment(model: &str) -> String {
+    escaped(model, b"-._~")
+}
+
+/// A text with all escaped but letters, digits and these.
+pub(super) fn escaped(text: &str, plain: &[u8]) -> String {
     const DIGITS: [u8; 16] = *b"0123456789ABCDEF";
-    let mut segment = String::with_capacity(model.len() + 8);
-    for byte in model.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            segment.push(char::from(byte));
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || plain.contains(&byte) {
+            escaped.push(char::from(byte));
         } else {
             let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
-            segment.extend(['%', digit(byte >> 4), digit(byte)]);
+            escaped.extend(['%', digit(byte >> 4), digit(byte)]);
         }
     }
-    segment
+    escaped
 }
 
 /// Whether a path is one of this API, for errors to clients of whom nothing else is known.

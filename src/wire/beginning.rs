@@ -60,10 +60,11 @@ impl Beginning {
 /// The value of an object's own member `model`, or of that of the response or message which an event of the Responses API or of
 /// Anthropic's is about. Only a plain name is one: printable, without escapes, and not too long.
 pub(super) fn model_in(object: &[u8]) -> Option<&[u8]> {
-    static MODEL: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"model\""));
+    // Gemini's word for it is `modelVersion`.
+    static MODEL: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"model"));
     MODEL.find(object)?;
     let found = members(object).find_map(|(name, value)| match name {
-        b"model" => Some(value),
+        b"model" | b"modelVersion" => Some(value),
         b"response" | b"message" => members(value).find(|(name, _)| *name == b"model").map(|(_, value)| value),
         _ => None,
     })?;

@@ -144,20 +144,25 @@ fn has_output(operation: Operation, event: &[u8]) -> bool {
     static TEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"text\""));
     // The end of an event's type, `response.output_text.delta` and its like; in the text itself the quote would be escaped.
     static DELTA_TYPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b".delta\""));
+    static CALL: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"functionCall\""));
     static BLOCK_DELTA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"content_block_delta\""));
     static SIGNATURE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"signature_delta\""));
     match operation {
         Operation::Chat => DELTA.find(event).is_some_and(|found| delta_has_output(event, found + 7).unwrap_or(false)),
-        Operation::Completions => TEXT
-            .find(event)
-            .and_then(|found| after(event, found + 6, b':'))
-            .and_then(|at| after(event, at, b'"'))
-            .is_some_and(|at| event.get(at).is_some_and(|byte| *byte != b'"')),
+        Operation::Completions => says(event, TEXT.find(event)),
+        // Thoughts are texts, too.
+        Operation::GenerateContent => says(event, TEXT.find(event)) || CALL.find(event).is_some(),
         Operation::Responses => DELTA_TYPE.find(event).is_some(),
         // A signature is no output, and neither are the empty texts that begin a block.
         Operation::Messages => BLOCK_DELTA.find(event).is_some() && SIGNATURE.find(event).is_none(),
         Operation::Embeddings | Operation::InvokeModel | Operation::Converse | Operation::CountTokens => false,
     }
+}
+
+/// Whether the member `text`, which begins there, is one that is not empty.
+fn says(event: &[u8], text: Option<usize>) -> bool {
+    let inside = text.and_then(|at| after(event, at + 6, b':')).and_then(|at| after(event, at, b'"'));
+    inside.is_some_and(|at| event.get(at).is_some_and(|byte| *byte != b'"'))
 }
 
 /// The same of one that has no lines around it, in the model's own words: in those of the chat API, of Anthropic's, or in unknown

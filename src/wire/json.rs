@@ -146,6 +146,12 @@ pub(super) const USAGE_KEY: &[u8] = b"\"usage\"";
 /// A prepared search for [`USAGE_KEY`].
 pub(super) static USAGE: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(USAGE_KEY));
 
+/// The same for Gemini.
+pub(super) const USAGE_METADATA_KEY: &[u8] = b"\"usageMetadata\"";
+
+/// A prepared search for [`USAGE_METADATA_KEY`].
+pub(super) static USAGE_METADATA: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(USAGE_METADATA_KEY));
+
 #[cfg(test)]
 mod tests {
     use super::*;

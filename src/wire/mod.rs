@@ -23,6 +23,7 @@ mod events;
 pub mod fields;
 pub mod frames;
 pub mod framing;
+pub mod gemini;
 mod json;
 pub mod message;
 mod names;
@@ -56,7 +57,10 @@ pub enum Operation {
     Converse,
     /// Anthropic's `POST /messages`
     Messages,
-    /// Bedrock's `POST /model/{id}/count-tokens` and Anthropic's `POST /messages/count_tokens`: no model runs for it.
+    /// Gemini's `POST /models/{model}:generateContent` and `:streamGenerateContent`
+    GenerateContent,
+    /// Bedrock's `POST /model/{id}/count-tokens`, Anthropic's `POST /messages/count_tokens` and Gemini's `:countTokens`: no model runs
+    /// for it.
     CountTokens,
 }
 
@@ -71,7 +75,7 @@ impl Operation {
             Self::Completions => "text_completion",
             Self::Embeddings => "embeddings",
             // It may be any of the others; this is the word for content of whatever kind.
-            Self::InvokeModel => "generate_content",
+            Self::InvokeModel | Self::GenerateContent => "generate_content",
             Self::CountTokens => "count_tokens",
         }
     }
@@ -154,7 +158,8 @@ pub fn call<'a>(dialect: Dialect, method: &Method, path_below_prefix: &'a str) -
     match dialect {
         Dialect::Bedrock => bedrock::call(method, path_below_prefix),
         Dialect::Anthropic => anthropic::call(method, path_below_prefix),
-        _ => openai_call(method, path_below_prefix),
+        Dialect::Gemini => gemini::call(method, path_below_prefix),
+        Dialect::Openai | Dialect::AzureOpenai => openai_call(method, path_below_prefix),
     }
 }
 

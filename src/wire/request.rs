@@ -63,7 +63,7 @@ pub struct RequestFields {
     /// Whether a stream is asked for.
     pub stream: bool,
     /// The most tokens that one choice may have: the least of `max_tokens`, `max_completion_tokens` and `max_output_tokens`, or
-    /// Converse's `inferenceConfig.maxTokens`.
+    /// Converse's `inferenceConfig.maxTokens`, or Gemini's `generationConfig.maxOutputTokens`.
     pub max_output_tokens: Option<u32>,
     /// How many choices are asked for (`n`).
     pub choices: Option<u32>,
@@ -383,10 +383,13 @@ impl RequestScan {
                 fields.max_output_tokens = fields.max_output_tokens.into_iter().chain(limit).min();
             }
             Member::InferenceConfig if self.value_cut || value.first() != Some(&b'{') => {}
-            Member::InferenceConfig => {
-                let limit = members(value).find(|(name, _)| *name == b"maxTokens").and_then(|(_, value)| count(value));
-                fields.max_output_tokens = limit.or(fields.max_output_tokens);
-            }
+            Member::InferenceConfig => members(value).for_each(|(name, value)| match name {
+                b"maxTokens" | b"maxOutputTokens" | b"max_output_tokens" => {
+                    fields.max_output_tokens = count(value).or(fields.max_output_tokens);
+                }
+                b"candidateCount" | b"candidate_count" => fields.choices = count(value),
+                _ => {}
+            }),
             Member::Choices => fields.choices = count(value),
             Member::Store => fields.store = serde_json::from_slice(value).ok(),
             Member::PreviousResponse => fields.previous_response = serde_json::from_slice(value).ok(),
@@ -442,8 +445,8 @@ impl Member {
             b"store" => Self::Store,
             b"prompt_cache_key" => Self::CacheKey,
             b"user" => Self::User,
-            b"messages" | b"input" | b"prompt" => Self::Prompt,
-            b"inferenceConfig" => Self::InferenceConfig,
+            b"messages" | b"input" | b"prompt" | b"contents" => Self::Prompt,
+            b"inferenceConfig" | b"generationConfig" | b"generation_config" => Self::InferenceConfig,
             _ if key.len() <= KEY_BYTES && key.contains(&b'\\') => Self::of_escaped(key),
             _ => Self::Other,
         }

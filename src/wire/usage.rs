@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use http::HeaderName;
+use memchr::memmem::Finder;
 use memchr::memrchr;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,7 @@ use super::beginning::Beginning;
 use super::event_stream::EventStream;
 use super::events::Events;
 use super::fields::Fields;
-use super::json::{Nest, USAGE, USAGE_KEY, Walk, members, skip_space};
+use super::json::{Nest, USAGE, USAGE_KEY, USAGE_METADATA, USAGE_METADATA_KEY, Walk, members, skip_space};
 
 pub use super::events::StreamError;
 
@@ -172,6 +173,10 @@ impl Meter {
             return frames.finish();
         }
         let in_body = self.usage.as_ref().and_then(|search| search.last);
+        let counted = self.events.as_ref().map_or(0, |events| events.with_output);
+        if let Some(usage) = in_body.filter(|usage| self.is_behind(usage, counted)) {
+            return (Usage { output_tokens: Some(counted), ..usage }, UsageSource::Counted);
+        }
         if let Some(usage) = in_body.or(self.by_head) {
             return (usage, UsageSource::Reported);
         }
@@ -186,6 +191,14 @@ impl Meter {
     }
 }
 
+impl Meter {
+    /// Whether a running total, of which Gemini's early chunks have only the input, is less than what has been seen.
+    fn is_behind(&self, usage: &Usage, counted: u64) -> bool {
+        let runs = self.usage.as_ref().is_some_and(|search| search.operation == Operation::GenerateContent);
+        runs && usage.output_tokens.unwrap_or(0) < counted
+    }
+}
+
 /// What Bedrock says in the head of an answer to InvokeModel, whose body is the model's own.
 fn by_head(fields: &Fields) -> Option<Usage> {
     let field = |name: HeaderName| fields.get(&name).and_then(|value| count(value).ok().flatten());
@@ -193,10 +206,12 @@ fn by_head(fields: &Fields) -> Option<Usage> {
     (input_tokens.is_some() || output_tokens.is_some()).then(|| Usage { input_tokens, output_tokens, ..Usage::default() })
 }
 
-/// Finds `"usage": {..}` in chunks, wherever they are cut.
+/// Finds `"usage": {..}`, or what Gemini calls it, in chunks, wherever they are cut.
 #[derive(Debug)]
 struct UsageSearch {
     operation: Operation,
+    key: &'static [u8],
+    finder: &'static Finder<'static>,
     state: Search,
     nest: Nest,
     /// The beginning of an object that a cut divides.
@@ -218,7 +233,21 @@ enum Search {
 
 impl UsageSearch {
     fn new(operation: Operation) -> Self {
-        Self { operation, state: Search::Key(0), nest: Nest::default(), held: Vec::new(), too_long: false, last: None, geo: None }
+        let (key, finder) = match operation {
+            Operation::GenerateContent => (USAGE_METADATA_KEY, &*USAGE_METADATA),
+            _ => (USAGE_KEY, &*USAGE),
+        };
+        Self {
+            operation,
+            key,
+            finder,
+            state: Search::Key(0),
+            nest: Nest::default(),
+            held: Vec::new(),
+            too_long: false,
+            last: None,
+            geo: None,
+        }
     }
 
     fn feed(&mut self, chunk: &[u8]) {
@@ -240,7 +269,7 @@ impl UsageSearch {
 
     fn key(&mut self, chunk: &[u8], at: usize, matched: usize) -> usize {
         if matched > 0 {
-            let rest = &USAGE_KEY[matched..];
+            let rest = &self.key[matched..];
             let length = rest.len().min(chunk.len() - at);
             if chunk[at..at + length] == rest[..length] {
                 self.state = if length == rest.len() { Search::Colon } else { Search::Key(matched + length) };
@@ -248,14 +277,14 @@ impl UsageSearch {
             }
             // Only its first byte is a quote, so no other match can have begun within the part that failed.
         }
-        if let Some(found) = USAGE.find(&chunk[at..]) {
+        if let Some(found) = self.finder.find(&chunk[at..]) {
             self.state = Search::Colon;
-            return at + found + USAGE_KEY.len();
+            return at + found + self.key.len();
         }
-        let tail = &chunk[at.max(chunk.len().saturating_sub(USAGE_KEY.len() - 1))..];
+        let tail = &chunk[at.max(chunk.len().saturating_sub(self.key.len() - 1))..];
         let begun = memrchr(b'"', tail).map_or(&[][..], |quote| &tail[quote..]);
         // Byte by byte: a call of memcmp for these few cost more than the search of the whole event.
-        let is_key = begun.iter().zip(USAGE_KEY).all(|(byte, wanted)| byte == wanted);
+        let is_key = begun.iter().zip(self.key).all(|(byte, wanted)| byte == wanted);
         self.state = Search::Key(if is_key { begun.len() } else { 0 });
         chunk.len()
     }
@@ -304,7 +333,12 @@ impl UsageSearch {
     }
 
     fn take(&mut self, object: &[u8]) {
-        self.last = read(self.operation, object).or(self.last);
+        let found = read(self.operation, object);
+        self.last = match (self.last, found) {
+            // Each of its chunks tells of what there is so far, and leaves out what has not changed.
+            (Some(last), Some(found)) if self.operation == Operation::GenerateContent => Some(last.updated(found)),
+            (last, found) => found.or(last),
+        };
         if self.operation == Operation::Messages {
             self.geo = geo_in(object).or_else(|| self.geo.take());
         }
@@ -319,6 +353,8 @@ pub(super) fn read(operation: Operation, object: &[u8]) -> Option<Usage> {
     let (mut cached, mut reasoning) = (None, None);
     // Anthropic and Bedrock count these beside the input, and the input is all three together.
     let (mut read, mut written) = (None, None);
+    // And Gemini these: what it thought beside what it said, and what its tools returned beside the prompt.
+    let (mut thought, mut of_tools) = (None, None);
     for (name, value) in members(object) {
         match name {
             b"prompt_tokens" | b"input_tokens" | b"inputTokens" | b"inputTokenCount" => input = count(value).ok()?.or(input),
@@ -329,7 +365,12 @@ pub(super) fn read(operation: Operation, object: &[u8]) -> Option<Usage> {
             b"cache_creation_input_tokens" | b"cacheWriteInputTokens" | b"cacheWriteInputTokenCount" => {
                 written = count(value).ok()?;
             }
-            b"total_tokens" => total = count(value).ok()?,
+            b"promptTokenCount" => input = count(value).ok()?,
+            b"toolUsePromptTokenCount" => of_tools = count(value).ok()?,
+            b"candidatesTokenCount" => output = count(value).ok()?,
+            b"thoughtsTokenCount" => thought = count(value).ok()?,
+            b"cachedContentTokenCount" => cached = count(value).ok()?,
+            b"total_tokens" | b"totalTokenCount" => total = count(value).ok()?,
             b"prompt_tokens_details" | b"input_tokens_details" => cached = detail(value, b"cached_tokens").ok()?.or(cached),
             b"completion_tokens_details" | b"output_tokens_details" => {
                 let thinking = detail(value, b"thinking_tokens").ok()?;
@@ -338,15 +379,20 @@ pub(super) fn read(operation: Operation, object: &[u8]) -> Option<Usage> {
             _ => {}
         }
     }
-    if operation == Operation::Embeddings {
-        // They have no output, and say so only by their total.
-        let rest = total.zip(input).and_then(|(total, input): (u64, u64)| total.checked_sub(input));
-        output = output.or(rest);
+    if matches!(operation, Operation::Embeddings | Operation::GenerateContent) {
+        // Without output, be it vectors or an answer that was withheld, it is said only by the total.
+        let rest =
+            total.zip(input).and_then(|(total, input): (u64, u64)| total.checked_sub(input)?.checked_sub(of_tools.unwrap_or(0)));
+        output = output.or(rest.filter(|_| thought.is_none()));
+    }
+    if let Some(thought) = thought {
+        output = Some(output.unwrap_or(0_u64).saturating_add(thought));
+        reasoning = Some(thought);
     }
     if input.is_none() && output.is_none() {
         return None;
     }
-    let beside = read.unwrap_or(0_u64).saturating_add(written.unwrap_or(0));
+    let beside = [read, written, of_tools].into_iter().flatten().fold(0_u64, u64::saturating_add);
     input = input.map(|input: u64| input.saturating_add(beside));
     let cached = read.or(cached);
     Some(Usage { input_tokens: input, cached_tokens: cached, output_tokens: output, reasoning_tokens: reasoning })

@@ -79,6 +79,10 @@ fn cases() -> Vec<(&'static str, &'static [u8], Expected)> {
         "chat-spaced-crlf",
         "chat-tools-not-asked",
         "completions",
+        "gemini",
+        "gemini-cut",
+        "gemini-thinking-cached",
+        "gemini-withheld",
         "messages",
         "messages-cached-running-total",
         "messages-crlf-padded",
@@ -115,6 +119,22 @@ fn json_bodies_are_read_to_the_last_usage() {
     let embeddings = br#"{"data":[{"embedding":[0.1]}],"usage":{"prompt_tokens":5,"total_tokens":5}}"#;
     let expected = Usage { input_tokens: Some(5), output_tokens: Some(0), ..Usage::default() };
     assert_eq!(meter(Meter::json(Operation::Embeddings), &[embeddings]), (expected, UsageSource::Reported, true));
+}
+
+/// Gemini's stream in its other form: one array, whatever is missing of its end.
+#[test]
+fn an_array_of_chunks_is_read_to_the_last_usage() {
+    let whole = br#"[{"candidates": [{"content": {"parts": [{"text": "a"}]}}], "usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 1}},
+        {"candidates": [], "usageMetadata": {"candidatesTokenCount": 8, "totalTokenCount": 13}}]"#;
+    let of =
+        |output| (Usage { input_tokens: Some(5), output_tokens: Some(output), ..Usage::default() }, UsageSource::Reported, true);
+    for end in 0..whole.len() {
+        let bytes: Vec<&[u8]> = whole[..end].chunks(1).collect();
+        let (usage, source, _) = meter(Meter::json(Operation::GenerateContent), &bytes);
+        let seen = [(Usage::default(), UsageSource::Unknown), (of(1).0, of(1).1), (of(8).0, of(8).1)];
+        assert!(seen.contains(&(usage, source)), "{end}: {usage:?}");
+    }
+    assert_eq!(meter(Meter::json(Operation::GenerateContent), &[whole]), of(8));
 }
 
 #[test]
@@ -164,7 +184,7 @@ proptest! {
 
     #[test]
     fn any_text_is_survived_and_cut_anywhere(text in r#"("usage"|:|\{|\}|"|\\|"prompt_tokens"|1|,|"delta"|data|\n|\r| ){0,40}"#) {
-        for operation in [Operation::Chat, Operation::Completions, Operation::Responses, Operation::Messages] {
+        for operation in [Operation::Chat, Operation::Completions, Operation::Responses, Operation::Messages, Operation::GenerateContent] {
             let whole = meter(Meter::sse(operation), &[text.as_bytes()]);
             let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
             prop_assert_eq!(meter(Meter::sse(operation), &bytes), whole);

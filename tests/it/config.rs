@@ -84,7 +84,16 @@ fn golden(case: &Path, seen: &str) -> Result<(), String> {
 
 #[test]
 fn shipped_files_load_without_a_warning() {
-    for name in ["windward.yaml", "minimal.yaml", "bedrock.yaml", "anthropic.yaml", "azure.yaml", "vllm.yaml", "openai.yaml"] {
+    for name in [
+        "windward.yaml",
+        "minimal.yaml",
+        "bedrock.yaml",
+        "anthropic.yaml",
+        "vertex.yaml",
+        "azure.yaml",
+        "vllm.yaml",
+        "openai.yaml",
+    ] {
         let loaded = load(name, &shipped(name)).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(loaded.warnings, [], "{}", loaded.warnings[0]);
     }

@@ -42,6 +42,9 @@ fn an_example_says_how_much_of_a_choice_there_is() {
     for name in ["oregon", "virginia", "stockholm", "anthropic", "SE-SE3"] {
         assert!(out.contains(name), "{name}: {out}");
     }
+    let (code, out, error) = example("vertex.yaml", "gemini", "gemini-2.5-flash");
+    assert_eq!(code, Some(0), "{error}");
+    assert!(out.contains("3 candidates in 3 grid zones"), "{out}");
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod explain;
 mod failover;
 mod framing;
 mod fuzz_bodies;
+mod gemini;
 mod health;
 mod hedge;
 mod http2;

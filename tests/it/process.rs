@@ -192,7 +192,7 @@ impl Installed {
             command
         };
         match self {
-            Self::Sdk => import("openai, boto3, anthropic"),
+            Self::Sdk => import("openai, boto3, anthropic, google.genai"),
             Self::Server => import("xllamacpp"),
             Self::Node => {
                 let mut command = node(cache);

@@ -226,3 +226,48 @@ backends:
     let text = serde_json::to_string(&lines).unwrap();
     assert!(!text.contains("wind blow") && !text.contains("a-key-of") && !text.contains("own-key"), "a secret is in the log");
 }
+
+const VERTEX_FLEET: &str = r#"
+models: [flash-there]
+regions:
+  - { region: gcp/europe-north1, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1, token_ms: 0.5, token_ms_per_request: 0, require_bearer: own-token }
+  - { region: gcp/us-central1, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1 }
+"#;
+
+#[test]
+fn googles_sdk_notices_nothing() {
+    let Some(cache) = Installed::Sdk.folder() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (fleet, urls) = fleet(folder.path(), VERTEX_FLEET);
+    let url = |region: &str| format!("{}/v1/projects/own/locations/there/publishers/google", urls[region]);
+    let configuration = format!(
+        r#"
+listeners: [{{ address: "127.0.0.1:0" }}]
+log: {{ access: access.jsonl }}
+limits: {{ drain_delay: 1ms, drain_deadline: 5s }}
+keys: [{{ name: app, secret: a-key-of-the-gateway }}]
+backends:
+  - {{ name: clean, url: "{}", dialect: gemini, region: gcp/europe-north1, simulated: true, models: {{ flash: flash-there, claude: flash-there }}, auth: {{ bearer: own-token }} }}
+  - {{ name: full, url: "{}", dialect: gemini, region: gcp/us-central1, simulated: true, models: {{ crowded: flash-there }} }}
+"#,
+        url("gcp/europe-north1"),
+        url("gcp/us-central1"),
+    );
+    let (proxy, address) = serve(folder.path(), &configuration);
+    let mut checks = script(&cache, "sdk/gemini.py");
+    checks.env("WINDWARD", &address).env("GATEWAY_KEY", "a-key-of-the-gateway").env("FULL", &urls["gcp/us-central1"]);
+    let (status, said) = Program::start("gemini.py", &mut checks).finish();
+    let (served, log) = proxy.stop();
+    fleet.stop();
+    assert!(status.success(), "{}\n\nthe proxy said:\n{}", said.join("\n"), log.join("\n"));
+    assert!(served.success(), "{served}: {}", log.join("\n"));
+    let lines = access_log(folder.path());
+    let answered: Vec<_> =
+        lines.iter().filter(|line| line["backend"] == "clean" && line["http.response.status_code"] == 200).collect();
+    assert!(answered.len() >= 10, "{}", answered.len());
+    for line in answered.iter().filter(|line| line["gen_ai.operation.name"] != "count_tokens") {
+        assert_eq!((&line["usage_source"], &line["key"]), (&"reported".into(), &"app".into()), "{line}");
+    }
+    let text = serde_json::to_string(&lines).unwrap();
+    assert!(!text.contains("wind blow") && !text.contains("a-key-of") && !text.contains("own-token"), "a secret is in the log");
+}

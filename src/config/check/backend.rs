@@ -9,6 +9,7 @@ use http::HeaderValue;
 
 use super::aws::AwsHost;
 use super::carbon::{Zones, is_zone};
+use super::hosts::everywhere;
 use super::{Check, catalogue, url};
 use crate::backend::{Backend, BackendId, Credential, Origin, Placement, PlacementKind, Timeouts};
 use crate::config::choices::{Auth, Models, NameThere, OneOrMany, PricesFile};
@@ -20,7 +21,7 @@ use crate::dialect::Dialect;
 use crate::live::Prior;
 use crate::tables::{Coefficients, EnergyTable, Profile, Reach, Regions};
 use crate::units::{Millis, Pue, Usd};
-use crate::wire::bedrock::segment as bedrock_segment;
+use crate::wire::{bedrock, gemini};
 
 /// The most backends: each route looks at all of its own for every request.
 const MOST_BACKENDS: usize = 1024;
@@ -35,7 +36,7 @@ const KEEP_IDLE_HTTP: Duration = Duration::from_secs(4);
 /// Under the 60 s of the load balancers before hosted services.
 const KEEP_IDLE_HTTPS: Duration = Duration::from_secs(55);
 /// Dialects that this version speaks.
-const SPOKEN: [Dialect; 3] = [Dialect::Openai, Dialect::Anthropic, Dialect::Bedrock];
+const SPOKEN: [Dialect; 4] = [Dialect::Openai, Dialect::Anthropic, Dialect::Bedrock, Dialect::Gemini];
 
 /// A backend with what its routes need to know.
 pub(super) struct Meant {
@@ -69,8 +70,8 @@ type Figures<'a> = (Option<&'a Arc<Coefficients>>, Option<TokenPrices>);
 
 impl Model {
     /// Its name there goes into a path.
-    fn name_in_path(&mut self) {
-        self.upstream_segment = Some(bedrock_segment(&self.upstream()).into());
+    fn name_in_path(&mut self, segment: fn(&str) -> String) {
+        self.upstream_segment = Some(segment(&self.upstream()).into());
     }
 
     /// Its name there.
@@ -124,9 +125,15 @@ impl Check<'_> {
         self.name_as_offered(models.as_deref_mut().unwrap_or_default(), &origin, dialect, file.url.mark);
         let at_aws = AwsHost::of(&origin.host).is_some() || file.region.as_ref().is_some_and(|it| it.value.starts_with("aws/"));
         let profile = models.as_deref().filter(|_| at_aws).and_then(catalogue::widest);
-        let (region, placement, pue) = self.place(&file, profile, zones);
-        if dialect == Dialect::Bedrock {
-            models.iter_mut().flatten().for_each(Model::name_in_path);
+        self.location(&file, &origin);
+        let (region, placement, pue) = self.place(&file, profile, everywhere(&origin.host), zones);
+        let in_path: Option<fn(&str) -> String> = match dialect {
+            Dialect::Bedrock => Some(bedrock::segment),
+            Dialect::Gemini => Some(gemini::segment),
+            _ => None,
+        };
+        if let Some(segment) = in_path {
+            models.iter_mut().flatten().for_each(|model| model.name_in_path(segment));
         }
         let pass_through = file.auth.as_ref().filter(|auth| matches!(auth.value, Auth::PassThrough)).map(|auth| auth.mark);
         let credential =
@@ -177,7 +184,13 @@ impl Check<'_> {
     }
 
     /// Region, placement and PUE: what the file says, else what the shipped tables say of the region and of the models' ids.
-    fn place(&mut self, file: &BackendFile, profile: Option<&Profile>, zones: &mut Zones) -> (Arc<str>, Placement, Pue) {
+    fn place(
+        &mut self,
+        file: &BackendFile,
+        profile: Option<&Profile>,
+        everywhere: bool,
+        zones: &mut Zones,
+    ) -> (Arc<str>, Placement, Pue) {
         let known = file.region.as_ref().and_then(|region| Regions::shipped().lookup(&region.value));
         let asked = file.placement.as_ref().map(|placement| placement.value);
         let nowhere = matches!(asked, Some(PlacementKind::Global | PlacementKind::Unknown));
@@ -199,7 +212,7 @@ impl Check<'_> {
             (None, Some(profile)) => catalogue::zones_of(profile),
             (None, None) => known.iter().map(|region| region.grid_zone.as_str().to_owned()).collect(),
         };
-        let placement = self.placement(file, profile, &names, zones);
+        let placement = self.placement(file, profile, (everywhere, &names), zones);
         let of_profile = profile.filter(|_| file.placement.is_none()).and_then(catalogue::pue_of);
         let of_region = of_profile.or(known.map(|region| region.pue)).unwrap_or(Pue::UNPUBLISHED);
         let pue = file.pue.as_ref().map_or(of_region, |written| {
@@ -236,9 +249,17 @@ impl Check<'_> {
         written.0.iter().take(MOST_ZONES).map(|zone| zone.value.clone()).collect()
     }
 
-    fn placement(&mut self, file: &BackendFile, profile: Option<&Profile>, names: &[String], zones: &mut Zones) -> Placement {
+    fn placement(
+        &mut self,
+        file: &BackendFile,
+        profile: Option<&Profile>,
+        (everywhere, names): (bool, &[String]),
+        zones: &mut Zones,
+    ) -> Placement {
         let by_zones = match (names, profile.map(|profile| profile.reach)) {
             (_, Some(Reach::Global)) => PlacementKind::Global,
+            // Unless somebody says in which zones it may be at all.
+            _ if everywhere && file.grid_zone.is_none() => PlacementKind::Global,
             ([], None) => PlacementKind::Unknown,
             ([_], None) => PlacementKind::Pinned,
             _ => PlacementKind::Geo,

@@ -11,6 +11,7 @@ mod catalogue;
 mod credential;
 mod energy;
 mod health;
+mod hosts;
 mod key;
 mod lint;
 mod models;

@@ -10,6 +10,9 @@ use crate::dialect::Dialect;
 /// When a model was made, which nobody here knows; clients want a time there.
 const SOME_TIME: &str = "1970-01-01T00:00:00Z";
 
+/// What may be asked of a model at Gemini's API.
+const VERBS: [&str; 3] = ["generateContent", "streamGenerateContent", "countTokens"];
+
 /// The answer to `GET /v1/models`.
 pub(super) fn list(dialect: Dialect, names: &[Arc<str>]) -> Bytes {
     let models: Vec<Value> = names.iter().map(|id| model(dialect, id)).collect();
@@ -18,6 +21,7 @@ pub(super) fn list(dialect: Dialect, names: &[Arc<str>]) -> Bytes {
             let (first, last) = (names.first().map(|id| &**id), names.last().map(|id| &**id));
             json!({ "data": models, "has_more": false, "first_id": first, "last_id": last })
         }
+        Dialect::Gemini => json!({ "models": models }),
         _ => json!({ "object": "list", "data": models }),
     };
     Bytes::from(list.to_string())
@@ -32,6 +36,7 @@ pub fn model_json(dialect: Dialect, name: &str) -> Bytes {
 fn model(dialect: Dialect, id: &str) -> Value {
     match dialect {
         Dialect::Anthropic => json!({ "type": "model", "id": id, "display_name": id, "created_at": SOME_TIME }),
+        Dialect::Gemini => json!({ "name": format!("models/{id}"), "displayName": id, "supportedGenerationMethods": VERBS }),
         _ => json!({ "id": id, "object": "model", "created": 0, "owned_by": "windward" }),
     }
 }

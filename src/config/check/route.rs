@@ -296,10 +296,11 @@ impl Check<'_> {
     }
 }
 
-/// What a route takes that says nothing. The paths of Bedrock's own API begin at the root, where its SDKs put them.
+/// What a route takes that says nothing. The paths of Bedrock's own API and of Gemini's begin at the root, where their SDKs put them.
 fn usual_prefix(candidates: &[(BackendId, u32)], backends: &[backend::Meant]) -> Arc<str> {
     let first = candidates.first().and_then(|(id, _)| backends.get(id.index()));
-    Arc::from(if first.is_some_and(|meant| meant.backend.dialect == Dialect::Bedrock) { "" } else { PREFIX })
+    let at_root = |meant: &backend::Meant| matches!(meant.backend.dialect, Dialect::Bedrock | Dialect::Gemini);
+    Arc::from(if first.is_some_and(at_root) { "" } else { PREFIX })
 }
 
 /// The models that the candidates list, by the client's names, in the file's order.

@@ -1,0 +1,61 @@
+//! What the host of a hosted service says of where it works.
+
+use super::Check;
+use crate::backend::{Origin, PlacementKind};
+use crate::config::decode::quoted;
+use crate::config::file::BackendFile;
+
+/// Hosts that answer from anywhere, by their suppliers' own documentation.
+const EVERYWHERE: [&str; 3] = ["aiplatform.googleapis.com", "api.anthropic.com", "generativelanguage.googleapis.com"];
+
+/// Whether a service at this host may work anywhere.
+pub(super) fn everywhere(host: &str) -> bool {
+    EVERYWHERE.contains(&host)
+}
+
+/// The location in the name of one of Vertex AI's regional hosts.
+fn of_vertex(host: &str) -> Option<&str> {
+    host.strip_suffix("-aiplatform.googleapis.com")
+}
+
+/// The location in a path of Vertex AI.
+fn in_path(path: &str) -> Option<&str> {
+    path.split_once("/locations/").map(|(_, rest)| rest.split('/').next().unwrap_or(rest))
+}
+
+impl Check<'_> {
+    /// Says where a URL of Vertex AI and what is written of its place differ.
+    pub(super) fn location(&mut self, file: &BackendFile, origin: &Origin) {
+        let written = file.region.as_ref().filter(|_| file.grid_zone.is_none());
+        let pinned = file.placement.as_ref().is_some_and(|placement| placement.value == PlacementKind::Pinned);
+        if everywhere(&origin.host) && pinned {
+            let mark = file.placement.as_ref().map_or(file.url.mark, |placement| placement.mark);
+            let message = format!("{} may answer from anywhere", quoted(&origin.host));
+            self.warnings.add(mark, message).mend =
+                Some("use the provider's regional endpoint, or leave `placement` out".to_owned());
+        }
+        let Some(location) = of_vertex(&origin.host) else { return };
+        if let Some(other) = in_path(&origin.base_path).filter(|other| *other != location) {
+            let message = format!("the host is in {} and the path says {}", quoted(location), quoted(other));
+            self.warnings.add(file.url.mark, message).mend = Some("Vertex AI wants both to be the same".to_owned());
+        }
+        if let Some(region) = written.filter(|region| region.value.strip_prefix("gcp/").is_some_and(|name| name != location)) {
+            let message = format!("this host is in {}, and not in {}", quoted(location), region.shown());
+            self.warnings.add(region.mark, message).mend = Some(format!("write `region: gcp/{location}`"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_location_is_read_from_host_and_path() {
+        assert_eq!(of_vertex("europe-west4-aiplatform.googleapis.com"), Some("europe-west4"));
+        assert_eq!(of_vertex("aiplatform.googleapis.com"), None);
+        assert!(everywhere("aiplatform.googleapis.com") && !everywhere("europe-west4-aiplatform.googleapis.com"));
+        assert_eq!(in_path("/v1/projects/p/locations/europe-west4/publishers/google"), Some("europe-west4"));
+        assert_eq!(in_path("/v1beta"), None);
+    }
+}
