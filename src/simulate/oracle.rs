@@ -12,6 +12,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::conditions;
+use super::score::{MOVEMENT_WINDOW, movement};
 use super::simplex::{Column, Programme};
 use super::traffic::{Ask, Course};
 use super::truth::truth;
@@ -46,6 +47,18 @@ pub struct Best {
     pub overflow: f64,
     /// Grams of an oracle that knows everything but how long an answer will be, which a router cannot know either.
     pub grams_without_lengths: f64,
+    /// The share of requests, in percent, that it moves to another region from one minute to the next, as a mean.
+    pub movement_percent: f64,
+}
+
+/// What it has found so far.
+#[derive(Clone, Debug, Default)]
+struct Found {
+    grams: f64,
+    /// Requests that could not be served in their step.
+    overflow: f64,
+    /// By minute and region: requests served.
+    windows: Vec<Vec<f64>>,
 }
 
 /// A kind of requests within a step.
@@ -64,17 +77,17 @@ type Kind = (u8, bool, u8, u8);
 /// The best that could have been done on a course.
 pub fn best(scenario: &Scenario, world: &World, course: &Course) -> Best {
     let with = |lengths| found(Oracle { scenario, world, course, lengths, open: HashMap::new(), prompts: mean_prompts(course) });
-    let (grams_without_lengths, _) = with(false);
-    let (grams, overflow) = with(true);
-    Best { grams, overflow, grams_without_lengths }
+    let (grams_without_lengths, Found { grams, overflow, windows }) = (with(false).grams, with(true));
+    let requests = course.asks.iter().filter(|ask| ask.at >= scenario.warm_up).count();
+    Best { grams, overflow: overflow / requests.max(1) as f64, grams_without_lengths, movement_percent: movement(&windows) }
 }
 
-/// Grams, and the share of requests that overflowed.
-fn found(mut oracle: Oracle<'_>) -> (f64, f64) {
+/// Step by step.
+fn found(mut oracle: Oracle<'_>) -> Found {
     let Oracle { scenario, course, .. } = oracle;
     let scored = course.asks.iter().skip_while(|ask| ask.at < scenario.warm_up);
-    let mut best = (0.0, 0.0);
-    let (mut step, mut asks, mut requests) = (0, Vec::new(), 0_usize);
+    let mut best = Found::default();
+    let (mut step, mut asks) = (0, Vec::new());
     for ask in scored {
         let here = (ask.at.as_secs_f64() / STEP.as_secs_f64()) as u32;
         if here != step {
@@ -83,10 +96,9 @@ fn found(mut oracle: Oracle<'_>) -> (f64, f64) {
             step = here;
         }
         asks.push(*ask);
-        requests += 1;
     }
     oracle.step(step, &asks, &mut best);
-    (best.0, best.1 / requests.max(1) as f64)
+    best
 }
 
 struct Oracle<'a> {
@@ -102,7 +114,7 @@ struct Oracle<'a> {
 }
 
 impl Oracle<'_> {
-    fn step(&mut self, step: u32, asks: &[Ask], (best, overflow): &mut (f64, f64)) {
+    fn step(&mut self, step: u32, asks: &[Ask], found: &mut Found) {
         if asks.is_empty() {
             return;
         }
@@ -135,10 +147,19 @@ impl Oracle<'_> {
         let least: Vec<f64> = bins.iter().map(|(_, bin)| bin.grams.iter().copied().fold(f64::INFINITY, f64::min)).collect();
         let programme = Programme { overflow: vec![OVERFLOW; bins.len()], capacities: self.scenario.regions.len() * 2, columns };
         let solution = programme.solve();
-        *best += programme.columns.iter().zip(&solution.shares).map(|(column, share)| column.cost * share * scale).sum::<f64>();
+        let window = (STEP * step).as_millis() / MOVEMENT_WINDOW.as_millis();
+        found.windows.resize_with(window as usize + 1, || vec![0.0; self.scenario.regions.len()]);
+        for (column, share) in programme.columns.iter().zip(&solution.shares) {
+            found.grams += column.cost * share * scale;
+            let region = column.uses.first().map(|(capacity, _)| capacity / 2);
+            let count = found.windows.last_mut().zip(region).and_then(|(window, region)| window.get_mut(region));
+            if let (Some(count), Some((_, bin))) = (count, bins.get(column.group)) {
+                *count += share * bin.requests;
+            }
+        }
         for ((share, least), (_, bin)) in solution.overflow.iter().zip(&least).zip(&bins) {
-            *best += share * least;
-            *overflow += share * bin.requests;
+            found.grams += share * least;
+            found.overflow += share * bin.requests;
         }
     }
 

@@ -96,8 +96,10 @@ pub fn text(scenario: &Scenario, world: &World, comparison: &Comparison) -> Stri
         comparison.best.iter().filter_map(|(seed, best)| of_best(comparison, reference, *seed, best.grams_without_lengths)),
     );
     let mut oracle = vec!["-".to_owned(); COLUMNS.len() - 1];
-    if let [grams, share, ..] = &mut oracle[..] {
+    let moved = Spread::of(comparison.best.iter().map(|(_, best)| best.movement_percent));
+    if let [grams, share, .., movement] = &mut oracle[..] {
         (*grams, *share) = (Spread::text(best, 2), "100".to_owned());
+        *movement = moved.map_or_else(String::new, |one| format!("{:.1}", one.mean));
     }
     rows.push(Row { name: "(oracle)".to_owned(), cells: oracle });
     let mut text = aligned(&rows);
@@ -195,7 +197,15 @@ pub fn json(scenario: &Scenario, world: &World, comparison: &Comparison) -> Valu
     let best: Vec<Value> = comparison
         .best
         .iter()
-        .map(|(seed, best)| json!({ "seed": seed, "grams": best.grams, "overflow": best.overflow, "grams_without_lengths": best.grams_without_lengths }))
+        .map(|(seed, best)| {
+            json!({
+                "seed": seed,
+                "grams": best.grams,
+                "overflow": best.overflow,
+                "grams_without_lengths": best.grams_without_lengths,
+                "movement_percent": best.movement_percent,
+            })
+        })
         .collect();
     json!({
         "simulated": true,
@@ -252,7 +262,7 @@ mod tests {
             took: Duration::ZERO,
         };
         let runs = vec![run(0, 1, 30.0, 2), run(0, 2, 20.0, 4), run(1, 1, 110.0, 1), run(1, 2, 110.0, 1)];
-        let best = |grams, overflow| Best { grams, overflow, grams_without_lengths: grams + 1.0 };
+        let best = |grams, overflow| Best { grams, overflow, grams_without_lengths: grams + 1.0, movement_percent: 4.0 };
         (scenario, world, Comparison { runs, best: vec![(1, best(10.0, 0.0)), (2, best(10.0, 0.01))] })
     }
 
@@ -263,7 +273,7 @@ mod tests {
         policy                 mg/request   % of best saving           missed %  first   end  failed  shed  spilled %  p50 ms  p99 ms  moved/min %
         green        25.00 [20.00..30.00]  85.0 [80.0..90.0]  0.30 [0.20..0.40]   0.00  0.30    0.00  0.00       0.00      80     400          0.0
         fast      110.00 [110.00..110.00]     0.0 [0.0..0.0]  0.10 [0.10..0.10]   0.00  0.10    0.00  0.00       0.00      80     400          0.0
-        (oracle)     10.00 [10.00..10.00]                100                  -      -     -       -     -          -       -       -            -
+        (oracle)     10.00 [10.00..10.00]                100                  -      -     -       -     -          -       -       -          4.0
 
         Simulated. Grids: hours of made-up days, 48 of them, one in 150 s. Lengths: drawn, log-normal. Seeds: 1, 2.
         An oracle that did not know how long answers will be would have saved 99.0 % of that.

@@ -9,7 +9,7 @@ use crate::config::scenario::{Class, Scenario};
 use crate::units::Grams;
 
 /// The window in which shares of regions are compared.
-const MOVEMENT_WINDOW: Duration = Duration::from_mins(1);
+pub(super) const MOVEMENT_WINDOW: Duration = Duration::from_mins(1);
 
 /// How one request ended for its client.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,7 +69,7 @@ pub struct Tally<'s> {
     score: Score,
     first_tokens: Vec<f32>,
     /// By window and region: requests answered.
-    windows: Vec<Vec<u32>>,
+    windows: Vec<Vec<f64>>,
     /// All requests, the unscored ones included: answered, failed, shed.
     pub all: [u64; 3],
 }
@@ -151,10 +151,10 @@ impl<'s> Tally<'s> {
     fn answered_by(&mut self, ask: &Ask, region: usize) {
         let window = (ask.at.as_secs_f64() / MOVEMENT_WINDOW.as_secs_f64()) as usize;
         if self.windows.len() <= window {
-            self.windows.resize(window + 1, vec![0; self.scenario.regions.len()]);
+            self.windows.resize(window + 1, vec![0.0; self.scenario.regions.len()]);
         }
         if let Some(count) = self.windows.get_mut(window).and_then(|window| window.get_mut(region)) {
-            *count += 1;
+            *count += 1.0;
         }
         if let Some(count) = self.score.regions.get_mut(region) {
             *count += 1;
@@ -182,12 +182,12 @@ pub fn budgets(class: &Class, ask: &Ask) -> (Duration, Duration) {
 }
 
 /// Half the sum of the changes of all shares from one window to the next, in percent, as a mean over the windows.
-pub fn movement(windows: &[Vec<u32>]) -> f64 {
+pub fn movement(windows: &[Vec<f64>]) -> f64 {
     let shares: Vec<Vec<f64>> = windows
         .iter()
-        .map(|window| (window, f64::from(window.iter().sum::<u32>())))
+        .map(|window| (window, window.iter().sum::<f64>()))
         .filter(|(_, sum)| *sum > 0.0)
-        .map(|(window, sum)| window.iter().map(|count| f64::from(*count) / sum).collect())
+        .map(|(window, sum)| window.iter().map(|count| count / sum).collect())
         .collect();
     let moved: f64 = shares
         .windows(2)
@@ -205,8 +205,11 @@ mod tests {
 
     #[test]
     fn movement_is_the_share_that_is_somewhere_else() {
-        assert!((movement(&[vec![10, 0], vec![5, 5], vec![0, 20]]) - 50.0).abs() < 1e-9);
-        assert!((movement(&[vec![10, 30], vec![0, 0], vec![1, 3]])).abs() < 1e-9, "a minute without a request says nothing");
+        assert!((movement(&[vec![10.0, 0.0], vec![5.0, 5.0], vec![0.0, 20.0]]) - 50.0).abs() < 1e-9);
+        assert!(
+            (movement(&[vec![10.0, 30.0], vec![0.0, 0.0], vec![1.0, 3.0]])).abs() < 1e-9,
+            "a minute without a request says nothing"
+        );
         assert!(movement(&[]).abs() < 1e-9);
     }
 }
