@@ -4,19 +4,17 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
 
 use super::surroundings::{Disk, environment};
-use crate::config::Plan;
 use crate::config::scenario::{self, Scenario};
 use crate::control::reload::read_configuration;
 use crate::simulate::log::LogWriter;
 use crate::simulate::traffic::Course;
 use crate::simulate::world::World;
-use crate::simulate::{Done, compare, plans, play, render};
+use crate::simulate::{Done, Player, compare, play, players, render};
 
 /// Arguments of `windward simulate`.
 #[derive(Debug, Args)]
@@ -70,24 +68,24 @@ pub fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
         "--log is about one policy: name it with --policy, and no other"
     );
     let world = World::read(&scenario, &Disk)?;
-    let plans = match plans(&scenario, &world) {
-        Ok(plans) => plans,
+    let players = match players(&scenario, &world) {
+        Ok(players) => players,
         Err(errors) => {
             writeln!(std::io::stderr(), "{errors}")?;
             return Ok(ExitCode::FAILURE);
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut progress = Progress { jobs: scenario.seeds.len() * (plans.len() + 1), over: 0 };
-    let comparison = compare(&scenario, &world, &plans, threads, |done| progress.say(&scenario, done));
+    let mut progress = Progress { jobs: scenario.seeds.len() * (players.len() + 1), over: 0 };
+    let comparison = compare(&scenario, &world, &players, threads, |done| progress.say(&scenario, done));
     if let Some(path) = &args.json {
         let text = format!("{:#}\n", render::json(&scenario, &world, &comparison));
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let (Some(path), [wanted]) = (&args.log, &args.policy[..]) {
         let nth = scenario.policies.iter().position(|policy| *policy.name == **wanted);
-        if let Some((plan, seed)) = nth.and_then(|nth| plans.get(nth)).zip(scenario.seeds.first()) {
-            write_log(path, &scenario, &world, plan, *seed)?;
+        if let Some((player, seed)) = nth.and_then(|nth| players.get(nth)).zip(scenario.seeds.first()) {
+            write_log(path, &scenario, &world, player, *seed)?;
         }
     }
     std::io::stdout().write_all(render::text(&scenario, &world, &comparison).as_bytes())?;
@@ -95,12 +93,12 @@ pub fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Plays a policy once more and writes down what its proxies would have logged.
-fn write_log(path: &Path, scenario: &Scenario, world: &World, plan: &Arc<Plan>, seed: u64) -> anyhow::Result<()> {
+fn write_log(path: &Path, scenario: &Scenario, world: &World, player: &Player, seed: u64) -> anyhow::Result<()> {
     let cannot = || format!("cannot write {}", path.display());
     let file = File::create(path).with_context(cannot)?;
     let course = Course::draw(scenario, world, seed);
     let mut log = LogWriter::new(BufWriter::new(file), seed);
-    play(scenario, world, &course, plan, Some(&mut log));
+    play(scenario, world, &course, player, Some(&mut log));
     log.finish().map(drop).with_context(cannot)
 }
 

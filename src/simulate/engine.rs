@@ -2,11 +2,11 @@
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::Player;
 use super::conditions;
 use super::flight::{Attempt, Failure, Flight};
 use super::post::{Mail, Post};
@@ -17,7 +17,6 @@ use super::traffic::{Ask, Course, noise_of};
 use super::truth::{cached, counts, truth, wall};
 use super::world::World;
 use crate::clock::{Clock, SystemClock};
-use crate::config::Plan;
 use crate::config::scenario::{Changes, Scenario};
 use crate::decide::Reason;
 use crate::estimate::Demand;
@@ -125,8 +124,8 @@ pub struct Over<'f> {
 }
 
 impl<'a> Engine<'a> {
-    /// A run of a policy's plan.
-    pub fn new(scenario: &'a Scenario, world: &'a World, course: &'a Course, plan: &Arc<Plan>, watch: &'a mut dyn Watch) -> Self {
+    /// A run of a policy.
+    pub fn new(scenario: &'a Scenario, world: &'a World, course: &'a Course, player: &Player, watch: &'a mut dyn Watch) -> Self {
         // Any origin will do: only differences to it are ever looked at.
         let origin = SystemClock.monotonic();
         let mut engine = Self {
@@ -134,7 +133,7 @@ impl<'a> Engine<'a> {
             world,
             course,
             origin,
-            routers: (0..scenario.proxies).map(|proxy| Router::new(proxy.into(), Arc::clone(plan), origin)).collect(),
+            routers: (0..scenario.proxies).map(|proxy| Router::new(proxy.into(), player, origin)).collect(),
             post: scenario.exchange.filter(|_| scenario.proxies > 1).map(|means| Post::new(means, course.seed)),
             sites: scenario.regions.iter().map(|region| Site::new(region.spec.clone())).collect(),
             conditions: vec![None; scenario.regions.len()],

@@ -20,6 +20,7 @@
 //! * Clients do not send again, nothing is hedged or timed out, backends are not asked for their health, and no one waits for a
 //!   proxy's own processor.
 
+pub mod ablation;
 pub mod conditions;
 pub mod engine;
 pub mod flight;
@@ -39,6 +40,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
+use self::ablation::Ablations;
 use self::engine::{Engine, Finished, Over, Watch};
 use self::oracle::Best;
 use self::traffic::Course;
@@ -79,10 +81,23 @@ pub enum Done {
     Best(u64, Best, Duration),
 }
 
-/// The plan of each policy of a scenario.
-pub fn plans(scenario: &Scenario, world: &World) -> Result<Vec<Arc<Plan>>, ConfigErrors> {
+/// What plays: a policy's plan, and what it does without.
+#[derive(Clone, Debug)]
+pub struct Player {
+    /// The plan, as the configuration's loader made it.
+    pub plan: Arc<Plan>,
+    /// What is taken away from the decision.
+    pub ablations: Arc<Ablations>,
+}
+
+/// What plays for each policy of a scenario.
+pub fn players(scenario: &Scenario, world: &World) -> Result<Vec<Player>, ConfigErrors> {
     let means: Vec<GramsPerKwh> = world.grids.iter().map(|grid| grid.mean).collect();
-    scenario.policies.iter().map(|settings| router::plan(scenario, settings, &means).map(Arc::new)).collect()
+    let player = |settings| {
+        let plan = Arc::new(router::plan(scenario, settings, &means)?);
+        Ok(Player { plan, ablations: Arc::new(Ablations::new(&settings.ablate)) })
+    };
+    scenario.policies.iter().map(player).collect()
 }
 
 /// Nobody looks on.
@@ -93,9 +108,9 @@ impl Watch for Unwatched {
 }
 
 /// Plays one policy on one course; `watch` sees every request that is over.
-pub fn play(scenario: &Scenario, world: &World, course: &Course, plan: &Arc<Plan>, watch: Option<&mut dyn Watch>) -> Finished {
+pub fn play(scenario: &Scenario, world: &World, course: &Course, player: &Player, watch: Option<&mut dyn Watch>) -> Finished {
     let mut unwatched = Unwatched;
-    Engine::new(scenario, world, course, plan, watch.unwrap_or(&mut unwatched)).run()
+    Engine::new(scenario, world, course, player, watch.unwrap_or(&mut unwatched)).run()
 }
 
 /// Plays every policy on every seed, and asks the oracle about each seed, as many at a time as `threads`. `done` is called for each
@@ -103,14 +118,14 @@ pub fn play(scenario: &Scenario, world: &World, course: &Course, plan: &Arc<Plan
 pub fn compare(
     scenario: &Scenario,
     world: &World,
-    plans: &[Arc<Plan>],
+    players: &[Player],
     threads: usize,
     mut done: impl FnMut(&Done),
 ) -> Comparison {
     let courses: Vec<OnceLock<Course>> = scenario.seeds.iter().map(|_| OnceLock::new()).collect();
     // The oracle first: it takes longest.
     let jobs: Vec<(usize, Option<usize>)> = (0..scenario.seeds.len())
-        .flat_map(|seed| [None].into_iter().chain((0..plans.len()).map(Some)).map(move |policy| (seed, policy)))
+        .flat_map(|seed| [None].into_iter().chain((0..players.len()).map(Some)).map(move |policy| (seed, policy)))
         .collect();
     let next = AtomicUsize::new(0);
     // One place for each job: nobody has to wait to say that it is over.
@@ -125,7 +140,7 @@ pub fn compare(
                 Done::Best(seed, best, SystemClock.monotonic() - begun)
             }
             Some(policy) => {
-                let finished = play(scenario, world, course, plans.get(policy)?, None);
+                let finished = play(scenario, world, course, players.get(policy)?, None);
                 Done::Run(Run { policy, seed, finished, took: SystemClock.monotonic() - begun })
             }
         })

@@ -10,9 +10,11 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
+use super::Player;
+use super::ablation::{Ablations, FIXED_LIMIT};
 use crate::affinity::{Session, SessionKey};
 use crate::backend::BackendId;
-use crate::config::scenario::{Class, Scenario, Settings};
+use crate::config::scenario::{Ablation, Class, Scenario, Settings};
 use crate::config::{self, ConfigErrors, Env, Files, Plan};
 use crate::control::pricing::{Pricer, Ticked};
 use crate::decide::{self, Candidate, Decision, NoCandidate, Standing, Waiting, decide_in_time};
@@ -23,7 +25,7 @@ use crate::peers::Exchange;
 use crate::policy::Policy;
 use crate::route::{Deployment, Route};
 use crate::state::{self, Lesson, Question, Snapshot};
-use crate::units::{GramsPerKwh, Millis};
+use crate::units::{Grams, GramsPerKwh, Millis};
 
 /// The one model that is asked for.
 pub const MODEL: &str = "simulated";
@@ -81,17 +83,21 @@ pub struct Router {
     pricer: Pricer,
     retries: RetryBudget,
     exchange: Exchange,
+    ablations: Arc<Ablations>,
+    /// Seconds since it started.
+    seconds: u64,
     /// By route.
     turns: Vec<u32>,
 }
 
 impl Router {
     /// A proxy that has just started. `run` tells it from the others.
-    pub fn new(run: u64, plan: Arc<Plan>, origin: Instant) -> Self {
-        let turns = vec![0; plan.routes.len()];
-        let snapshot = Snapshot::first(plan, origin);
+    pub fn new(run: u64, player: &Player, origin: Instant) -> Self {
+        let turns = vec![0; player.plan.routes.len()];
+        let snapshot = Snapshot::first(Arc::clone(&player.plan), origin);
         let (pricer, exchange) = (Pricer::new(&snapshot), Exchange::new(run, &snapshot));
-        Self { pricer, exchange, snapshot, retries: RetryBudget::new(origin), turns }
+        let (ablations, retries) = (Arc::clone(&player.ablations), RetryBudget::new(origin));
+        Self { snapshot, pricer, retries, exchange, ablations, seconds: 0, turns }
     }
 
     /// The plan, the readings and the statistics.
@@ -120,20 +126,27 @@ impl Router {
             turn.wrapping_sub(1)
         });
         let called = |number: u32| Session::called(&SESSION_KEY, &number.to_le_bytes()).of(&SESSION_KEY, MODEL, "");
-        let session = conversation.map(called);
-        let mut candidates = SmallVec::new();
+        let session = conversation.filter(|_| !self.ablations.has(Ablation::NoAffinity)).map(called);
+        let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
         let mut outcome = Outcome::Refuse(NoCandidate::NoneServes);
         if let Some(route) = self.snapshot.plan.routes.get(route) {
             let inside = |deployment: &Deployment| !route.outside.contains(&deployment.backend);
             let all = route.candidates(MODEL).iter();
             let flow = all.clone().next().map(|deployment| deployment.flow).unwrap_or_default();
-            let size = self.snapshot.size(flow, &demand);
+            let mut size = self.snapshot.size(flow, &demand);
+            if let Some(flow) = self.snapshot.flow(flow) {
+                size = self.ablations.size(size, flow, &demand);
+            }
             if let Some(flow) = self.snapshot.flow(flow).filter(|_| spent.is_zero()) {
                 flow.asked(size, demand.streamed);
             }
             let warm = self.snapshot.warm(session.as_ref(), &route.policy, demand.body_bytes, at.now);
             let question = Question { model: MODEL, size, policy: &route.policy, warm, now: at.now, wall: at.wall, turn };
             candidates.extend(all.filter_map(|one| self.snapshot.candidate(one, inside(one), &question)));
+            for candidate in &mut candidates {
+                let price = self.snapshot.prices.get(candidate.backend.index()).copied().unwrap_or(Grams::ZERO);
+                self.ablations.estimate(&mut candidate.estimate, price);
+            }
             outcome = match decide_in_time(
                 &route.policy,
                 demand.streamed,
@@ -155,14 +168,19 @@ impl Router {
         if first {
             self.retries.asked(at.now);
         }
-        self.snapshot.live(candidate.backend).admit(candidate.estimate.tokens_to_read())
+        self.snapshot.live(candidate.backend).admit(self.ablations.pending(candidate.estimate.tokens_to_read()))
     }
 
     /// The first token is there.
     pub fn first_token(&self, permit: &mut Permit, decided: &Decided, candidate: &Candidate, seen: FirstSeen) {
-        permit.answered();
+        if !self.ablations.has(Ablation::QueueByCount) {
+            permit.answered();
+        }
         if let Some(lesson) = self.lesson(decided, candidate) {
             self.snapshot.learn_first_token(&lesson, Millis::from(seen.took), Millis::from(seen.waited), seen.now);
+            if let Some(margin) = self.snapshot.margin(lesson.policy.id).filter(|_| self.ablations.has(Ablation::NoErrorBudget)) {
+                margin.restore(1.0, 1.0);
+            }
         }
     }
 
@@ -237,8 +255,14 @@ impl Router {
 
     /// A second has passed: what `control` does once a second.
     pub fn tick(&mut self, at: Moment) {
+        self.seconds += 1;
+        if !self.ablations.ticks(self.seconds) {
+            return;
+        }
         let Ticked { prices, usual_answer, .. } = self.pricer.tick(&self.snapshot, at.now, at.wall);
         if let Some(prices) = prices {
+            let free = self.ablations.has(Ablation::NoPrice);
+            let prices = if free { prices.iter().map(|_| Grams::ZERO).collect() } else { prices };
             self.snapshot = self.snapshot.with_prices(prices, usual_answer);
         }
     }
@@ -320,6 +344,7 @@ fn configuration(scenario: &Scenario, settings: &Settings, means: &[GramsPerKwh]
     let names: Vec<&str> = scenario.regions.iter().map(|region| &*region.spec.name).collect();
     let residency: Vec<&str> =
         scenario.regions.iter().filter(|region| region.resident).map(|region| &*region.spec.name).collect();
+    let fixed = settings.ablate.contains(&Ablation::FixedLimits);
     let zones: Map<String, Value> = scenario
         .regions
         .iter()
@@ -337,7 +362,7 @@ fn configuration(scenario: &Scenario, settings: &Settings, means: &[GramsPerKwh]
                 "grid_zone": region.zone.as_str(),
                 "pue": region.pue.get(),
                 "models": [MODEL],
-                "max_in_flight": region.declared,
+                "max_in_flight": if fixed { (f64::from(region.declared) * FIXED_LIMIT) as u32 } else { region.declared },
                 "simulated": true,
                 "expect": {
                     "first_token": span(region.spec.rtt + EXPECTED_READING),
@@ -381,6 +406,12 @@ fn policy(name: &str, class: &Class, settings: &Settings, residency: &[&str]) ->
     });
     for wanted in [&class.policy, &settings.settings] {
         merge(&mut policy, wanted);
+    }
+    // Without a budget for them nothing is learned of a limit but by refusals.
+    if let Some(Value::Object(budget)) =
+        policy.get_mut("latency_budget").filter(|_| settings.ablate.contains(&Ablation::FixedLimits))
+    {
+        budget.remove("per_output_token");
     }
     if !residency.is_empty() {
         policy["residency"] = json!(residency);

@@ -2,11 +2,10 @@
 
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use windward::config::scenario::{self, Changes, Event, Scenario};
+use windward::config::scenario::{self, Ablation, Changes, Event, Scenario, Settings};
 use windward::config::{Env, Files};
 use windward::fleet::Share;
 use windward::report::Summary;
@@ -15,7 +14,7 @@ use windward::simulate::log::LogWriter;
 use windward::simulate::oracle::best;
 use windward::simulate::traffic::Course;
 use windward::simulate::world::World;
-use windward::simulate::{compare, plans, play};
+use windward::simulate::{compare, play, players};
 
 struct Disk;
 
@@ -54,8 +53,8 @@ fn short(name: &str, minutes: f64) -> Scenario {
 fn played(scenario: &Scenario, seed: u64) -> Vec<Finished> {
     let world = World::read(scenario, &Disk).unwrap();
     let course = Course::draw(scenario, &world, seed);
-    let plans = plans(scenario, &world).unwrap_or_else(|errors| panic!("{errors}"));
-    plans.iter().map(|plan| play(scenario, &world, &course, plan, None)).collect()
+    let players = players(scenario, &world).unwrap_or_else(|errors| panic!("{errors}"));
+    players.iter().map(|player| play(scenario, &world, &course, player, None)).collect()
 }
 
 fn balances(scenario: &Scenario, seed: u64, finished: &Finished) {
@@ -72,6 +71,35 @@ fn balances(scenario: &Scenario, seed: u64, finished: &Finished) {
 }
 
 #[test]
+fn each_part_of_the_decision_can_be_done_without_and_is_missed() {
+    let mut scenario = short("eu/cache.yaml", 1.5);
+    scenario.traffic.per_second = 60.0;
+    let whole = scenario.policies.iter().find(|policy| &*policy.name == "windward").unwrap().clone();
+    assert!(whole.ablate.is_empty(), "what is shipped is whole");
+    let parts = [
+        Ablation::NoPrice,
+        Ablation::FlatPrice,
+        Ablation::NoErrorBudget,
+        Ablation::FixedLimits,
+        Ablation::NoLimits,
+        Ablation::QueueByCount,
+        Ablation::NoAffinity,
+        Ablation::OneAnswerLength,
+        Ablation::Tick5s,
+        Ablation::Tick15s,
+    ];
+    let without = |part: &Ablation| Settings { ablate: vec![*part], ..whole.clone() };
+    scenario.policies = [whole.clone()].into_iter().chain(parts.iter().map(without)).collect();
+    let finished = played(&scenario, 7);
+    for one in &finished {
+        balances(&scenario, 7, one);
+    }
+    for (part, one) in parts.iter().zip(&finished[1..]) {
+        assert_ne!(one.score, finished[0].score, "{part:?} changed nothing");
+    }
+}
+
+#[test]
 fn every_shipped_scenario_is_one_and_gives_plans() {
     let files = shipped();
     assert_eq!(files.len(), 2 * (11 + 1), "eleven scenarios and a world, twice");
@@ -79,9 +107,9 @@ fn every_shipped_scenario_is_one_and_gives_plans() {
         let name = file.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scenarios")).unwrap();
         let scenario = example(name.to_str().unwrap());
         let world = World::read(&scenario, &Disk).unwrap();
-        let plans = plans(&scenario, &world).unwrap_or_else(|errors| panic!("{}: {errors}", file.display()));
-        assert_eq!(plans.len(), scenario.policies.len());
-        assert!(plans.iter().all(|plan| plan.backends.len() == scenario.regions.len()));
+        let players = players(&scenario, &world).unwrap_or_else(|errors| panic!("{}: {errors}", file.display()));
+        assert_eq!(players.len(), scenario.policies.len());
+        assert!(players.iter().all(|player| player.plan.backends.len() == scenario.regions.len()));
     }
 }
 
@@ -135,16 +163,16 @@ fn one_seed_is_one_result_however_many_threads_there_are() {
     let mut scenario = short("eu/noisy.yaml", 1.5);
     scenario.seeds = vec![1, 2];
     let world = World::read(&scenario, &Disk).unwrap();
-    let plans = plans(&scenario, &world).unwrap();
+    let players = players(&scenario, &world).unwrap();
     let run = |threads| {
-        let comparison = compare(&scenario, &world, &plans, threads, |_| {});
+        let comparison = compare(&scenario, &world, &players, threads, |_| {});
         let runs: Vec<_> = comparison.runs.into_iter().map(|run| (run.policy, run.seed, run.finished)).collect();
         (runs, comparison.best)
     };
     let once = run(1);
     assert_eq!(once, run(4));
     assert_ne!(once.0[0].2, once.0[1].2, "another seed is another result");
-    assert_eq!((once.0.len(), once.1.len()), (2 * plans.len(), 2));
+    assert_eq!((once.0.len(), once.1.len()), (2 * players.len(), 2));
 }
 
 #[test]
@@ -183,10 +211,10 @@ fn a_log_is_one_that_report_reads_and_its_grams_are_the_true_ones() {
     scenario.events[0].until = Duration::from_secs(80);
     let world = World::read(&scenario, &Disk).unwrap();
     let course = Course::draw(&scenario, &world, 4);
-    let plan = Arc::clone(&plans(&scenario, &world).unwrap()[1]);
+    let player = players(&scenario, &world).unwrap().swap_remove(1);
     let mut text = Vec::new();
     let mut log = LogWriter::new(&mut text, 4);
-    let finished = play(&scenario, &world, &course, &plan, Some(&mut log));
+    let finished = play(&scenario, &world, &course, &player, Some(&mut log));
     assert_eq!(log.finish().unwrap(), course.asks.len() as u64);
     let mut summary = Summary::new();
     windward::report::summarise("log", &*text, &mut summary).unwrap();

@@ -386,7 +386,12 @@ fn kinds(written: Vec<ClassFile>, problems: &mut Problems) -> Vec<Class> {
             first_token: Millis::from(some_time(file.first_token, problems)),
             per_prompt_token: file.per_prompt_token.map_or(Millis::ZERO, |span| Millis::from(span.value.0)),
             per_output_token: Millis::from(some_time(file.per_output_token, problems)),
-            policy: file.policy.map_or_else(Map::new, |settings| entries(&settings.node)),
+            policy: file.policy.map_or_else(Map::new, |settings| {
+                if let Some(ablate) = &settings.ablate {
+                    problems.add(ablate.mark, "only a policy that is compared does without something");
+                }
+                entries(&settings.node)
+            }),
         });
     }
     let sum: f64 = classes.iter().map(|class| class.share).sum();
@@ -407,7 +412,8 @@ fn compared(written: &super::file::Settings, problems: &mut Problems) -> Setting
     } else {
         problems.add(written.node.mark, "the key `name` is missing here");
     }
-    Settings { name: Arc::from(name), settings: entries(&written.node) }
+    let ablate = written.ablate.as_ref().map_or_else(Vec::new, |those| those.value.clone());
+    Settings { name: Arc::from(name), ablate, settings: entries(&written.node) }
 }
 
 /// The entries of a mapping as JSON, which is YAML too, but for `name`.

@@ -1,5 +1,6 @@
 //! The scenario as written. Every key may be left out, because a file may extend another one.
 
+use super::plan::Ablation;
 use crate::config::decode::{At, Decode, Filled, Problems, section};
 use crate::config::file::PolicyFile;
 use crate::config::node::Node;
@@ -246,6 +247,8 @@ section! {
 /// here, for the sake of its messages, and again when a plan is made of them.
 pub(super) struct Settings {
     pub(super) name: Option<At<String>>,
+    /// Parts of the decision that it does without; no key of the configuration.
+    pub(super) ablate: Option<At<Vec<Ablation>>>,
     pub(super) node: Node,
 }
 
@@ -253,6 +256,11 @@ impl Decode for Settings {
     fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
         use crate::config::node::{Entry, Value};
 
+        let ablate = node.get("ablate").and_then(|those| At::decode(those, problems));
+        let mut node = node.clone();
+        if let Value::Map(entries) = &mut node.value {
+            entries.retain(|entry| entry.key != "ablate");
+        }
         let mut complete = node.clone();
         let own = node.get("name").and_then(|name| At::decode(name, problems));
         if let (Value::Map(entries), None) = (&mut complete.value, &own) {
@@ -260,7 +268,7 @@ impl Decode for Settings {
             entries.push(Entry { key: "name".to_owned(), mark: node.mark, node: name });
         }
         PolicyFile::decode(&complete, problems)?;
-        Some(Self { name: own, node: node.clone() })
+        Some(Self { name: own, ablate, node })
     }
 }
 

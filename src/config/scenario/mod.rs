@@ -9,7 +9,9 @@ mod plan;
 
 use std::path::{Path, PathBuf};
 
-pub use plan::{Changes, Class, Energy, Errors, Event, Exchanged, RegionPlan, Scenario, Sessions, Settings, Tenants, Traffic};
+pub use plan::{
+    Ablation, Changes, Class, Energy, Errors, Event, Exchanged, RegionPlan, Scenario, Sessions, Settings, Tenants, Traffic,
+};
 
 use self::check::Draft;
 use self::file::ScenarioFile;

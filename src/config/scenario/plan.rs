@@ -1,5 +1,6 @@
 //! The scenario as meant.
 
+use crate::config::decode::words;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,11 +212,53 @@ pub struct Changes {
     pub crowd: f64,
 }
 
+/// A part of the decision that a policy under comparison does without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ablation {
+    /// Scarce capacity has no price.
+    NoPrice,
+    /// A price counts however empty the backend is, and never for more than it is.
+    FlatPrice,
+    /// Predictions are believed whatever share of answers was late.
+    NoErrorBudget,
+    /// Limits are a share of what was declared, whatever is learned.
+    FixedLimits,
+    /// No limit is learned or kept to but that of the first token's budget.
+    NoLimits,
+    /// The queue is guessed from the number of requests in flight, not from prompt tokens that wait.
+    QueueByCount,
+    /// No conversation is known again.
+    NoAffinity,
+    /// All answers of a route are expected to be as long.
+    OneAnswerLength,
+    /// Limits and prices are made every 5 seconds.
+    Tick5s,
+    /// They are made every 15.
+    Tick15s,
+}
+
+words! {
+    Ablation: "ablation" {
+        "no_price" => Self::NoPrice,
+        "flat_price" => Self::FlatPrice,
+        "no_error_budget" => Self::NoErrorBudget,
+        "fixed_limits" => Self::FixedLimits,
+        "no_limits" => Self::NoLimits,
+        "queue_by_count" => Self::QueueByCount,
+        "no_affinity" => Self::NoAffinity,
+        "one_answer_length" => Self::OneAnswerLength,
+        "tick_5s" => Self::Tick5s,
+        "tick_15s" => Self::Tick15s,
+    }
+}
+
 /// A policy under comparison, in the configuration's own words.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Its name in the output.
     pub name: Arc<str>,
+    /// What it does without.
+    pub ablate: Vec<Ablation>,
     /// Everything else.
     pub settings: Map<String, Value>,
 }

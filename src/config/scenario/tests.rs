@@ -61,6 +61,8 @@ fn a_problem_has_its_place_and_a_mend() {
         (LEAST.replace("name: there", "name: here"), "a second region of that name"),
         (LEAST.replace("name: green, ", ""), "the key `name` is missing here"),
         (with("events: [{ at: 1s, region: hree }]"), "did you mean `here`?"),
+        (LEAST.replace("name: green, ", "name: green, ablate: [no_prise], "), "did you mean `no_price`?"),
+        (LEAST.replace("35ms", "35ms, policy: { ablate: [no_price] }"), "only a policy that is compared"),
         (with("noise: { rtt: 3 }"), "from 0 to 2"),
         (with("from: yesterday"), "expected a moment"),
         (with("hours: 0"), "from 0.01 to 8760"),

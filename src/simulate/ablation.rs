@@ -1,0 +1,102 @@
+//! Parts of the decision that a policy under comparison does without, to see what each of them is worth.
+//!
+//! They are taken away around the product and not inside it: the configuration is written otherwise, a counter is told something else,
+//! or what the product computed is replaced before it is used. So nothing here can be switched on in a proxy, and the code that is
+//! judged is the code that runs. A part that could only be taken away inside is not in the list: that a token's time is learned as a
+//! level and a shape and not as a straight line, for one.
+//!
+//! # What they are worth
+//!
+//! ```text
+//! cargo build --release
+//! WINDWARD_DATA=DIR benches/decision.py --ablations --worlds eu --first 101 --seeds 3
+//! ```
+//!
+//! prints what the rest is worth without each of them, beside it without any taken away.
+
+use crate::config::scenario::Ablation;
+use crate::demand::Demand;
+use crate::estimate::{Estimate, Size};
+use crate::live::Flow;
+use crate::units::Grams;
+
+/// The share of the declared maximum at which a healthy region of the shipped worlds is still in time: 47 requests of 64.
+pub(super) const FIXED_LIMIT: f64 = 0.74;
+/// What each request counts for where only their number does, whatever its prompt and until its end: as many tokens as let the queue
+/// that is guessed move through the classes of queues, instead of being beyond the last one all day.
+const COUNTED_TOKENS: u32 = 50;
+
+/// What a policy does without.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ablations(Vec<Ablation>);
+
+impl Ablations {
+    /// Those.
+    pub fn new(those: &[Ablation]) -> Self {
+        Self(those.to_vec())
+    }
+
+    /// Whether it does without that.
+    pub fn has(&self, one: Ablation) -> bool {
+        self.0.contains(&one)
+    }
+
+    /// Whether the nth second since the start is one of which `control` knows.
+    pub(super) fn ticks(&self, second: u64) -> bool {
+        let every = if self.has(Ablation::Tick15s) {
+            15
+        } else if self.has(Ablation::Tick5s) {
+            5
+        } else {
+            1
+        };
+        second.is_multiple_of(every)
+    }
+
+    /// A request as large as it is expected to be, by a flow.
+    pub(super) fn size(&self, size: Size, flow: &Flow, demand: &Demand) -> Size {
+        if self.has(Ablation::OneAnswerLength) {
+            // Nobody sends a prompt without a token, so nothing was learned of its answers but what holds for all.
+            return Size { output_tokens: flow.size_of(0, demand).output_tokens, ..size };
+        }
+        size
+    }
+
+    /// An estimate at a backend where capacity is worth `price` for each output token.
+    pub(super) fn estimate(&self, estimate: &mut Estimate, price: Grams) {
+        if self.has(Ablation::FlatPrice) {
+            estimate.price = price * f64::from(estimate.output_tokens);
+        }
+        if self.has(Ablation::NoLimits) {
+            estimate.limit = u32::MAX;
+        }
+    }
+
+    /// Prompt tokens that a request counts for while it waits.
+    pub(super) fn pending(&self, tokens: u32) -> u32 {
+        if self.has(Ablation::QueueByCount) { COUNTED_TOKENS } else { tokens }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_named_is_taken_away() {
+        let (none, flow) = (Ablations::default(), Flow::default());
+        (0..200).for_each(|_| flow.saw_output(1000, 10));
+        (0..30).for_each(|_| flow.saw_output(5000, 900));
+        let demand = Demand { body_bytes: 4500, streamed: true, ..Demand::default() };
+        let size = flow.size(&demand);
+        assert_eq!(none.size(size, &flow, &demand), size);
+        let one = Ablations::new(&[Ablation::OneAnswerLength]).size(size, &flow, &demand);
+        assert!(
+            size.output_tokens < 50 && one.output_tokens > 300 && one.prompt_tokens == size.prompt_tokens,
+            "{size:?} {one:?}"
+        );
+        assert_eq!((none.pending(700), Ablations::new(&[Ablation::QueueByCount]).pending(700)), (700, COUNTED_TOKENS));
+        let ticks = |those: &[Ablation]| (0..30).filter(|second| Ablations::new(those).ticks(*second)).count();
+        assert_eq!((ticks(&[]), ticks(&[Ablation::Tick5s]), ticks(&[Ablation::Tick15s])), (30, 6, 2));
+    }
+}
