@@ -25,7 +25,7 @@
 //! | A client of HTTP/1.0, to whom the end of the connection is the end of the body, sees a reset where it was cut | `a_stream_that_breaks_is_a_reset_to_who_would_take_an_end_for_the_end` |
 //! | The bytes of an event stream pass unchanged, and each before the next one exists | `an_event_is_passed_on_before_the_next_exists`, `a_client_that_asked_for_usage_gets_the_bytes_as_they_came` |
 //! | An answer of 200 that is an error is passed on as it came, and counts as none | `an_answer_that_is_an_error_is_passed_on_whole_and_is_no_answer`, `a_stream_that_ends_with_an_error_is_passed_on_whole_and_is_no_answer`, `what_breaks_within_a_stream_keeps_what_was_said_of_its_prompt` |
-//! | A backend that cannot prove who it is gets no request | `who_cannot_prove_who_he_is_gets_no_request` |
+//! | A backend that cannot prove who it is gets no request | `who_cannot_prove_who_he_is_gets_no_request`, `who_speaks_no_tls_that_is_safe_gets_no_request` |
 //!
 //! # Work is done once, unless the policy says otherwise
 //!
@@ -54,6 +54,7 @@
 //! | A request that its head alone condemns is refused while its body is still on its way | `a_refusal_does_not_wait_for_a_body_that_is_late`, `what_a_head_is_refused_for_is_known_without_its_body_and_asking_leaves_no_trace` |
 //! | An upload that stalls ends by its own limit with 408, its attempt with it, and the backend is not blamed; one that takes nothing more is | `an_upload_that_stalls_ends_by_its_own_limit_and_is_the_clients_fault`, `a_call_whose_body_stalls_reaches_nobody`, `a_backend_that_answers_an_upload_which_stalls_is_not_the_one_who_is_idle`, `a_backend_that_takes_no_more_of_an_upload_is_blamed_for_it` |
 //! | An exchange ends with its time, also while both sides always have something or the client takes next to nothing, and so does a tunnel that carries nothing | `a_stream_without_an_end_ends_with_the_time_of_its_exchange`, `an_upload_without_an_end_ends_with_the_time_of_its_exchange`, `a_client_that_does_not_read_has_the_time_of_its_exchange_and_no_more`, `an_answer_has_its_time_however_little_of_it_is_read_at_once`, `a_stream_has_the_time_of_its_exchange_however_its_client_reads`, `a_tunnel_that_carries_nothing_is_given_up` |
+//! | Clients that say nothing, or send a head or a body in drips, are gone when their limits are reached, and three hundred of them hold nobody up | `three_hundred_slow_clients_are_gone_within_their_limits_and_others_are_served_meanwhile` |
 //! | A client that does not read costs little, whatever the backend sends | `a_client_of_http1_that_does_not_read_costs_little`, `a_client_of_http2_that_does_not_read_costs_little` |
 //! | A client that does not read makes no backend look slow | `a_client_that_does_not_read_for_a_while_makes_no_backend_look_slow` |
 //! | No flood makes the program hold 32 MiB more, and neither do two hundred streams of which a client takes nothing | `no_flood_makes_the_program_hold_much_and_others_are_served_meanwhile` |

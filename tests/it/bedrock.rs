@@ -5,7 +5,7 @@ use windward::backend::{AwsKeys, Secret};
 use windward::clock::{Clock as _, SystemClock};
 use windward::wire::sigv4::{PayloadHash, Scope, Signer, Subject};
 
-use super::support::{Answer, Client, Fleet, Harness};
+use super::support::{Answer, Client, Fleet, Harness, patiently};
 
 /// Every region wants the signature of one key, each for itself.
 const FLEET: &str = r#"
@@ -256,7 +256,7 @@ fn a_client_may_sign_with_its_key_instead_of_showing_it() {
 #[test]
 fn who_only_claims_to_have_signed_takes_no_place_of_those_who_show_a_key() {
     const LARGE: usize = 60_000;
-    let fleet = Fleet::start();
+    let fleet = Fleet::start(FLEET);
     let keys = "keys: [{ name: team, secret: a-key-of-the-gateway, access_key_id: WWTEAM }]";
     let proxy = proxy(&fleet, KEY, &format!("limits: {{ body: 64KiB, buffered: 256KiB }}\n{keys}"));
     let path = "/model/gpt-oss/converse";

@@ -54,6 +54,7 @@ mod sdk;
 mod secrecy;
 mod sim;
 mod simulate;
+mod slow_clients;
 mod stream;
 mod support;
 mod upstream;

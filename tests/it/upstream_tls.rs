@@ -138,6 +138,45 @@ fn who_cannot_prove_who_he_is_gets_no_request() {
     assert!(seen.recv_timeout(PATIENCE).unwrap().starts_with("POST /v1/chat/completions "));
 }
 
+/// RFC 4346, 7.4.1.3: the record in which a server says hello and chooses TLS 1.1, which is the highest that it speaks.
+fn hello_of_tls_1_1() -> Vec<u8> {
+    let hello = [&[3, 2][..], &[7; 32], &[0], &[0, 0x2f], &[0]].concat();
+    let length = u8::try_from(hello.len()).unwrap();
+    [&[22, 3, 2, 0, length + 4, 2, 0, 0, length][..], &hello].concat()
+}
+
+/// One record; `None` at the end.
+fn record(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+    let mut head = [0; 5];
+    stream.read_exact(&mut head).ok()?;
+    let mut payload = vec![0; usize::from(u16::from_be_bytes([head[3], head[4]]))];
+    stream.read_exact(&mut payload).ok()?;
+    Some((head[0], payload))
+}
+
+#[test]
+fn who_speaks_no_tls_that_is_safe_gets_no_request() {
+    const HANDSHAKE: u8 = 22;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (say, said) = channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let (kind, _) = record(&mut stream).unwrap();
+            assert_eq!(kind, HANDSHAKE);
+            stream.write_all(&hello_of_tls_1_1()).unwrap();
+            say.send(std::iter::from_fn(|| record(&mut stream)).collect::<Vec<_>>()).unwrap();
+        }
+    });
+    let (files, ca) = (tempfile::tempdir().unwrap(), Authority::new());
+    let proxy = proxy(files.path(), address, &ca, "");
+    assert_eq!(ask(&proxy), 502);
+    assert_eq!(proxy.record()["attempts"][0]["outcome"], "unreachable");
+    // RFC 8446, 6: an alert (21), fatal (2), about the version (70).
+    assert_eq!(said.recv_timeout(PATIENCE).unwrap(), [(21, vec![2, 70])], "and not a byte more");
+}
+
 #[test]
 fn a_backend_that_asks_who_connects_is_shown_the_certificate() {
     let (files, ca, clients) = (tempfile::tempdir().unwrap(), Authority::new(), Authority::new());
