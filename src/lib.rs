@@ -22,7 +22,7 @@
 //! | layer | modules | may import |
 //! |---|---|---|
 //! | 0 | units, clock | - |
-//! | 1 | grid, tables, cost, dialect, demand, affinity, live, backend, policy, route, key, estimate, decide, price, record, ledger, fleet | 0, 1 |
+//! | 1 | grid, tables, cost, dialect, demand, affinity, pins, live, backend, policy, route, key, estimate, decide, price, record, ledger, fleet | 0, 1 |
 //! | 2 | wire, carbon, config | 0, 1, 2 |
 //! | 3 | state, peers, telemetry, upstream | 0, 1, 2, 3 |
 //! | 4 | control, proxy | 0, 1, 2, 3 |
@@ -60,6 +60,7 @@ pub mod grid;
 pub mod key;
 pub mod ledger;
 pub mod live;
+pub mod pins;
 pub mod policy;
 pub mod price;
 pub mod record;

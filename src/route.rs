@@ -81,6 +81,12 @@ impl Route {
         (rest.is_empty() || rest.starts_with('/')).then_some(rest)
     }
 
+    /// Whether a backend serves anything here.
+    pub fn reaches(&self, backend: BackendId) -> bool {
+        let mut lists = self.models.values().chain([&self.any_model]);
+        self.home == backend || lists.any(|list| list.iter().any(|deployment| deployment.backend == backend))
+    }
+
     /// Who may serve a model.
     pub fn candidates(&self, model: &str) -> &Arc<[Deployment]> {
         self.models.get(model).unwrap_or(&self.any_model)

@@ -23,6 +23,7 @@ use crate::decide::{Candidate, Standing};
 use crate::estimate::{Demand, Estimate, Size, Terms, estimate};
 use crate::grid::{Grid, Intensity};
 use crate::live::{Flow, Live, Load, Margin, ModelLive, Remedy};
+use crate::pins::Pins;
 use crate::policy::{Policy, PolicyId};
 use crate::route::{Deployment, FlowId};
 use crate::units::{Grams, Millis};
@@ -50,6 +51,8 @@ pub struct Snapshot {
     keyrings: Vec<Option<Arc<Keyring>>>,
     /// The tokens of the backends that are sent one which is renewed, likewise. Backends that are sent the same one share it.
     tokens: Vec<Option<Arc<Token>>>,
+    /// Which backend handed out which id; kept likewise.
+    pins: Arc<Pins>,
     /// What capacity is worth, by `BackendId`: for each output token. Empty until somebody has found out.
     pub prices: Arc<[Grams]>,
     /// Output tokens of the usual request, of all that were asked for when the prices were found; 0 before.
@@ -67,7 +70,7 @@ impl Snapshot {
         let flows = plan.flows.iter().take(MOST_FLOWS).map(|_| Arc::default()).collect();
         let margins = plan.policies.iter().map(|_| Arc::default()).collect();
         let keyrings = plan.backends.iter().map(|backend| new_keyring(backend)).collect();
-        let (conversations, tags, tokens) = (Arc::new(Memory::new(now)), tags(&plan), tokens(&plan, &[]));
+        let (conversations, tags, tokens) = (Arc::new(Memory::new(now)), tags(&plan), token::of(&plan, &[]));
         Self {
             generation: 1,
             plan,
@@ -79,6 +82,7 @@ impl Snapshot {
             tags,
             keyrings,
             tokens,
+            pins: Arc::default(),
             prices: Arc::default(),
             usual_answer: 0.0,
         }
@@ -133,23 +137,10 @@ impl Snapshot {
             old.or_else(|| new_keyring(backend))
         };
         let keyrings = plan.backends.iter().map(old_keyring).collect();
-        let (conversations, tags) = (Arc::clone(&self.conversations), tags(&plan));
-        let tokens = tokens(&plan, &self.tokens);
-        let generation = self.generation + 1;
-        Self {
-            generation,
-            plan,
-            grid: Arc::new(grid),
-            live,
-            flows,
-            margins,
-            conversations,
-            tags,
-            keyrings,
-            tokens,
-            prices,
-            usual_answer: self.usual_answer,
-        }
+        let tags = tags(&plan);
+        let tokens = token::of(&plan, &self.tokens);
+        let others = self.with_grid(Arc::new(grid));
+        Self { generation: self.generation + 1, plan, live, flows, margins, tags, keyrings, tokens, prices, ..others }
     }
 
     /// This snapshot with other prices.
@@ -172,6 +163,7 @@ impl Snapshot {
             tags: Arc::clone(&self.tags),
             keyrings: self.keyrings.clone(),
             tokens: self.tokens.clone(),
+            pins: Arc::clone(&self.pins),
             prices: Arc::clone(&self.prices),
             usual_answer: self.usual_answer,
         }
@@ -186,6 +178,11 @@ impl Snapshot {
     /// The AWS keys of a backend; `None` for one that is not signed for.
     pub fn keyring(&self, id: BackendId) -> Option<&Arc<Keyring>> {
         self.keyrings.get(id.index())?.as_ref()
+    }
+
+    /// Which backend handed out which id.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
     }
 
     /// The token of a backend; `None` for one that is sent none which is renewed.
@@ -297,23 +294,6 @@ impl Snapshot {
 
 fn tags(plan: &Plan) -> Arc<[Tag]> {
     plan.backends.iter().map(|backend| Tag::of(&backend.name)).collect()
-}
-
-/// The tokens of a plan, with those of before where they are kept as they were.
-fn tokens(plan: &Plan, before: &[Option<Arc<Token>>]) -> Vec<Option<Arc<Token>>> {
-    let mut tokens: Vec<Option<Arc<Token>>> = Vec::with_capacity(plan.backends.len());
-    for backend in &plan.backends {
-        let Credential::Renewed(how) = &backend.credential else {
-            tokens.push(None);
-            continue;
-        };
-        let known = tokens.iter().chain(before).flatten().find(|token| token.how().is_kept_as(how)).cloned();
-        if let Some(known) = &known {
-            known.begin(how.first.as_ref());
-        }
-        tokens.push(Some(known.unwrap_or_else(|| Arc::new(Token::new(how)))));
-    }
-    tokens
 }
 
 fn new_keyring(backend: &Backend) -> Option<Arc<Keyring>> {

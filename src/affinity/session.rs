@@ -27,7 +27,13 @@ impl SessionKey {
         fold(low ^ self.0[0], high ^ self.0[1] ^ state)
     }
 
-    fn hash(&self, text: &[u8]) -> u64 {
+    /// The numbers that it is made of, to be kept where hashes by it are.
+    pub const fn to_kept(&self) -> [u64; 2] {
+        self.0
+    }
+
+    /// A text's hash.
+    pub fn hash(&self, text: &[u8]) -> u64 {
         let mut state = text.len() as u64;
         for part in text.chunks(BLOCK) {
             let mut block = [0; BLOCK];

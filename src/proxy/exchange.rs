@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use super::Shared;
 use super::id::Id;
 use super::narrow::Narrowed;
+use super::pinned::Keeps;
 use super::provenance::Client;
 use super::upload::Turn;
 use super::{account, headers};
@@ -197,6 +198,8 @@ pub struct Exchange {
     pub(super) demand: Option<Demand>,
     /// The conversation that it is a turn of, under a policy that counts that.
     pub(super) session: Option<Session>,
+    /// What is to be remembered of what its backend makes.
+    pub(super) keeps: Keeps,
     pub(super) deployments: Option<Arc<[Deployment]>>,
     pub(super) candidates: SmallVec<[Candidate; 4]>,
     pub(super) decision: Option<Decision>,
@@ -259,6 +262,7 @@ impl Exchange {
             streamed: false,
             demand: None,
             session: None,
+            keeps: Keeps::Nothing,
             deployments: None,
             candidates: SmallVec::new(),
             decision: None,

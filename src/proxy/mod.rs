@@ -14,6 +14,7 @@ mod id;
 mod intake;
 mod models;
 mod narrow;
+mod pinned;
 mod provenance;
 mod reject;
 mod relay;
@@ -178,6 +179,8 @@ impl Proxy {
         let shared = Shared {
             state, clock, upstreams, tasks, log, metrics, buffered, run, retries, counter, turns, pseudonym, hedges, session_key,
         };
+        // Drawn apart from the other, which is kept nowhere.
+        shared.state.load().pins().begin(intake::session_key(run));
         Self { shared: Arc::new(shared), client: None }
     }
 
@@ -285,7 +288,11 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
         Call::Models => return Ok(Answer::Own(models::list(x, None)?)),
         Call::Model(name) => return Ok(Answer::Own(models::list(x, Some(&name))?)),
         Call::MethodNotAllowed { allow } => return Err(Error::MethodNotAllowed { allow }),
-        Call::Home | Call::Stream => return Box::pin(through::stream(request, route.home, x)).await,
+        Call::Home => {
+            let keeper = Box::pin(pinned::of_call(request, below, x)).await?;
+            return Box::pin(through::stream(request, keeper.unwrap_or(route.home), x)).await;
+        }
+        Call::Stream => return Box::pin(through::stream(request, route.home, x)).await,
         Call::Inference(operation) => (operation, None),
         Call::Named(named) => (named.operation, Some(named)),
     };
@@ -299,7 +306,8 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
         admit::verified(&request.head, &intake.chunks, &plan.keys, x.wall)?;
         x.key_is_proved();
     }
-    while let Some(span) = decide_candidates(x, intake.fields.names_stored())? {
+    let keeper = pinned::of_intake(&intake, x)?;
+    while let Some(span) = decide_candidates(x, keeper)? {
         // Boxed, since it is rare, and every future that waits for an answer would have room for it.
         Box::pin(tokio::time::sleep(span)).await;
     }
@@ -315,17 +323,18 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
     Ok(Answer::Backend(response, usage_event))
 }
 
-/// Estimates every candidate of the route for the model and decides among them, unless the request is rather held back for so long.
-fn decide_candidates(x: &mut Exchange, at_home_only: bool) -> Result<Option<Duration>, Error> {
+/// Estimates every candidate of the route for the model, or the only one that keeps what the request names, and decides among them,
+/// unless the request is rather held back for so long.
+fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Option<Duration>, Error> {
     let snapshot = Arc::clone(&x.snapshot);
     let (Some(route), Some(model), Some(demand)) = (x.route(), x.model.as_deref(), x.demand) else { return Err(Error::NoRoute) };
-    let (policy, home) = (Arc::clone(x.policy().unwrap_or(&route.policy)), route.home);
+    let policy = Arc::clone(x.policy().unwrap_or(&route.policy));
     let mut deployments = Arc::clone(route.candidates(model));
-    if at_home_only {
-        deployments = deployments.iter().filter(|deployment| deployment.backend == home).cloned().collect();
+    if let Some(keeper) = keeper {
+        deployments = deployments.iter().filter(|deployment| deployment.backend == keeper).cloned().collect();
     }
     // A pin outranks carbon, but no constraint.
-    let pinned = at_home_only && x.may_serve(home);
+    let pinned = keeper.is_some_and(|keeper| x.may_serve(keeper));
     let turn = (!pinned).then(|| x.shared.turn(x.route, model));
     let now = x.shared.clock.monotonic();
     let flow = deployments.first().map(|deployment| deployment.flow).unwrap_or_default();

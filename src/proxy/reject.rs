@@ -106,6 +106,12 @@ pub enum Error {
     /// The gateway has no credential for a backend at present.
     #[error("this gateway has no valid token for the backend, which has to be mended by the operator")]
     NoToken,
+    /// What the request names is kept by a backend that is no more.
+    #[error("what this request names was made by a backend that is no longer there")]
+    PinGone,
+    /// What the request names is kept by a backend that it may not use.
+    #[error("what this request names is kept by a backend that this route, key or policy does not allow")]
+    PinElsewhere,
     /// A backend did not begin its answer in time.
     #[error("the backend did not answer in time")]
     UpstreamTimeout,
@@ -116,9 +122,9 @@ impl Error {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Framing(refusal) => refusal.status(),
-            Self::NoRoute | Self::UnknownModel => StatusCode::NOT_FOUND,
+            Self::NoRoute | Self::UnknownModel | Self::PinGone => StatusCode::NOT_FOUND,
             Self::NoKey | Self::WrongKey => StatusCode::UNAUTHORIZED,
-            Self::KeyNotAllowed | Self::WrongSignature(_) => StatusCode::FORBIDDEN,
+            Self::KeyNotAllowed | Self::WrongSignature(_) | Self::PinElsewhere => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadTarget(_) | Self::BadNarrowing(_) | Self::Malformed(_) | Self::BodyBroken | Self::ClientGone => {
                 StatusCode::BAD_REQUEST
@@ -161,6 +167,8 @@ impl Error {
             Self::Unreachable => "backend_unreachable",
             Self::BadGateway => "bad_gateway",
             Self::CredentialRefused => "backend_credential_refused",
+            Self::PinGone => "pinned_backend_gone",
+            Self::PinElsewhere => "pinned_elsewhere",
             Self::NoToken => "backend_token_missing",
             Self::UpstreamTimeout => "backend_timeout",
         }

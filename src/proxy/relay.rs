@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 
 use super::exchange::Exchange;
 use super::forward::UsageEvent;
+use super::pinned::{self, Keeps};
 use super::reject::Error;
 use crate::record::Ended;
 use crate::upstream::{BodyError, UpstreamBody};
@@ -139,6 +140,9 @@ impl Metered {
     fn look(&mut self) {
         if let Some(chunk) = self.unread.take() {
             self.meter.feed(&chunk);
+            if self.exchange.keeps == Keeps::Answer {
+                pinned::remember(&mut self.exchange, &mut self.meter, false);
+            }
             self.said_done |= chunk.ends_with(b"data: [DONE]\n\n") || self.meter.saw_last_event();
             if self.meter.saw_first_data() {
                 let answers = self.meter.error().is_none();
@@ -157,6 +161,9 @@ impl Metered {
         self.exchange.held_up = self.held_up;
         self.exchange.usage = self.meter.finish();
         self.exchange.ended = ended;
+        if self.exchange.keeps != Keeps::Nothing && ended == Ended::Complete {
+            pinned::remember(&mut self.exchange, &mut self.meter, true);
+        }
         self.exchange.response_model = self.meter.model();
         self.exchange.evidence = self.meter.inference_geo().map(|geo| format!("inference_geo={geo}").into());
         // An error of any other status says so by that.
@@ -388,10 +395,14 @@ impl Content {
 
 /// What can be read of this body.
 fn meter_for(content: Content, fields: &Fields, x: &Exchange) -> Meter {
-    let Some(operation) = x.operation else { return Meter::off() };
+    let encoded = fields.has(Name::ContentEncoding);
+    let Some(operation) = x.operation else {
+        let reads = content == Content::Json && x.keeps == Keeps::Things && !encoded;
+        return if reads { Meter::things() } else { Meter::off() };
+    };
     match content {
-        _ if fields.has(Name::ContentEncoding) => Meter::off(),
-        Content::Events => Meter::sse(operation),
+        _ if encoded => Meter::off(),
+        Content::Events => Meter::sse(operation).telling_id(x.keeps == Keeps::Answer),
         Content::Frames => Meter::event_stream(),
         Content::Json => Meter::json(operation).with_head(fields),
         Content::Other => Meter::off(),

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::exchange::{Attempt, AttemptOutcome, Exchange};
 use super::forward::{self, UsageEvent};
+use super::pinned::Keeps;
 use super::provenance::{self, Provenance};
 use super::reject::Error;
 use super::request_body::RequestBody;
@@ -34,7 +35,7 @@ use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::query::without_credentials;
 use crate::wire::refusal::refuses;
 
-/// Sends the request to `home` as it comes.
+/// Sends the request as it comes to `home`, or whoever keeps what it is about.
 pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exchange) -> Result<Answer, Error> {
     let snapshot = Arc::clone(&x.snapshot);
     let backend = Arc::clone(snapshot.plan.backend(home));
@@ -57,7 +58,11 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
     let provenance = x.client.filter(|_| backend.forward_client).map(|client| Provenance::of(&request.head, client));
     let mut fields = std::mem::take(&mut request.head.fields);
     let credential = fields.value(headers::credential_field(x.dialect()));
-    headers::clean(&mut fields, &snapshot.plan.credential_fields);
+    if x.keeps == Keeps::Things && asked.is_none() {
+        headers::clean_to_read(&mut fields, &snapshot.plan.credential_fields);
+    } else {
+        headers::clean(&mut fields, &snapshot.plan.credential_fields);
+    }
     provenance::mark(&mut fields, request.head.version, x.id, &x.shared.pseudonym)?;
     headers::addressed(&mut fields, &backend, credential.as_ref(), provenance.as_ref());
     x.tell_id(Name::XRequestId, &mut fields);

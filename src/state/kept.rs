@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Snapshot;
 use crate::backend::Backend;
 use crate::live::{KeptFlow, KeptModel};
+use crate::pins::KeptPins;
 
 /// How a file of ours begins; another one is nobody's to write over.
 const BEGINNING: &str = "{\"windward_state\":";
@@ -30,6 +31,9 @@ struct Document {
     backends: Vec<KeptBackend>,
     flows: Vec<(String, String, KeptFlow)>,
     margins: Vec<(String, f64)>,
+    /// Where what clients have left with backends is; no file of before has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pins: Option<KeptPins>,
 }
 
 /// What every version begins with.
@@ -72,6 +76,8 @@ pub struct Restored {
     pub unknown: usize,
     /// Those that cannot be true.
     pub unsound: usize,
+    /// Things of which it is known again where they are.
+    pub pins: usize,
     /// How long ago it was written.
     pub age: Duration,
 }
@@ -102,6 +108,7 @@ impl Snapshot {
                 .zip(&self.margins)
                 .map(|(policy, it)| (policy.name.to_string(), it.get()))
                 .collect(),
+            pins: self.pins.kept(),
         };
         // Every number in it is finite and every key a text, so it can be written.
         serde_json::to_string(&document).unwrap_or_default()
@@ -128,7 +135,10 @@ impl Snapshot {
             return Err(Broken::Age("too long ago"));
         }
         let counts = 0.5_f64.powf(age.as_secs_f64() / HALF_LIFE.as_secs_f64());
-        Ok(self.take(&document, counts, age))
+        let mut restored = self.take(&document, counts, age);
+        let minute = u64::try_from(now.as_second() / 60).unwrap_or_default();
+        restored.pins = document.pins.map_or(0, |pins| self.pins.restore(&pins, minute));
+        Ok(restored)
     }
 
     fn take(&self, document: &Document, counts: f64, age: Duration) -> Restored {

@@ -7,7 +7,8 @@ use arc_swap::ArcSwapOption;
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
-use crate::backend::{Renewed, Secret};
+use crate::backend::{Credential, Renewed, Secret};
+use crate::config::Plan;
 
 /// The token with which requests to a backend are sent. Nothing of it is shown.
 pub struct Token {
@@ -138,6 +139,23 @@ impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Token").field("how", &self.how).finish_non_exhaustive()
     }
+}
+
+/// The tokens of a plan, with those of before where they are kept as they were.
+pub(super) fn of(plan: &Plan, before: &[Option<Arc<Token>>]) -> Vec<Option<Arc<Token>>> {
+    let mut tokens: Vec<Option<Arc<Token>>> = Vec::with_capacity(plan.backends.len());
+    for backend in &plan.backends {
+        let Credential::Renewed(how) = &backend.credential else {
+            tokens.push(None);
+            continue;
+        };
+        let known = tokens.iter().chain(before).flatten().find(|token| token.how().is_kept_as(how)).cloned();
+        if let Some(known) = &known {
+            known.begin(how.first.as_ref());
+        }
+        tokens.push(Some(known.unwrap_or_else(|| Arc::new(Token::new(how)))));
+    }
+    tokens
 }
 
 #[cfg(test)]

@@ -104,6 +104,7 @@ const TABLE: &[Row] = &[
     row("windward_backend_credentials_refused", None, "Attempts at which a backend refused the gateway's own credential", |s| {
         Counters("backend", backends(s, crate::live::Live::credentials_refused).collect())
     }),
+    row("windward_pins", None, "Things of which it is known which backend keeps them", |s| Gauge(s.snapshot.pins().len() as f64)),
     row("windward_backend_token_failures", None, "Times that a backend's token could not be renewed", |s| {
         Counters("backend", tokens(s).map(|(name, state)| (name, state.failed)).collect())
     }),

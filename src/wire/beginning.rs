@@ -36,7 +36,7 @@ impl Beginning {
         self.joined.extend_from_slice(chunk.get(..room).unwrap_or(chunk));
     }
 
-    fn text(&self) -> &[u8] {
+    pub(super) fn text(&self) -> &[u8] {
         let text = if self.joined.is_empty() { &self.first[..] } else { &self.joined };
         text.get(..MOST).unwrap_or(text)
     }

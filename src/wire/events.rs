@@ -14,6 +14,7 @@ use super::anthropic::Snapshot;
 use super::beginning::model_in;
 use super::json::{Nest, Walk, after, skip_space, string_end};
 use super::sse::EventBorders;
+use super::stored::{id_of_response, own_id};
 
 /// How much of an event is looked at to see whether it carries output, in bytes. Deltas have some hundred.
 const EVENT_BYTES: usize = 4096;
@@ -34,7 +35,10 @@ pub(super) struct Events {
     error: Option<StreamError>,
     /// The model as the backend names it.
     pub(super) model: Option<Bytes>,
-    /// In how many more events it is looked for.
+    /// The id of the answer, where that is wanted.
+    pub(super) id: Option<Bytes>,
+    pub(super) wants_id: bool,
+    /// In how many more events both are looked for.
     looks: u8,
 }
 
@@ -53,6 +57,8 @@ impl Events {
             snapshot: Snapshot::default(),
             error: None,
             model: None,
+            id: None,
+            wants_id: false,
             looks: EVENTS_TO_NAME_A_MODEL,
         }
     }
@@ -95,9 +101,20 @@ impl Events {
         self.looks -= 1;
         // A copy: a part of what came would keep all of it for as long as the stream goes on.
         self.model = fields(event, b"data:").find_map(model_in).map(Bytes::copy_from_slice);
+        if self.wants_id {
+            self.look_for_id(event);
+        }
         if self.model.is_some() {
             self.looks = 0;
         }
+    }
+
+    fn look_for_id(&mut self, event: &[u8]) {
+        let id = match self.operation {
+            Operation::Responses => id_of_response,
+            _ => own_id,
+        };
+        self.id = fields(event, b"data:").find_map(id).map(Bytes::copy_from_slice);
     }
 
     fn event(&mut self, event: &[u8]) {

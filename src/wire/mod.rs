@@ -35,6 +35,7 @@ pub mod response;
 pub mod sigv4;
 pub mod splice;
 pub mod sse;
+pub mod stored;
 pub mod stream_options;
 pub mod strip;
 pub mod usage;

@@ -18,6 +18,7 @@ use super::event_stream::EventStream;
 use super::events::Events;
 use super::fields::Fields;
 use super::json::{Nest, USAGE, USAGE_KEY, USAGE_METADATA, USAGE_METADATA_KEY, Walk, members, skip_space};
+use super::stored::{all_ids, own_id};
 
 pub use super::events::StreamError;
 
@@ -87,6 +88,15 @@ impl Meter {
         Self { events: Some(Events::new(operation)), usage, ..Self::off() }
     }
 
+    /// The same, and the id of the answer is looked for.
+    #[must_use]
+    pub fn telling_id(mut self, wanted: bool) -> Self {
+        if let Some(events) = &mut self.events {
+            events.wants_id = wanted;
+        }
+        self
+    }
+
     /// For a body of type `application/vnd.amazon.eventstream`.
     pub fn event_stream() -> Self {
         Self { frames: Some(Box::default()), ..Self::off() }
@@ -96,6 +106,11 @@ impl Meter {
     pub fn json(operation: Operation) -> Self {
         let (beginning, usage) = (Some(Beginning::default()), Some(UsageSearch::new(operation)));
         Self { beginning, usage, ..Self::off() }
+    }
+
+    /// For a JSON body that is no answer of a model: what it is about.
+    pub fn things() -> Self {
+        Self { beginning: Some(Beginning::default()), ..Self::off() }
     }
 
     /// For a body that cannot be read, because it is compressed or of another type.
@@ -165,6 +180,22 @@ impl Meter {
     pub fn inference_geo(&mut self) -> Option<Box<str>> {
         let of_events = self.events.as_mut().and_then(|events| events.snapshot.geo.take());
         of_events.or_else(|| self.usage.as_mut().and_then(|search| search.geo.take()))
+    }
+
+    /// The id of the answer, as soon as a stream has told it, or at the end.
+    pub fn id(&mut self, at_end: bool) -> Option<Bytes> {
+        match (&mut self.events, &self.beginning) {
+            (Some(events), _) => events.id.take(),
+            (None, Some(beginning)) if at_end => own_id(beginning.text()).map(Bytes::copy_from_slice),
+            _ => None,
+        }
+    }
+
+    /// Every id that a body tells in its own members. To be asked at the end.
+    pub fn ids(&self, mut found: impl FnMut(&[u8])) {
+        if let Some(beginning) = &self.beginning {
+            all_ids(beginning.text()).for_each(&mut found);
+        }
     }
 
     /// What is known when the body has ended or was given up.

@@ -41,6 +41,7 @@ mod log;
 mod model_server;
 mod narrow;
 mod overload;
+mod pins;
 mod price;
 mod process;
 mod progress;
