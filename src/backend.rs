@@ -219,6 +219,8 @@ pub struct Backend {
     pub origin: Origin,
     /// HTTP version towards it.
     pub protocol: Protocol,
+    /// The version of Azure's classic paths, where it is called by these.
+    pub api_version: Option<Arc<str>>,
     /// Wire format it speaks.
     pub dialect: crate::dialect::Dialect,
     /// The cloud's word for the region (`aws/us-west-2`), or the operator's.

@@ -169,6 +169,7 @@ mod tests {
             placement: Placement::default(),
             pue: Pue::new(pue).unwrap(),
             credential: Credential::None,
+            api_version: None,
             max_in_flight: 8,
             prior: prior(),
             timeouts: Timeouts::default(),

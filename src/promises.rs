@@ -44,6 +44,7 @@
 //! | A model whose quota is spent takes no other model with it | `a_quota_is_that_of_one_model_and_a_backend_that_is_full_is_full_for_all` |
 //! | What lives in one backend is asked for there, by every way of naming it, after a reload and a restart, and nowhere else | `what_an_answer_hands_out_is_asked_for_where_it_is`, `a_thing_stays_where_it_is_after_a_reload_and_after_a_restart`, `what_is_not_to_be_had_where_it_is_is_asked_for_nowhere_else`, `what_is_not_stored_is_not_remembered` |
 //! | No client drives everybody's things out of memory, and no id is found where it never was | `a_client_drives_others_out_of_half_of_the_places_at_most_and_answers_drive_out_no_thing`, `many_may_read_and_write_it_and_no_id_is_ever_found_where_it_never_was` |
+//! | A client of Azure's classic API or of OpenAI's is served by a backend of either, by its own name for the model | `a_client_of_either_api_is_served_by_a_backend_of_either`, `a_fall_back_goes_from_one_of_its_apis_to_the_other` |
 //! | Retries stay a share of the requests, whatever the backends do | `retries_never_double_an_outage` |
 //! | No more than half of the candidates are ejected, and never the last | `no_more_than_half_are_ejected_and_the_last_one_never` |
 //! | A client that leaves ends its backend's work in every phase, is booked as waste, and costs the backend no health | `a_connection_that_is_closed_or_reset_ends_the_exchange_in_every_phase`, `a_stream_that_is_reset_ends_the_exchange_in_every_phase` |

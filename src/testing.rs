@@ -74,6 +74,7 @@ fn backend() -> Backend {
         placement: Placement { kind: PlacementKind::Pinned, zones: [ZoneId(0)].into_iter().collect() },
         pue: Pue::ONE,
         credential: Credential::None,
+        api_version: None,
         max_in_flight: 8,
         prior: Prior::default(),
         timeouts: Timeouts::default(),

@@ -243,6 +243,8 @@ section! {
         placement: Option<At<PlacementKind>>,
         /// HTTP version towards it.
         protocol: Option<Protocol>,
+        /// The `api-version` of Azure's classic paths; its v1 API when left out.
+        api_version: Option<At<String>>,
         /// What it is sent as credential; nothing when left out.
         auth: Option<At<Auth>>,
         /// The models it serves; any model, by its own name, when left out.

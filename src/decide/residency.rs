@@ -97,6 +97,7 @@ mod tests {
             placement: Placement { kind, zones: zones.iter().copied().map(ZoneId).collect() },
             pue: Pue::ONE,
             credential: Credential::None,
+            api_version: None,
             max_in_flight: 1,
             prior: Prior::default(),
             timeouts: Timeouts::default(),

@@ -42,7 +42,7 @@ pub(super) fn parse(named: Named, body: &[u8]) -> Result<Call, Fault> {
     }
     let limit = asked.pointer("/inferenceConfig/maxTokens").or_else(|| asked.get("max_tokens")).and_then(Value::as_u64);
     let limit = limit.map(|limit| u32::try_from(limit).unwrap_or(u32::MAX).max(1));
-    Ok(Call::of_texts(kind, named.model.into(), &texts, limit, named.streamed))
+    Ok(Call::of_texts(kind, named.model.into(), &texts, limit, named.streamed.unwrap_or(false)))
 }
 
 /// The request whose tokens are to be counted.

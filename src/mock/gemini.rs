@@ -20,7 +20,7 @@ pub(super) fn parse(named: Named, as_events: bool, body: &[u8]) -> Result<Call, 
             return Err(Fault::BadRequest("anthropic_version: field required"));
         }
         Operation::Messages => Kind::Messages,
-        _ if named.streamed && !as_events => Kind::GenerateArray,
+        _ if named.streamed == Some(true) && !as_events => Kind::GenerateArray,
         _ => Kind::Generate,
     };
     let asked = ["contents", "content", "messages"].iter().find_map(|name| body.get(*name)).cloned().unwrap_or_default();
@@ -30,7 +30,7 @@ pub(super) fn parse(named: Named, as_events: bool, body: &[u8]) -> Result<Call, 
     let limit = body.pointer("/generationConfig/maxOutputTokens").or_else(|| body.get("max_tokens")).and_then(Value::as_u64);
     let limit = limit.map(|limit| u32::try_from(limit).unwrap_or(u32::MAX).max(1));
     let system = ["systemInstruction", "system"].iter().find_map(|name| body.get(*name)).cloned().unwrap_or_default();
-    Ok(Call::of_texts(kind, named.model.into(), &[asked, system], limit, named.streamed))
+    Ok(Call::of_texts(kind, named.model.into(), &[asked, system], limit, named.streamed.unwrap_or(false)))
 }
 
 /// The bytes that begin a stream.

@@ -31,7 +31,7 @@ use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::query::without_credentials;
 use crate::wire::refusal::{outranks, refuses, retry_after};
 use crate::wire::splice;
-use crate::wire::{Operation, bedrock, gemini};
+use crate::wire::{Operation, azure, bedrock, gemini};
 
 /// A request as it is kept for as many attempts as it may take.
 pub(super) struct Outgoing {
@@ -266,10 +266,10 @@ fn address(outgoing: &mut Outgoing, x: &Exchange, backend: &Arc<Backend>, deploy
         && backend.usage == UsageMode::Inject
         && x.operation.is_some_and(Operation::usage_needs_asking)
         && matches!(intake.fields.stream_options, StreamOptions::Absent | StreamOptions::NotAsked { .. });
-    let edits = splice::edits(&intake.fields, deployment.upstream_model_json.as_ref(), inject);
+    let edits = edits(intake, x, (backend, deployment), inject);
     request.body = SendBody::chunks(splice::apply(&intake.chunks, &edits));
     request.head.method = x.method.clone();
-    let named = path_of_named(backend.dialect, x, deployment, bare.as_deref().unwrap_or(below));
+    let named = path_of_named(backend, x, deployment, bare.as_deref().unwrap_or(below));
     request.head.target = match (bare, x.route()) {
         _ if let Some(named) = &named => target(backend, named)?,
         (Some(bare), _) if backend.credential != Credential::PassThrough => target(backend, bare)?,
@@ -288,15 +288,42 @@ fn address(outgoing: &mut Outgoing, x: &Exchange, backend: &Arc<Backend>, deploy
     Ok(if inject { UsageEvent::Strip } else { UsageEvent::Keep })
 }
 
-/// The path, with the query, of a call whose path names the model: by its name there, and escaped as it is signed.
-fn path_of_named(dialect: Dialect, x: &Exchange, deployment: &Deployment, below: &str) -> Option<String> {
+/// What has to change in the body. A model that a client of Azure's names in its path goes into the body as well, where it may be missing.
+fn edits(
+    intake: &super::intake::Intake,
+    x: &Exchange,
+    (backend, deployment): (&Backend, &Deployment),
+    inject: bool,
+) -> SmallVec<[splice::Splice; 2]> {
+    let (fields, there) = (&intake.fields, deployment.upstream_model_json.as_ref());
+    let model = x.model.as_deref().unwrap_or_default();
+    let needs_none = fields.model_span.is_empty() && backend.api_version.is_some();
+    if *fields.model == *model || needs_none || !matches!(backend.dialect, Dialect::Openai | Dialect::AzureOpenai) {
+        return splice::edits(fields, there, inject);
+    }
+    let name = there.cloned().unwrap_or_else(|| Bytes::from(serde_json::Value::from(model).to_string()));
+    let mut edits = splice::edits(fields, Some(&name), inject);
+    if fields.model_span.is_empty() {
+        // There is always a member before it: no call is without a prompt.
+        let with = [b",\"model\":", &name[..]].concat();
+        edits.push(splice::Splice { at: fields.object_end..fields.object_end, with: with.into() });
+    }
+    edits
+}
+
+/// The path, with the query, of a call whose path names the model here or there: by its name there, and escaped as it is signed.
+fn path_of_named(backend: &Backend, x: &Exchange, deployment: &Deployment, below: &str) -> Option<String> {
     let (operation, model) = (x.operation?, x.model.as_deref()?);
     let there = deployment.upstream_segment.as_deref();
-    let mut path = match (dialect, there) {
+    let mut path = match (backend.dialect, there) {
         (Dialect::Bedrock, Some(segment)) => bedrock::path(segment, operation, x.streamed)?,
         (Dialect::Bedrock, None) => bedrock::path(&bedrock::segment(model), operation, x.streamed)?,
         (Dialect::Gemini, Some(segment)) => gemini::path(segment, operation, x.streamed)?,
         (Dialect::Gemini, None) => gemini::path(&gemini::segment(model), operation, x.streamed)?,
+        (Dialect::Openai | Dialect::AzureOpenai, _) if backend.api_version.is_some() || azure::is_path(below) => {
+            let query = below.split_once('?').map(|(_, query)| query);
+            return azure::path(operation, there, model, backend.api_version.as_deref(), query);
+        }
         _ => return None,
     };
     if let Some((_, query)) = below.split_once('?') {

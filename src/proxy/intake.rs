@@ -64,11 +64,11 @@ pub(super) async fn read(
     let mut fields = scan.finish().map_err(Error::Malformed)?;
     x.request_bytes = fields.length as u64;
     if let Some(Named { model, streamed, .. }) = by_path {
-        if *fields.model != *model {
-            // A body that names another model than its path is for the backend to judge, and not to be made to agree.
+        if *fields.model != *model && streamed.is_some() {
+            // A body of Bedrock's that names another model than its path is for the backend to judge, and not to be made to agree.
             fields.model_span = 0..0;
         }
-        x.streamed = streamed;
+        x.streamed = streamed.unwrap_or(fields.stream && operation != Operation::Embeddings);
         x.model = Some(model);
     } else {
         x.streamed = fields.stream && operation != Operation::Embeddings;

@@ -30,6 +30,7 @@ use crate::backend::{Backend, BackendId, Credential, Timeouts};
 use crate::decide::NoCandidate;
 use crate::record::Ended;
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
+use crate::wire::azure;
 use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::query::without_credentials;
@@ -45,13 +46,7 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
         return Err(Error::NoCandidate { why, after: super::SOON });
     }
     let live = Arc::clone(snapshot.live(home));
-    let below = {
-        let path = request.head.target.path_and_query().map_or("/", |path| path.as_str());
-        let prefix = x.route().map_or(0, |route| route.prefix.len());
-        let below = path.get(prefix..).unwrap_or_default();
-        let bare = if backend.credential == Credential::PassThrough { None } else { without_credentials(below) };
-        bare.unwrap_or_else(|| below.to_owned())
-    };
+    let below = below(request, &backend, x);
     let asked = upgrade_asked(&request.head.fields);
     let client_side = request.upgrade.take().filter(|_| asked.is_some());
 
@@ -108,6 +103,20 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
     match (client_side, response.upgrade.take()) {
         (Some(client), Some(upstream)) => Ok(Answer::Tunnel(switching(&response.head, x), Tunnel { client, upstream })),
         _ => Err(Error::BadGateway),
+    }
+}
+
+/// The path below the route's prefix, with the query that the backend is to see.
+fn below(request: &Received, backend: &Backend, x: &Exchange) -> String {
+    let path = request.head.target.path_and_query().map_or("/", |path| path.as_str());
+    let prefix = x.route().map_or(0, |route| route.prefix.len());
+    let below = path.get(prefix..).unwrap_or_default();
+    let bare = if backend.credential == Credential::PassThrough { None } else { without_credentials(below) };
+    let below = bare.unwrap_or_else(|| below.to_owned());
+    match (&backend.api_version, below.split_once('?')) {
+        (None, _) => below,
+        (Some(version), None) => azure::versioned(below, None, Some(version)),
+        (Some(version), Some((path, query))) => azure::versioned(path.to_owned(), Some(query), Some(version)),
     }
 }
 

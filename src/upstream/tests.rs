@@ -59,6 +59,7 @@ fn backend_at(host: &str, port: u16) -> Backend {
         placement: crate::backend::Placement::default(),
         pue: Pue::ONE,
         credential: Credential::None,
+        api_version: None,
         max_in_flight: 100,
         prior: crate::live::Prior::default(),
         timeouts: Timeouts { connect: PATIENCE, ..Timeouts::default() },

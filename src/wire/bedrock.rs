@@ -29,7 +29,9 @@ pub(super) fn call<'a>(method: &Method, path: &'a str) -> Call<'a> {
     let found = OPERATIONS.iter().find(|(name, _, _)| *name == last).filter(|_| !model.is_empty());
     match found {
         Some(_) if *method != Method::POST => Call::MethodNotAllowed { allow: "POST" },
-        Some((_, operation, streamed)) => Call::Named(Named { operation: *operation, model: model.into(), streamed: *streamed }),
+        Some((_, operation, streamed)) => {
+            Call::Named(Named { operation: *operation, model: model.into(), streamed: Some(*streamed) })
+        }
         None => Call::Stream,
     }
 }
@@ -88,7 +90,7 @@ mod tests {
 
     fn named(path: &str) -> Option<(Operation, String, bool)> {
         match call(&Method::POST, path) {
-            Call::Named(Named { operation, model, streamed }) => Some((operation, model.into(), streamed)),
+            Call::Named(Named { operation, model, streamed }) => Some((operation, model.into(), streamed?)),
             _ => None,
         }
     }

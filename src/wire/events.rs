@@ -87,7 +87,7 @@ impl Events {
         }
         if at < chunk.len() {
             self.hold(&chunk[at..]);
-            self.saw_data = self.saw_data || has_data(&self.held);
+            self.saw_data = self.saw_data || says_something(&self.held);
         }
     }
 
@@ -119,7 +119,7 @@ impl Events {
 
     fn event(&mut self, event: &[u8]) {
         let event = &event[..event.len().min(EVENT_BYTES)];
-        self.saw_data = self.saw_data || has_data(event);
+        self.saw_data = self.saw_data || says_something(event);
         if self.looks > 0 {
             self.look_for_model(event);
         }
@@ -149,6 +149,13 @@ impl Events {
 fn fields<'a>(event: &'a [u8], name: &'static [u8]) -> impl Iterator<Item = &'a [u8]> {
     let lines = event.split(|byte| matches!(byte, b'\n' | b'\r'));
     lines.filter_map(move |line| line.strip_prefix(name)).map(<[u8]>::trim_ascii)
+}
+
+/// Whether an event is more than a comment, and more than what Azure's filter says of the prompt, which comes before the model has read it:
+/// that has an empty list of choices.
+fn says_something(event: &[u8]) -> bool {
+    static NO_CHOICE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"choices\":[]"));
+    has_data(event) && NO_CHOICE.find(event).is_none()
 }
 
 fn has_data(event: &[u8]) -> bool {
@@ -330,6 +337,19 @@ mod tests {
         ];
         for (event, expected) in table {
             assert_eq!(has_output(Operation::Chat, event.as_bytes()), expected, "{event}");
+        }
+    }
+
+    #[test]
+    fn what_azures_filter_says_of_a_prompt_is_no_first_token() {
+        let filter =
+            br#"data: {"choices":[],"created":0,"id":"","model":"","object":"","prompt_filter_results":[{"prompt_index":0}]}"#;
+        for size in [filter.len(), 30, 50] {
+            let mut events = Events::new(Operation::Chat);
+            filter.chunks(size).chain([&b"\n\n"[..]]).for_each(|piece| events.feed(piece));
+            assert!(!events.saw_data, "{size}");
+            events.feed(b"data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n");
+            assert!(events.saw_data && events.with_output == 0);
         }
     }
 

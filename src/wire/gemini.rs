@@ -36,7 +36,7 @@ pub(super) fn call<'a>(method: &Method, path: &'a str) -> Call<'a> {
             Some((model, verb)) => match VERBS.iter().find(|(name, _, _)| *name == verb).filter(|_| !model.is_empty()) {
                 Some(_) if *method != Method::POST => Call::MethodNotAllowed { allow: "POST" },
                 Some((_, operation, streamed)) => {
-                    Call::Named(Named { operation: *operation, model: model.into(), streamed: *streamed })
+                    Call::Named(Named { operation: *operation, model: model.into(), streamed: Some(*streamed) })
                 }
                 None => Call::Stream,
             },
@@ -71,7 +71,8 @@ mod tests {
 
     #[test]
     fn what_stands_before_the_model_is_passed_over() {
-        let named = |operation, model: &str, streamed| Call::Named(Named { operation, model: model.into(), streamed });
+        let named =
+            |operation, model: &str, streamed| Call::Named(Named { operation, model: model.into(), streamed: Some(streamed) });
         let vertex = "/v1/projects/p/locations/europe-west4/publishers";
         for (method, path, expected) in [
             (
@@ -104,7 +105,7 @@ mod tests {
         #[test]
         fn what_is_escaped_is_read_again(model in "[a-z0-9:@._ %é-]{1,30}") {
             let path = path(&segment(&model), Operation::GenerateContent, true).unwrap();
-            prop_assert_eq!(call(&Method::POST, &path), Call::Named(Named { operation: Operation::GenerateContent, model: model.into(), streamed: true }));
+            prop_assert_eq!(call(&Method::POST, &path), Call::Named(Named { operation: Operation::GenerateContent, model: model.into(), streamed: Some(true) }));
         }
     }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::dialect::Dialect;
 
 pub mod anthropic;
+pub mod azure;
 pub mod bedrock;
 mod beginning;
 pub mod error;
@@ -102,15 +103,15 @@ impl Operation {
     }
 }
 
-/// A call whose path names the model, and says whether the response is to be a stream.
+/// A call whose path names the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
     /// What is asked for.
     pub operation: Operation,
     /// The model as the client names it, without escapes.
     pub model: Box<str>,
-    /// Whether a stream is asked for.
-    pub streamed: bool,
+    /// Whether a stream is asked for; `None` where the body says that.
+    pub streamed: Option<bool>,
 }
 
 /// What a request is, as far as its treatment goes.
@@ -160,7 +161,8 @@ pub fn call<'a>(dialect: Dialect, method: &Method, path_below_prefix: &'a str) -
         Dialect::Bedrock => bedrock::call(method, path_below_prefix),
         Dialect::Anthropic => anthropic::call(method, path_below_prefix),
         Dialect::Gemini => gemini::call(method, path_below_prefix),
-        Dialect::Openai | Dialect::AzureOpenai => openai_call(method, path_below_prefix),
+        Dialect::AzureOpenai => azure::call(method, path_below_prefix).unwrap_or_else(|| openai_call(method, path_below_prefix)),
+        Dialect::Openai => openai_call(method, path_below_prefix),
     }
 }
 

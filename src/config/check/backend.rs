@@ -36,7 +36,7 @@ const KEEP_IDLE_HTTP: Duration = Duration::from_secs(4);
 /// Under the 60 s of the load balancers before hosted services.
 const KEEP_IDLE_HTTPS: Duration = Duration::from_secs(55);
 /// Dialects that this version speaks.
-const SPOKEN: [Dialect; 4] = [Dialect::Openai, Dialect::Anthropic, Dialect::Bedrock, Dialect::Gemini];
+const SPOKEN: [Dialect; 5] = [Dialect::Openai, Dialect::AzureOpenai, Dialect::Anthropic, Dialect::Bedrock, Dialect::Gemini];
 
 /// A backend with what its routes need to know.
 pub(super) struct Meant {
@@ -127,8 +127,10 @@ impl Check<'_> {
         let profile = models.as_deref().filter(|_| at_aws).and_then(catalogue::widest);
         self.location(&file, &origin);
         let (region, placement, pue) = self.place(&file, profile, everywhere(&origin.host), zones);
+        let api_version = file.api_version.as_ref().map(|written| self.api_version(written, dialect));
         let in_path: Option<fn(&str) -> String> = match dialect {
             Dialect::Bedrock => Some(bedrock::segment),
+            Dialect::AzureOpenai if api_version.is_some() => Some(bedrock::segment),
             Dialect::Gemini => Some(gemini::segment),
             _ => None,
         };
@@ -144,6 +146,7 @@ impl Check<'_> {
             name_header: header(&file.name.value),
             name: Arc::from(file.name.value.as_str()),
             protocol: file.protocol.unwrap_or_default(),
+            api_version,
             dialect,
             region_header: header(&region),
             region,
@@ -172,6 +175,18 @@ impl Check<'_> {
                 Some("use https, or keep the secret on this machine".to_owned());
         }
         self.credential(auth, host, region.map(|region| &*region.value))
+    }
+
+    fn api_version(&mut self, written: &At<String>, dialect: Dialect) -> Arc<str> {
+        if dialect != Dialect::AzureOpenai {
+            self.problems.add(written.mark, "only `dialect: azure-openai` has an `api_version`");
+        }
+        let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+        if written.value.is_empty() || !written.value.bytes().all(fine) {
+            self.problems.add(written.mark, format!("{} is no version", written.shown())).mend =
+                Some("it looks like `2024-10-21`; left out, the v1 API is called".to_owned());
+        }
+        Arc::from(written.value.as_str())
     }
 
     fn dialect(&mut self, written: Option<&At<Dialect>>) -> Dialect {

@@ -129,7 +129,7 @@ impl Check<'_> {
     fn one_api(&mut self, candidates: &[(BackendId, u32)], backends: &[backend::Meant], at: Mark) {
         let mut all = candidates.iter().filter_map(|(id, _)| backends.get(id.index())).map(|meant| &meant.backend);
         let Some(first) = all.next() else { return };
-        if let Some(other) = all.find(|other| other.dialect != first.dialect) {
+        if let Some(other) = all.find(|other| !same_api(other.dialect, first.dialect)) {
             let (one, two) = (first.dialect.name(), other.dialect.name());
             let message =
                 format!("`{}` speaks `{one}` and `{}` speaks `{two}`: one route has one dialect", first.name, other.name);
@@ -294,6 +294,12 @@ impl Check<'_> {
         }
         written.0.iter().map(|model| Arc::from(model.value.as_str())).collect()
     }
+}
+
+/// Whether what a client says in one of them can be said in the other by another path alone.
+fn same_api(one: Dialect, other: Dialect) -> bool {
+    let kin = |dialect| matches!(dialect, Dialect::Openai | Dialect::AzureOpenai);
+    one == other || kin(one) && kin(other)
 }
 
 /// What a route takes that says nothing. The paths of Bedrock's own API and of Gemini's begin at the root, where their SDKs put them.
