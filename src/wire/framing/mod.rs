@@ -7,6 +7,9 @@
 //!
 //! This is the machine, without a socket: it is fed bytes as they come and says how many of them are good. A head passes whole or
 //! not at all, a body as it comes. Whatever passes is not changed, so that nothing has to be copied.
+//!
+//! It has 300 ns for a request of 1.5 KB. What is held to is the number of instructions, which no neighbour on the machine changes:
+//! `frame` fails above 3,700 of them (`cargo bench --manifest-path benches/instructions/Cargo.toml --target-dir target`).
 
 mod body;
 mod chars;
