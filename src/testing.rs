@@ -22,7 +22,7 @@ pub(crate) const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std
 pub(crate) fn plan() -> Plan {
     Plan {
         boot: Boot {
-            listeners: vec![Listener { address: ANY_PORT, tls: None, trusted_proxies: Vec::new() }],
+            listeners: vec![Listener::at(ANY_PORT)],
             admin: Some(ANY_PORT),
             workers: Some(2),
             access_log: LogTarget::Off,

@@ -6,6 +6,7 @@ use super::choices::{
     AffinityFile, Auth, BandFile, BudgetFile, CandidateFile, Models, OneOrMany, PricesFile, SecretFile, SourceFile, TokenFile,
 };
 use super::decode::{At, Filled, Stated, Table, section};
+use super::plan::Balance;
 use super::values::{Size, Span};
 use crate::backend::{PlacementKind, Protocol, UsageMode};
 use crate::dialect::Dialect;
@@ -55,6 +56,8 @@ section! {
         tls: Option<TlsFile>,
         /// Proxies before it whose `X-Forwarded-*` are believed: addresses, or ranges of them; nobody's when left out.
         trusted_proxies: Option<Vec<At<String>>>,
+        /// How connections are spread over the workers; `kernel` when left out.
+        connection_balance: Option<Balance>,
     }
 
     /// A certificate and its key.

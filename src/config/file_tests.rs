@@ -21,6 +21,7 @@ fn words_are_spelled_as_serde_spells_them() {
     check::<EnergyQuality>();
     check::<Dialect>();
     check::<PlacementKind>();
+    check::<Balance>();
     check::<Protocol>();
     check::<UsageMode>();
     check::<Objective>();

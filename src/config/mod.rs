@@ -27,7 +27,7 @@ pub use check::model_json;
 pub use env::{Env, Files};
 pub use error::{ConfigErrors, Problem, Severity};
 pub use network::Network;
-pub use plan::{Boot, CarbonPlan, Limits, Listener, ListenerTls, LogTarget, PeersPlan, Plan, SourcePlan, boot_changes};
+pub use plan::{Balance, Boot, CarbonPlan, Limits, Listener, ListenerTls, LogTarget, PeersPlan, Plan, SourcePlan, boot_changes};
 pub use profile::{NoKeys, profile_keys};
 pub use schema::schema;
 pub use values::span;

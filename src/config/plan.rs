@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderName;
+use serde::Serialize;
 
 use super::network::Network;
 use crate::backend::{Backend, BackendId, Secret};
@@ -83,6 +84,27 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
     /// Proxies whose word on their own clients is taken.
     pub trusted_proxies: Vec<Network>,
+    /// How connections are spread over the workers.
+    pub balance: Balance,
+}
+
+impl Listener {
+    /// One at an address, and all else as it is when left out.
+    pub const fn at(address: SocketAddr) -> Self {
+        Self { address, tls: None, trusted_proxies: Vec::new(), balance: Balance::Kernel }
+    }
+}
+
+/// How the connections of a listener are spread over the workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// Each worker accepts from a socket of its own, and the kernel chooses by a hash of the addresses: cheapest, and even for many
+    /// connections.
+    #[default]
+    Kernel,
+    /// One worker accepts for all and hands the connections out in turns: even for a few that stay for long, as those of HTTP/2 do.
+    RoundRobin,
 }
 
 /// Where the access log goes.

@@ -1,6 +1,7 @@
 //! What a word in the file stands for, where it may be one of a few.
 
 use super::decode::words;
+use super::plan::Balance;
 use crate::backend::{PlacementKind, Protocol, UsageMode};
 use crate::dialect::Dialect;
 use crate::grid::{Basis, Signal};
@@ -24,6 +25,7 @@ words! {
         "global" => Self::Global,
         "unknown" => Self::Unknown,
     }
+    Balance: "balance" { "kernel" => Self::Kernel, "round_robin" => Self::RoundRobin, }
     Protocol: "protocol" { "http1" => Self::Http1, "http2" => Self::Http2, }
     UsageMode: "usage mode" { "inject" => Self::Inject, "never" => Self::Never, }
     Objective: "objective" {

@@ -1,7 +1,7 @@
 //! Listening sockets: bound once for all workers, accepted from by each.
 //!
 //! Every worker has its own socket for each address (`SO_REUSEPORT`), so that the kernel spreads connections and nothing has to be
-//! handed from thread to thread. The option has a price: a second process could bind the same address without an error and take
+//! handed from thread to thread, unless that is [asked for](super::balance). The option has a price: a second process could bind the same address without an error and take
 //! half of the connections. So the address is first bound without it, once.
 
 use std::io;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::Peer;
 use super::descriptors::Descriptors;
 use super::tls::{self, TlsError};
-use crate::config::{Listener, Network};
+use crate::config::{Balance, Listener, Network};
 use crate::telemetry::metrics::Metrics;
 
 /// Connections that the kernel keeps until they are accepted: enough for every client of a restarted proxy to come back at once.
@@ -59,11 +59,13 @@ pub enum BindError {
     },
 }
 
-/// One address, bound: a socket for each worker.
+/// One address, bound.
 #[derive(Debug)]
 pub(super) struct Bound {
     pub(super) address: SocketAddr,
+    /// One for each worker, or for all of them one.
     pub(super) sockets: Vec<StdListener>,
+    pub(super) for_all: bool,
     pub(super) entrance: Entrance,
 }
 
@@ -97,8 +99,9 @@ pub(super) fn bind(listener: &Listener, index: usize, workers: usize) -> Result<
     }
     let mut sockets = Vec::with_capacity(workers);
     let mut address = wanted;
-    for _ in 0..workers.max(1) {
-        let bound = socket(address, true).and_then(|socket| {
+    let for_all = listener.balance == Balance::RoundRobin;
+    for _ in 0..if for_all { 1 } else { workers.max(1) } {
+        let bound = socket(address, !for_all).and_then(|socket| {
             socket.listen(BACKLOG)?;
             let listener = StdListener::from(socket);
             Ok((listener.local_addr()?, listener))
@@ -109,7 +112,7 @@ pub(super) fn bind(listener: &Listener, index: usize, workers: usize) -> Result<
         sockets.push(socket);
     }
     let entrance = Entrance { tls, trusted_proxies: listener.trusted_proxies.clone().into() };
-    Ok(Bound { address, sockets, entrance })
+    Ok(Bound { address, sockets, for_all, entrance })
 }
 
 /// Binds an address for one thread alone.
@@ -236,17 +239,25 @@ mod tests {
 
     #[test]
     fn every_worker_has_a_socket_on_the_same_port() {
-        let bound = bind(&Listener { address: ANY_PORT, tls: None, trusted_proxies: Vec::new() }, 0, 3).unwrap();
+        let bound = bind(&Listener::at(ANY_PORT), 0, 3).unwrap();
         assert_ne!(bound.address.port(), 0);
         assert_eq!(bound.sockets.len(), 3);
         assert!(bound.sockets.iter().all(|socket| socket.local_addr().unwrap() == bound.address));
     }
 
     #[test]
+    fn where_one_accepts_for_all_nobody_else_can_listen() {
+        let listener = Listener { balance: Balance::RoundRobin, ..Listener::at(ANY_PORT) };
+        let bound = bind(&listener, 0, 3).unwrap();
+        assert_eq!((bound.sockets.len(), bound.for_all), (1, true));
+        assert!(bind(&Listener { address: bound.address, ..listener }, 0, 3).is_err());
+        assert!(socket(bound.address, true).is_err());
+    }
+
+    #[test]
     fn a_port_in_use_is_an_error_that_names_it_even_if_it_is_shared() {
-        let first = bind(&Listener { address: ANY_PORT, tls: None, trusted_proxies: Vec::new() }, 0, 2).unwrap();
-        let error =
-            bind(&Listener { address: first.address, tls: None, trusted_proxies: Vec::new() }, 1, 2).unwrap_err().to_string();
+        let first = bind(&Listener::at(ANY_PORT), 0, 2).unwrap();
+        let error = bind(&Listener::at(first.address), 1, 2).unwrap_err().to_string();
         assert!(error.contains(&first.address.to_string()) && error.contains("listeners[1].address"), "{error}");
         let error = bind_alone(first.address, "admin").unwrap_err();
         assert!(matches!(error, BindError::InUse { .. }), "{error}");

@@ -6,6 +6,7 @@
 
 mod accepted;
 mod admin;
+mod balance;
 mod connection;
 mod date;
 mod descriptors;
@@ -244,7 +245,7 @@ type Threads = (Vec<JoinHandle<()>>, mpsc::Receiver<std::io::Result<()>>);
 
 fn spawn_workers<F, S>(
     workers: usize,
-    mut bound: Vec<listener::Bound>,
+    bound: Vec<listener::Bound>,
     common: &Common,
     service: &F,
     background: Option<&Background>,
@@ -255,9 +256,8 @@ where
 {
     let (end, ended) = mpsc::channel(workers);
     let mut threads = Vec::with_capacity(workers);
-    for index in 0..workers {
-        let sockets = bound.iter_mut().filter_map(|bound| Some((bound.sockets.pop()?, bound.entrance.clone()))).collect();
-        let worker = Worker { common: common.clone(), sockets, service: service.clone(), background: background.cloned() };
+    for (index, doors) in balance::doors(bound, workers).into_iter().enumerate() {
+        let worker = Worker { common: common.clone(), doors, service: service.clone(), background: background.cloned() };
         let farewell = Farewell { end: end.clone(), result: Err(std::io::Error::other("a worker panicked")) };
         let thread = named(&format!("windward-{index}")).spawn(move || farewell.say(worker.run()));
         match thread {

@@ -1,22 +1,23 @@
-//! One thread that serves: a runtime of its own, a socket of its own for every listener, and the connections it accepted.
+//! One thread that serves: a runtime of its own, a socket of its own for every listener, and the connections that came to it.
 //!
-//! A connection stays on the thread that accepted it. With many connections the kernel's spreading is even enough, and neither a
+//! A connection stays on the thread that serves it first. With many connections the kernel's spreading is even enough, and neither a
 //! task nor a pooled upstream connection ever has to cross between cores.
 
 use std::future::Future;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::balance::Door;
 use super::connection::{Answers, Peer, Setting, serve};
 use super::descriptors::Descriptors;
 use super::guard::Held;
-use super::listener::{Entrance, Place, accept};
+use super::listener::{Entrance, Place};
 use super::tracked::Connections;
 use crate::state::State;
 use crate::telemetry::log::{AccessLog, FLUSH_EVERY};
@@ -44,7 +45,7 @@ pub(super) struct Common {
 /// What one worker is given.
 pub(super) struct Worker<F> {
     pub(super) common: Common,
-    pub(super) sockets: Vec<(StdListener, Entrance)>,
+    pub(super) doors: Vec<Door>,
     pub(super) service: F,
     pub(super) background: Option<Background>,
 }
@@ -63,20 +64,21 @@ where
     }
 
     async fn work(self) -> std::io::Result<()> {
-        let Self { common, sockets, service, background } = self;
+        let Self { common, doors, service, background } = self;
         let (connections, tracker) = (Arc::new(Connections::default()), TaskTracker::new());
         tokio::spawn(hand_over_lines(common.log.clone()));
         if let Some(background) = background {
             tokio::spawn(background());
         }
         let mut listening = tokio::task::JoinSet::new();
-        for (socket, entrance) in sockets {
-            let listener = TcpListener::from_std(socket)?;
+        for door in doors {
+            let door = door.here()?;
             let (common, service) = (common.clone(), service.clone());
             let (connections, tracker) = (Arc::clone(&connections), tracker.clone());
             listening.spawn(async move {
+                let entrance = door.entrance.clone();
                 let take = |socket, peer| begin(&common, &connections, &tracker, &entrance, &service, socket, peer);
-                accept(listener, common.stop.clone(), common.descriptors, &common.metrics, take).await;
+                door.open(common.stop.clone(), common.descriptors, &common.metrics, take).await;
             });
         }
         common.stop.cancelled().await;

@@ -264,7 +264,7 @@ fn who_only_claims_to_have_signed_takes_no_place_of_those_who_show_a_key() {
     // One body's worth is held by a client that does not finish.
     let mut slow = Client::connect(proxy.address);
     let head = format!("POST {path} HTTP/1.1\r\nhost: w\r\n{claims}content-length: {}\r\n\r\n", LARGE + 1);
-    slow.send(&[head.as_bytes(), &[b' '; LARGE]].concat());
+    slow.send(&[head.as_bytes(), &vec![b' '; LARGE]].concat());
     let large = CONVERSE.to_owned() + &" ".repeat(LARGE - CONVERSE.len());
     patiently("the share of those who claim is taken", || (ask(&proxy, path, &claims, &large).status == 503).then_some(()));
     for _ in 0..4 {

@@ -52,13 +52,13 @@ impl Check<'_> {
 
     fn listeners(&mut self, written: Option<Filled<ListenerFile>>) -> (Vec<Listener>, Vec<Mark>) {
         let Some(written) = written else {
-            return (vec![Listener { address: DEFAULT_LISTENER, tls: None, trusted_proxies: Vec::new() }], vec![Mark::default()]);
+            return (vec![Listener::at(DEFAULT_LISTENER)], vec![Mark::default()]);
         };
         let (mut listeners, mut marks) = (Vec::<Listener>::new(), Vec::<Mark>::new());
         if let Some(past) = written.0.get(MOST_LISTENERS) {
             self.problems.add(past.address.mark, format!("more than {MOST_LISTENERS} listeners"));
         }
-        for ListenerFile { address: at, tls, trusted_proxies } in written.0.into_iter().take(MOST_LISTENERS) {
+        for ListenerFile { address: at, tls, trusted_proxies, connection_balance } in written.0.into_iter().take(MOST_LISTENERS) {
             let tls = tls.map(|tls| self.tls(&tls));
             let trusted_proxies = self.networks(&trusted_proxies.unwrap_or_default());
             let Some(address) = self.address(&at) else { continue };
@@ -67,7 +67,7 @@ impl Check<'_> {
                 self.problems.add(at.mark, format!("{} is already listened on", at.shown())).mend =
                     Some(format!("the first one is in line {line}"));
             }
-            listeners.push(Listener { address, tls, trusted_proxies });
+            listeners.push(Listener { address, tls, trusted_proxies, balance: connection_balance.unwrap_or_default() });
             marks.push(at.mark);
         }
         (listeners, marks)

@@ -59,6 +59,41 @@ fn speaks_both_versions_over_tls() {
 }
 
 #[test]
+fn connections_go_round_where_that_is_asked_for() {
+    let mut plan = plan();
+    plan.boot.workers = Some(3);
+    plan.boot.listeners[0].balance = crate::config::Balance::RoundRobin;
+    let clock = Arc::new(SystemClock);
+    let serve = Serve { plan, config: None, clock, identity: Identity::new("test", 4), signals: false, background: None };
+    let (sender, taken) = std::sync::mpsc::channel();
+    let handle = start(serve, |shared| {
+        let echo = Echo { log: shared.log.clone(), streams: mpsc::channel(1).0 };
+        move |_peer| {
+            sender.send(std::thread::current().id()).unwrap();
+            let echo = echo.clone();
+            tower::service_fn(move |request| echo.clone().answer(request))
+        }
+    });
+    let handle = handle.unwrap();
+    block_on(async {
+        let mut open = Vec::new();
+        for _ in 0..12 {
+            let mut socket = TcpStream::connect(handle.addresses[0]).await.unwrap();
+            socket.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+            assert_eq!(socket.read_u8().await.unwrap(), b'H');
+            open.push(socket);
+        }
+    });
+    let mut counts = std::collections::HashMap::new();
+    for worker in taken.try_iter() {
+        *counts.entry(worker).or_insert(0) += 1;
+    }
+    assert_eq!(counts.into_values().collect::<Vec<_>>(), [4, 4, 4]);
+    handle.shutdown();
+    assert_eq!(handle.join(), Ended { drained: true, log_complete: true, failed: false });
+}
+
+#[test]
 fn one_connection_too_many_is_closed_and_counted() {
     let server = running(|plan| plan.limits.connections = 1);
     block_on(async {
