@@ -12,7 +12,28 @@
 //! WINDWARD_DATA=DIR benches/decision.py --ablations --worlds eu --first 101 --seeds 3
 //! ```
 //!
-//! prints what the rest is worth without each of them, beside it without any taken away.
+//! prints a row for each, here with seed 101 alone, recorded grids and lengths: the share of the oracle's saving in percent, and the
+//! percentage of requests that were late, failed or refused.
+//!
+//! | eu | normal | overload_green | noisy |
+//! |---|---|---|---|
+//! | nothing taken away | 98.2 / 0.12 | 96.8 / 0.19 | 94.5 / 0.13 |
+//! | no price of capacity | 92.5 / 0.09 | 86.6 / 0.14 | 85.7 / 0.22 |
+//! | a price at any load, not only near the limit | 96.5 / 0.12 | 93.4 / 0.19 | 90.7 / 0.17 |
+//! | no error budget | 97.8 / 0.03 | 96.4 / 0.09 | 93.6 / 0.07 |
+//! | queue guessed from requests in flight | 95.0 / 0.12 | 90.6 / 0.18 | 83.8 / 0.15 |
+//! | limits fixed at 74 % of what is declared | 97.8 / 0.12 | 94.0 / 8.51 | 96.5 / 9.50 |
+//! | no limits | 98.3 / 1.33 | 97.1 / 1.53 | 91.7 / 2.39 |
+//! | limits and prices every 5 s | 98.2 / 0.11 | 96.7 / 0.21 | 94.1 / 0.17 |
+//! | every 15 s | 98.1 / 0.16 | 96.7 / 0.28 | 94.3 / 0.41 |
+//! | quantile 0.995 instead of 0.998 | 98.3 / 0.25 | 97.0 / 0.45 | 95.9 / 0.32 |
+//! | a second of waiting worth 10 mg | 97.9 / 0.11 | 96.7 / 0.19 | 94.7 / 0.15 |
+//! | worth 50 mg | 97.2 / 0.10 | 95.8 / 0.17 | 93.6 / 0.12 |
+//! | worth 300 mg | 91.6 / 0.01 | 88.4 / 0.09 | 83.2 / 0.08 |
+//!
+//! The price is worth most, then the prompt tokens that wait; limits are for punctuality and not for grams. One seed: differences
+//! below a point are none. The command has two rows more, which are not here: conversations, of which there are none in these
+//! scenarios, and the length of answers by that of their prompts.
 
 use crate::config::scenario::Ablation;
 use crate::demand::Demand;
@@ -56,8 +77,8 @@ impl Ablations {
     /// A request as large as it is expected to be, by a flow.
     pub(super) fn size(&self, size: Size, flow: &Flow, demand: &Demand) -> Size {
         if self.has(Ablation::OneAnswerLength) {
-            // Nobody sends a prompt without a token, so nothing was learned of its answers but what holds for all.
-            return Size { output_tokens: flow.size_of(0, demand).output_tokens, ..size };
+            // Nobody sends a prompt of this length, so nothing was learned of its answers but what holds for all.
+            return Size { output_tokens: flow.size_of(u32::MAX, demand).output_tokens, ..size };
         }
         size
     }
