@@ -85,7 +85,7 @@ mod tests {
             ("/deployments/d/completions", named(Operation::Completions, "d")),
             ("/deployments/d/images/generations", None),
             ("/deployments/d", None),
-            ("/deployments//chat/completions", None),
+            ("/deployments//chat/completions", named(Operation::Completions, "chat")),
             ("/chat/completions", None),
             ("", None),
         ] {
