@@ -4,7 +4,6 @@
 //! no path can forget to.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,12 +15,12 @@ use super::Shared;
 use super::id::Id;
 use super::narrow::Narrowed;
 use super::pinned::Keeps;
+use super::pool::{Buffered, Claiming};
 use super::provenance::Client;
 use super::upload::Turn;
 use super::{account, headers};
 use crate::affinity::Session;
 use crate::backend::{Backend, BackendId};
-use crate::config::Limits;
 use crate::decide::{Candidate, Decision, Standing};
 use crate::dialect::Dialect;
 use crate::estimate::Demand;
@@ -109,57 +108,6 @@ pub struct Attempt {
     pub ended: Instant,
 }
 
-/// Bytes of bodies that are being held for decision and retry, over the whole process.
-#[derive(Debug, Default)]
-pub(super) struct Pool {
-    /// All of them ..
-    all: AtomicUsize,
-    /// .. and among them those of requests that only claim to be signed.
-    unproven: AtomicUsize,
-}
-
-/// Of the budget one part of so many is for requests that only claim to be signed; the largest body has to fit. Anybody can claim
-/// that: such bodies have to be collected to be judged, and must not take the place of those whose key was shown.
-const UNPROVEN: usize = 16;
-
-/// What one request holds of a pool.
-#[derive(Debug)]
-pub(super) struct Buffered {
-    pool: Arc<Pool>,
-    bytes: usize,
-    unproven: usize,
-}
-
-impl Buffered {
-    /// Nothing yet.
-    pub(super) fn none(pool: &Arc<Pool>) -> Self {
-        Self { pool: Arc::clone(pool), bytes: 0, unproven: 0 }
-    }
-
-    /// Counts `more` bytes in; false when that is beyond what there is for such a request.
-    pub(super) fn grow(&mut self, more: usize, proof: Proof, limits: &Limits) -> bool {
-        self.bytes += more;
-        let fits = self.pool.all.fetch_add(more, Relaxed) + more <= limits.buffered;
-        if proof == Proof::Shown {
-            return fits;
-        }
-        self.unproven += more;
-        fits & (self.pool.unproven.fetch_add(more, Relaxed) + more <= (limits.buffered / UNPROVEN).max(limits.body))
-    }
-
-    /// It is signed as it claimed.
-    pub(super) fn proved(&mut self) {
-        self.pool.unproven.fetch_sub(std::mem::take(&mut self.unproven), Relaxed);
-    }
-}
-
-impl Drop for Buffered {
-    fn drop(&mut self) {
-        self.proved();
-        self.pool.all.fetch_sub(self.bytes, Relaxed);
-    }
-}
-
 /// What the route's shadow policy would have decided, over the same candidates as it sees them.
 #[derive(Debug)]
 pub(super) struct Shadowed {
@@ -190,6 +138,8 @@ pub struct Exchange {
     pub(super) key: Option<usize>,
     /// How sure it is that the key is the client's.
     pub(super) key_is: Proof,
+    /// Its place among those that are not yet known to be signed as they claim.
+    pub(super) claiming: Option<Claiming>,
     /// Its policy, where it asked for more than that.
     pub(super) narrowed: Option<Box<Narrowed>>,
     pub(super) operation: Option<Operation>,
@@ -256,6 +206,7 @@ impl Exchange {
             route: None,
             key: None,
             key_is: Proof::Shown,
+            claiming: None,
             narrowed: None,
             operation: None,
             model: None,
@@ -376,6 +327,7 @@ impl Exchange {
     /// The request is signed with the key that it named.
     pub(super) fn key_is_proved(&mut self) {
         self.key_is = Proof::Shown;
+        self.claiming = None;
         if let Some(buffered) = &mut self.buffered {
             buffered.proved();
         }

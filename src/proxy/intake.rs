@@ -16,7 +16,8 @@ use http_body_util::BodyExt;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::exchange::{Buffered, Exchange};
+use super::exchange::Exchange;
+use super::pool::Buffered;
 use super::reject::Error;
 use super::request_body::RequestBody;
 use super::{Received, admit};

@@ -15,6 +15,7 @@ mod intake;
 mod models;
 mod narrow;
 mod pinned;
+mod pool;
 mod provenance;
 mod reject;
 mod relay;
@@ -57,8 +58,9 @@ use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 
 pub use exchange::{Attempt, AttemptOutcome, Exchange};
-use exchange::{MAX_ID, Pool, Proof, Shadowed};
+use exchange::{MAX_ID, Proof, Shadowed};
 use id::Id;
+use pool::{Claiming, Pool};
 pub use provenance::Client;
 use provenance::{Provenance, Pseudonym};
 pub use reject::Error;
@@ -81,7 +83,7 @@ pub struct Shared {
     pub log: AccessLog,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Bytes of request bodies being held.
+    /// Request bodies being held, and requests that only claim to be signed.
     buffered: Arc<Pool>,
     /// Tells this run's ids from another's.
     pub run: u32,
@@ -280,6 +282,10 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
     let target = x.path.clone();
     let admit::Called { route, below, call } = admit::request(&request.head, plan, target.path(), x)?;
     let by_signature = x.key_is == Proof::Claimed;
+    if by_signature {
+        // Before its body is waited for, which anybody may make as long as they are let.
+        x.claiming = Some(Claiming::take(&x.shared.buffered, &plan.limits).ok_or(Error::Busy)?);
+    }
     if by_signature && !matches!(call, Call::Inference(_) | Call::Named(_)) {
         // What is signed is not passed on before it has been read, nor answered.
         Box::pin(intake::verify(request, x)).await?;

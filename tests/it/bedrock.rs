@@ -279,3 +279,29 @@ fn who_only_claims_to_have_signed_takes_no_place_of_those_who_show_a_key() {
     }
     assert_eq!(ask(&proxy, path, &claims, &large).status, 403);
 }
+
+#[test]
+fn nor_any_of_their_places_among_the_requests_at_once() {
+    let fleet = Fleet::start(FLEET);
+    let keys = "keys: [{ name: team, secret: a-key-of-the-gateway, access_key_id: WWTEAM }]";
+    let proxy = proxy(&fleet, KEY, &format!("limits: {{ in_flight: 32 }}\n{keys}"));
+    let path = "/model/gpt-oss/converse";
+    let claims = signed("another-key-by-that-id", path, CONVERSE);
+    // More than there may be at once, none of which sends its body.
+    let head = format!("POST {path} HTTP/1.1\r\nhost: w\r\n{claims}content-length: 10\r\n\r\n");
+    let mut slow: Vec<Client> = (0..40).map(|_| Client::connect(proxy.address)).collect();
+    slow.iter_mut().for_each(|client| client.send(head.as_bytes()));
+    patiently("the places of those who claim are taken", || (ask(&proxy, path, &claims, CONVERSE).status == 503).then_some(()));
+    for _ in 0..4 {
+        let answer = ask(&proxy, path, "x-api-key: a-key-of-the-gateway\r\n", CONVERSE);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    drop(slow);
+    let right = signed("a-key-of-the-gateway", path, CONVERSE);
+    patiently("a place is free", || (ask(&proxy, path, &right, CONVERSE).status == 200).then_some(()));
+    // Neither who was right nor who was wrong has kept one of the two.
+    for _ in 0..3 {
+        assert_eq!(ask(&proxy, path, &right, CONVERSE).status, 200);
+        assert_eq!(ask(&proxy, path, &claims, CONVERSE).status, 403);
+    }
+}

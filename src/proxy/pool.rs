@@ -1,0 +1,84 @@
+//! What all requests of a proxy share that have a body to be collected: bytes of memory, and places for those of which it is not known
+//! yet whose they are.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::exchange::Proof;
+use crate::config::Limits;
+
+/// Bytes of bodies that are being held for decision and retry, over the whole process.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    /// All of them ..
+    all: AtomicUsize,
+    /// .. and among them those of requests that only claim to be signed.
+    unproven: AtomicUsize,
+    /// Requests that only claim to be signed.
+    claims: AtomicUsize,
+}
+
+/// Of the bytes and of the requests at once, one part of so many is for those that only claim to be signed; of bytes the largest body
+/// has to fit. Anybody can claim that who knows an access key's id, which is no secret: such bodies have to be collected to be judged,
+/// and must not take the place of those whose key was shown. One such request may have all of the bytes for as long as a body may take
+/// (`intake::due`): less for each would refuse the largest bodies, and who wants the whole share only sends more of them.
+const UNPROVEN: usize = 16;
+
+/// What one request holds of a pool.
+#[derive(Debug)]
+pub(super) struct Buffered {
+    pool: Arc<Pool>,
+    bytes: usize,
+    unproven: usize,
+}
+
+impl Buffered {
+    /// Nothing yet.
+    pub(super) fn none(pool: &Arc<Pool>) -> Self {
+        Self { pool: Arc::clone(pool), bytes: 0, unproven: 0 }
+    }
+
+    /// Counts `more` bytes in; false when that is beyond what there is for such a request.
+    pub(super) fn grow(&mut self, more: usize, proof: Proof, limits: &Limits) -> bool {
+        self.bytes += more;
+        let fits = self.pool.all.fetch_add(more, Relaxed) + more <= limits.buffered;
+        if proof == Proof::Shown {
+            return fits;
+        }
+        self.unproven += more;
+        fits & (self.pool.unproven.fetch_add(more, Relaxed) + more <= (limits.buffered / UNPROVEN).max(limits.body))
+    }
+
+    /// It is signed as it claimed.
+    pub(super) fn proved(&mut self) {
+        self.pool.unproven.fetch_sub(std::mem::take(&mut self.unproven), Relaxed);
+    }
+}
+
+impl Drop for Buffered {
+    fn drop(&mut self) {
+        self.proved();
+        self.pool.all.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// The place of one request that only claims to be signed, until that is proved or the request is done with.
+#[derive(Debug)]
+pub(super) struct Claiming {
+    pool: Arc<Pool>,
+}
+
+impl Claiming {
+    /// A place, unless all that there are for such requests are taken.
+    pub(super) fn take(pool: &Arc<Pool>, limits: &Limits) -> Option<Self> {
+        let place = Self { pool: Arc::clone(pool) };
+        let before = pool.claims.fetch_add(1, Relaxed);
+        (before < (limits.in_flight / UNPROVEN).max(1)).then_some(place)
+    }
+}
+
+impl Drop for Claiming {
+    fn drop(&mut self) {
+        self.pool.claims.fetch_sub(1, Relaxed);
+    }
+}
