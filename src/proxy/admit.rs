@@ -12,7 +12,7 @@ use crate::key::Keys;
 use crate::route::Route;
 use crate::wire::fields::{Fields, Name};
 use crate::wire::message::RequestHead;
-use crate::wire::sigv4::{Claim, PayloadHash, Received, verify};
+use crate::wire::sigv4::{Claim, PayloadHash, Received, could_be_signed, verify};
 use crate::wire::{Call, call};
 
 /// Where official clients put their key besides `Authorization`: the SDKs of Anthropic, of Azure OpenAI and of Gemini.
@@ -99,6 +99,14 @@ fn key(keys: &Keys, fields: &Fields) -> Result<Admitted, Error> {
     let Some(claim) = claim(fields) else { return Err(refusal) };
     let (place, _) = keys.signing(claim.access_key_id).ok_or(Error::WrongKey)?;
     Ok(Admitted { key: Some(place), by_signature: true })
+}
+
+/// Refuses a request whose head shows already that it is not signed as it claims, before its body takes a place of anybody's.
+pub(super) fn may_be_signed(request: &RequestHead, keys: &Keys, now: Timestamp) -> Result<(), Error> {
+    let claimed = claim(&request.fields).and_then(|claim| keys.signing(claim.access_key_id));
+    let (_, signs) = claimed.ok_or(Error::WrongKey)?;
+    let authority = request.target.authority().map(http::uri::Authority::as_str);
+    could_be_signed(&request.fields.to_map(), authority, signs, now).map_err(Error::WrongSignature)
 }
 
 /// Holds a request whose body is there to its signature. For which region and service it is signed is nobody's business: the client

@@ -2,7 +2,8 @@
 //!
 //! The body of a call that names a model is collected as the chunks it came in, scanned once as they come, and kept for another
 //! attempt; nothing is copied and no tree is built. Everything is bounded: one body by `limits.body`, all of them together by
-//! `limits.buffered`, the wait for each chunk by `limits.body_progress`, and the wait for the whole by a least rate.
+//! `limits.buffered`, the wait for each chunk by `limits.body_progress`, and the wait for the whole by a least rate, or by twice
+//! that time where the request only claims to be signed.
 
 use std::future::poll_fn;
 use std::io;
@@ -16,7 +17,7 @@ use http_body_util::BodyExt;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Proof};
 use super::pool::Buffered;
 use super::reject::Error;
 use super::request_body::RequestBody;
@@ -36,6 +37,9 @@ pub(super) struct Intake {
 /// Bytes a second that a client has to send on the average, `limits.body_progress` granted beforehand: a byte now and then would
 /// hold its place for ever. Apache's `RequestReadTimeout` asks for half as much by default.
 const LEAST_RATE: u64 = 1 << 10;
+/// So many `limits.body_progress` is the longest that a body may take of a request that only claims to be signed. At the least rate one
+/// that holds the whole share of such requests would hold it for hours, and anybody can send one.
+const UNPROVEN_PROGRESS: u32 = 2;
 /// The chunks of a body. Most have one, and each inline one more makes every future on the way larger.
 pub(super) type Chunks = SmallVec<[Bytes; 2]>;
 
@@ -140,7 +144,7 @@ where
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 let now = Instant::now();
-                let due = due(*begun.get_or_insert(now), now, length, limits.body_progress);
+                let due = due(*begun.get_or_insert(now), now, length, limits.body_progress, x.key_is);
                 tokio::time::timeout_at(due, body.frame()).await.map_err(|_| Error::BodyStalled)?
             }
         };
@@ -203,8 +207,12 @@ pub(super) async fn is_read(request: &mut Received) -> bool {
 }
 
 /// When the next chunk has to be here, `length` bytes being there `now`.
-pub(super) fn due(begun: Instant, now: Instant, length: usize, progress: Duration) -> Instant {
-    (now + progress).min(begun + progress + Duration::from_secs(length as u64 / LEAST_RATE))
+pub(super) fn due(begun: Instant, now: Instant, length: usize, progress: Duration, proof: Proof) -> Instant {
+    let due = (now + progress).min(begun + progress + Duration::from_secs(length as u64 / LEAST_RATE));
+    match proof {
+        Proof::Shown => due,
+        Proof::Claimed => due.min(begun + progress * UNPROVEN_PROGRESS),
+    }
 }
 
 /// The chunks of a body, in no more memory than a small multiple of their bytes.
@@ -272,9 +280,13 @@ mod tests {
     fn a_body_has_to_go_on_and_at_a_least_rate() {
         let (begun, progress) = (Instant::now(), Duration::from_secs(30));
         let at = |seconds: u64| begun + Duration::from_secs(seconds);
-        assert_eq!(due(begun, at(0), 0, progress), at(30));
-        assert_eq!(due(begun, at(10), 1 << 20, progress), at(40), "who is quick enough has the time for a chunk");
-        assert_eq!(due(begun, at(29), 1, progress), at(30), "a byte now and then earns nothing");
-        assert_eq!(due(begun, at(50), 40 << 10, progress), at(70));
+        let shown = |now, length, progress| due(begun, now, length, progress, Proof::Shown);
+        assert_eq!(shown(at(0), 0, progress), at(30));
+        assert_eq!(shown(at(10), 1 << 20, progress), at(40), "who is quick enough has the time for a chunk");
+        assert_eq!(shown(at(29), 1, progress), at(30), "a byte now and then earns nothing");
+        assert_eq!(shown(at(50), 40 << 10, progress), at(70));
+        assert_eq!(shown(at(50), 1 << 20, progress), at(80));
+        let claims = |now| due(begun, now, 1 << 20, progress, Proof::Claimed);
+        assert_eq!((claims(at(10)), claims(at(50)), claims(at(90))), (at(40), at(60), at(60)), "a claim earns no more than this");
     }
 }

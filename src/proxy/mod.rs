@@ -283,6 +283,7 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
     let admit::Called { route, below, call } = admit::request(&request.head, plan, target.path(), x)?;
     let by_signature = x.key_is == Proof::Claimed;
     if by_signature {
+        admit::may_be_signed(&request.head, &plan.keys, x.wall)?;
         // Before its body is waited for, which anybody may make as long as they are let.
         x.claiming = Some(Claiming::take(&x.shared.buffered, &plan.limits).ok_or(Error::Busy)?);
     }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
+use super::exchange::Proof;
 use super::intake::{broken, due};
 use super::reject::Error;
 use crate::upstream::BoxError;
@@ -134,7 +135,8 @@ impl<B> Paced<B> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         self.turn.to_client();
         let begun = since.checked_sub(self.waited).unwrap_or(since);
-        let due = due(begun, since, self.length, self.progress);
+        // What is signed has been read whole before it goes on.
+        let due = due(begun, since, self.length, self.progress, Proof::Shown);
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
         loop {
             ready!(timer.as_mut().poll(cx));

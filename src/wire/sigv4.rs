@@ -266,8 +266,32 @@ pub struct Received<'a> {
     pub payload: &'a PayloadHash,
 }
 
+/// Whether a request could be signed by these keys, by its head alone, for whatever region and service the client thinks it calls: what
+/// [`verify`] would refuse with any body.
+pub fn could_be_signed(fields: &HeaderMap, authority: Option<&str>, keys: &AwsKeys, now: Timestamp) -> Result<(), Mistrust> {
+    // Nothing of these is looked at.
+    let (method, target, payload) = ("", "", &PayloadHash(String::new()));
+    by_head(&Received { method, target, authority, fields, payload }, keys, None, now).map(drop)
+}
+
 /// Holds a request to its signature: by these keys, for this region and service (`None`: for whatever the client thinks it calls), now.
 pub fn verify(received: &Received<'_>, keys: &AwsKeys, scope: Option<Scope<'_>>, now: Timestamp) -> Result<(), Mistrust> {
+    let (claim, fields, at) = by_head(received, keys, scope, now)?;
+    let said = received.fields.get(CONTENT_SHA256);
+    if said.is_some_and(|said| said.as_bytes() != received.payload.as_str().as_bytes()) {
+        return Err(Mistrust::Payload);
+    }
+    let right = right(received, &fields, &claim, keys, at).ok_or(Mistrust::Signature)?;
+    verify_slices_are_equal(right.as_bytes(), claim.signature.as_bytes()).map_err(|_| Mistrust::Signature)
+}
+
+/// What a request claims, over which fields and since when, unless its head alone shows that its signature cannot be right.
+fn by_head<'a>(
+    received: &Received<'a>,
+    keys: &AwsKeys,
+    scope: Option<Scope<'_>>,
+    now: Timestamp,
+) -> Result<(Claim<'a>, Vec<(&'a str, &'a str)>, SystemTime), Mistrust> {
     let authorization = received.fields.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or(Mistrust::Unsigned)?;
     let claim = Claim::parse(authorization).filter(|claim| claim.access_key_id == &*keys.access_key_id);
     let claim = claim.ok_or(Mistrust::Unsigned)?;
@@ -279,16 +303,11 @@ pub fn verify(received: &Received<'_>, keys: &AwsKeys, scope: Option<Scope<'_>>,
     }
     let at = dated(received.fields, &claim, now).ok_or(Mistrust::Date)?;
     let fields = signed(received, &claim).ok_or(Mistrust::Fields)?;
-    let said = received.fields.get(CONTENT_SHA256);
-    if said.is_some_and(|said| said.as_bytes() != received.payload.as_str().as_bytes()) {
-        return Err(Mistrust::Payload);
-    }
     let token = received.fields.get(SECURITY_TOKEN).map(HeaderValue::as_bytes);
     if token != keys.session_token.as_ref().map(|token| token.expose().as_bytes()) {
         return Err(Mistrust::Signature);
     }
-    let right = right(received, &fields, &claim, keys, at).ok_or(Mistrust::Signature)?;
-    verify_slices_are_equal(right.as_bytes(), claim.signature.as_bytes()).map_err(|_| Mistrust::Signature)
+    Ok((claim, fields, at))
 }
 
 /// The signature that it has to have.
