@@ -163,7 +163,7 @@ fn has_data(event: &[u8]) -> bool {
 }
 
 /// Whether an event carries a piece of output, be it text, reasoning or the arguments of a call.
-fn has_output(operation: Operation, event: &[u8]) -> bool {
+pub(super) fn has_output(operation: Operation, event: &[u8]) -> bool {
     static DELTA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"delta\""));
     static TEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"text\""));
     // The end of an event's type, `response.output_text.delta` and its like; in the text itself the quote would be escaped.

@@ -6,6 +6,8 @@
 use http::Method;
 
 use super::bedrock::escaped;
+use super::json::members;
+use super::usage::{Usage, count};
 use super::{Call, Named, Operation, decoded};
 
 /// The collection that a model is in.
@@ -63,6 +65,60 @@ pub fn is_path(path: &str) -> bool {
     verb.is_some_and(|verb| VERBS.iter().any(|(name, _, _)| *name == verb))
 }
 
+/// Tokens as the chunks of an answer tell of them. Each chunk tells of what there is so far and may leave out what has not changed, so
+/// that the parts are put together only at the end: what was thought stands beside what was said, and what tools returned beside the prompt.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    prompt: Option<u64>,
+    of_tools: Option<u64>,
+    candidates: Option<u64>,
+    thoughts: Option<u64>,
+    cached: Option<u64>,
+    total: Option<u64>,
+}
+
+impl Counts {
+    /// Takes what a `usageMetadata` says; nothing of one with a count that is none.
+    pub(super) fn take(&mut self, object: &[u8]) {
+        let mut said = *self;
+        for (name, value) in members(object) {
+            let part = match name {
+                b"promptTokenCount" => &mut said.prompt,
+                b"toolUsePromptTokenCount" => &mut said.of_tools,
+                b"candidatesTokenCount" => &mut said.candidates,
+                b"thoughtsTokenCount" => &mut said.thoughts,
+                b"cachedContentTokenCount" => &mut said.cached,
+                b"totalTokenCount" => &mut said.total,
+                _ => continue,
+            };
+            let Ok(tokens) = count(value) else { return };
+            *part = tokens.or(*part);
+        }
+        *self = said;
+    }
+
+    /// What is known so far.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        let input_tokens = self.prompt.map(|prompt| prompt.saturating_add(self.of_tools.unwrap_or(0)));
+        let output_tokens = match (self.candidates, self.thoughts) {
+            // Of an answer that was withheld only the total tells.
+            (None, None) => self.total.zip(input_tokens).and_then(|(total, input)| total.checked_sub(input)),
+            (said, thought) => Some(said.unwrap_or(0).saturating_add(thought.unwrap_or(0))),
+        };
+        (input_tokens.is_some() || output_tokens.is_some()).then_some(Usage {
+            input_tokens,
+            cached_tokens: self.cached,
+            output_tokens,
+            reasoning_tokens: self.thoughts,
+        })
+    }
+
+    /// Whether the output was told of itself, and is not only what the total leaves for it.
+    pub(super) const fn tells_output(&self) -> bool {
+        self.candidates.is_some() || self.thoughts.is_some()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -99,6 +155,25 @@ mod tests {
             assert_eq!(call(&method, path), expected, "{method} {path}");
         }
         assert!(is_path("/v1beta/models/m:generateContent") && !is_path("/v1/chat/completions") && !is_path("/model/m:0/invoke"));
+    }
+
+    #[test]
+    fn parts_are_summed_at_the_end() {
+        let read = |said: &[&str]| {
+            let mut counts = Counts::default();
+            said.iter().for_each(|object| counts.take(object.as_bytes()));
+            counts.usage().map(|usage| (usage.input_tokens, usage.output_tokens, usage.reasoning_tokens))
+        };
+        let thinks = r#"{"promptTokenCount":10,"toolUsePromptTokenCount":2,"thoughtsTokenCount":5}"#;
+        assert_eq!(read(&[thinks]), Some((Some(12), Some(5), Some(5))));
+        assert_eq!(read(&[thinks, r#"{"candidatesTokenCount":20}"#]), Some((Some(12), Some(25), Some(5))));
+        assert_eq!(
+            read(&[r#"{"promptTokenCount":11}"#, thinks, r#"{"promptTokenCount":9}"#]),
+            Some((Some(11), Some(5), Some(5)))
+        );
+        assert_eq!(read(&[r#"{"promptTokenCount":9,"totalTokenCount":9}"#]), Some((Some(9), Some(0), None)));
+        assert_eq!(read(&[thinks, r#"{"candidatesTokenCount":7,"promptTokenCount":"1"}"#]), read(&[thinks]), "no count");
+        assert_eq!(read(&["{}"]), None);
     }
 
     proptest! {

@@ -107,6 +107,67 @@ impl Nest {
     }
 }
 
+/// How deep a text is nested, and what stands in its top object itself. The kinds of the brackets are not held against each other as by
+/// [`Nest`], so that no depth is too great: what it reads has been written by a backend, but what a model was made to say goes as deep as
+/// its client likes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Depth {
+    open: u64,
+    in_array: bool,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Depth {
+    /// The next bracket, or the quote that begins a string, and the place after it. Outside of all brackets, where an event stream has
+    /// the names of its lines, a quote means nothing.
+    pub(super) fn step(&mut self, text: &[u8], mut at: usize) -> Option<(u8, usize)> {
+        loop {
+            if self.in_string {
+                at = string_end(text, at, &mut self.escaped)?;
+                self.in_string = false;
+            }
+            let place = at + text.get(at..)?.iter().position(|byte| STRUCTURAL[usize::from(*byte)])?;
+            at = place + 1;
+            match text[place] {
+                b'"' if self.open == 0 => continue,
+                b'"' => self.in_string = true,
+                bracket @ (b'{' | b'[') => {
+                    self.in_array = if self.open == 0 { bracket == b'[' } else { self.in_array };
+                    self.open += 1;
+                }
+                _ => self.open = self.open.saturating_sub(1),
+            }
+            return Some((text[place], at));
+        }
+    }
+
+    /// The string that began last was read to its end by someone else.
+    pub(super) const fn close_string(&mut self) {
+        self.in_string = false;
+    }
+
+    /// Whether this is within the top object, or an element of the top array, and in nothing within that.
+    pub(super) const fn is_own(&self) -> bool {
+        self.open == 1 + self.in_array as u64
+    }
+
+    /// Whether this is within the top array, and in no element of it.
+    pub(super) const fn is_between_elements(&self) -> bool {
+        self.in_array && self.open == 1
+    }
+
+    /// Whether this is within an element of the top array.
+    pub(super) const fn is_in_element(&self) -> bool {
+        self.in_array && self.open > 1
+    }
+
+    /// Whether the top array is still open.
+    pub(super) const fn is_in_array(&self) -> bool {
+        self.in_array && self.open > 0
+    }
+}
+
 /// The members of an object, each as its name (as written, without the quotes) and its value, as long as they are well made. `object`
 /// begins with the brace.
 pub(super) fn members(object: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
@@ -140,7 +201,8 @@ static STRUCTURAL: [bool; 256] = {
 };
 
 /// The member name that leads to token counts, as it is written. Within a JSON string the quotes would be escaped, and the second
-/// backslash would break the match: a completion cannot forge it.
+/// backslash would break the match: a completion of OpenAI's APIs cannot forge it. In the others the arguments of a tool are no string,
+/// and only the top object's own member is taken.
 pub(super) const USAGE_KEY: &[u8] = b"\"usage\"";
 
 /// A prepared search for [`USAGE_KEY`].
@@ -148,9 +210,6 @@ pub(super) static USAGE: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| me
 
 /// The same for Gemini.
 pub(super) const USAGE_METADATA_KEY: &[u8] = b"\"usageMetadata\"";
-
-/// A prepared search for [`USAGE_METADATA_KEY`].
-pub(super) static USAGE_METADATA: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(USAGE_METADATA_KEY));
 
 #[cfg(test)]
 mod tests {

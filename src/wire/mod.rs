@@ -18,6 +18,7 @@ pub mod anthropic;
 pub mod azure;
 pub mod bedrock;
 mod beginning;
+mod elements;
 pub mod error;
 mod event_stream;
 mod events;

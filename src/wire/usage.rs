@@ -2,7 +2,9 @@
 //!
 //! A chunk is looked at after it was forwarded. Parsing every event of a stream would cost as much as all the rest of the relay, so
 //! the bytes are searched for the member `"usage"`, and only the small object behind it is read; the last one wins, which is right
-//! both for backends that report once at the end and for those that report a running total. What a cut stream did not report is
+//! both for backends that report once at the end and for those that report a running total. In the APIs that write a tool's arguments
+//! as JSON and not within a string, a client can have a model say anything, and there the brackets are counted, too: only a member of
+//! the top object is the backend's word. What a cut stream did not report is
 //! counted from its events, and the source says so.
 
 use bytes::Bytes;
@@ -14,10 +16,12 @@ use serde::{Deserialize, Serialize};
 use super::Operation;
 use super::anthropic::geo_in;
 use super::beginning::Beginning;
+use super::elements::Elements;
 use super::event_stream::EventStream;
 use super::events::Events;
 use super::fields::Fields;
-use super::json::{Nest, USAGE, USAGE_KEY, USAGE_METADATA, USAGE_METADATA_KEY, Walk, members, skip_space};
+use super::gemini::Counts;
+use super::json::{Depth, Nest, USAGE, USAGE_KEY, USAGE_METADATA_KEY, Walk, members, skip_space};
 use super::stored::{all_ids, own_id};
 
 pub use super::events::StreamError;
@@ -52,6 +56,12 @@ impl Usage {
             reasoning_tokens: later.reasoning_tokens.or(self.reasoning_tokens),
         }
     }
+
+    /// No more can have come from a cache than there was; a report that says so is to move neither prices nor decisions.
+    fn sound(self) -> Self {
+        let cached = self.cached_tokens.zip(self.input_tokens);
+        Self { cached_tokens: cached.map(|(cached, input)| cached.min(input)), ..self }
+    }
 }
 
 /// How the tokens came to be known.
@@ -73,6 +83,8 @@ pub struct Meter {
     events: Option<Events>,
     beginning: Option<Beginning>,
     usage: Option<UsageSearch>,
+    /// Of a stream as one array; boxed, because few are.
+    elements: Option<Box<Elements>>,
     /// Of a stream in AWS's frames; boxed, because few are.
     frames: Option<Box<EventStream>>,
     /// What the head of the response said.
@@ -105,7 +117,8 @@ impl Meter {
     /// For a JSON body.
     pub fn json(operation: Operation) -> Self {
         let (beginning, usage) = (Some(Beginning::default()), Some(UsageSearch::new(operation)));
-        Self { beginning, usage, ..Self::off() }
+        let elements = (operation == Operation::GenerateContent).then(Box::default);
+        Self { beginning, usage, elements, ..Self::off() }
     }
 
     /// For a JSON body that is no answer of a model: what it is about.
@@ -115,7 +128,7 @@ impl Meter {
 
     /// For a body that cannot be read, because it is compressed or of another type.
     pub const fn off() -> Self {
-        Self { events: None, beginning: None, usage: None, frames: None, by_head: None, any_byte: false }
+        Self { events: None, beginning: None, usage: None, elements: None, frames: None, by_head: None, any_byte: false }
     }
 
     /// Takes what the head of the response says of the tokens, where it does. A body that says so itself says more.
@@ -135,6 +148,9 @@ impl Meter {
         }
         if let Some(usage) = &mut self.usage {
             usage.feed(chunk);
+        }
+        if let Some(elements) = &mut self.elements {
+            elements.feed(chunk);
         }
         if let Some(frames) = &mut self.frames {
             frames.feed(chunk);
@@ -167,7 +183,8 @@ impl Meter {
     pub fn error(&self) -> Option<StreamError> {
         let of_events = self.events.as_ref().and_then(Events::error);
         let of_frames = || self.frames.as_ref().and_then(|frames| frames.error);
-        of_events.or_else(of_frames).or_else(|| self.beginning.as_ref().and_then(Beginning::error))
+        let of_elements = || self.elements.as_ref().and_then(|elements| elements.error);
+        of_events.or_else(of_frames).or_else(of_elements).or_else(|| self.beginning.as_ref().and_then(Beginning::error))
     }
 
     /// The model as the backend names it, in printable ASCII. To be asked at the end.
@@ -200,18 +217,27 @@ impl Meter {
 
     /// What is known when the body has ended or was given up.
     pub fn finish(&mut self) -> (Usage, UsageSource) {
+        let (usage, source) = self.found();
+        (usage.sound(), source)
+    }
+
+    fn found(&self) -> (Usage, UsageSource) {
         if let Some(frames) = &self.frames {
             return frames.finish();
         }
-        let in_body = self.usage.as_ref().and_then(|search| search.last);
-        let counted = self.events.as_ref().map_or(0, |events| events.with_output);
+        let in_body = self.usage.as_ref().and_then(UsageSearch::found);
+        let of_elements = self.elements.as_ref().map_or(0, |elements| elements.with_output);
+        let counted = self.events.as_ref().map_or(of_elements, |events| events.with_output);
         if let Some(usage) = in_body.filter(|usage| self.is_behind(usage, counted)) {
             return (Usage { output_tokens: Some(counted), ..usage }, UsageSource::Counted);
         }
         if let Some(usage) = in_body.or(self.by_head) {
             return (usage, UsageSource::Reported);
         }
-        let Some(events) = &self.events else { return (Usage::default(), UsageSource::Unknown) };
+        let Some(events) = &self.events else {
+            let source = if counted > 0 { UsageSource::Counted } else { UsageSource::Unknown };
+            return (Usage { output_tokens: Some(counted).filter(|counted| *counted > 0), ..Usage::default() }, source);
+        };
         let (said, whole) = events.snapshot.usage();
         match events.with_output {
             _ if whole => (said, UsageSource::Reported),
@@ -223,10 +249,15 @@ impl Meter {
 }
 
 impl Meter {
-    /// Whether a running total, of which Gemini's early chunks have only the input, is less than what has been seen.
+    /// Whether a running total, of which Gemini's early chunks have only the input, is less than what has been seen. What a total leaves
+    /// for the output says nothing before the end.
     fn is_behind(&self, usage: &Usage, counted: u64) -> bool {
-        let runs = self.usage.as_ref().is_some_and(|search| search.operation == Operation::GenerateContent);
-        runs && usage.output_tokens.unwrap_or(0) < counted
+        let Some(search) = self.usage.as_ref().filter(|search| search.operation == Operation::GenerateContent) else {
+            return false;
+        };
+        let only_rest = search.own.as_ref().is_some_and(|own| !own.counts.tells_output());
+        let unfinished = self.elements.as_ref().is_some_and(|elements| elements.is_unfinished());
+        usage.output_tokens.unwrap_or(0) < counted || only_rest && unfinished
     }
 }
 
@@ -243,6 +274,8 @@ struct UsageSearch {
     operation: Operation,
     key: &'static [u8],
     finder: &'static Finder<'static>,
+    /// Where a model's words may stand as JSON; boxed, because most are strings.
+    own: Option<Box<Own>>,
     state: Search,
     nest: Nest,
     /// The beginning of an object that a cut divides.
@@ -251,6 +284,14 @@ struct UsageSearch {
     too_long: bool,
     last: Option<Usage>,
     geo: Option<Box<str>>,
+}
+
+/// What is kept where only the top object's own member is the backend's word.
+#[derive(Debug, Default)]
+struct Own {
+    depth: Depth,
+    /// What Gemini's chunks say.
+    counts: Counts,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -264,14 +305,14 @@ enum Search {
 
 impl UsageSearch {
     fn new(operation: Operation) -> Self {
-        let (key, finder) = match operation {
-            Operation::GenerateContent => (USAGE_METADATA_KEY, &*USAGE_METADATA),
-            _ => (USAGE_KEY, &*USAGE),
-        };
+        let key = if operation == Operation::GenerateContent { USAGE_METADATA_KEY } else { USAGE_KEY };
+        let in_strings =
+            matches!(operation, Operation::Chat | Operation::Completions | Operation::Responses | Operation::Embeddings);
         Self {
             operation,
             key,
-            finder,
+            finder: &USAGE,
+            own: (!in_strings).then(Box::default),
             state: Search::Key(0),
             nest: Nest::default(),
             held: Vec::new(),
@@ -285,6 +326,7 @@ impl UsageSearch {
         let mut at = 0;
         while at < chunk.len() {
             at = match self.state {
+                Search::Key(matched) if self.own.is_some() => self.own_key(chunk, at, matched),
                 Search::Key(matched) => self.key(chunk, at, matched),
                 Search::Colon => self.punctuation(chunk, at, b':', Search::Value),
                 Search::Value => {
@@ -317,6 +359,32 @@ impl UsageSearch {
         // Byte by byte: a call of memcmp for these few cost more than the search of the whole event.
         let is_key = begun.iter().zip(self.key).all(|(byte, wanted)| byte == wanted);
         self.state = Search::Key(if is_key { begun.len() } else { 0 });
+        chunk.len()
+    }
+
+    /// The same, but only where it names a member of the top object itself.
+    fn own_key(&mut self, chunk: &[u8], mut at: usize, matched: usize) -> usize {
+        let Some(own) = &mut self.own else { return chunk.len() };
+        if matched > 0 {
+            let rest = &self.key[matched..];
+            let alike = rest.iter().zip(&chunk[at..]).take_while(|(wanted, byte)| wanted == byte).count();
+            self.state = if alike == rest.len() {
+                own.depth.close_string();
+                Search::Colon
+            } else if at + alike == chunk.len() {
+                Search::Key(matched + alike)
+            } else {
+                Search::Key(0)
+            };
+            return at + alike;
+        }
+        while let Some((byte, next)) = own.depth.step(chunk, at) {
+            at = next;
+            if byte == b'"' && own.depth.is_own() {
+                self.state = Search::Key(1);
+                return at;
+            }
+        }
         chunk.len()
     }
 
@@ -364,28 +432,29 @@ impl UsageSearch {
     }
 
     fn take(&mut self, object: &[u8]) {
-        let found = read(self.operation, object);
-        self.last = match (self.last, found) {
-            // Each of its chunks tells of what there is so far, and leaves out what has not changed.
-            (Some(last), Some(found)) if self.operation == Operation::GenerateContent => Some(last.updated(found)),
-            (last, found) => found.or(last),
-        };
+        if let Some(own) = self.own.as_mut().filter(|_| self.operation == Operation::GenerateContent) {
+            own.counts.take(object);
+            return;
+        }
+        self.last = read(self.operation, object).or(self.last);
         if self.operation == Operation::Messages {
             self.geo = geo_in(object).or_else(|| self.geo.take());
         }
     }
+
+    fn found(&self) -> Option<Usage> {
+        self.last.or_else(|| self.own.as_ref()?.counts.usage())
+    }
 }
 
 /// Reads a usage object of any API; `None` where it is another thing of that name (a tool's parameter, say). Chat and completions
-/// count `prompt` and `completion`, responses and Anthropic `input` and `output`, and Bedrock has these in its own spelling. The object is known to be balanced; a serde visitor
-/// took half as many instructions again.
+/// count `prompt` and `completion`, responses and Anthropic `input` and `output`, and Bedrock has these in its own spelling. The object
+/// is known to be balanced; a serde visitor took half as many instructions again.
 pub(super) fn read(operation: Operation, object: &[u8]) -> Option<Usage> {
     let (mut input, mut output, mut total) = (None, None, None);
     let (mut cached, mut reasoning) = (None, None);
     // Anthropic and Bedrock count these beside the input, and the input is all three together.
     let (mut read, mut written) = (None, None);
-    // And Gemini these: what it thought beside what it said, and what its tools returned beside the prompt.
-    let (mut thought, mut of_tools) = (None, None);
     for (name, value) in members(object) {
         match name {
             b"prompt_tokens" | b"input_tokens" | b"inputTokens" | b"inputTokenCount" => input = count(value).ok()?.or(input),
@@ -396,12 +465,7 @@ pub(super) fn read(operation: Operation, object: &[u8]) -> Option<Usage> {
             b"cache_creation_input_tokens" | b"cacheWriteInputTokens" | b"cacheWriteInputTokenCount" => {
                 written = count(value).ok()?;
             }
-            b"promptTokenCount" => input = count(value).ok()?,
-            b"toolUsePromptTokenCount" => of_tools = count(value).ok()?,
-            b"candidatesTokenCount" => output = count(value).ok()?,
-            b"thoughtsTokenCount" => thought = count(value).ok()?,
-            b"cachedContentTokenCount" => cached = count(value).ok()?,
-            b"total_tokens" | b"totalTokenCount" => total = count(value).ok()?,
+            b"total_tokens" => total = count(value).ok()?,
             b"prompt_tokens_details" | b"input_tokens_details" => cached = detail(value, b"cached_tokens").ok()?.or(cached),
             b"completion_tokens_details" | b"output_tokens_details" => {
                 let thinking = detail(value, b"thinking_tokens").ok()?;
@@ -410,20 +474,14 @@ pub(super) fn read(operation: Operation, object: &[u8]) -> Option<Usage> {
             _ => {}
         }
     }
-    if matches!(operation, Operation::Embeddings | Operation::GenerateContent) {
-        // Without output, be it vectors or an answer that was withheld, it is said only by the total.
-        let rest =
-            total.zip(input).and_then(|(total, input): (u64, u64)| total.checked_sub(input)?.checked_sub(of_tools.unwrap_or(0)));
-        output = output.or(rest.filter(|_| thought.is_none()));
-    }
-    if let Some(thought) = thought {
-        output = Some(output.unwrap_or(0_u64).saturating_add(thought));
-        reasoning = Some(thought);
+    if operation == Operation::Embeddings {
+        // What has no output says so only by the total.
+        output = output.or(total.zip(input).and_then(|(total, input): (u64, u64)| total.checked_sub(input)));
     }
     if input.is_none() && output.is_none() {
         return None;
     }
-    let beside = [read, written, of_tools].into_iter().flatten().fold(0_u64, u64::saturating_add);
+    let beside = [read, written].into_iter().flatten().fold(0_u64, u64::saturating_add);
     input = input.map(|input: u64| input.saturating_add(beside));
     let cached = read.or(cached);
     Some(Usage { input_tokens: input, cached_tokens: cached, output_tokens: output, reasoning_tokens: reasoning })

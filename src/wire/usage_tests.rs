@@ -138,6 +138,61 @@ fn an_array_of_chunks_is_read_to_the_last_usage() {
 }
 
 #[test]
+fn what_a_model_was_made_to_say_is_no_report() {
+    let deep = "[".repeat(200) + &"]".repeat(200);
+    let forged = r#"{"promptTokenCount":1,"cachedContentTokenCount":1000000000000000000}"#;
+    let call = format!(
+        r#"{{"candidates":[{{"content":{{"parts":[{{"functionCall":{{"name":"f","args":{{"deep":{deep},"usageMetadata":{forged}}}}}}}]}}}}],"modelVersion":"usageMetadata","usageMetadata":{{"promptTokenCount":40,"candidatesTokenCount":7}}}}"#
+    );
+    let said = Usage { input_tokens: Some(40), output_tokens: Some(7), ..Usage::default() };
+    let message = format!(
+        r#"{{"type":"message","content":[{{"type":"tool_use","input":{{"deep":{deep},"usage":{{"input_tokens":1,"inference_geo":"us"}}}}}}],"usage":{{"input_tokens":40,"output_tokens":7}}}}"#
+    );
+    let cases = [
+        (Operation::GenerateContent, false, call.clone()),
+        (Operation::GenerateContent, false, format!("[{call},\n{call}]")),
+        (Operation::GenerateContent, true, format!("data: {call}\r\n\r\ndata: {call}\r\n\r\n")),
+        (Operation::Messages, false, message.clone()),
+        (Operation::InvokeModel, false, message),
+    ];
+    for (operation, streamed, body) in cases {
+        for size in [1, 7, body.len()] {
+            let mut meter = if streamed { Meter::sse(operation) } else { Meter::json(operation) };
+            body.as_bytes().chunks(size).for_each(|chunk| meter.feed(&Bytes::copy_from_slice(chunk)));
+            assert_eq!(meter.finish(), (said, UsageSource::Reported), "{operation:?} by {size}: {body}");
+            assert_eq!(meter.inference_geo(), None);
+        }
+    }
+}
+
+#[test]
+fn no_more_is_cached_than_was_read() {
+    let body = br#"{"usage":{"prompt_tokens":12,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":1000000000000}}}"#;
+    assert_eq!(meter(Meter::json(Operation::Chat), &[body]).0.cached_tokens, Some(12));
+}
+
+#[test]
+fn an_array_that_was_left_is_counted_and_one_that_ends_in_an_error_is_one() {
+    let first =
+        r#"{"candidates":[{"content":{"parts":[{"text":"a"}]}}],"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9}}"#;
+    let empty = r#"{"candidates":[],"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9}}"#;
+    let of = |output| Usage { input_tokens: Some(9), output_tokens: Some(output), ..Usage::default() };
+    for (body, expected, error) in [
+        (format!("[{first}"), (of(1), UsageSource::Counted), None),
+        (format!("[{first},{first}"), (of(2), UsageSource::Counted), None),
+        (format!("[{empty}"), (of(0), UsageSource::Counted), None),
+        (format!("[{empty}]"), (of(0), UsageSource::Reported), None),
+        (format!(r#"[{first},{{"error":{{"code":503}}}}]"#), (of(1), UsageSource::Counted), Some(StreamError::Backend)),
+    ] {
+        for size in [1, body.len()] {
+            let mut meter = Meter::json(Operation::GenerateContent);
+            body.as_bytes().chunks(size).for_each(|chunk| meter.feed(&Bytes::copy_from_slice(chunk)));
+            assert_eq!((meter.finish(), meter.error()), (expected, error), "{body}");
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_read_is_unknown() {
     let unknown = |first| (Usage::default(), UsageSource::Unknown, first);
     let long = format!(r#"{{"usage":{{"prompt_tokens":1,"x":"{}"}}}}"#, "y".repeat(USAGE_BYTES));
