@@ -140,7 +140,9 @@ impl Events {
         static STOP: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"message_stop\""));
         for data in fields(event, b"data:") {
             self.snapshot.take(data);
-            self.saw_last |= STOP.find(data).is_some();
+            // A tool may have that name.
+            self.saw_last |=
+                STOP.find(data).is_some() && members(data).any(|(name, value)| name == b"type" && value == b"\"message_stop\"");
         }
     }
 }
@@ -351,6 +353,17 @@ mod tests {
             events.feed(b"data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n");
             assert!(events.saw_data && events.with_output == 0);
         }
+    }
+
+    #[test]
+    fn a_tool_called_like_the_last_event_does_not_end_a_stream() {
+        let mut events = Events::new(Operation::Messages);
+        events.feed(
+            b"data: {\"type\":\"content_block_start\",\"content_block\":{\"type\":\"tool_use\",\"name\":\"message_stop\",\"input\":{}}}\n\n",
+        );
+        assert!(!events.saw_last);
+        events.feed(b"event: message_stop\ndata: {\"type\": \"message_stop\"}\n\n");
+        assert!(events.saw_last);
     }
 
     fn error(chunks: &[&[u8]]) -> Option<StreamError> {
