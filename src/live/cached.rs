@@ -12,7 +12,8 @@ const KEPT: f64 = 0.99;
 const PRIOR: f64 = 0.5;
 /// The prior counts as one prompt of so many tokens.
 const PRIOR_TOKENS: f64 = 1000.0;
-/// More than all is possible: the answer is kept as well, and comes back as a part of the next prompt.
+/// More than all is possible: the answer is kept as well, and comes back as a part of the next prompt. Of one report no more is believed
+/// either, or a single wrong one would outweigh all others for as long as the process runs.
 const MOST: f64 = 2.0;
 
 /// Tokens that were taken from a cache, and those that might have been.
@@ -33,7 +34,7 @@ impl CachedShare {
 
     /// A prompt of which `known` tokens had been sent there before took `cached` of its tokens from a cache.
     pub(super) fn saw(&self, known: f64, cached: f64) {
-        for (sum, add) in self.0.iter().zip([cached, known]) {
+        for (sum, add) in self.0.iter().zip([cached.min(known * MOST), known]) {
             sum.set(sum.get() * KEPT + add);
         }
     }
@@ -55,7 +56,10 @@ mod tests {
         assert!(share.get() > 0.85, "one long prompt says much: {}", share.get());
         (0..500).for_each(|_| share.saw(4000.0, 1000.0));
         assert!((share.get() - 0.25).abs() < 0.01);
-        (0..500).for_each(|_| share.saw(100.0, 1000.0));
+        (0..3000).for_each(|_| share.saw(100.0, 1000.0));
         assert!((share.get() - MOST).abs() < 1e-9);
+        share.saw(4000.0, 1e18);
+        (0..1000).for_each(|_| share.saw(4000.0, 1000.0));
+        assert!((share.get() - 0.25).abs() < 0.01, "one report is soon outweighed: {}", share.get());
     }
 }

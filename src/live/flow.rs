@@ -23,6 +23,8 @@ const BYTES_RANGE: (f64, f64) = (1.0, 16.0);
 const OUTPUT_TOKENS: f64 = 250.0;
 /// Classes of lengths of responses, each twice as long as the one before: up to 2^20 tokens.
 const LENGTHS: usize = 20;
+/// The longest answer that is believed, in tokens; no model's limit is near it. A single report beyond would spoil the means for long.
+const LONGEST_ANSWER: u64 = 1 << LENGTHS;
 /// The middle of each class, three quarters of its upper end: every request with a limit goes through all of them.
 const MIDDLES: [f64; LENGTHS] = {
     let mut middles = [1.0; LENGTHS];
@@ -233,7 +235,7 @@ impl Flow {
 
     /// A response to a prompt of so many tokens, as they were estimated, had so many output tokens.
     pub fn saw_output(&self, prompt_tokens: u32, tokens: u64) {
-        let tokens = tokens as f64;
+        let tokens = tokens.min(LONGEST_ANSWER) as f64;
         self.answers.saw(prompt_tokens, tokens);
         smooth(&self.output_tokens, tokens);
         let weight = self.weight.get();
@@ -278,6 +280,14 @@ mod tests {
         assert_eq!(flow.size(&demand), Size { prompt_tokens: 500, output_tokens: 40 });
         let vectors = Demand { embeddings: true, ..demand };
         assert_eq!(flow.size(&vectors).output_tokens, 0);
+    }
+
+    #[test]
+    fn no_report_is_believed_beyond_all_limits() {
+        let flow = Flow::default();
+        flow.saw_output(1000, u64::MAX);
+        (0..1000).for_each(|_| flow.saw_output(1000, 40));
+        assert_eq!(flow.output_tokens(1000, None), 40);
     }
 
     #[test]
