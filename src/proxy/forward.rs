@@ -318,8 +318,8 @@ fn path_of_named(backend: &Backend, x: &Exchange, deployment: &Deployment, below
     let mut path = match (backend.dialect, there) {
         (Dialect::Bedrock, Some(segment)) => bedrock::path(segment, operation, x.streamed)?,
         (Dialect::Bedrock, None) => bedrock::path(&bedrock::segment(model), operation, x.streamed)?,
-        (Dialect::Gemini, Some(segment)) => gemini::path(segment, operation, x.streamed)?,
-        (Dialect::Gemini, None) => gemini::path(&gemini::segment(model), operation, x.streamed)?,
+        (Dialect::Gemini, Some(segment)) => gemini::path(segment, operation, x.streamed, below)?,
+        (Dialect::Gemini, None) => gemini::path(&gemini::segment(model), operation, x.streamed, below)?,
         (Dialect::Openai | Dialect::AzureOpenai, _) if backend.api_version.is_some() || azure::is_path(below) => {
             let query = below.split_once('?').map(|(_, query)| query);
             return azure::path(operation, there, model, backend.api_version.as_deref(), query);

@@ -13,13 +13,20 @@ use super::{Call, Named, Operation, decoded};
 /// The collection that a model is in.
 const MODELS: &str = "models";
 
+/// Where Claude's tokens are counted on Vertex AI: this stands where a model's name does, and the body has that.
+const COUNTING: &str = "count-tokens";
+const COUNTING_VERB: &str = "rawPredict";
+/// The same as a path below a backend's own.
+const COUNTING_PATH: &str = "/models/count-tokens:rawPredict";
+
 /// The verbs: their names, what they are, and whether they stream. `rawPredict` and its kin is how models of other suppliers are
 /// asked in their own words, and are read here as Claude's.
-const VERBS: [(&str, Operation, bool); 6] = [
+const VERBS: [(&str, Operation, bool); 7] = [
     ("generateContent", Operation::GenerateContent, false),
     ("streamGenerateContent", Operation::GenerateContent, true),
     ("countTokens", Operation::CountTokens, false),
     ("embedContent", Operation::Embeddings, false),
+    ("batchEmbedContents", Operation::Embeddings, false),
     ("rawPredict", Operation::Messages, false),
     ("streamRawPredict", Operation::Messages, true),
 ];
@@ -37,6 +44,7 @@ pub(super) fn call<'a>(method: &Method, path: &'a str) -> Call<'a> {
             None => Call::Home,
             Some((model, verb)) => match VERBS.iter().find(|(name, _, _)| *name == verb).filter(|_| !model.is_empty()) {
                 Some(_) if *method != Method::POST => Call::MethodNotAllowed { allow: "POST" },
+                Some((COUNTING_VERB, _, _)) if model == COUNTING => Call::Inference(Operation::CountTokens),
                 Some((_, operation, streamed)) => {
                     Call::Named(Named { operation: *operation, model: model.into(), streamed: Some(*streamed) })
                 }
@@ -48,10 +56,22 @@ pub(super) fn call<'a>(method: &Method, path: &'a str) -> Call<'a> {
     }
 }
 
-/// The path of a verb on a model whose name is escaped already, below a backend's own.
-pub fn path(segment: &str, operation: Operation, streamed: bool) -> Option<String> {
-    let (name, _, _) = VERBS.iter().find(|(_, of, streams)| (*of, *streams) == (operation, streamed))?;
+/// The path of a verb on a model whose name is escaped already, below a backend's own: the verb that was `asked` by a path, where that
+/// is one for this, else the first that is.
+pub fn path(segment: &str, operation: Operation, streamed: bool, asked: &str) -> Option<String> {
+    let asked = verb_of(asked);
+    if operation == Operation::CountTokens && asked.as_deref() == Some(COUNTING_VERB) {
+        return Some(COUNTING_PATH.to_owned());
+    }
+    let fits = || VERBS.iter().filter(|(_, of, streams)| (*of, *streams) == (operation, streamed));
+    let (name, _, _) = fits().find(|(name, _, _)| asked.as_deref() == Some(*name)).or_else(|| fits().next())?;
     Some(["/", MODELS, "/", segment, ":", name].concat())
+}
+
+/// The verb that a path ends in, whatever its query.
+fn verb_of(path: &str) -> Option<String> {
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    decoded(path).trim_end_matches('/').rsplit_once(':').map(|(_, verb)| verb.to_owned())
 }
 
 /// A model's name as one segment of a path. A version behind an `@` stays as everybody writes it.
@@ -139,6 +159,13 @@ mod tests {
             ("POST", "/models/m:streamGenerateContent", named(Operation::GenerateContent, "m", true)),
             ("POST", "//models//m%3AcountTokens/", named(Operation::CountTokens, "m", false)),
             ("POST", &format!("{vertex}/google/models/m:embedContent"), named(Operation::Embeddings, "m", false)),
+            ("POST", &format!("{vertex}/google/models/m:batchEmbedContents"), named(Operation::Embeddings, "m", false)),
+            ("POST", &format!("{vertex}/anthropic/models/count-tokens:rawPredict"), Call::Inference(Operation::CountTokens)),
+            (
+                "POST",
+                &format!("{vertex}/anthropic/models/count-tokens:streamRawPredict"),
+                named(Operation::Messages, "count-tokens", true),
+            ),
             ("POST", &format!("{vertex}/anthropic/models/c@1:rawPredict"), named(Operation::Messages, "c@1", false)),
             ("POST", &format!("{vertex}/anthropic/models/c%401:streamRawPredict"), named(Operation::Messages, "c@1", true)),
             ("GET", "/models/m:generateContent", Call::MethodNotAllowed { allow: "POST" }),
@@ -155,6 +182,20 @@ mod tests {
             assert_eq!(call(&method, path), expected, "{method} {path}");
         }
         assert!(is_path("/v1beta/models/m:generateContent") && !is_path("/v1/chat/completions") && !is_path("/model/m:0/invoke"));
+    }
+
+    #[test]
+    fn the_verb_stays_that_which_was_asked() {
+        let path = |operation, asked| path("m", operation, false, asked);
+        assert_eq!(
+            path(Operation::Embeddings, "/x/models/a%3AbatchEmbedContents?k=1:2").as_deref(),
+            Some("/models/m:batchEmbedContents")
+        );
+        assert_eq!(path(Operation::Embeddings, "/models/a:embedContent").as_deref(), Some("/models/m:embedContent"));
+        assert_eq!(path(Operation::Embeddings, "").as_deref(), Some("/models/m:embedContent"));
+        assert_eq!(path(Operation::CountTokens, "/models/a:countTokens").as_deref(), Some("/models/m:countTokens"));
+        assert_eq!(path(Operation::CountTokens, "/models/count-tokens:rawPredict").as_deref(), Some(COUNTING_PATH));
+        assert_eq!(path(Operation::Converse, "/models/a:countTokens"), None);
     }
 
     #[test]
@@ -179,7 +220,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_escaped_is_read_again(model in "[a-z0-9:@._ %é-]{1,30}") {
-            let path = path(&segment(&model), Operation::GenerateContent, true).unwrap();
+            let path = path(&segment(&model), Operation::GenerateContent, true, "").unwrap();
             prop_assert_eq!(call(&Method::POST, &path), Call::Named(Named { operation: Operation::GenerateContent, model: model.into(), streamed: Some(true) }));
         }
     }
