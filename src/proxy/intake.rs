@@ -61,7 +61,7 @@ pub(super) async fn read(
     let named = named(&request.head.fields, operation, x);
     // Left where it is, so that a refusal can see what of it is unread.
     let Some(body) = &mut request.body else { return Err(Error::BodyBroken) };
-    let mut scan = RequestScan::recognising(named.as_ref().err().copied().flatten().map(PrefixScan::new));
+    let mut scan = RequestScan::recognising(named.as_ref().err().copied().flatten().map(PrefixScan::new)).asking(operation);
     if by_path.is_some() {
         scan = scan.of_named();
     }

@@ -27,6 +27,7 @@ pub mod frames;
 pub mod framing;
 pub mod gemini;
 mod json;
+mod limit;
 pub mod message;
 mod names;
 pub mod query;

@@ -9,7 +9,9 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use super::json::{Nest, Walk, members, skip_space, string_end};
+use super::Operation;
+use super::json::{Nest, Walk, skip_space, string_end};
+use super::limit::Limit;
 use super::stream_options::StreamOptions;
 use crate::affinity::{PrefixScan, Session};
 
@@ -40,6 +42,8 @@ pub struct RequestScan {
     recognised: Option<Recognised>,
     /// The request names its model elsewhere, and its body need not.
     named_elsewhere: bool,
+    /// What is asked for, where that is known: it says which members bound the output.
+    operation: Option<Operation>,
     fault: Option<Malformed>,
 }
 
@@ -62,8 +66,8 @@ pub struct RequestFields {
     pub model_span: Range<usize>,
     /// Whether a stream is asked for.
     pub stream: bool,
-    /// The most tokens that one choice may have: the least of `max_tokens`, `max_completion_tokens` and `max_output_tokens`, or
-    /// Converse's `inferenceConfig.maxTokens`, or Gemini's `generationConfig.maxOutputTokens`.
+    /// The most tokens that one choice may have, by what the API calls it: the least of `max_tokens` and `max_completion_tokens` in a
+    /// chat, say, or Converse's `inferenceConfig.maxTokens`.
     pub max_output_tokens: Option<u32>,
     /// How many choices are asked for (`n`).
     pub choices: Option<u32>,
@@ -157,7 +161,7 @@ enum State {
 enum Member {
     Model,
     Stream,
-    MaxOutput,
+    Limit(Limit),
     Choices,
     StreamOptions,
     PreviousResponse,
@@ -166,7 +170,6 @@ enum Member {
     CacheKey,
     User,
     Prompt,
-    InferenceConfig,
     Other,
 }
 
@@ -197,6 +200,7 @@ impl RequestScan {
             fields: RequestFields::default(),
             recognised: prefix.map(|prefix| Recognised { prefix, begun: false, by: Member::Other }),
             named_elsewhere: false,
+            operation: None,
             fault: None,
         }
     }
@@ -205,6 +209,12 @@ impl RequestScan {
     #[must_use]
     pub fn of_named(self) -> Self {
         Self { named_elsewhere: true, ..self }
+    }
+
+    /// The same for a request of that kind. Without it, any API's word for a limit is one.
+    #[must_use]
+    pub fn asking(self, operation: Operation) -> Self {
+        Self { operation: Some(operation), ..self }
     }
 
     /// Whether the model's token, quotes included, has been read.
@@ -378,18 +388,8 @@ impl RequestScan {
             Member::StreamOptions if self.value_cut => fields.stream_options = StreamOptions::Unreadable,
             Member::StreamOptions => fields.stream_options = StreamOptions::read(value, start),
             Member::Stream => fields.stream = value == b"true",
-            Member::MaxOutput => {
-                let limit = count(value);
-                fields.max_output_tokens = fields.max_output_tokens.into_iter().chain(limit).min();
-            }
-            Member::InferenceConfig if self.value_cut || value.first() != Some(&b'{') => {}
-            Member::InferenceConfig => members(value).for_each(|(name, value)| match name {
-                b"maxTokens" | b"maxOutputTokens" | b"max_output_tokens" => {
-                    fields.max_output_tokens = count(value).or(fields.max_output_tokens);
-                }
-                b"candidateCount" | b"candidate_count" => fields.choices = count(value),
-                _ => {}
-            }),
+            Member::Limit(_) if self.value_cut => {}
+            Member::Limit(limit) => limit.settle(self.operation, value, fields),
             Member::Choices => fields.choices = count(value),
             Member::Store => fields.store = serde_json::from_slice(value).ok(),
             Member::PreviousResponse => fields.previous_response = serde_json::from_slice(value).ok(),
@@ -437,7 +437,6 @@ impl Member {
         match key {
             b"model" => Self::Model,
             b"stream" => Self::Stream,
-            b"max_tokens" | b"max_completion_tokens" | b"max_output_tokens" => Self::MaxOutput,
             b"n" => Self::Choices,
             b"stream_options" => Self::StreamOptions,
             b"previous_response_id" => Self::PreviousResponse,
@@ -446,9 +445,8 @@ impl Member {
             b"prompt_cache_key" => Self::CacheKey,
             b"user" => Self::User,
             b"messages" | b"input" | b"prompt" | b"contents" => Self::Prompt,
-            b"inferenceConfig" | b"generationConfig" | b"generation_config" => Self::InferenceConfig,
             _ if key.len() <= KEY_BYTES && key.contains(&b'\\') => Self::of_escaped(key),
-            _ => Self::Other,
+            _ => Limit::of(key).map_or(Self::Other, Self::Limit),
         }
     }
 
@@ -477,7 +475,7 @@ fn text(value: &[u8]) -> Option<String> {
 }
 
 /// A count of tokens or choices; one beyond `u32` is as good as the largest.
-fn count(value: &[u8]) -> Option<u32> {
+pub(super) fn count(value: &[u8]) -> Option<u32> {
     let value: u64 = serde_json::from_slice(value).ok()?;
     Some(u32::try_from(value).unwrap_or(u32::MAX))
 }

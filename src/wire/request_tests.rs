@@ -82,6 +82,30 @@ fn an_escaped_key_is_the_same_key() {
 }
 
 #[test]
+fn a_limit_is_what_the_api_calls_one() {
+    use Operation::{Chat, Completions, Converse, CountTokens, Embeddings, GenerateContent, InvokeModel, Messages, Responses};
+    let body =
+        br#"{"model":"m","max_tokens":64,"max_completion_tokens":32,"max_output_tokens":16,"inferenceConfig":{"maxTokens":8,
+        "maxOutputTokens":1,"candidateCount":9},"generationConfig":{"maxOutputTokens":4,"candidateCount":2,"maxTokens":1}}"#;
+    for (operation, limit, choices) in [
+        (Chat, Some(32), None),
+        (Completions, Some(64), None),
+        (Responses, Some(16), None),
+        (Messages, Some(64), None),
+        (Converse, Some(8), None),
+        (GenerateContent, Some(4), Some(2)),
+        (InvokeModel, Some(8), None),
+        (Embeddings, None, None),
+        (CountTokens, None, None),
+    ] {
+        let mut scan = RequestScan::new().asking(operation);
+        scan.feed(body);
+        let fields = scan.finish().expect("well made");
+        assert_eq!((fields.max_output_tokens, fields.choices), (limit, choices), "{operation:?}");
+    }
+}
+
+#[test]
 fn faults_are_named_with_their_place() {
     let deep = format!(r#"{{"model":"m","x":{}}}"#, "[".repeat(129));
     let long = format!(r#"{{"model":"{}"}}"#, "m".repeat(5000));
