@@ -253,8 +253,7 @@ impl<'x> Charged<'x> {
         let coefficients = index.and_then(|index| coefficients(x, index));
         let estimated = || index.and_then(|index| Some(u64::from(x.candidates.get(index)?.estimate.prompt_tokens)));
         let is_answer = last && answered(x);
-        // To count tokens no model runs.
-        let burned = if burned_nothing(attempt) || x.operation == Some(Operation::CountTokens) {
+        let burned = if burned_nothing(attempt) || x.operation.is_some_and(Operation::runs_no_model) {
             Some(Burned::Nothing)
         } else if is_answer || (last && tokens.output.is_some()) {
             tokens.counts(x).map(Burned::Tokens)

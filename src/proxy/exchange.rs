@@ -351,8 +351,7 @@ impl Exchange {
 
     /// What the answer teaches; nothing when it is none: failing is quick.
     pub(super) fn lesson(&self) -> Option<Lesson<'_>> {
-        let counts = |operation: Operation| operation == Operation::CountTokens;
-        let teaches = self.status.is_success() && self.error.is_none() && !self.operation.is_some_and(counts);
+        let teaches = self.status.is_success() && self.error.is_none() && !self.operation.is_some_and(Operation::runs_no_model);
         let (_, index) = self.serving.as_ref().filter(|_| teaches)?;
         self.lesson_of((*index)?)
     }

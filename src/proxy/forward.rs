@@ -216,8 +216,7 @@ fn book_response(tries: &mut Tries, x: &mut Exchange, asked: &Asked, response: U
     let Asked { backend, live, usage_event, .. } = asked;
     let status = response.head.status;
     if refuses(status) {
-        let model = x.deployments.as_ref().and_then(|all| all.get(asked.index)).map(|deployment| &*deployment.model);
-        note_refusal(live, backend, model.unwrap_or_default(), &response.head, now);
+        note_refusal(x, asked, &response.head, now);
         close(x, AttemptOutcome::Refused, Some(status), now);
         keep_refusal(&mut tries.refusal, response, x);
         return Outcome::Undone;
@@ -395,11 +394,18 @@ fn keep_refusal(kept: &mut Option<Box<Refusal>>, refusal: UpstreamResponse, x: &
 }
 
 /// A refusal counts for everybody, but for one: a client's own key may be spent without the backend being full for the others. 429 is
-/// about the quota of a model, and 503 and 529 are about the backend.
-fn note_refusal(live: &Live, backend: &Backend, model: &str, head: &ResponseHead, now: Instant) {
-    if counts_for_all(backend, head.status) {
-        let whole = head.status != StatusCode::TOO_MANY_REQUESTS;
-        live.refused(model, whole, now, retry_after(&head.fields));
+/// about the quota of a model, and 503 and 529 are about the backend. To count tokens has a limit of its own, apart from that of the
+/// model (Anthropic's "Token counting" says so), and whoever has used it up may still be answered.
+fn note_refusal(x: &Exchange, asked: &Asked, head: &ResponseHead, now: Instant) {
+    let Asked { backend, live, .. } = asked;
+    let whole = head.status != StatusCode::TOO_MANY_REQUESTS;
+    if x.operation.is_some_and(Operation::runs_no_model) {
+        if whole {
+            note_full(live, backend, head, now);
+        }
+    } else if counts_for_all(backend, head.status) {
+        let model = x.deployments.as_ref().and_then(|all| all.get(asked.index)).map(|deployment| &*deployment.model);
+        live.refused(model.unwrap_or_default(), whole, now, retry_after(&head.fields));
     }
 }
 

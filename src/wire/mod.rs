@@ -103,6 +103,11 @@ impl Operation {
     pub const fn has_no_output(self) -> bool {
         matches!(self, Self::Embeddings | Self::CountTokens)
     }
+
+    /// Whether no model runs for it, so that it shows nothing of one, and costs nothing.
+    pub const fn runs_no_model(self) -> bool {
+        matches!(self, Self::CountTokens)
+    }
 }
 
 /// A call whose path names the model.

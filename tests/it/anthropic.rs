@@ -103,6 +103,27 @@ fn tokens_are_counted_where_it_was_decided_and_nothing_is_booked_for_it() {
 }
 
 #[test]
+fn a_limit_on_counting_tokens_is_none_on_messages() {
+    let limited = Peer::start(|seen, stream| {
+        if seen.head.contains("/count_tokens ") {
+            respond(stream, "429 Too Many Requests", "retry-after: 60\r\n", b"{}");
+        } else {
+            respond(stream, "200 OK", "", br#"{"usage":{"input_tokens":3,"output_tokens":1}}"#);
+        }
+        Then::Next
+    });
+    let other = Peer::answering("200 OK", r#"{"input_tokens":10}"#);
+    let speaks = "dialect: anthropic\n    models: [claude]";
+    let proxy = Harness::start(&[("limited", limited.address, speaks), ("other", other.address, speaks)], "policy: in_order");
+    for _ in 0..2 {
+        assert_eq!(ask(&proxy, "/v1/messages/count_tokens", "", &hello(false)).status, 200);
+        assert_eq!(proxy.record()["backend"], "other", "it goes to somebody else");
+        assert_eq!(ask(&proxy, "/v1/messages", "", &hello(false)).status, 200);
+        assert_eq!(proxy.record()["backend"], "limited", "whose model has room as before");
+    }
+}
+
+#[test]
 fn who_is_overloaded_is_passed_over_and_says_for_how_long() {
     let overloaded = || {
         Peer::start(|_, stream| {
