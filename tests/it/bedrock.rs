@@ -263,7 +263,10 @@ fn who_only_claims_to_have_signed_takes_no_place_of_those_who_show_a_key() {
     let claims = signed("another-key-by-that-id", path, CONVERSE);
     // One body's worth is held by a client that does not finish.
     let mut slow = Client::connect(proxy.address);
-    let head = format!("POST {path} HTTP/1.1\r\nhost: w\r\n{claims}content-length: {}\r\n\r\n", LARGE + 1);
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: w\r\ncontent-type: application/json\r\n{claims}content-length: {}\r\n\r\n",
+        LARGE + 1
+    );
     slow.send(&[head.as_bytes(), &vec![b' '; LARGE]].concat());
     let large = CONVERSE.to_owned() + &" ".repeat(LARGE - CONVERSE.len());
     patiently("the share of those who claim is taken", || (ask(&proxy, path, &claims, &large).status == 503).then_some(()));
@@ -288,7 +291,7 @@ fn nor_any_of_their_places_among_the_requests_at_once() {
     let path = "/model/gpt-oss/converse";
     let claims = signed("another-key-by-that-id", path, CONVERSE);
     // More than there may be at once, none of which sends its body.
-    let head = format!("POST {path} HTTP/1.1\r\nhost: w\r\n{claims}content-length: 10\r\n\r\n");
+    let head = format!("POST {path} HTTP/1.1\r\nhost: w\r\ncontent-type: application/json\r\n{claims}content-length: 10\r\n\r\n");
     let mut slow: Vec<Client> = (0..40).map(|_| Client::connect(proxy.address)).collect();
     slow.iter_mut().for_each(|client| client.send(head.as_bytes()));
     patiently("the places of those who claim are taken", || (ask(&proxy, path, &claims, CONVERSE).status == 503).then_some(()));
