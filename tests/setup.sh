@@ -5,9 +5,9 @@
 #   tests/setup.sh --clients   also those for Node, and AWS's for Rust               (about 400 MB more, a minute)
 #   tests/setup.sh --server    also llama.cpp's server and a tiny model              (about 200 MB more, seconds)
 #
-# The folder is $WINDWARD_CACHE, or ~/.cache/windward. It needs python3 with venv, and for --clients also node, npm and cargo, which
-# compiles tests/clients/rust. What is there already in the right version stays. Versions are pinned in tests/tools/requirements-*.txt
-# and tests/clients/*/.
+# The folder is $WINDWARD_CACHE, or ~/.cache/windward. It needs python3 with venv, and for --clients also Node 20 or later, npm and
+# cargo, which compiles tests/clients/rust. What is there already in the right version stays. Versions are pinned in
+# tests/tools/requirements-*.txt and tests/clients/*/.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -41,6 +41,12 @@ if $with_server; then
     mv "$cache/tiny.gguf.new" "$cache/tiny.gguf"
 fi
 if $with_clients; then
+    # As AWS's SDK asks for; an older one fails in the middle of a test, and says nothing of its age.
+    node_version=$(node --version) || node_version=none
+    if [[ ! $node_version =~ ^v([0-9]+)\. ]] || ((BASH_REMATCH[1] < 20)); then
+        echo "tests/setup.sh --clients needs Node 20 or later, and found: $node_version" >&2
+        exit 1
+    fi
     mkdir -p "$cache/node"
     # npm writes beside the file that it reads.
     cp "$here/clients/node/package.json" "$cache/node/package.json"
