@@ -30,20 +30,22 @@ impl Names {
         for backend in &plan.backends {
             // By where it is as well: while a new configuration reaches the replicas, one name may stand for two endpoints, and what
             // was learned of the one is wrong of the other.
-            let port = backend.origin.port.to_string();
-            let place = [&*backend.name, &*backend.origin.host, &*port];
+            // As `Origin::is_at` has it: one gateway may keep two endpoints below two paths.
+            let origin = &backend.origin;
+            let (port, scheme) = (origin.port.to_string(), if origin.tls { "https" } else { "http" });
+            let place = [&*backend.name, scheme, &*origin.host, &*port, &*origin.base_path];
             let name = hash(place);
             names.backends.push(name);
             names.backend_ids.insert(name, backend.id);
             for (model, _) in plan.priors(backend.id) {
-                let name = hash([place[0], place[1], place[2], &*model]);
+                let name = hash([place[0], place[1], place[2], place[3], place[4], &*model]);
                 names.model_places.insert(name, names.models.len());
                 names.models.push((name, backend.id, model));
             }
         }
         for (index, (route, model)) in plan.flows.iter().take(MOST_FLOWS).enumerate() {
-            // Of another number of parts than a backend, or one of the same names would be taken for it.
-            let name = hash(["route", "", "", &**route, &**model]);
+            // Of another number of parts than a backend and its models, or one of the same names would be taken for it.
+            let name = hash(["route", "", "", "", "", &**route, &**model]);
             names.flows.push(name);
             names.flow_ids.insert(name, FlowId(index as u32));
         }

@@ -214,7 +214,12 @@ fn what_one_learns_all_know() {
 #[test]
 fn the_same_name_at_another_place_is_another_backend() {
     let now = now();
-    let places: [fn(&mut Origin); 2] = [|origin| origin.port += 1, |origin| origin.host = "elsewhere.test".into()];
+    let places: [fn(&mut Origin); 4] = [
+        |origin| origin.port += 1,
+        |origin| origin.host = "elsewhere.test".into(),
+        |origin| origin.base_path = "/elsewhere".into(),
+        |origin| origin.tls = !origin.tls,
+    ];
     for elsewhere in places {
         let (mut a, mut plan) = (Replica::new(1, now), plan());
         let mut moved = (*plan.backends[0]).clone();
