@@ -40,35 +40,35 @@ impl Descriptors {
 
     /// Says so when there are not enough for `connections`, before the first client finds out.
     pub(super) fn warn_of_too_few(self, connections: usize) {
-        if let Some(files) = self.files.filter(|files| files / EACH < connections) {
+        let enough_for = |files: usize| for_backends(files) / EACH;
+        if let Some(files) = self.files.filter(|files| enough_for(*files) < connections) {
             tracing::warn!(
                 files,
                 connections,
                 "`limits.connections` is more than this process may open files for, two for each; \
                  raise the limit of open files (`ulimit -n`, `LimitNOFILE=` of systemd), or lower it to {}",
-                files / EACH
+                enough_for(files)
             );
         }
     }
 
     /// Whether what a client's connection got is one of those that are not for clients.
     pub(super) fn ran_out_for_clients(self, taken: &impl AsFd) -> bool {
-        self.files.is_some_and(|files| number(taken) >= files - files / FOR_BACKENDS)
+        self.files.is_some_and(|files| number(taken) >= for_clients(files))
     }
 
     /// Whether a client's connection would get one of those that are for clients.
     pub(super) fn are_left_for_clients(self) -> bool {
-        next().is_ok_and(|next| !self.ran_out_for_clients(&next))
+        self.files.is_none_or(|files| is_below(next(), for_clients(files)).unwrap_or(false))
     }
 
     /// The connector, which fails as if there was none left rather than take one of the last.
     pub(super) fn leaving_some(self, connector: Connector) -> Connector {
         let Some(files) = self.files else { return connector };
-        let own = files.saturating_sub(FOR_OURSELVES);
         Connector::new(tower::service_fn(move |target: Target| {
             let connector = connector.clone();
             async move {
-                if number(&next()?) >= own {
+                if !is_below(next(), for_backends(files))? {
                     return Err(io::Error::from_raw_os_error(TOO_MANY_OPEN_FILES));
                 }
                 connector.oneshot(target).await
@@ -77,8 +77,30 @@ impl Descriptors {
     }
 }
 
-/// EMFILE, on every Unix.
+/// EMFILE, on every Unix: of this process.
 const TOO_MANY_OPEN_FILES: i32 = 24;
+/// ENFILE, on every Unix: of the whole machine.
+const TOO_MANY_ON_THE_MACHINE: i32 = 23;
+
+/// Below which number a connection to a backend may get one, of so many. Of few an eighth is for ourselves, so that the others have some.
+fn for_backends(files: usize) -> usize {
+    files - FOR_OURSELVES.min(files / 8)
+}
+
+/// Below which number a client's connection may get one; always fewer than those that backends may get.
+fn for_clients(files: usize) -> usize {
+    (files - files / FOR_BACKENDS).min(for_backends(files).saturating_sub(1))
+}
+
+/// Whether the next descriptor is below that number; an error when there is none at all. Any other failure says nothing of that, as of
+/// a machine where such a socket is forbidden: then whoever wants a descriptor tries.
+fn is_below(next: io::Result<Socket>, bound: usize) -> io::Result<bool> {
+    match next {
+        Ok(next) => Ok(number(&next) < bound),
+        Err(error) if matches!(error.raw_os_error(), Some(TOO_MANY_OPEN_FILES | TOO_MANY_ON_THE_MACHINE)) => Err(error),
+        Err(_) => Ok(true),
+    }
+}
 
 /// The next descriptor that anybody would get.
 fn next() -> io::Result<Socket> {
@@ -117,8 +139,25 @@ mod tests {
             let failed = Descriptors { files }.leaving_some(inner).oneshot(target).await.err().unwrap();
             failed.raw_os_error() == Some(TOO_MANY_OPEN_FILES)
         };
-        assert!(connected(Some(FOR_OURSELVES)).await);
+        assert!(connected(Some(3)).await);
         assert!(!connected(Some(1 << 20)).await && !connected(None).await);
+    }
+
+    #[test]
+    fn whoever_is_left_more_is_so_with_any_number() {
+        for files in 1..5000 {
+            assert!(for_clients(files) < for_backends(files) && for_backends(files) <= files, "{files}");
+        }
+        assert_eq!((for_clients(1024), for_backends(1024)), (768, 1008));
+        assert_eq!((for_clients(0), for_backends(0)), (0, 0));
+    }
+
+    #[test]
+    fn only_a_lack_of_descriptors_is_one() {
+        const FORBIDDEN: i32 = 97; // EAFNOSUPPORT of Linux
+        let failed = |code| is_below(Err(io::Error::from_raw_os_error(code)), 1 << 20).map_err(|error| error.raw_os_error());
+        assert_eq!((failed(24), failed(23), failed(FORBIDDEN)), (Err(Some(24)), Err(Some(23)), Ok(true)));
+        assert_eq!((is_below(next(), 1 << 20).unwrap(), is_below(next(), 0).unwrap()), (true, false));
     }
 
     #[test]

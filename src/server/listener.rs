@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Peer;
@@ -25,8 +26,10 @@ use crate::telemetry::metrics::Metrics;
 const BACKLOG: i32 = 4096;
 /// How long accepting rests when there is no file descriptor left for clients ..
 const FIRST_REST: Duration = Duration::from_millis(50);
-/// .. and how long at the most, since connections that end make room at any moment.
+/// .. how long at the most, since connections that end make room at any moment.
 const LONGEST_REST: Duration = Duration::from_secs(1);
+/// .. and how often that is said, of each worker's listener: connections that end let in one more and fail the next, time and again.
+const SAID_EVERY: Duration = Duration::from_mins(1);
 
 /// Why a listener could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -180,7 +183,7 @@ pub(super) async fn accept(
     metrics: &Metrics,
     mut take: impl FnMut(TcpStream, SocketAddr),
 ) {
-    let (mut rest, mut few) = (FIRST_REST, false);
+    let (mut rest, mut few, mut said) = (FIRST_REST, false, None::<Instant>);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -196,8 +199,14 @@ pub(super) async fn accept(
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
                 metrics.accept_errors.add_one();
-                if rest == FIRST_REST {
-                    tracing::error!(%error, "cannot accept connections; trying again");
+                let now = Instant::now();
+                if said.is_none_or(|said| now - said >= SAID_EVERY) {
+                    said = Some(now);
+                    tracing::error!(
+                        %error,
+                        "cannot accept connections; trying again. Raise the limit of open files (`ulimit -n`, `LimitNOFILE=` of \
+                         systemd), or lower `limits.connections`"
+                    );
                 }
                 tokio::select! {
                     () = stop.cancelled() => break,
@@ -208,7 +217,11 @@ pub(super) async fn accept(
         }
     }
     if let Ok(listener) = listener.into_std() {
-        while let Ok((socket, peer)) = listener.accept() {
+        // What is left for backends is left for those of the requests that are to end.
+        while (!few || descriptors.are_left_for_clients())
+            && let Ok((socket, peer)) = listener.accept()
+        {
+            few = descriptors.ran_out_for_clients(&socket);
             if socket.set_nonblocking(true).is_ok()
                 && let Ok(socket) = TcpStream::from_std(socket)
             {
