@@ -202,7 +202,9 @@ mod tests {
     fn parts_are_summed_at_the_end() {
         let read = |said: &[&str]| {
             let mut counts = Counts::default();
-            said.iter().for_each(|object| counts.take(object.as_bytes()));
+            for object in said {
+                counts.take(object.as_bytes());
+            }
             counts.usage().map(|usage| (usage.input_tokens, usage.output_tokens, usage.reasoning_tokens))
         };
         let thinks = r#"{"promptTokenCount":10,"toolUsePromptTokenCount":2,"thoughtsTokenCount":5}"#;

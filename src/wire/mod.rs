@@ -35,6 +35,7 @@ pub mod refusal;
 pub mod reply;
 pub mod request;
 pub mod response;
+mod search;
 pub mod sigv4;
 pub mod splice;
 pub mod sse;

@@ -9,25 +9,19 @@
 
 use bytes::Bytes;
 use http::HeaderName;
-use memchr::memmem::Finder;
-use memchr::memrchr;
 use serde::{Deserialize, Serialize};
 
 use super::Operation;
-use super::anthropic::geo_in;
 use super::beginning::Beginning;
 use super::elements::Elements;
 use super::event_stream::EventStream;
 use super::events::Events;
 use super::fields::Fields;
-use super::gemini::Counts;
-use super::json::{Depth, Nest, USAGE, USAGE_KEY, USAGE_METADATA_KEY, Walk, members, skip_space};
+use super::json::members;
+use super::search::UsageSearch;
 use super::stored::{all_ids, own_id};
 
 pub use super::events::StreamError;
-
-/// Largest usage object that is read, in bytes; those in use have 100 to 600.
-const USAGE_BYTES: usize = 4096;
 
 /// Where Bedrock says how many tokens went into a model, and came out of it.
 const INPUT_TOKENS: HeaderName = HeaderName::from_static("x-amzn-bedrock-input-token-count");
@@ -266,185 +260,6 @@ fn by_head(fields: &Fields) -> Option<Usage> {
     let field = |name: HeaderName| fields.get(&name).and_then(|value| count(value).ok().flatten());
     let (input_tokens, output_tokens) = (field(INPUT_TOKENS), field(OUTPUT_TOKENS));
     (input_tokens.is_some() || output_tokens.is_some()).then(|| Usage { input_tokens, output_tokens, ..Usage::default() })
-}
-
-/// Finds `"usage": {..}`, or what Gemini calls it, in chunks, wherever they are cut.
-#[derive(Debug)]
-struct UsageSearch {
-    operation: Operation,
-    key: &'static [u8],
-    finder: &'static Finder<'static>,
-    /// Where a model's words may stand as JSON; boxed, because most are strings.
-    own: Option<Box<Own>>,
-    state: Search,
-    nest: Nest,
-    /// The beginning of an object that a cut divides.
-    held: Vec<u8>,
-    /// Whether the object that is being walked through outgrew the bound.
-    too_long: bool,
-    last: Option<Usage>,
-    geo: Option<Box<str>>,
-}
-
-/// What is kept where only the top object's own member is the backend's word.
-#[derive(Debug, Default)]
-struct Own {
-    depth: Depth,
-    /// What Gemini's chunks say.
-    counts: Counts,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Search {
-    /// For the key, so many bytes of which ended the last chunk.
-    Key(usize),
-    Colon,
-    Value,
-    Object,
-}
-
-impl UsageSearch {
-    fn new(operation: Operation) -> Self {
-        let key = if operation == Operation::GenerateContent { USAGE_METADATA_KEY } else { USAGE_KEY };
-        let in_strings =
-            matches!(operation, Operation::Chat | Operation::Completions | Operation::Responses | Operation::Embeddings);
-        Self {
-            operation,
-            key,
-            finder: &USAGE,
-            own: (!in_strings).then(Box::default),
-            state: Search::Key(0),
-            nest: Nest::default(),
-            held: Vec::new(),
-            too_long: false,
-            last: None,
-            geo: None,
-        }
-    }
-
-    fn feed(&mut self, chunk: &[u8]) {
-        let mut at = 0;
-        while at < chunk.len() {
-            at = match self.state {
-                Search::Key(matched) if self.own.is_some() => self.own_key(chunk, at, matched),
-                Search::Key(matched) => self.key(chunk, at, matched),
-                Search::Colon => self.punctuation(chunk, at, b':', Search::Value),
-                Search::Value => {
-                    (self.nest, self.too_long) = (Nest::default(), false);
-                    self.held.clear();
-                    // The walk wants to see the brace.
-                    self.punctuation(chunk, at, b'{', Search::Object)
-                }
-                Search::Object => self.object(chunk, at),
-            };
-        }
-    }
-
-    fn key(&mut self, chunk: &[u8], at: usize, matched: usize) -> usize {
-        if matched > 0 {
-            let rest = &self.key[matched..];
-            let length = rest.len().min(chunk.len() - at);
-            if chunk[at..at + length] == rest[..length] {
-                self.state = if length == rest.len() { Search::Colon } else { Search::Key(matched + length) };
-                return at + length;
-            }
-            // Only its first byte is a quote, so no other match can have begun within the part that failed.
-        }
-        if let Some(found) = self.finder.find(&chunk[at..]) {
-            self.state = Search::Colon;
-            return at + found + self.key.len();
-        }
-        let tail = &chunk[at.max(chunk.len().saturating_sub(self.key.len() - 1))..];
-        let begun = memrchr(b'"', tail).map_or(&[][..], |quote| &tail[quote..]);
-        // Byte by byte: a call of memcmp for these few cost more than the search of the whole event.
-        let is_key = begun.iter().zip(self.key).all(|(byte, wanted)| byte == wanted);
-        self.state = Search::Key(if is_key { begun.len() } else { 0 });
-        chunk.len()
-    }
-
-    /// The same, but only where it names a member of the top object itself.
-    fn own_key(&mut self, chunk: &[u8], mut at: usize, matched: usize) -> usize {
-        let Some(own) = &mut self.own else { return chunk.len() };
-        if matched > 0 {
-            let rest = &self.key[matched..];
-            let alike = rest.iter().zip(&chunk[at..]).take_while(|(wanted, byte)| wanted == byte).count();
-            self.state = if alike == rest.len() {
-                own.depth.close_string();
-                Search::Colon
-            } else if at + alike == chunk.len() {
-                Search::Key(matched + alike)
-            } else {
-                Search::Key(0)
-            };
-            return at + alike;
-        }
-        while let Some((byte, next)) = own.depth.step(chunk, at) {
-            at = next;
-            if byte == b'"' && own.depth.is_own() {
-                self.state = Search::Key(1);
-                return at;
-            }
-        }
-        chunk.len()
-    }
-
-    fn punctuation(&mut self, chunk: &[u8], at: usize, wanted: u8, then: Search) -> usize {
-        let at = skip_space(chunk, at);
-        match chunk.get(at) {
-            None => at,
-            Some(byte) if *byte == wanted => {
-                self.state = then;
-                at + usize::from(wanted == b':')
-            }
-            Some(_) => {
-                self.state = Search::Key(0);
-                at
-            }
-        }
-    }
-
-    fn object(&mut self, chunk: &[u8], at: usize) -> usize {
-        let (next, ended) = match self.nest.walk(chunk, at) {
-            Walk::Ended(end) => (end, true),
-            Walk::Cut => (chunk.len(), false),
-            Walk::Mismatch(place) | Walk::TooDeep(place) => {
-                self.state = Search::Key(0);
-                return place + 1;
-            }
-        };
-        self.too_long |= self.held.len() + (next - at) > USAGE_BYTES;
-        if ended {
-            self.state = Search::Key(0);
-        }
-        if self.too_long {
-            return next;
-        }
-        let part = &chunk[at..next];
-        if !ended || !self.held.is_empty() {
-            self.held.extend_from_slice(part);
-        }
-        if ended {
-            let held = std::mem::take(&mut self.held);
-            self.take(if held.is_empty() { part } else { &held });
-            self.held = held;
-        }
-        next
-    }
-
-    fn take(&mut self, object: &[u8]) {
-        if let Some(own) = self.own.as_mut().filter(|_| self.operation == Operation::GenerateContent) {
-            own.counts.take(object);
-            return;
-        }
-        self.last = read(self.operation, object).or(self.last);
-        if self.operation == Operation::Messages {
-            self.geo = geo_in(object).or_else(|| self.geo.take());
-        }
-    }
-
-    fn found(&self) -> Option<Usage> {
-        self.last.or_else(|| self.own.as_ref()?.counts.usage())
-    }
 }
 
 /// Reads a usage object of any API; `None` where it is another thing of that name (a tool's parameter, say). Chat and completions

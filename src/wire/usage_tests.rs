@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::search::USAGE_BYTES;
 use super::*;
 
 fn meter(mut meter: Meter, chunks: &[&[u8]]) -> (Usage, UsageSource, bool) {
