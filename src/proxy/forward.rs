@@ -22,6 +22,7 @@ use super::provenance::Provenance;
 use super::reject::Error;
 use super::{Shared, headers, signature};
 use crate::backend::{Backend, Credential};
+use crate::decide::Standing;
 use crate::dialect::Dialect;
 use crate::live::Live;
 use crate::route::Deployment;
@@ -117,14 +118,24 @@ pub(super) type Waiting = SmallVec<[u16; 16]>;
 pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Result<(UpstreamResponse, UsageEvent), Error> {
     let Some(policy) = x.policy().map(Arc::clone) else { return Err(Error::NoRoute) };
     let mut waiting: Waiting = x.decision.as_ref().map(|decision| decision.order.clone()).unwrap_or_default();
+    without_token_last(x, &mut waiting);
     waiting.truncate(usize::from(policy.attempts.max.max(1)));
     let mut tries = Tries { fault: Error::Unreachable, refusal: None, done: false };
     while !waiting.is_empty() {
         let index = usize::from(waiting.remove(0));
         occupy(x, index);
-        let Some(asked) = begin(outgoing, x, index)? else {
-            tries.fault = Error::UpstreamTimeout;
-            break;
+        let asked = match begin(outgoing, x, index) {
+            Ok(Some(asked)) => asked,
+            Ok(None) => {
+                tries.fault = Error::UpstreamTimeout;
+                break;
+            }
+            // Nothing was sent, so that whoever comes next is not asked again.
+            Err(error @ Error::NoToken) => {
+                tries.fault = error;
+                continue;
+            }
+            Err(error) => return Err(error),
         };
         let (asked, sent) = match hedge::second(&policy, x, &asked, &waiting) {
             None => {
@@ -163,6 +174,19 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
     let (response, serving) = *refusal;
     x.serving = serving;
     Ok((response, UsageEvent::Keep))
+}
+
+/// Puts those who have no token to be sent behind all that can be asked: also one that was ejected may answer.
+fn without_token_last(x: &Exchange, waiting: &mut Waiting) {
+    let has_none = |index: &u16| {
+        // Nobody else is without one.
+        let candidate = x.candidates.get(usize::from(*index)).filter(|candidate| candidate.standing == Standing::Ejected);
+        let token = candidate.and_then(|candidate| x.snapshot.token(candidate.backend));
+        token.is_some_and(|token| !token.is_good(x.wall))
+    };
+    if waiting.iter().any(has_none) {
+        waiting.sort_by_key(has_none);
+    }
 }
 
 /// Takes a place at the backend that is tried next.

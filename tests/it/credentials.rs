@@ -1,8 +1,10 @@
 //! Whose credential goes where: each backend its own, and none of a client's, whatever field or parameter it stands in.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
 use serde_json::Value;
 
-use super::support::peer::Seen;
+use super::support::peer::{Seen, Then, respond};
 use super::support::{Answer, Client, Harness, Peer, patiently};
 
 const OK: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
@@ -171,7 +173,7 @@ fn trailers_of_an_upload_bring_no_credential() {
         std::io::Read::read_exact(&mut stream, &mut byte).unwrap();
         seen.extend(byte);
     }
-    super::support::peer::respond(&mut stream, "200 OK", "", b"{}");
+    respond(&mut stream, "200 OK", "", b"{}");
     assert_eq!(client.answer().status, 200);
     let seen = String::from_utf8(seen).unwrap().to_ascii_lowercase();
     assert!(seen.ends_with("2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n"), "{seen}");
@@ -239,4 +241,39 @@ fn a_backend_without_a_token_is_asked_last_and_says_why() {
         assert_eq!(alone.record()["error"], "backend_token_missing");
     }
     assert!(!without.saw_more(), "nothing is sent without it");
+}
+
+#[test]
+fn who_has_no_token_keeps_nobody_from_an_answer() {
+    let never = "auth: { bearer: { command: [sh, -c, \"exit 3\"] } }";
+    let without = Peer::answering("200 OK", OK);
+    let busy = Peer::start(|_, stream| {
+        respond(stream, "429 Too Many Requests", "retry-after: 60\r\n", b"{}");
+        Then::Next
+    });
+    let proxy = Harness::start(&[("without", without.address, never), ("busy", busy.address, "")], "policy: in_order");
+    let answer = ask(&proxy, "/v1/chat/completions", "");
+    assert_eq!((answer.status, answer.field("retry-after")), (429, Some("60")), "who is busy says more");
+
+    // The third breaks until it is ejected, and is well again then; the others ask to be left alone.
+    let asked = AtomicU32::new(0);
+    let ejected = Peer::start(move |_, stream| {
+        let status = if asked.fetch_add(1, Relaxed) < 3 { "500 Broken" } else { "200 OK" };
+        respond(stream, status, "", OK.as_bytes());
+        Then::Next
+    });
+    let backends = [
+        ("without", without.address, never),
+        ("ejected", ejected.address, ""),
+        ("one", busy.address, ""),
+        ("two", busy.address, ""),
+    ];
+    let once = "  - { name: once, objective: listed_order, attempts: { max: 1 } }";
+    let proxy = Harness::with(once, &backends, "policy: once");
+    for status in [500, 500, 500, 429, 429] {
+        assert_eq!(ask(&proxy, "/v1/chat/completions", "").status, status);
+    }
+    assert_eq!(ask(&proxy, "/v1/chat/completions", "").status, 200, "it can be asked, and the first cannot");
+    assert_eq!(proxy.record()["backend"], "ejected");
+    assert!(!without.saw_more());
 }
