@@ -147,7 +147,8 @@ impl Tokens {
         let last = x.attempts.last();
         let estimated = last.and_then(|last| x.candidates.iter().find(|candidate| candidate.backend == last.backend));
         let estimated = estimated.map(|candidate| u64::from(candidate.estimate.prompt_tokens));
-        let burned = last.is_some_and(|last| !burned_nothing(last));
+        let runs = !x.operation.is_some_and(Operation::runs_no_model);
+        let burned = runs && last.is_some_and(|last| !burned_nothing(last));
         let (input, source, input_source) = match source {
             wire::usage::UsageSource::Reported => (usage.input_tokens, UsageSource::Reported, None),
             wire::usage::UsageSource::Counted => {

@@ -103,6 +103,19 @@ fn tokens_are_counted_where_it_was_decided_and_nothing_is_booked_for_it() {
 }
 
 #[test]
+fn a_count_that_breaks_off_has_read_no_prompt() {
+    let broken = Peer::start(|_, _| Then::Close);
+    let speaks = "dialect: anthropic\n    models: [claude]";
+    let proxy = Harness::start(&[("broken", broken.address, speaks)], "policy: in_order");
+    for (path, expected) in [("/v1/messages/count_tokens", "unknown"), ("/v1/messages", "estimated")] {
+        assert_eq!(ask(&proxy, path, "", &hello(false)).status, 502);
+        let record = proxy.record();
+        let (input, output, source) = tokens(&record);
+        assert_eq!((input.is_some(), output, source), (expected == "estimated", None, expected), "{path}: {record}");
+    }
+}
+
+#[test]
 fn a_limit_on_counting_tokens_is_none_on_messages() {
     let limited = Peer::start(|seen, stream| {
         if seen.head.contains("/count_tokens ") {
