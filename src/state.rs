@@ -55,7 +55,7 @@ pub struct Snapshot {
     pins: Arc<Pins>,
     /// What capacity is worth, by `BackendId`: for each output token. Empty until somebody has found out.
     pub prices: Arc<[Grams]>,
-    /// Output tokens of the usual request, of all that were asked for when the prices were found; 0 before.
+    /// Output tokens of the usual request, of all that were asked for lately; 0 before.
     pub usual_answer: f64,
 }
 
@@ -143,9 +143,10 @@ impl Snapshot {
         Self { generation: self.generation + 1, plan, live, flows, margins, tags, keyrings, tokens, prices, ..others }
     }
 
-    /// This snapshot with other prices.
+    /// This snapshot with other prices, and output tokens of the usual request; 0 where nobody asked, and what was known stays.
     #[must_use]
     pub fn with_prices(&self, prices: Arc<[Grams]>, usual_answer: f64) -> Self {
+        let usual_answer = if usual_answer > 0.0 { usual_answer } else { self.usual_answer };
         Self { prices, usual_answer, ..self.with_grid(Arc::clone(&self.grid)) }
     }
 

@@ -57,8 +57,10 @@ impl Publisher {
     pub(super) fn price(&self, pricer: &mut Pricer) -> bool {
         let snapshot = self.state.load();
         let Ticked { prices: found, usual_answer, .. } = pricer.tick(&snapshot, self.clock.monotonic(), self.clock.wall());
-        // Most often there is room everywhere, and then there is nothing to publish.
-        if let Some(prices) = found.as_ref().filter(|prices| **prices != snapshot.prices) {
+        let prices = found.as_ref().unwrap_or(&snapshot.prices);
+        // What the usual request is counts also where there is room everywhere, or where no policy knows a price.
+        let is_news = usual_answer > 0.0 && usual_answer.to_bits() != snapshot.usual_answer.to_bits();
+        if is_news || *prices != snapshot.prices {
             self.state.publish(snapshot.with_prices(Arc::clone(prices), usual_answer));
         }
         found.is_some()
@@ -118,11 +120,14 @@ impl Publisher {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use jiff::Timestamp;
 
     use super::*;
     use crate::clock::SimulatedClock;
-    use crate::config::SourcePlan;
+    use crate::config::{Env, Files, SourcePlan};
+    use crate::estimate::Size;
     use crate::grid::{Basis, Quality, Signal};
     use crate::testing::plan;
     use crate::units::GramsPerKwh;
@@ -149,6 +154,14 @@ mod tests {
             source: Arc::from("test"),
         };
         vec![(GridZone::new("SE-SE1"), reading.clone()), (GridZone::new("XX"), reading)]
+    }
+
+    struct NoFiles;
+
+    impl Files for NoFiles {
+        fn read(&self, _: &Path) -> std::io::Result<Vec<u8>> {
+            Err(std::io::ErrorKind::NotFound.into())
+        }
     }
 
     fn grams(state: &State) -> Option<f64> {
@@ -194,6 +207,33 @@ mod tests {
         assert!(publisher.plan(next));
         publisher.take(epoch, 0, reading(55.0, NOW));
         assert_eq!(grams(&state), Some(20.0), "a source of an earlier plan is not heard");
+    }
+
+    #[test]
+    fn the_usual_answer_is_published_also_where_nothing_is_scarce() {
+        for objective in ["least_carbon", "least_latency"] {
+            let text = format!(
+                "backends: [{{ name: a, url: http://127.0.0.1:1/v1, grid_zone: SE-SE3, models: [m] }}]
+policies: [{{ name: p, objective: {objective} }}]
+routes: [{{ name: all, backends: [a], policy: p }}]"
+            );
+            let plan = crate::config::load("t.yaml", &text, &Env::default(), &NoFiles).unwrap().plan;
+            let clock = Arc::new(SimulatedClock::new(Timestamp::from_second(NOW).unwrap()));
+            let state = Arc::new(State::new(Snapshot::first(Arc::new(plan), clock.monotonic())));
+            let publisher = Publisher::new(Arc::clone(&state), Arc::<SimulatedClock>::clone(&clock));
+            let mut pricer = Pricer::new(&state.load());
+            let snapshot = state.load();
+            let flow = snapshot.flow(snapshot.plan.routes[0].candidates("m")[0].flow).unwrap();
+            let mut tick = |asked| {
+                (0..asked).for_each(|_| flow.asked(Size { prompt_tokens: 500, output_tokens: 300 }, true));
+                clock.advance(Duration::from_secs(1));
+                publisher.price(&mut pricer);
+                state.load().usual_answer
+            };
+            tick(0);
+            assert!((tick(20) - 300.0).abs() < 1.0, "{objective}");
+            (0..1000).for_each(|_| assert!((tick(0) - 300.0).abs() < 1.0, "it stays what it was"));
+        }
     }
 
     #[test]

@@ -53,9 +53,9 @@ use crate::telemetry::log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::units::Millis;
 use crate::upstream::{UpstreamResponse, Upstreams, for_hyper};
-use crate::wire::Call;
 use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
+use crate::wire::{Call, Operation};
 
 pub use exchange::{Attempt, AttemptOutcome, Exchange};
 use exchange::{MAX_ID, Proof, Shadowed};
@@ -356,8 +356,9 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
     if candidates.is_empty() {
         return Err(Error::UnknownModel);
     }
-    // A request that was held is no other one.
-    if let Some(flow) = snapshot.flow(x.demand_of(flow)).filter(|_| x.deployments.is_none()) {
+    // A request that was held is no other one, and one for which no model runs asks for no capacity.
+    let counts = x.deployments.is_none() && !x.operation.is_some_and(Operation::runs_no_model);
+    if let Some(flow) = snapshot.flow(x.demand_of(flow)).filter(|_| counts) {
         flow.asked(size, demand.streamed);
     }
     if turn.is_some() {

@@ -260,11 +260,10 @@ impl Router {
             return;
         }
         let Ticked { prices, usual_answer, .. } = self.pricer.tick(&self.snapshot, at.now, at.wall);
-        if let Some(prices) = prices {
-            let free = self.ablations.has(Ablation::NoPrice);
-            let prices = if free { prices.iter().map(|_| Grams::ZERO).collect() } else { prices };
-            self.snapshot = self.snapshot.with_prices(prices, usual_answer);
-        }
+        let prices = prices.unwrap_or_else(|| Arc::clone(&self.snapshot.prices));
+        let free = self.ablations.has(Ablation::NoPrice);
+        let prices = if free { prices.iter().map(|_| Grams::ZERO).collect() } else { prices };
+        self.snapshot = self.snapshot.with_prices(prices, usual_answer);
     }
 
     /// What it says of its load to so many others.
