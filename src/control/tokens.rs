@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
@@ -63,9 +63,10 @@ fn due(snapshot: &Snapshot, now: Timestamp) -> Vec<Arc<Token>> {
 }
 
 async fn renew(token: &Token, clock: &dyn Clock) {
+    let asked = clock.wall();
     let (fetched, every) = match &token.how().source {
         TokenSource::File(path) => (read(path), EVERY.as_secs().cast_signed()),
-        TokenSource::Command { words, every } => (run(words).await, i64::try_from(every.as_secs()).unwrap_or(i64::MAX)),
+        TokenSource::Command { words, every } => (run(words, asked).await, i64::try_from(every.as_secs()).unwrap_or(i64::MAX)),
     };
     let now = clock.wall();
     let source = shown(&token.how().source);
@@ -115,7 +116,7 @@ fn read(path: &Path) -> Result<Fetched, String> {
     Ok((Secret::new(token), None))
 }
 
-async fn run(words: &[Box<str>]) -> Result<Fetched, String> {
+async fn run(words: &[Box<str>], asked: Timestamp) -> Result<Fetched, String> {
     let Some((program, told)) = words.split_first() else { return Err("there is no program".to_owned()) };
     let mut command = Command::new(&**program);
     command.args(told.iter().map(|word| &**word)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -136,7 +137,7 @@ async fn run(words: &[Box<str>]) -> Result<Fetched, String> {
     let text = bounded(text)?;
     match status {
         Some(status) if !status.success() => Err(format!("it ended with {status}")),
-        _ => understood(&text),
+        _ => understood(&text, asked),
     }
 }
 
@@ -156,6 +157,7 @@ struct Written {
     expires_on: Option<Value>,
     #[serde(alias = "expiry", alias = "expiration")]
     token_expiry: Option<Value>,
+    expires_in: Option<Value>,
 }
 
 /// The claims of a JSON web token (RFC 7519), as far as they matter here.
@@ -164,8 +166,9 @@ struct Claims {
     exp: Option<f64>,
 }
 
-/// The token of a program's output, and its end where that says so.
-fn understood(text: &str) -> Result<Fetched, String> {
+/// The token of a program's output, and its end where that says so. How long it is good counts from when it was asked for: that is
+/// too soon by what the program took, and never too late.
+fn understood(text: &str, asked: Timestamp) -> Result<Fetched, String> {
     let text = text.trim();
     if text.is_empty() {
         return Err("it wrote nothing".to_owned());
@@ -182,13 +185,18 @@ fn understood(text: &str) -> Result<Fetched, String> {
         return Err("it wrote an empty token".to_owned());
     }
     let said = [&written.expires_on, &written.token_expiry].into_iter().flatten().find_map(moment);
-    Ok((Secret::new(written.token.trim()), said.or_else(|| end_of(&written.token))))
+    let good_for = || asked.checked_add(SignedDuration::from_secs(seconds(written.expires_in.as_ref()?)?)).ok();
+    Ok((Secret::new(written.token.trim()), said.or_else(good_for).or_else(|| end_of(&written.token))))
+}
+
+/// As a number, or as text.
+fn seconds(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_str()?.parse().ok())
 }
 
 /// Seconds since 1970, as a number or as text, or a time with its offset. Azure's `expiresOn` has none, and says nothing.
 fn moment(value: &Value) -> Option<Timestamp> {
-    let seconds = value.as_i64().or_else(|| value.as_str()?.parse().ok());
-    match seconds {
+    match seconds(value) {
         Some(seconds) => Timestamp::from_second(seconds).ok(),
         None => value.as_str()?.parse().ok(),
     }
@@ -208,7 +216,7 @@ mod tests {
     use crate::clock::SystemClock;
 
     fn read_as(text: &str) -> Option<(String, Option<i64>)> {
-        let (secret, until) = understood(text).ok()?;
+        let (secret, until) = understood(text, Timestamp::from_second(1000).unwrap()).ok()?;
         Some((secret.expose().to_owned(), until.map(Timestamp::as_second)))
     }
 
@@ -225,6 +233,11 @@ mod tests {
             ),
             (r#"{"accessToken":"a","expires_on":5}"#.to_owned(), Some(("a".to_owned(), Some(5)))),
             (r#"{"access_token":"a","expires_on":"7"}"#.to_owned(), Some(("a".to_owned(), Some(7)))),
+            // What Google's metadata server answers.
+            (r#"{"access_token":"a","expires_in":300,"token_type":"Bearer"}"#.to_owned(), Some(("a".to_owned(), Some(1300)))),
+            (r#"{"access_token":"a","expires_in":"300"}"#.to_owned(), Some(("a".to_owned(), Some(1300)))),
+            (r#"{"access_token":"a","expires_in":300,"expires_on":"7"}"#.to_owned(), Some(("a".to_owned(), Some(7)))),
+            (format!(r#"{{"access_token":"a","expires_in":{}}}"#, i64::MAX), Some(("a".to_owned(), None))),
             (r#"{"token":"a","token_expiry":"2026-11-27T10:00:00Z"}"#.to_owned(), Some(("a".to_owned(), Some(1_795_773_600)))),
             (format!(r#"{{"token":"{entra}"}}"#), Some((entra.clone(), Some(1_800_000_000)))),
             (jwt("{}"), Some((jwt("{}"), None))),

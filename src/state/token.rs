@@ -10,6 +10,10 @@ use jiff::Timestamp;
 use crate::backend::{Credential, Renewed, Secret};
 use crate::config::Plan;
 
+/// Seconds between two askings for the sake of backends that refuse what they get: one that takes none must not have a program run all
+/// the time. As often as a configuration may ask for at most.
+const APART: i64 = 60;
+
 /// The token with which requests to a backend are sent. Nothing of it is shown.
 pub struct Token {
     how: Renewed,
@@ -19,6 +23,8 @@ pub struct Token {
     /// Second from which on the next one is asked for.
     due: AtomicI64,
     busy: AtomicBool,
+    /// Second at which it was last asked for.
+    asked: AtomicI64,
     renewed: AtomicU64,
     failed: AtomicU64,
 }
@@ -61,6 +67,7 @@ impl Token {
             failing: ArcSwapOption::empty(),
             due: AtomicI64::new(i64::MIN),
             busy: AtomicBool::new(false),
+            asked: AtomicI64::new(i64::MIN),
             renewed: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         };
@@ -117,8 +124,15 @@ impl Token {
 
     /// Ends that, until so many seconds have gone by.
     pub fn ends(&self, now: Timestamp, seconds: i64) {
+        self.asked.store(now.as_second(), Relaxed);
         self.due.store(now.as_second().saturating_add(seconds), Relaxed);
         self.busy.store(false, Relaxed);
+    }
+
+    /// A backend does not take it: the next one is asked for now, or as soon as may be after the last.
+    pub fn refused(&self, now: Timestamp) {
+        let soonest = self.asked.load(Relaxed).saturating_add(APART).max(now.as_second());
+        self.due.fetch_min(soonest, Relaxed);
     }
 
     /// What is to be shown of it.
@@ -195,5 +209,26 @@ mod tests {
         assert!(token.is_good(at(0)) && token.begins(at(0)) && !token.begins(at(0)));
         token.ends(at(0), 30);
         assert!(!token.begins(at(29)) && token.begins(at(30)));
+    }
+
+    #[test]
+    fn one_that_is_refused_is_asked_for_anew_but_not_all_the_time() {
+        let source = TokenSource::File("x".into());
+        let token = Token::new(&Renewed { name: AUTHORIZATION, prefix: "", source, first: None });
+        let mut runs = Vec::new();
+        for now in 0..1000 {
+            // It was revoked long after it came, and the next one is taken by nobody either.
+            if now >= 500 {
+                token.refused(at(now));
+            }
+            if token.begins(at(now)) {
+                runs.push(now);
+                token.ends(at(now), 2700);
+            }
+        }
+        assert_eq!(runs, [0, 500, 560, 620, 680, 740, 800, 860, 920, 980]);
+        token.ends(at(1000), 15);
+        token.refused(at(1001));
+        assert!(token.begins(at(1015)), "one that failed is tried again as soon as before");
     }
 }
