@@ -22,6 +22,25 @@ pub enum TokenSource {
     },
 }
 
+impl TokenSource {
+    /// Whether the same token comes from it, however often it is asked.
+    fn gives_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File(path), Self::File(other)) => path == other,
+            (Self::Command { words, .. }, Self::Command { words: other, .. }) => words == other,
+            (Self::File(_), Self::Command { .. }) | (Self::Command { .. }, Self::File(_)) => false,
+        }
+    }
+
+    /// Seconds after which a program is asked for the next one; 0 for a file, which is not asked.
+    pub fn every_s(&self) -> i64 {
+        match self {
+            Self::File(_) => 0,
+            Self::Command { every, .. } => i64::try_from(every.as_secs()).unwrap_or(i64::MAX),
+        }
+    }
+}
+
 /// A header field with a token that is renewed beside the traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Renewed {
@@ -38,6 +57,6 @@ pub struct Renewed {
 impl Renewed {
     /// Whether it is the same token in the same place, as of whatever time.
     pub fn is_kept_as(&self, other: &Self) -> bool {
-        (&self.name, self.prefix, &self.source) == (&other.name, other.prefix, &other.source)
+        (&self.name, self.prefix) == (&other.name, other.prefix) && self.source.gives_as(&other.source)
     }
 }

@@ -260,6 +260,8 @@ impl Control {
                 if again {
                     *sources = self.start_sources();
                 }
+                // Its backends cannot be asked before they have one.
+                tokens::look(&self.publisher.snapshot(), &self.clock);
                 let generation = self.publisher.generation();
                 tracing::info!(generation, "a new configuration is in force");
                 self.metrics.reloads_ok.add_one();

@@ -66,7 +66,7 @@ async fn renew(token: &Token, clock: &dyn Clock) {
     let asked = clock.wall();
     let (fetched, every) = match &token.how().source {
         TokenSource::File(path) => (read(path), EVERY.as_secs().cast_signed()),
-        TokenSource::Command { words, every } => (run(words, asked).await, i64::try_from(every.as_secs()).unwrap_or(i64::MAX)),
+        TokenSource::Command { words, .. } => (run(words, asked).await, token.every_s()),
     };
     let now = clock.wall();
     let source = shown(&token.how().source);

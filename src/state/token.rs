@@ -23,6 +23,8 @@ pub struct Token {
     /// Second from which on the next one is asked for.
     due: AtomicI64,
     busy: AtomicBool,
+    /// Seconds after which a program is asked for the next one; a plan may change it and keep the token.
+    every: AtomicI64,
     /// Second at which it was last asked for.
     asked: AtomicI64,
     renewed: AtomicU64,
@@ -67,6 +69,7 @@ impl Token {
             failing: ArcSwapOption::empty(),
             due: AtomicI64::new(i64::MIN),
             busy: AtomicBool::new(false),
+            every: AtomicI64::new(how.source.every_s()),
             asked: AtomicI64::new(i64::MIN),
             renewed: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -82,7 +85,18 @@ impl Token {
         }
     }
 
-    /// What it is and where it comes from.
+    /// Seconds after which a program is asked for the next one.
+    pub fn every_s(&self) -> i64 {
+        self.every.load(Relaxed)
+    }
+
+    /// A program is asked so often from now on.
+    fn ask_every(&self, seconds: i64) {
+        self.every.store(seconds, Relaxed);
+        self.due.fetch_min(self.asked.load(Relaxed).saturating_add(seconds), Relaxed);
+    }
+
+    /// What it is and where it comes from. How often it is asked for is as of the first plan that had it ([`Self::every_s`]).
     pub const fn how(&self) -> &Renewed {
         &self.how
     }
@@ -163,9 +177,14 @@ pub(super) fn of(plan: &Plan, before: &[Option<Arc<Token>>]) -> Vec<Option<Arc<T
             tokens.push(None);
             continue;
         };
-        let known = tokens.iter().chain(before).flatten().find(|token| token.how().is_kept_as(how)).cloned();
+        let kept = |among: &[Option<Arc<Token>>]| among.iter().flatten().find(|token| token.how().is_kept_as(how)).cloned();
+        let here = kept(&tokens);
+        let known = here.clone().or_else(|| kept(before));
         if let Some(known) = &known {
             known.begin(how.first.as_ref());
+            // Of several backends that are sent the same one, the one that wants it most often has its way.
+            let every = how.source.every_s();
+            known.ask_every(if here.is_some() { every.min(known.every_s()) } else { every });
         }
         tokens.push(Some(known.unwrap_or_else(|| Arc::new(Token::new(how)))));
     }
@@ -174,10 +193,13 @@ pub(super) fn of(plan: &Plan, before: &[Option<Arc<Token>>]) -> Vec<Option<Arc<T
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use http::header::AUTHORIZATION;
 
     use super::*;
     use crate::backend::TokenSource;
+    use crate::testing::plan;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -209,6 +231,31 @@ mod tests {
         assert!(token.is_good(at(0)) && token.begins(at(0)) && !token.begins(at(0)));
         token.ends(at(0), 30);
         assert!(!token.begins(at(29)) && token.begins(at(30)));
+    }
+
+    #[test]
+    fn a_plan_that_asks_at_other_times_keeps_the_token() {
+        let with = |minutes: &[u64]| {
+            let backend = |minutes: &u64| {
+                let source = TokenSource::Command { words: ["x".into()].into(), every: Duration::from_mins(*minutes) };
+                let mut backend = (*plan().backends[0]).clone();
+                backend.credential =
+                    Credential::Renewed(Arc::new(Renewed { name: AUTHORIZATION, prefix: "", source, first: None }));
+                Arc::new(backend)
+            };
+            Plan { backends: minutes.iter().map(backend).collect(), ..plan() }
+        };
+        let before = of(&with(&[45]), &[]);
+        let token = before[0].as_ref().unwrap();
+        token.renew(Secret::new("good"), at(0), None).unwrap();
+        token.ends(at(0), token.every_s());
+        let after = of(&with(&[30, 20, 25]), &before);
+        assert!(after.iter().all(|it| Arc::ptr_eq(it.as_ref().unwrap(), token)) && token.is_good(at(0)));
+        assert_eq!(token.every_s(), 20 * 60);
+        assert!(!token.begins(at(1199)) && token.begins(at(1200)));
+        token.ends(at(1200), token.every_s());
+        of(&with(&[60]), &after);
+        assert_eq!(token.every_s(), 60 * 60);
     }
 
     #[test]

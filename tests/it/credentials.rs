@@ -277,3 +277,18 @@ fn who_has_no_token_keeps_nobody_from_an_answer() {
     assert_eq!(proxy.record()["backend"], "ejected");
     assert!(!without.saw_more());
 }
+
+#[test]
+fn a_token_is_kept_when_it_is_only_asked_for_at_other_times() {
+    let peer = Peer::answering("200 OK", OK);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "ONCE").unwrap();
+    // It gives a token the first time and never again.
+    let path = file.path().display();
+    let auth = format!("auth: {{ bearer: {{ command: [sh, -c, \"cat {path} && true > {path}\"], every: 45m }} }}");
+    let proxy = renewed(&peer, &auth);
+    proxy.rewrite(|text| text.replace("45m", "30m"));
+    proxy.wait_for_status("the second generation", |status| status["generation"] == 2);
+    assert_eq!(ask(&proxy, "/v1/chat/completions", "").status, 200);
+    assert_eq!(peer.next().field("authorization"), Some("Bearer ONCE"));
+}
