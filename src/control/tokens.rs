@@ -6,17 +6,18 @@
 
 use std::io::{self, Read as _};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -31,6 +32,8 @@ pub(super) const EVERY: Duration = Duration::from_secs(5);
 const MOST: u64 = 64 << 10;
 /// How long a program may take. Those of Azure and Google start an interpreter and ask a server.
 const LONGEST: Duration = Duration::from_secs(30);
+/// How long the output of a program that has ended is read on. All it wrote lies ready then; but others may hold the pipe for hours.
+const AFTER_END: Duration = Duration::from_secs(1);
 /// After a failure it is tried again so soon, in seconds.
 const AGAIN: i64 = 15;
 /// A token that says when it ends is renewed so long before, in seconds, or a tenth of what it has left where that is less.
@@ -120,24 +123,58 @@ async fn run(words: &[Box<str>], asked: Timestamp) -> Result<Fetched, String> {
     let Some((program, told)) = words.split_first() else { return Err("there is no program".to_owned()) };
     let mut command = Command::new(&**program);
     command.args(told.iter().map(|word| &**word)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    // One that is not waited for any more has to end, or every try would leave one behind.
-    let mut child = command.kill_on_drop(true).spawn().map_err(|error| format!("it cannot be started: {error}"))?;
-    let output = child.stdout.take();
-    let ends = async {
-        let mut text = Vec::new();
-        if let Some(output) = output {
-            output.take(MOST + 1).read_to_end(&mut text).await?;
-        }
-        // Of one that writes on nobody waits for the end.
-        let status = if text.len() as u64 > MOST { None } else { Some(child.wait().await?) };
-        Ok::<_, io::Error>((text, status))
-    };
-    let ended = timeout(LONGEST, ends).await.map_err(|_| format!("it took longer than {} s", LONGEST.as_secs()))?;
+    // One that is not waited for any more has to end, or every try would leave one behind; and with it all that it has started, since
+    // many a program is a script around another.
+    command.process_group(0).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| format!("it cannot be started: {error}"))?;
+    // Dropped before the child is, so that its number is still its own.
+    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
+    let ended = timeout(LONGEST, output_of(&mut child, &mut group)).await;
+    let ended = ended.map_err(|_| format!("it took longer than {} s", LONGEST.as_secs()))?;
     let (text, status) = ended.map_err(|error| error.to_string())?;
     let text = bounded(text)?;
     match status {
         Some(status) if !status.success() => Err(format!("it ended with {status}")),
         _ => understood(&text, asked),
+    }
+}
+
+/// What it writes until it ends, and how it ended; `None` where it writes on and on, and nobody waits for the end.
+async fn output_of(child: &mut Child, group: &mut Group) -> io::Result<(Vec<u8>, Option<ExitStatus>)> {
+    let (mut text, output) = (Vec::new(), child.stdout.take());
+    let mut output = output.ok_or(io::ErrorKind::BrokenPipe)?.take(MOST + 1);
+    let ended = loop {
+        tokio::select! {
+            read = output.read_buf(&mut text) => if read? == 0 { break None },
+            ended = child.wait() => break Some(ended?),
+        }
+    };
+    if text.len() as u64 > MOST {
+        return Ok((text, None));
+    }
+    let status = match ended {
+        None => child.wait().await?,
+        Some(status) => {
+            let rest = async { while output.read_buf(&mut text).await.is_ok_and(|read| read > 0) {} };
+            // What comes later, or never, is somebody's whom it left behind.
+            let _ = timeout(AFTER_END, rest).await;
+            status
+        }
+    };
+    group.0 = None;
+    Ok((text, Some(status)))
+}
+
+/// A program and all that it starts, which end with this unless the program has ended by itself: what it leaves behind then, it means
+/// to, and its number may be another's.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // It may have ended this very moment.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
     }
 }
 
@@ -211,6 +248,8 @@ fn end_of(token: &str) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::backend::Renewed;
     use crate::clock::SystemClock;
@@ -295,6 +334,44 @@ mod tests {
         // It would sleep for an hour; the clock of the runtime, which is all that is waited by, has nothing else to wait for.
         let (good, why) = renewed(&["sleep", "3600"]).await;
         assert_eq!((good, why.as_deref()), (false, Some("it took longer than 30 s")));
+    }
+
+    /// A place where programs of a test meet it: who opens it to write waits until it is read.
+    fn fifo(directory: &Path) -> PathBuf {
+        let path = directory.join("fifo");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        path
+    }
+
+    #[tokio::test]
+    async fn who_is_left_behind_with_the_output_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = fifo(directory.path());
+        // It holds the output until somebody writes, which is after the assertion.
+        let script = format!("cat {} & echo one", fifo.display());
+        assert_eq!(renewed(&["sh", "-c", &script]).await, (true, None));
+        let write = tokio::task::spawn_blocking(move || std::fs::write(fifo, "").unwrap());
+        write.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn whom_a_program_has_started_ends_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = fifo(directory.path());
+        let script = format!("sleep 60 > {}; true", fifo.display());
+        let words: Vec<Box<str>> = ["sh", "-c", &script].map(Box::from).to_vec();
+        let running = tokio::spawn(async move { run(&words, Timestamp::UNIX_EPOCH).await.is_ok() });
+        let (opened, is_open) = tokio::sync::oneshot::channel();
+        let reading = tokio::task::spawn_blocking(move || {
+            // Once this is open, so is the other end.
+            let mut file = std::fs::File::open(fifo).unwrap();
+            opened.send(()).unwrap();
+            file.read_to_end(&mut Vec::new()).unwrap()
+        });
+        is_open.await.unwrap();
+        running.abort();
+        assert!(running.await.unwrap_err().is_cancelled());
+        assert!(timeout(LONGEST, reading).await.is_ok(), "the other end is still held");
     }
 
     #[tokio::test]
