@@ -1,11 +1,15 @@
 //! What is allowed and yet probably not meant.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 
 use super::carbon::Zones;
 use super::{Check, backend, policy, route};
-use crate::backend::PlacementKind;
+use crate::backend::{Credential, PlacementKind};
 use crate::config::decode::similar;
+use crate::config::file::File;
+use crate::config::node::Mark;
+use crate::config::plan::{Limits, Listener};
 use crate::grid::GridZone;
 use crate::key::Keys;
 use crate::tables::{Glob, Regions};
@@ -16,7 +20,52 @@ const GROUPS: [&str; 2] = ["eu", "us"];
 /// The most places that are looked at; a warning more is no help to anybody.
 const MOST_PLACES: usize = 1000;
 
+/// A body may be this part of all that are collected at once, where some of them only claim to be signed.
+const LARGEST_SIGNED: usize = 4;
+
+/// Where the file says what is looked at here and no longer has its place in the plan.
+pub(super) struct Marks {
+    /// By address.
+    listeners: Vec<(SocketAddr, Mark)>,
+    body: Mark,
+}
+
+impl Marks {
+    pub(super) fn of(file: &File) -> Self {
+        let listeners = file.listeners.iter().flat_map(|all| &all.0).map(|listener| &listener.address);
+        let limits = file.limits.as_ref();
+        Self {
+            listeners: listeners.filter_map(|at| Some((at.value.parse().ok()?, at.mark))).collect(),
+            body: limits.map_or_else(Mark::default, |at| at.value.body.as_ref().map_or(at.mark, |body| body.mark)),
+        }
+    }
+}
+
 impl Check<'_> {
+    /// Whoever reaches a gateway without keys is served at its operator's expense.
+    pub(super) fn open_to_all(&mut self, listeners: &[Listener], marks: &Marks, backends: &[backend::Meant], keys: &Keys) {
+        let own = |meant: &&backend::Meant| !matches!(meant.backend.credential, Credential::None | Credential::PassThrough);
+        let Some(own) = backends.iter().find(own).filter(|_| keys.is_empty()) else { return };
+        let open = listeners.iter().find(|listener| !listener.address.ip().to_canonical().is_loopback());
+        let open = open.and_then(|open| marks.listeners.iter().find(|(address, _)| *address == open.address));
+        if let Some((_, mark)) = open {
+            let name = &own.backend.name;
+            let message =
+                format!("whoever reaches this address is served with the credential of `{name}`, since there are no `keys`");
+            self.warnings.add(*mark, message).mend =
+                Some("say under `keys` who may use it, or listen on 127.0.0.1 for this machine only".to_owned());
+        }
+    }
+
+    /// A body that has to be collected to be held to its signature takes as much memory as any, whoever sent it.
+    pub(super) fn signed_bodies(&mut self, limits: &Limits, marks: &Marks, keys: &Keys) {
+        if keys.iter().any(|key| key.signs.is_some()) && limits.body > limits.buffered / LARGEST_SIGNED {
+            let message = "one body of a request that only claims to be signed may take more than a quarter of `buffered`";
+            self.warnings.add(marks.body, message).mend =
+                Some("raise `buffered` to four times `body`, or lower `body`".to_owned());
+        }
+    }
+
     pub(super) fn lint(
         &mut self,
         backends: &[backend::Meant],

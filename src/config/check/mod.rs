@@ -84,6 +84,7 @@ impl<'a> Check<'a> {
 
     /// The plan that a file means. It may only be used when no problem was noted.
     pub(super) fn plan(&mut self, file: File, text_hash: u64) -> Plan {
+        let marks = lint::Marks::of(&file);
         let (boot, limits) =
             self.boot(file.listeners, file.admin, file.workers, file.log, file.limits, (file.peers.as_ref(), file.state));
         let table = Arc::new(self.energy_table(file.energy.unwrap_or_default()));
@@ -99,6 +100,8 @@ impl<'a> Check<'a> {
         }
         let keys = self.keys(file.keys.0, &backends, &policies, &routes, &names);
         self.lint(&backends, &policies, &routes, &keys, &zones);
+        self.open_to_all(&boot.listeners, &marks, &backends, &keys);
+        self.signed_bodies(&limits, &marks, &keys);
         let mut all: Vec<Arc<Policy>> = policies.iter().map(|meant| Arc::clone(&meant.policy)).collect();
         all.extend(Some(route::standard(&policies)).filter(|standard| standard.id.index() == policies.len()));
         let model_lists = routes.iter().map(|route| route.model_list(&backends)).collect();
