@@ -285,13 +285,16 @@ pub fn verify(received: &Received<'_>, keys: &AwsKeys, scope: Option<Scope<'_>>,
     verify_slices_are_equal(right.as_bytes(), claim.signature.as_bytes()).map_err(|_| Mistrust::Signature)
 }
 
+/// Fields by name and value, in the order in which they are signed.
+type SignedFields<'a> = Vec<(&'a str, &'a str)>;
+
 /// What a request claims, over which fields and since when, unless its head alone shows that its signature cannot be right.
 fn by_head<'a>(
     received: &Received<'a>,
     keys: &AwsKeys,
     scope: Option<Scope<'_>>,
     now: Timestamp,
-) -> Result<(Claim<'a>, Vec<(&'a str, &'a str)>, SystemTime), Mistrust> {
+) -> Result<(Claim<'a>, SignedFields<'a>, SystemTime), Mistrust> {
     let authorization = received.fields.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or(Mistrust::Unsigned)?;
     let claim = Claim::parse(authorization).filter(|claim| claim.access_key_id == &*keys.access_key_id);
     let claim = claim.ok_or(Mistrust::Unsigned)?;
@@ -331,7 +334,7 @@ fn dated(fields: &HeaderMap, claim: &Claim<'_>, now: Timestamp) -> Option<System
 }
 
 /// The fields that are signed, with their values; `None` when one is missing that has to be among them.
-fn signed<'a>(received: &Received<'a>, claim: &Claim<'a>) -> Option<Vec<(&'a str, &'a str)>> {
+fn signed<'a>(received: &Received<'a>, claim: &Claim<'a>) -> Option<SignedFields<'a>> {
     let names: Vec<&str> = claim.signed_fields.split(';').collect();
     let listed = |name: &str| names.binary_search(&name).is_ok();
     let in_order = names.is_sorted() && names.windows(2).all(|pair| pair[0] != pair[1]);
