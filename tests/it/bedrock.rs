@@ -290,16 +290,24 @@ fn nor_any_of_their_places_among_the_requests_at_once() {
     let proxy = proxy(&fleet, KEY, &format!("limits: {{ in_flight: 32 }}\n{keys}"));
     let path = "/model/gpt-oss/converse";
     let claims = signed("another-key-by-that-id", path, CONVERSE);
-    // More than there may be at once, none of which sends its body.
+    // Clients that do not send their bodies: two have a place, and more than there may be requests at once have none.
     let head = format!("POST {path} HTTP/1.1\r\nhost: w\r\ncontent-type: application/json\r\n{claims}content-length: 10\r\n\r\n");
-    let mut slow: Vec<Client> = (0..40).map(|_| Client::connect(proxy.address)).collect();
-    slow.iter_mut().for_each(|client| client.send(head.as_bytes()));
+    let slow = || {
+        let mut client = Client::connect(proxy.address);
+        client.send(head.as_bytes());
+        client
+    };
+    let held = [slow(), slow()];
     patiently("the places of those who claim are taken", || (ask(&proxy, path, &claims, CONVERSE).status == 503).then_some(()));
+    let refused: Vec<Client> = (0..40).map(|_| slow()).collect();
+    for mut client in refused {
+        assert_eq!(client.answer().status, 503);
+    }
     for _ in 0..4 {
         let answer = ask(&proxy, path, "x-api-key: a-key-of-the-gateway\r\n", CONVERSE);
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
-    drop(slow);
+    drop(held);
     let right = signed("a-key-of-the-gateway", path, CONVERSE);
     patiently("a place is free", || (ask(&proxy, path, &right, CONVERSE).status == 200).then_some(()));
     // Neither who was right nor who was wrong has kept one of the two.
