@@ -331,11 +331,7 @@ fn simulated(x: &Exchange, ledger: &Ledger<'_>) -> bool {
 fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x>) -> AccessRecord<'x> {
     let route = x.route();
     let policy = x.policy();
-    let budget = policy.zip(x.demand).and_then(|(policy, demand)| {
-        let index = x.serving.as_ref().and_then(|(_, index)| *index)?;
-        let prompt_tokens = x.candidates.get(index)?.estimate.prompt_tokens;
-        policy.budget?.of(demand.streamed, prompt_tokens)
-    });
+    let budget = budget_of(x);
     let last = ledger.charged.last();
     let total = Millis::from(now - x.begun);
     let first_token = x.first_token.map(|at| Millis::from(at - x.begun));
@@ -399,6 +395,14 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         error: x.error.map(Text::from),
         simulated: simulated(x, ledger),
     }
+}
+
+/// The latency budget that the backend which served it had for a prompt of that size.
+fn budget_of(x: &Exchange) -> Option<Millis> {
+    let (policy, demand) = x.policy().zip(x.demand)?;
+    let index = x.serving.as_ref().and_then(|(_, index)| *index)?;
+    let prompt_tokens = x.candidates.get(index)?.estimate.prompt_tokens;
+    policy.budget?.of(demand.streamed, prompt_tokens)
 }
 
 fn attempts_used<'l>(x: &'l Exchange, ledger: &'l Ledger<'_>) -> impl Iterator<Item = AttemptUsed<'l>> {

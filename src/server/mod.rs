@@ -28,7 +28,7 @@ mod tracked;
 mod worker;
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -48,9 +48,9 @@ use self::descriptors::Descriptors;
 use self::drain::Supervisor;
 use self::worker::{Common, Worker};
 use crate::clock::Clock;
-use crate::config::Plan;
+use crate::config::{PeersPlan, Plan};
 use crate::control::peers::Link;
-use crate::control::{ConfigFile, Control, keep};
+use crate::control::{ConfigFile, Control, ControlHandle, keep};
 use crate::state::{Snapshot, State};
 use crate::telemetry::log::{AccessLog, Identity, LogError};
 use crate::telemetry::metrics::Metrics;
@@ -173,14 +173,7 @@ where
     let admin_address = admin.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
     let (control, control_handle) =
         Control::new(Arc::clone(&shared.state), config, Arc::clone(&shared.clock), Arc::clone(&shared.metrics));
-    let peers = boot.peers.zip(datagrams).map(|(plan, socket)| Link {
-        plan,
-        socket,
-        state: Arc::clone(&shared.state),
-        clock: Arc::clone(&shared.clock),
-        metrics: Arc::clone(&shared.metrics),
-        status: Arc::clone(control_handle.status()),
-    });
+    let peers = boot.peers.zip(datagrams).map(|(plan, socket)| link(plan, socket, &shared, &control_handle));
     let (shutdown, again) = (CancellationToken::new(), CancellationToken::new());
     let ready = Arc::new(AtomicBool::new(true));
     let admin = admin.map(|socket| {
@@ -211,6 +204,18 @@ where
     };
     let thread = named("windward-control").spawn(move || supervisor.run(&runtime))?;
     Ok(Handle { addresses, admin: admin_address, shutdown, again, thread })
+}
+
+/// The exchange with other replicas, over what was bound for it.
+fn link(plan: PeersPlan, socket: UdpSocket, shared: &Shared, control: &ControlHandle) -> Link {
+    Link {
+        plan,
+        socket,
+        state: Arc::clone(&shared.state),
+        clock: Arc::clone(&shared.clock),
+        metrics: Arc::clone(&shared.metrics),
+        status: Arc::clone(control.status()),
+    }
 }
 
 /// Starts a server and waits for its end: the exit code is 0 when it ended because it was told to.
