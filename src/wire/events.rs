@@ -27,7 +27,8 @@ pub(super) struct Events {
     /// The beginning of an event that a cut divides, up to [`EVENT_BYTES`].
     held: Vec<u8>,
     pub(super) with_output: u64,
-    pub(super) saw_data: bool,
+    /// An event that is here whole has data.
+    saw_data: bool,
     /// The event that says that nothing follows it is here.
     pub(super) saw_last: bool,
     /// What Anthropic's events say of the tokens.
@@ -87,8 +88,13 @@ impl Events {
         }
         if at < chunk.len() {
             self.hold(&chunk[at..]);
-            self.saw_data = self.saw_data || says_something(&self.held);
         }
+    }
+
+    /// Whether data is here, be it of an event that is not here whole. What the beginning of an event seems to be may be taken back
+    /// when more of it comes, so it is not remembered.
+    pub(super) fn saw_data(&self) -> bool {
+        self.saw_data || says_something(&self.held)
     }
 
     fn hold(&mut self, part: &[u8]) {
@@ -346,12 +352,12 @@ mod tests {
     fn what_azures_filter_says_of_a_prompt_is_no_first_token() {
         let filter =
             br#"data: {"choices":[],"created":0,"id":"","model":"","object":"","prompt_filter_results":[{"prompt_index":0}]}"#;
-        for size in [filter.len(), 30, 50] {
+        for size in [filter.len(), 1, 10, 30, 50] {
             let mut events = Events::new(Operation::Chat);
             filter.chunks(size).chain([&b"\n\n"[..]]).for_each(|piece| events.feed(piece));
-            assert!(!events.saw_data, "{size}");
+            assert!(!events.saw_data(), "{size}");
             events.feed(b"data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n");
-            assert!(events.saw_data && events.with_output == 0);
+            assert!(events.saw_data() && events.with_output == 0);
         }
     }
 

@@ -155,7 +155,7 @@ impl Meter {
     /// is no answer; for other bodies any byte.
     pub fn saw_first_data(&self) -> bool {
         match (&self.events, &self.frames) {
-            (Some(events), _) => events.saw_data,
+            (Some(events), _) => events.saw_data(),
             (_, Some(frames)) => frames.saw_event,
             _ => self.any_byte,
         }
