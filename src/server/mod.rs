@@ -50,7 +50,7 @@ use self::worker::{Common, Worker};
 use crate::clock::Clock;
 use crate::config::{PeersPlan, Plan};
 use crate::control::peers::Link;
-use crate::control::{ConfigFile, Control, ControlHandle, keep};
+use crate::control::{self, ConfigFile, Control, ControlHandle, keep};
 use crate::state::{Snapshot, State};
 use crate::telemetry::log::{AccessLog, Identity, LogError};
 use crate::telemetry::metrics::Metrics;
@@ -181,7 +181,7 @@ where
         (socket, context)
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(crate::control::tokens::first(&shared.state.load(), &shared.clock));
+    first_tokens(&runtime, &shared)?;
     let signals = if signals { Some(runtime.block_on(async { drain::Signals::install() })?) } else { None };
     let (threads, ended) = spawn_workers(workers, bound, &common, &service, background.as_ref())?;
     let supervisor = Supervisor {
@@ -204,6 +204,16 @@ where
     };
     let thread = named("windward-control").spawn(move || supervisor.run(&runtime))?;
     Ok(Handle { addresses, admin: admin_address, shutdown, again, thread })
+}
+
+/// Asks once for what backends are sent that has to be renewed, before the first request needs it. On a thread of its own: whoever
+/// starts the server may stand within another runtime, and that must not be blocked on from inside.
+fn first_tokens(runtime: &tokio::runtime::Runtime, shared: &Shared) -> std::io::Result<()> {
+    let ask = || runtime.block_on(control::tokens::first(&shared.state.load(), &shared.clock));
+    std::thread::scope(|threads| {
+        let asking = named("windward-tokens").spawn_scoped(threads, ask)?;
+        asking.join().map_err(|_| std::io::Error::other("asking for the first tokens failed"))
+    })
 }
 
 /// The exchange with other replicas, over what was bound for it.

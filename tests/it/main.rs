@@ -25,6 +25,7 @@ mod config;
 mod config_limits;
 mod cost;
 mod credentials;
+mod demo;
 mod descriptors;
 mod direct;
 mod explain;
