@@ -20,6 +20,7 @@ use super::exchange::{Attempt, AttemptOutcome, Exchange};
 use super::hedge::{self, Race};
 use super::provenance::Provenance;
 use super::reject::Error;
+use super::tries::Tries;
 use super::{Shared, headers, signature};
 use crate::backend::{Backend, Credential};
 use crate::decide::Standing;
@@ -30,7 +31,7 @@ use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
 use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::query::without_credentials;
-use crate::wire::refusal::{outranks, refuses, retry_after};
+use crate::wire::refusal::{refuses, retry_after};
 use crate::wire::splice;
 use crate::wire::{Operation, azure, bedrock, gemini};
 
@@ -88,16 +89,6 @@ pub(super) struct Asked {
     usage_event: UsageEvent,
 }
 
-/// What the attempts so far have left.
-pub(super) struct Tries {
-    /// The last error, for a client whom nobody answers.
-    fault: Error,
-    /// The refusal that it is to see instead.
-    refusal: Option<Box<Refusal>>,
-    /// Whether somebody may have done the work.
-    done: bool,
-}
-
 /// What came of an attempt.
 pub(super) enum Outcome {
     /// The answer to pass on.
@@ -118,9 +109,9 @@ pub(super) type Waiting = SmallVec<[u16; 16]>;
 pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Result<(UpstreamResponse, UsageEvent), Error> {
     let Some(policy) = x.policy().map(Arc::clone) else { return Err(Error::NoRoute) };
     let mut waiting: Waiting = x.decision.as_ref().map(|decision| decision.order.clone()).unwrap_or_default();
-    without_token_last(x, &mut waiting);
+    leave_out_who_has_no_token(x, &mut waiting);
     waiting.truncate(usize::from(policy.attempts.max.max(1)));
-    let mut tries = Tries { fault: Error::Unreachable, refusal: None, done: false };
+    let mut tries = Tries::new();
     while !waiting.is_empty() {
         let index = usize::from(waiting.remove(0));
         occupy(x, index);
@@ -132,7 +123,7 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
             }
             // Nothing was sent, so that whoever comes next is not asked again.
             Err(error @ Error::NoToken) => {
-                tries.fault = error;
+                tries.came_to_nothing(error);
                 continue;
             }
             Err(error) => return Err(error),
@@ -176,16 +167,17 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
     Ok((response, UsageEvent::Keep))
 }
 
-/// Puts those who have no token to be sent behind all that can be asked: also one that was ejected may answer.
-fn without_token_last(x: &Exchange, waiting: &mut Waiting) {
-    let has_none = |index: &u16| {
+/// Leaves out those who have no token to be sent, if anybody else can be asked: also one that was ejected may answer, and an answer of
+/// somebody is not given up for the sake of one who cannot be asked.
+fn leave_out_who_has_no_token(x: &Exchange, waiting: &mut Waiting) {
+    let can_be_asked = |index: &mut u16| {
         // Nobody else is without one.
         let candidate = x.candidates.get(usize::from(*index)).filter(|candidate| candidate.standing == Standing::Ejected);
         let token = candidate.and_then(|candidate| x.snapshot.token(candidate.backend));
-        token.is_some_and(|token| !token.is_good(x.wall))
+        token.is_none_or(|token| token.is_good(x.wall))
     };
-    if waiting.iter().any(has_none) {
-        waiting.sort_by_key(has_none);
+    if waiting.iter().any(|index| can_be_asked(&mut { *index })) {
+        waiting.retain(can_be_asked);
     }
 }
 
@@ -222,15 +214,17 @@ pub(super) fn book(tries: &mut Tries, x: &mut Exchange, asked: &Asked, sent: Sen
                 failed(x);
             }
             let nothing_done = note_error(x, backend, &error, now);
-            tries.done |= !nothing_done;
-            tries.fault = fault_of(error.kind);
-            if nothing_done { Outcome::Undone } else { Outcome::Failed(None) }
+            if nothing_done {
+                tries.came_to_nothing(fault_of(error.kind));
+                return Outcome::Undone;
+            }
+            tries.may_be_done(fault_of(error.kind));
+            Outcome::Failed(None)
         }
         Err(_) => {
             failed(x);
             close(x, AttemptOutcome::TimedOut, None, now);
-            tries.done = true;
-            tries.fault = Error::UpstreamTimeout;
+            tries.may_be_done(Error::UpstreamTimeout);
             Outcome::Failed(None)
         }
     }
@@ -242,20 +236,21 @@ fn book_response(tries: &mut Tries, x: &mut Exchange, asked: &Asked, response: U
     if refuses(status) {
         note_refusal(x, asked, &response.head, now);
         close(x, AttemptOutcome::Refused, Some(status), now);
-        keep_refusal(&mut tries.refusal, response, x);
+        tries.refused(response, x);
         return Outcome::Undone;
     }
     if refuses_credential(status, backend) {
         // A supplier that forbids one model says nothing of the next request; one that does not know the key does.
         note_credential(x, backend, status, Some(now).filter(|_| status == StatusCode::UNAUTHORIZED));
         close(x, AttemptOutcome::Refused, Some(status), now);
-        tries.fault = Error::CredentialRefused;
+        tries.came_to_nothing(Error::CredentialRefused);
         return Outcome::Undone;
     }
     close(x, AttemptOutcome::Answered, Some(status), now);
     if failed(status) {
         live.failed(now, || x.remedy(backend.id, now));
-        tries.done = true;
+        // Of its answer this much is left if somebody else is asked.
+        tries.may_be_done(Error::BadGateway);
         return Outcome::Failed(Some(response));
     }
     Outcome::Answer(response, *usage_event)
@@ -407,16 +402,6 @@ fn note_error(x: &mut Exchange, backend: &Backend, error: &SendError, now: Insta
     nothing_done
 }
 
-/// A refusal, and whose it is. Boxed, because it is rare, and every future that waits for an attempt has room for one.
-type Refusal = (UpstreamResponse, Option<(Arc<Backend>, Option<usize>)>);
-
-/// Keeps the refusal that the client is to see if nobody does the work.
-fn keep_refusal(kept: &mut Option<Box<Refusal>>, refusal: UpstreamResponse, x: &Exchange) {
-    if outranks(refusal.head.status, kept.as_ref().map(|kept| kept.0.head.status)) {
-        *kept = Some(Box::new((refusal, x.serving.clone())));
-    }
-}
-
 /// A refusal counts for everybody, but for one: a client's own key may be spent without the backend being full for the others. 429 is
 /// about the quota of a model, and 503 and 529 are about the backend. To count tokens has a limit of its own, apart from that of the
 /// model (Anthropic's "Token counting" says so), and whoever has used it up may still be answered.
@@ -424,24 +409,19 @@ fn note_refusal(x: &Exchange, asked: &Asked, head: &ResponseHead, now: Instant) 
     let Asked { backend, live, .. } = asked;
     let whole = head.status != StatusCode::TOO_MANY_REQUESTS;
     if x.operation.is_some_and(Operation::runs_no_model) {
-        if whole {
-            note_full(live, backend, head, now);
-        }
-    } else if counts_for_all(backend, head.status) {
+        note_full(live, head, now);
+    } else if whole || backend.credential != Credential::PassThrough {
         let model = x.deployments.as_ref().and_then(|all| all.get(asked.index)).map(|deployment| &*deployment.model);
         live.refused(model.unwrap_or_default(), whole, now, retry_after(&head.fields));
     }
 }
 
-/// The same of a call of another kind, whose refusal says nothing of how many inferences the backend bears.
-pub(super) fn note_full(live: &Live, backend: &Backend, head: &ResponseHead, now: Instant) {
-    if counts_for_all(backend, head.status) {
+/// The same of a call of another kind: files and batches have quotas of their own, and who has used one up may still be answered. What
+/// is left is that the backend takes nothing at all; how many inferences it bears is not said.
+pub(super) fn note_full(live: &Live, head: &ResponseHead, now: Instant) {
+    if refuses(head.status) && head.status != StatusCode::TOO_MANY_REQUESTS {
         live.full(now, retry_after(&head.fields));
     }
-}
-
-fn counts_for_all(backend: &Backend, status: StatusCode) -> bool {
-    status != StatusCode::TOO_MANY_REQUESTS || backend.credential != Credential::PassThrough
 }
 
 /// What the client is told when that was the last attempt.

@@ -14,7 +14,8 @@ use std::time::Instant;
 use tokio::time::sleep;
 
 use super::exchange::{AttemptOutcome, Exchange};
-use super::forward::{self, Asked, Outgoing, Sent, Tries, Waiting};
+use super::forward::{self, Asked, Outgoing, Sent, Waiting};
+use super::tries::Tries;
 use crate::decide::{self, Second};
 use crate::live::Permit;
 use crate::policy::Policy;

@@ -22,6 +22,7 @@ mod relay;
 mod request_body;
 mod signature;
 mod through;
+mod tries;
 mod upload;
 
 use std::convert::Infallible;
@@ -126,12 +127,13 @@ impl Shared {
         Id::of(u64::from(self.run) << 32 | u64::from(self.counter.fetch_add(1, Relaxed)))
     }
 
-    /// Counts who is refused for a key; a line in the log has only who found a route.
+    /// Counts who is refused for a key, or for want of room of our own; a line in the log has only who found a route.
     fn count_refusal(&self, error: &Error) {
         let counter = match error {
             Error::NoKey => &self.metrics.keys_missing,
             Error::WrongKey | Error::WrongSignature(_) => &self.metrics.keys_wrong,
             Error::KeyNotAllowed => &self.metrics.keys_elsewhere,
+            Error::Busy | Error::Shed => &self.metrics.shed,
             _ => return,
         };
         counter.add_one();
@@ -275,7 +277,6 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
     let snapshot = Arc::clone(&x.snapshot);
     let plan = &snapshot.plan;
     if x.shared.metrics.in_flight.get() > i64::try_from(plan.limits.in_flight).unwrap_or(i64::MAX) {
-        x.shared.metrics.shed.add_one();
         return Err(Error::Busy);
     }
     // Shared with the request, whose body may have to be read before the path is done with.
@@ -380,10 +381,7 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
     match outcome.map_err(|why| Error::NoCandidate { why, after: room_after(x, now) })? {
         Outcome::Serve(decision) => x.decision = Some(decision),
         Outcome::Hold(span) => return Ok(Some(span)),
-        Outcome::Shed => {
-            x.shared.metrics.shed.add_one();
-            return Err(Error::Shed);
-        }
+        Outcome::Shed => return Err(Error::Shed),
     }
     Ok(None)
 }

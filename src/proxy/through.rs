@@ -34,7 +34,6 @@ use crate::wire::azure;
 use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::query::without_credentials;
-use crate::wire::refusal::refuses;
 
 /// Sends the request as it comes to `home`, or whoever keeps what it is about.
 pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exchange) -> Result<Answer, Error> {
@@ -135,9 +134,7 @@ fn booked(
             (AttemptOutcome::Refused, Err(Error::CredentialRefused))
         }
         Ok(Ok(response)) => {
-            if refuses(response.head.status) {
-                forward::note_full(&live, backend, &response.head, now);
-            }
+            forward::note_full(&live, &response.head, now);
             (AttemptOutcome::Answered, Ok(response))
         }
         Ok(Err(error)) => {

@@ -66,7 +66,12 @@ const TABLE: &[Row] = &[
         Counters("code_class", s.metrics.classes().collect())
     }),
     row("windward_in_flight", None, "Exchanges begun and not ended", |s| Gauge(s.metrics.in_flight.get() as f64)),
-    row("windward_shed", None, "Requests refused because there were too many", |s| Counter(s.metrics.shed.get())),
+    row(
+        "windward_shed",
+        None,
+        "Requests refused because there were too many for the limits, the file descriptors or the budget of their policy",
+        |s| Counter(s.metrics.shed.get()),
+    ),
     row("windward_keys_refused", None, "Requests refused for the key that they had or had not", |s| {
         let Metrics { keys_missing, keys_wrong, keys_elsewhere, .. } = &*s.metrics;
         Counters(

@@ -318,9 +318,15 @@ fn nor_any_of_their_places_among_the_requests_at_once() {
         taken.then_some(())
     });
     let refused: Vec<Client> = (0..40).map(|_| slow()).collect();
+    let shed = || {
+        let metrics = proxy.ask_admin("/metrics").text();
+        let count = metrics.lines().find_map(|line| line.strip_prefix("windward_shed_total ")).unwrap().parse::<u64>();
+        count.unwrap()
+    };
     for mut client in refused {
         assert_eq!(client.answer().status, 503);
     }
+    assert!(shed() >= 41, "each of them is counted");
     for _ in 0..4 {
         let answer = ask(&proxy, path, "x-api-key: a-key-of-the-gateway\r\n", CONVERSE);
         assert_eq!(answer.status, 200, "{}", answer.text());

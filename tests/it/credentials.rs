@@ -278,6 +278,33 @@ fn who_has_no_token_keeps_nobody_from_an_answer() {
     assert!(!without.saw_more());
 }
 
+/// What a client is told: the failure of whom it was sent to, and not the want of whom it was not.
+#[test]
+fn who_could_not_be_asked_does_not_hide_who_failed() {
+    let never = "auth: { bearer: { command: [sh, -c, \"exit 3\"] } }";
+    let (cut, no) = (Peer::start(|_, _| Then::Close), Peer::answering("401 Unauthorized", NO));
+    let failing = Peer::answering("500 Internal Server Error", "{}");
+    let nobody = Peer::nobody();
+    for (first, second, more, told) in [
+        (cut.address, nobody, never, (502, Some("bad_gateway"))),
+        (cut.address, nobody, "", (502, Some("bad_gateway"))),
+        (cut.address, no.address, "auth: { bearer: OWN }", (502, Some("bad_gateway"))),
+        (failing.address, nobody, never, (500, None)),
+        (failing.address, nobody, "", (502, Some("bad_gateway"))),
+        (nobody, nobody, never, (502, Some("backend_unreachable"))),
+        (nobody, no.address, "auth: { bearer: OWN }", (502, Some("backend_credential_refused"))),
+    ] {
+        let proxy = Harness::start(&[("first", first, ""), ("second", second, more)], "policy: unsafe_in_order");
+        // After three failures the first is as ejected as one without a token is.
+        for nth in 0..if more == never { 5 } else { 1 } {
+            let answer = ask(&proxy, "/v1/chat/completions", "");
+            assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), told, "{nth} {more}");
+            let attempts = proxy.record()["attempts"].as_array().unwrap().len();
+            assert!(attempts == 1 || more != never, "nothing is spent on who cannot be asked");
+        }
+    }
+}
+
 #[test]
 fn a_token_is_kept_when_it_is_only_asked_for_at_other_times() {
     let peer = Peer::answering("200 OK", OK);

@@ -130,6 +130,32 @@ fn a_quota_is_that_of_one_model_and_a_backend_that_is_full_is_full_for_all() {
     }
 }
 
+/// Files have a quota of their own.
+#[test]
+fn a_call_that_is_not_decided_takes_capacity_away_only_where_the_backend_takes_nothing() {
+    for (status, path, others) in [
+        ("429 Too Many Requests", "files", "home"),
+        ("429 Too Many Requests", "batches", "home"),
+        ("503 Service Unavailable", "files", "other"),
+        ("529 Overloaded", "files", "other"),
+    ] {
+        let home = Peer::start(move |seen, stream| {
+            let refused = !seen.target().ends_with("completions");
+            respond(stream, if refused { status } else { "200 OK" }, "retry-after: 60\r\n", b"{}");
+            Then::Next
+        });
+        let other = Peer::answering("200 OK", "{}");
+        let route = "policy: in_order\n    home: home";
+        let proxy = Harness::start(&[("home", home.address, ""), ("other", other.address, "")], route);
+        let mut client = Client::connect(proxy.address);
+        client.post(&format!("/v1/{path}"), "", "{}");
+        let answer = client.answer();
+        assert_eq!((answer.status.to_string().as_str(), answer.field("retry-after")), (&status[..3], Some("60")));
+        assert_eq!(ask(&mut client).field("x-windward-backend"), Some(others), "{status} {path}");
+        assert_eq!(proxy.backend("home")["full_for_ms"].is_null(), others == "home", "{status} {path}");
+    }
+}
+
 #[test]
 fn while_all_are_full_a_client_is_told_when_the_first_is_not() {
     let (one, two) =
