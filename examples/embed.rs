@@ -41,7 +41,7 @@ fn proxy(backend: SocketAddr) -> Result<Proxy, Error> {
     let tasks = TaskTracker::new();
     Ok(Proxy::new(Parts {
         state: Arc::new(State::new(Snapshot::first(Arc::new(plan), clock.monotonic()))),
-        upstreams: Upstreams::new(tcp(), system_roots, tasks.clone(), Arc::clone(&clock)),
+        upstreams: Upstreams::new(tcp(|| Ok(())), system_roots, tasks.clone(), Arc::clone(&clock)),
         log: AccessLog::off(Identity::new("embedded", 0)),
         metrics: Arc::new(Metrics::default()),
         run: 0,

@@ -62,6 +62,7 @@
 //! | A client that does not read makes no backend look slow | `a_client_that_does_not_read_for_a_while_makes_no_backend_look_slow` |
 //! | No flood makes the program hold 32 MiB more, and neither do two hundred streams of which a client takes nothing | `no_flood_makes_the_program_hold_much_and_others_are_served_meanwhile` |
 //! | Without a file descriptor left for clients it waits instead of turning round, answers 503 when there is none for a backend, blames none, still answers on the admin address, and goes on when there are some | `without_descriptors_it_waits_and_blames_nobody_and_then_goes_on`, `clients_are_left_none_before_backends_and_those_none_before_ourselves` |
+//! | A name is looked up once for everybody who wants it, and its last good addresses are used while no lookup succeeds | `who_wants_a_name_at_once_waits_for_one_lookup_and_its_answer_counts_for_a_while`, `the_last_good_addresses_count_while_no_lookup_succeeds_and_not_for_ever`, `a_lookup_that_hangs_is_waited_for_only_by_who_has_nothing_else` |
 //! | A decision among sixteen candidates allocates nothing | `a_decision_among_sixteen_allocates_nothing` |
 //!
 //! # Secrets stay where they belong
@@ -118,5 +119,5 @@
 //! | A bad file changes nothing and is said until it is mended; a stream survives the removal of its backend | `a_bad_file_changes_nothing_and_is_said_until_it_is_mended`, `a_stream_survives_the_removal_of_its_backend` |
 //! | Reloads under load, good and bad ones, fail no request and cut no stream | `thirty_reloads_and_nine_bad_files_fail_no_request_and_cut_no_stream` |
 //! | A file that is larger than it looks is refused in little memory, and says what to do about it | `what_is_too_much_is_refused_in_little_memory_and_says_how_to_mend_it`, `bombs_go_off_harmlessly` |
-//! | A drain lets streams end and loses no line | `a_drain_lets_streams_end_and_loses_no_line` |
+//! | A drain lets all bodies end and loses no line, also with no descriptor left for clients | `a_drain_lets_streams_end_and_loses_no_line`, `a_signal_lets_all_bodies_end_and_no_line_is_lost`, `it_does_so_as_well_without_a_descriptor_left_for_clients` |
 //! | Who was half through a head when the server stops is answered, and told that the connection ends | `half_a_head_is_waited_for_when_the_server_stops` |

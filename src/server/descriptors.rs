@@ -9,9 +9,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use socket2::{Domain, Socket, Type};
-use tower::ServiceExt as _;
-
-use crate::upstream::{Connector, Target};
 
 /// A stream takes two: the client's connection and the backend's.
 const EACH: usize = 2;
@@ -62,18 +59,10 @@ impl Descriptors {
         self.files.is_none_or(|files| is_below(next(), for_clients(files)).unwrap_or(false))
     }
 
-    /// The connector, which fails as if there was none left rather than take one of the last.
-    pub(super) fn leaving_some(self, connector: Connector) -> Connector {
-        let Some(files) = self.files else { return connector };
-        Connector::new(tower::service_fn(move |target: Target| {
-            let connector = connector.clone();
-            async move {
-                if !is_below(next(), for_backends(files))? {
-                    return Err(io::Error::from_raw_os_error(TOO_MANY_OPEN_FILES));
-                }
-                connector.oneshot(target).await
-            }
-        }))
+    /// Whether a connection to a backend may take one: it fails as if there was none left rather than take one of the last.
+    pub(super) fn left_for_backends(self) -> io::Result<()> {
+        let bound = self.files.map_or(usize::MAX, for_backends);
+        if is_below(next(), bound)? { Ok(()) } else { Err(io::Error::from_raw_os_error(TOO_MANY_OPEN_FILES)) }
     }
 }
 
@@ -131,16 +120,11 @@ mod tests {
         assert!(!upto(Some(2 * (here + 1))).ran_out_for_clients(&one));
     }
 
-    #[tokio::test]
-    async fn a_connector_leaves_the_last_ones() {
-        let connected = |files| async move {
-            let inner = Connector::new(tower::service_fn(|_| async { Err(io::ErrorKind::ConnectionRefused.into()) }));
-            let target = Target { host: "h".into(), port: 1, within: std::time::Duration::from_secs(1) };
-            let failed = Descriptors { files }.leaving_some(inner).oneshot(target).await.err().unwrap();
-            failed.raw_os_error() == Some(TOO_MANY_OPEN_FILES)
-        };
-        assert!(connected(Some(3)).await);
-        assert!(!connected(Some(1 << 20)).await && !connected(None).await);
+    #[test]
+    fn backends_are_left_none_of_the_last_ones() {
+        let left = |files| Descriptors { files }.left_for_backends().map_err(|error| error.raw_os_error());
+        assert_eq!(left(Some(3)), Err(Some(TOO_MANY_OPEN_FILES)));
+        assert_eq!((left(Some(1 << 20)), left(None)), (Ok(()), Ok(())));
     }
 
     #[test]

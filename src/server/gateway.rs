@@ -24,7 +24,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Starts the proxy. [`Serve::background`] is set here.
 pub fn start_proxy(mut serve: Serve) -> Result<Handle, StartError> {
     let tasks = TaskTracker::new();
-    let connector = Descriptors::of_this_process().leaving_some(tcp());
+    let descriptors = Descriptors::of_this_process();
+    let connector = tcp(move || descriptors.left_for_backends());
     let upstreams = Upstreams::new(connector, system_roots, tasks.clone(), Arc::clone(&serve.clock));
     prepare(&upstreams, &serve.plan).map_err(StartError::Backend)?;
     if let Some(config) = &mut serve.config {

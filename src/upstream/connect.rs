@@ -4,7 +4,7 @@
 //! gives. It is boxed: connecting is rare, and one virtual call per read or write disappears beside the system call it makes.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use rustls::client::ClientConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::{RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, ServerName};
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -21,6 +21,7 @@ use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
 use super::error::{ConnectError, SendErrorKind};
+use super::names::Names;
 use crate::backend::{Backend, Identity, Protocol};
 
 /// A byte stream in both directions.
@@ -45,9 +46,10 @@ pub struct Target {
 /// What opens byte streams.
 pub type Connector = BoxCloneSyncService<Target, BoxIo, io::Error>;
 
-/// The connector over TCP, with Nagle's algorithm off and keep-alive probes on.
-pub fn tcp() -> Connector {
-    BoxCloneSyncService::new(Tcp)
+/// The connector over TCP, with Nagle's algorithm off and keep-alive probes on. `may_open` is asked before every socket and every lookup
+/// of a name; what it fails with is why there is no connection.
+pub fn tcp(may_open: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Connector {
+    BoxCloneSyncService::new(Tcp { names: Names::of_this_system(), may_open: Arc::new(may_open) })
 }
 
 /// The machine's trusted certificates. Unreadable ones are left out; a store that stays empty makes every https backend without a
@@ -86,8 +88,11 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 /// from the other side of the world takes two round trips of 300 ms with one loss between).
 const LEAST_PER_ADDRESS: Duration = Duration::from_millis(1500);
 
-#[derive(Clone, Copy, Debug)]
-struct Tcp;
+#[derive(Clone)]
+struct Tcp {
+    names: Names,
+    may_open: Arc<dyn Fn() -> io::Result<()> + Send + Sync>,
+}
 
 impl tower::Service<Target> for Tcp {
     type Response = BoxIo;
@@ -99,8 +104,9 @@ impl tower::Service<Target> for Tcp {
     }
 
     fn call(&mut self, target: Target) -> Self::Future {
+        let tcp = self.clone();
         Box::pin(async move {
-            let stream = connect_any(&target).await?;
+            let stream = tcp.connect_any(&target).await?;
             stream.set_nodelay(true)?;
             let probes = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
             SockRef::from(&stream).set_tcp_keepalive(&probes)?;
@@ -109,32 +115,43 @@ impl tower::Service<Target> for Tcp {
     }
 }
 
-/// Tries the addresses of a name in the resolver's order. Each gets an even share of the time that is left, so that one address
-/// that swallows packets (IPv6 without a route, most often) cannot use up the whole of it.
-async fn connect_any(target: &Target) -> io::Result<TcpStream> {
-    let until = tokio_now() + target.within;
-    let addresses: Vec<SocketAddr> = match tokio::net::lookup_host((&*target.host, target.port)).await {
-        Ok(addresses) => addresses.collect(),
-        Err(error) => return Err(own_shortage().unwrap_or(error)),
-    };
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for (tried, address) in addresses.iter().enumerate() {
-        let left = until.saturating_duration_since(tokio_now());
-        let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        let deadline = tokio_now() + share.max(LEAST_PER_ADDRESS).min(left);
-        match timeout_at(deadline, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => failure = error,
-            Err(elapsed) => failure = io::Error::new(io::ErrorKind::TimedOut, elapsed),
+impl Tcp {
+    /// Tries the addresses of a name in their order. Each gets an even share of the time that is left, so that one address that
+    /// swallows packets (IPv6 without a route, most often) cannot use up the whole of it.
+    async fn connect_any(&self, target: &Target) -> io::Result<TcpStream> {
+        let until = tokio_now() + target.within;
+        let addresses = self.addresses(&target.host).await?;
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for (tried, address) in addresses.iter().enumerate() {
+            let left = until.saturating_duration_since(tokio_now());
+            let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+            let deadline = tokio_now() + share.max(LEAST_PER_ADDRESS).min(left);
+            // Asked again, since others may have opened theirs while the name was looked up.
+            (self.may_open)()?;
+            match timeout_at(deadline, TcpStream::connect(SocketAddr::new(*address, target.port))).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => failure = error,
+                Err(elapsed) => failure = io::Error::new(io::ErrorKind::TimedOut, elapsed),
+            }
+        }
+        self.names.doubt(&target.host);
+        Err(failure)
+    }
+
+    async fn addresses(&self, host: &Arc<str>) -> io::Result<Vec<IpAddr>> {
+        if let Ok(address) = host.parse() {
+            return Ok(vec![address]);
+        }
+        (self.may_open)()?;
+        match self.names.addresses(host).await {
+            Ok(addresses) => Ok(addresses),
+            Err(error) => {
+                // A resolver that could open nothing says only that the name is unknown, and the backend would be blamed.
+                (self.may_open)()?;
+                Err(error)
+            }
         }
     }
-    Err(failure)
-}
-
-/// What keeps this machine from opening a socket, if anything does: a resolver that could open none says only that a name is
-/// unknown, and of that the backend would be blamed.
-fn own_shortage() -> Option<io::Error> {
-    Socket::new(Domain::IPV4, Type::DGRAM, None).err()
 }
 
 /// The runtime's clock, for the runtime's timers only.

@@ -7,7 +7,7 @@
 //!
 //! An exchange never waits for another one. The request path takes no lock of ours and, over HTTP/1.1, spawns no task, but for two
 //! rare cases that `h1` names. There are no timers here but the connect timeout: first byte, idle gap and total belong to whoever can
-//! tell a slow model from a dead one.
+//! tell a slow model from a dead one. Names are looked up once for everybody who wants them (`names`).
 
 mod body;
 mod connect;
@@ -18,6 +18,7 @@ mod gate;
 mod h1;
 mod h2;
 mod heads;
+mod names;
 mod pool;
 #[cfg(test)]
 mod tests;

@@ -104,7 +104,7 @@ impl World {
     async fn on_socket() -> (Self, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        (Self::new(tcp(), backend_at("127.0.0.1", port)), listener)
+        (Self::new(tcp(|| Ok(())), backend_at("127.0.0.1", port)), listener)
     }
 
     async fn send(&self, request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {

@@ -87,7 +87,7 @@ fn what_a_head_is_refused_for_is_known_without_its_body_and_asking_leaves_no_tra
     let (tasks, metrics) = (TaskTracker::new(), Arc::new(Metrics::default()));
     let proxy = Proxy::new(Parts {
         state: Arc::new(State::new(Snapshot::first(Arc::new(plan), clock.monotonic()))),
-        upstreams: Upstreams::new(tcp(), system_roots, tasks.clone(), Arc::clone(&clock)),
+        upstreams: Upstreams::new(tcp(|| Ok(())), system_roots, tasks.clone(), Arc::clone(&clock)),
         log: log.clone(),
         metrics: Arc::clone(&metrics),
         run: 0,

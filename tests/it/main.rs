@@ -28,6 +28,7 @@ mod credentials;
 mod demo;
 mod descriptors;
 mod direct;
+mod drain;
 mod explain;
 mod failover;
 mod framing;

@@ -77,11 +77,16 @@ impl Program {
         (self.child.wait().unwrap(), std::mem::take(&mut self.said))
     }
 
-    /// Closes its standard input, asks it to end, and waits for that.
-    pub(super) fn stop(mut self) -> (ExitStatus, Vec<String>) {
+    /// Closes its standard input, and asks it to end.
+    pub(super) fn terminate(&mut self) {
         drop(self.child.stdin.take());
         // The standard library can only kill. A program that has ended already cannot be told to, which is as well.
         let _ = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.child.id())).stderr(Stdio::null()).status();
+    }
+
+    /// The same, and waits for its end.
+    pub(super) fn stop(mut self) -> (ExitStatus, Vec<String>) {
+        self.terminate();
         self.finish()
     }
 
