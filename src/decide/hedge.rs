@@ -3,7 +3,10 @@
 //! Hedging after a fixed quantile, the usual way, sends a share of all requests twice whether or not that helps anybody. Here the
 //! second one is asked at the last moment at which it is still expected to be in time: until then the first has every chance, so that
 //! the fewest requests burn energy twice. By that moment the first has to be late by its own quantile, or there is no reason to
-//! believe that it will not come; and where the last moment lies before that, a hedge would be a bet, and none is made.
+//! believe that it will not come.
+//!
+//! Where the last moment lies before that, a hedge in time would be a bet, and none is made. Then the second is asked when the budget
+//! is over: the miss is certain by then, and what is left is that nobody waits for a backend that hangs until its timeout.
 
 use super::{Candidate, Standing, latency};
 use crate::policy::Policy;
@@ -18,11 +21,12 @@ pub struct Second {
     pub after: Millis,
 }
 
-/// Whom to ask besides the candidate `first`, who is asked now: the first in order of those `waiting` that fits. `spent` is what of
-/// the latency budget is over. `None` where the policy does not hedge, has no budget for such a request, or nobody fits.
+/// Whom to ask besides the candidate `first`, who is asked now: the first in order of those `waiting` that can still be in time once
+/// the first is late, or else the first that could be if it were asked now. `spent` is what of the latency budget is over. `None` where
+/// the policy does not hedge, has no budget for such a request, the first is not expected within it anyway, or nobody fits.
 ///
-/// Who fits is [`Standing::Ready`], is expected within the rest of the budget when it is asked once the first is late, and emits no
-/// more than the policy allows a hedge. All that it emits counts: the first one's grams are spent already.
+/// Who fits is [`Standing::Ready`] and emits no more than the policy allows a hedge. All that it emits counts: the first one's grams
+/// are spent already.
 pub fn second(
     policy: &Policy,
     streamed: bool,
@@ -32,15 +36,23 @@ pub fn second(
     spent: Millis,
 ) -> Option<Second> {
     let hedge = policy.hedge?;
-    let late = latency(streamed, candidates.get(usize::from(first))?);
-    let fitting = |index: &u16| {
-        let candidate = candidates.get(usize::from(*index)).filter(|candidate| candidate.standing == Standing::Ready)?;
-        candidate.estimate.emissions.filter(|grams| *grams <= hedge.extra)?;
+    let late = latency(streamed, candidates.get(usize::from(first))?).get();
+    let mut at_the_end = None;
+    for index in waiting.iter().copied().filter(|index| *index != first) {
+        let Some(candidate) = candidates.get(usize::from(index)).filter(|it| it.standing == Standing::Ready) else { continue };
         let budget = policy.budget?.of(streamed, candidate.estimate.prompt_tokens)?;
-        let after = budget.get() - spent.get() - latency(streamed, candidate).get();
-        (*index != first && after >= late.get()).then(|| Second { candidate: *index, after: Millis::saturating(after) })
-    };
-    waiting.iter().find_map(fitting)
+        let left = budget.get() - spent.get();
+        let last_moment = left - latency(streamed, candidate).get();
+        let is_allowed = candidate.estimate.emissions.is_some_and(|grams| grams <= hedge.extra);
+        if !is_allowed || last_moment < 0.0 || late > left {
+            continue;
+        }
+        if last_moment >= late {
+            return Some(Second { candidate: index, after: Millis::saturating(last_moment) });
+        }
+        at_the_end = at_the_end.or(Some(Second { candidate: index, after: Millis::saturating(left) }));
+    }
+    at_the_end
 }
 
 #[cfg(test)]
@@ -68,7 +80,10 @@ mod tests {
         let (first, fast) = (candidate(0, Some(0.001), 300.0, 0), candidate(1, Some(0.002), 200.0, 0));
         assert_eq!(asked(&hedging(5.0), &[first, fast], 0.0), Some((1, 800.0)));
         assert_eq!(asked(&hedging(5.0), &[first, fast], 450.0), Some((1, 350.0)), "what was spent before is gone");
-        assert_eq!(asked(&hedging(5.0), &[first, fast], 501.0), None, "the first would not be late by then");
+        assert_eq!(asked(&hedging(5.0), &[first, fast], 500.0), Some((1, 300.0)), "the first is late by then");
+        assert_eq!(asked(&hedging(5.0), &[first, fast], 501.0), Some((1, 499.0)), "it would not be: when the budget is over");
+        assert_eq!(asked(&hedging(5.0), &[first, fast], 701.0), None, "the first is not expected within the rest");
+        assert_eq!(asked(&hedging(5.0), &[fast, first], 701.0), None, "nor is the second, and another late one helps nobody");
         assert_eq!(asked(&hedging(1.9), &[first, fast], 0.0), None, "it would emit too much");
         assert_eq!(asked(&green(), &[first, fast], 0.0), None, "the policy does not hedge");
         assert_eq!(asked(&Policy { budget: None, ..hedging(5.0) }, &[first, fast], 0.0), None, "there is nothing to keep");
@@ -100,8 +115,17 @@ mod tests {
                 let it = &candidates[usize::from(index)];
                 prop_assert!(index != 0 && it.estimate.emissions.unwrap().get() <= 0.005);
                 let budget = policy.budget.unwrap().of(streamed, it.estimate.prompt_tokens).unwrap().get();
-                prop_assert!(spent + after.get() + latency(streamed, it).get() <= budget + 1e-6);
-                prop_assert!(after >= latency(streamed, &candidates[0]));
+                let (late, theirs) = (latency(streamed, &candidates[0]).get(), latency(streamed, it).get());
+                let in_time = |theirs: f64| spent + late + theirs <= budget - 1e-6;
+                prop_assert!(after.get() >= late && spent + theirs <= budget + 1e-6);
+                if in_time(theirs) {
+                    prop_assert!((spent + after.get() + theirs - budget).abs() < 1e-6, "at the last moment");
+                } else if spent + late + theirs > budget + 1e-6 {
+                    prop_assert!((spent + after.get() - budget).abs() < 1e-6, "when the miss is certain");
+                    let fits = |index: &&u16| candidates[usize::from(**index)].estimate.emissions.is_some_and(|grams| grams.get() <= 0.005);
+                    let mut others = waiting.iter().filter(|index| **index != 0).filter(fits);
+                    prop_assert!(others.all(|index| !in_time(latency(streamed, &candidates[usize::from(*index)]).get())));
+                }
             }
         }
     }

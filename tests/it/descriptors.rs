@@ -58,10 +58,9 @@ fn patient() -> Peer {
     })
 }
 
-fn exhausted_towards(host: &str) {
-    let backend = patient();
-    let folder = tempfile::tempdir().unwrap();
-    let configuration = format!(
+/// A backend there, and one that nobody can reach.
+fn configuration(host: &str, port: u16) -> String {
+    format!(
         "listeners: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0 }}\nworkers: 2\nlog: {{ access: off }}\n\
          limits: {{ header_read: 5s, drain_delay: 1ms }}\n\
          policies: [{{ name: in_order, objective: listed_order }}]\n\
@@ -69,9 +68,15 @@ fn exhausted_towards(host: &str) {
          - {{ name: a, url: 'http://{host}:{}', region: aws/eu-north-1 }}\n\
          - {{ name: b, url: 'http://{}', region: aws/eu-north-1 }}\n\
          routes: [{{ name: all, policy: in_order, backends: [a, b] }}]\n",
-        backend.address.port(),
+        port,
         Peer::nobody()
-    );
+    )
+}
+
+fn exhausted_towards(host: &str) {
+    let backend = patient();
+    let folder = tempfile::tempdir().unwrap();
+    let configuration = configuration(host, backend.address.port());
     let (mut proxy, address) = serve_by(limited(), folder.path(), &configuration);
     assert!(proxy.has_said("LimitNOFILE"), "there are too few from the beginning");
     let admin = proxy.wait_for(|line| {

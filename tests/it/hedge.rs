@@ -34,8 +34,9 @@ fn hedging(policy: &str, backends: &[(&str, SocketAddr, &str)]) -> Harness {
 }
 
 fn hedging_by(clock: Arc<SimulatedClock>, policy: &str, backends: &[(&str, SocketAddr, &str)]) -> Harness {
+    let quick = |more: &str| if more.contains("expect:") { more.to_owned() } else { format!("{QUICK}\n    {more}") };
     let backends: Vec<(&str, SocketAddr, String)> =
-        backends.iter().map(|(name, address, more)| (*name, *address, format!("{QUICK}\n    {more}"))).collect();
+        backends.iter().map(|(name, address, more)| (*name, *address, quick(more))).collect();
     let backends: Vec<(&str, SocketAddr, &str)> = backends.iter().map(|(name, at, more)| (*name, *at, more.as_str())).collect();
     Harness::run(clock, |log| {
         let budget = "latency_budget: { first_token: 150ms, total: 150ms }";
@@ -115,6 +116,28 @@ fn the_second_answers_and_the_first_is_broken_off_and_booked_as_waste() {
     let late = patiently("the end of the exchange", || Some(proxy.backend("late")).filter(|late| late["in_flight"] == 0));
     assert_eq!((&late["failures"], &late["shut_for_ms"], &late["models"][0]["samples"]), (&0.into(), &Value::Null, &0.into()));
     assert_eq!(proxy.backend("good")["models"][0]["samples"], 1, "the stream that it answered");
+}
+
+/// One that is slow but expected in time leaves no moment for a second that is in time as well; nobody waits for its timeout for that.
+#[test]
+fn a_slow_backend_that_hangs_is_hedged_when_the_budget_is_over() {
+    let slow =
+        "expect: { first_token: 110ms, per_prompt_token: 1us, tokens_per_second: 1000000 }\n    timeouts: { first_byte: 20s }";
+    let ((late, closed), good) = (stalled(), Peer::answering("200 OK", OK));
+    let proxy = hedging(ALWAYS, &[("late", late.address, slow), ("good", good.address, "")]);
+    for body in [BODY, STREAM] {
+        let begun = std::time::Instant::now();
+        let answer = ask(&proxy, body);
+        assert_eq!((answer.status, answer.field("x-windward-backend")), (200, Some("good")));
+        assert!(begun.elapsed() >= std::time::Duration::from_millis(150), "until then the first has every chance");
+        closed.recv_timeout(super::support::peer::PATIENCE).expect("the connection of the one that lost is closed");
+        let record = proxy.record();
+        assert_eq!(outcomes(&record), [("late", "hedged"), ("good", "answered")]);
+        audit(&record);
+        assert!(record["emissions"]["waste_grams"].as_f64().unwrap() > 0.0, "{record}");
+    }
+    let late = proxy.backend("late");
+    assert_eq!((&late["failures"], &late["models"][0]["samples"]), (&0.into(), &0.into()), "{late}");
 }
 
 /// Each of its answers comes from the other, so that it teaches nothing but that it was late.
