@@ -7,13 +7,16 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
+use jiff::Timestamp;
 
 use super::report::{open, print};
 use super::surroundings::{Disk, environment};
 use crate::clock::{Clock, SystemClock};
 use crate::config;
+use crate::control::carbon::readings_of_files;
 use crate::control::reload::read_configuration;
 use crate::explain::{Explanation, MOST_FOUND, Question, Search, Target, answer, render, search};
+use crate::grid::Grid;
 use crate::record::AccessRecord;
 use crate::state::Snapshot;
 
@@ -47,13 +50,16 @@ pub struct ExplainArgs {
     /// The client's key, by its name in the file
     #[arg(long, value_name = "NAME", requires = "config")]
     key: Option<String>,
+    /// The time for which it is asked, with the readings that the configuration's files have of it [default: now]
+    #[arg(long, value_name = "TIME", requires = "config")]
+    at: Option<Timestamp>,
     /// The access log that is searched; - is standard input
     // All of them by name: `requires` does not hold for what is ruled out anyway.
     #[arg(
         long,
         value_name = "LOG",
         requires = "id",
-        conflicts_with_all = ["model", "route", "path", "prompt_tokens", "max_output_tokens", "no_stream", "key"]
+        conflicts_with_all = ["model", "route", "path", "prompt_tokens", "max_output_tokens", "no_stream", "key", "at"]
     )]
     log: Option<PathBuf>,
     /// The id of a request there: the proxy's own, the client's or the backend's
@@ -85,7 +91,14 @@ fn from_configuration(args: &ExplainArgs, file: &Path, model: &str) -> anyhow::R
         }
     };
     let now = SystemClock.monotonic();
-    let snapshot = Snapshot::first(Arc::new(loaded.plan), now);
+    let wall = args.at.unwrap_or_else(|| SystemClock.wall());
+    let (readings, unread) = readings_of_files(&loaded.plan, wall);
+    for error in unread {
+        writeln!(io::stderr(), "windward: {error}")?;
+    }
+    let first = Snapshot::first(Arc::new(loaded.plan), now);
+    let grid = readings.into_iter().fold(Grid::clone(&first.grid), |grid, (zone, reading)| grid.with(zone, reading));
+    let snapshot = first.with_grid(Arc::new(grid));
     let target = args.route.as_deref().map_or_else(|| Target::Path(args.path.as_deref().unwrap_or(CHAT)), Target::Route);
     let question = Question {
         model,
@@ -94,8 +107,9 @@ fn from_configuration(args: &ExplainArgs, file: &Path, model: &str) -> anyhow::R
         max_output_tokens: args.max_output_tokens,
         streamed: !args.no_stream,
         key: args.key.as_deref(),
+        at: args.at,
     };
-    let explanation = answer(&snapshot, &question, now, SystemClock.wall())?;
+    let explanation = answer(&snapshot, &question, now, wall)?;
     show(&rendered(args, &explanation))
 }
 
@@ -147,7 +161,7 @@ mod tests {
     fn it_is_asked_of_a_configuration_or_of_a_log() {
         for good in [
             "-c a.yaml --model m",
-            "-c a.yaml --model m --route r --prompt-tokens 9 --max-output-tokens 8 --no-stream --key k --json",
+            "-c a.yaml --model m --route r --prompt-tokens 9 --max-output-tokens 8 --no-stream --key k --at 2026-03-02T10:00:00Z --json",
             "--config a.yaml --model m --path /v1/embeddings",
             "--log a.jsonl --id x --json",
         ] {
@@ -164,6 +178,8 @@ mod tests {
             "--log a.jsonl --id x --prompt-tokens 7",
             "--log a.jsonl --id x --no-stream",
             "--log a.jsonl --id x --key k",
+            "--log a.jsonl --id x --at 2026-03-02T10:00:00Z",
+            "-c a.yaml --model m --at yesterday",
             "-c a.yaml --model m --route r --path /v1",
         ] {
             assert!(parse(bad).is_err(), "{bad}");

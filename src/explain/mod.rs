@@ -87,6 +87,9 @@ pub struct Asked<'a> {
     /// What the client asked for beyond the policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub narrowed: Option<NarrowedBy<'a>>,
+    /// For when it is asked of a configuration, where that is not now; a line of the log has its own time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
 }
 
 /// What came of a request: the rest of its line, as far as it explains anything.
@@ -158,6 +161,7 @@ impl<'a> From<AccessRecord<'a>> for Explanation<'a> {
             stream: record.stream,
             budget_ms: record.budget_ms,
             narrowed: record.narrowed,
+            at: None,
         };
         let exchange = Exchange {
             time: record.time,

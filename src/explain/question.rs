@@ -12,6 +12,7 @@ use crate::affinity::Warm;
 use crate::backend::BackendId;
 use crate::decide::{Candidate, Decision, Verdict, decide, exclusion};
 use crate::demand::Demand;
+use crate::grid::ZoneId;
 use crate::key::{Key, KeyPolicy};
 use crate::policy::Objective;
 use crate::record::{CandidateUsed, DecisionUsed, ShadowUsed, Text};
@@ -35,6 +36,8 @@ pub struct Question<'a> {
     pub streamed: bool,
     /// Name of the client's key.
     pub key: Option<&'a str>,
+    /// For when it is asked, where that is not now.
+    pub at: Option<Timestamp>,
 }
 
 /// How a route is found.
@@ -101,6 +104,10 @@ fn mean(suggestion: Option<&str>) -> String {
 const UNMEASURED: &str = "FROM THE CONFIGURATION ALONE, no backend was asked: first tokens and token rates are what the file expects, everybody is \
      taken for healthy and idle, and carbon is each zone's yearly figure. A running proxy decides by what it has measured and by the \
      readings of the hour, and may choose otherwise.";
+/// The same where the configuration names files of readings, and they know of a zone.
+const FROM_FILES: &str = "FROM THE CONFIGURATION AND ITS FILES OF READINGS ALONE, no backend and no service was asked: first tokens and token \
+     rates are what the file expects, everybody is taken for healthy and idle, and carbon is each zone's yearly figure where no file has a \
+     reading of that time. A running proxy decides by what it has measured, and may choose otherwise.";
 /// Said when the answer may be another for another client.
 const OWN_POLICIES: &str =
     "Some keys that open this route bring a policy of their own: name one with --key. This is the route's own.";
@@ -134,7 +141,9 @@ pub fn answer<'a>(
         asking.shadow(&of_all, |id| !shadow.outside.contains(&id))
     });
     let decision = asking.used(&of_all, &candidates, decided.as_ref().ok());
-    let mut notices = vec![UNMEASURED];
+    let mut zones = (0..plan.zones.len()).map(|zone| ZoneId(zone as u16));
+    let read = zones.any(|zone| snapshot.grid.latest(zone).is_some());
+    let mut notices = vec![if read { FROM_FILES } else { UNMEASURED }];
     if key.is_none() && plan.keys.iter().any(|key| key.opens(index) && key.policy.is_some()) {
         notices.push(OWN_POLICIES);
     }
@@ -154,6 +163,7 @@ pub fn answer<'a>(
             stream: question.streamed,
             budget_ms: policy.budget.and_then(|budget| budget.of(question.streamed, size.prompt_tokens)),
             narrowed: None,
+            at: question.at,
         },
         choice: Choice::among(&decision.reason, &decision.candidates),
         decision: Some(decision),

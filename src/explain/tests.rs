@@ -38,6 +38,7 @@ fn chat(model: &str) -> Question<'_> {
         max_output_tokens: None,
         streamed: true,
         key: None,
+        at: None,
     }
 }
 

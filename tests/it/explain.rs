@@ -24,6 +24,31 @@ fn what_is_found_is_explained_on_standard_output_without_colours() {
     assert_eq!((code, reasons), (Some(0), vec!["least_carbon".into(); 2]));
 }
 
+#[test]
+fn it_is_asked_for_the_time_at_which_somebody_wonders() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("windward.yaml");
+    let text = std::fs::read_to_string(PLAN).unwrap() + "carbon: { sources: [file: { path: day.csv }, file: { path: none.csv }, builtin] }\n";
+    std::fs::write(&file, text.replace("day.csv", folder.path().join("day.csv").to_str().unwrap())).unwrap();
+    let day = "zone,datetime_utc,carbon_intensity\nDE,2026-03-02T10:00:00Z,7\nDE,2026-03-02T11:00:00Z,400\n";
+    std::fs::write(folder.path().join("day.csv"), day).unwrap();
+    let at = |time: &str| {
+        let (code, out, error) =
+            explain(&["-c", file.to_str().unwrap(), "--model", "gpt-oss-120b", "--json", "--at", time]);
+        assert!(code == Some(0) && error.contains("none.csv"), "a file that is not there is said to be so: {error}");
+        let explanation: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(explanation["asked"]["at"], time);
+        let candidates = explanation["decision"]["candidates"].as_array().unwrap().clone();
+        candidates.into_iter().find(|it| it["backend"] == "frankfurt").unwrap()
+    };
+    let clean = at("2026-03-02T10:30:00Z");
+    assert_eq!((&clean["verdict"], &clean["intensity_g_per_kwh"]), (&"chosen".into(), &7.0.into()), "{clean:#}");
+    let dirty = at("2026-03-02T11:30:00Z");
+    assert_eq!((&dirty["verdict"], &dirty["intensity_g_per_kwh"]), (&"dirtier".into(), &400.0.into()), "{dirty:#}");
+    let unknown = at("2026-03-03T11:30:00Z")["intensity_g_per_kwh"].as_f64().unwrap();
+    assert!(unknown > 100.0 && unknown < 400.0, "the yearly figure: {unknown}");
+}
+
 /// The shipped examples, by the choice that they leave a model.
 #[test]
 fn an_example_says_how_much_of_a_choice_there_is() {

@@ -7,6 +7,7 @@ mod electricity_maps;
 mod fetch;
 mod file;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,9 +18,10 @@ use tokio::task::JoinSet;
 
 use super::{Message, Status};
 use crate::carbon::SourceError;
+use crate::carbon::chain::{Link, resolve};
 use crate::clock::Clock;
 use crate::config::{Plan, SourcePlan};
-use crate::grid::{GridZone, Reading};
+use crate::grid::{GridZone, Reading, ZoneId};
 use crate::telemetry::metrics::Metrics;
 
 /// What `/status` says of one source.
@@ -47,6 +49,26 @@ impl SourceStatus {
         };
         Self { name, last_ok: None, last_error: None, last_error_at: None }
     }
+}
+
+/// What a plan's files say of `at`: for each zone the reading of the first file, in order, that is young enough, or else the youngest.
+/// Also why a file says nothing. It reads from the disk, for whoever asks once and serves nobody.
+pub fn readings_of_files(plan: &Plan, at: Timestamp) -> (Vec<(ZoneId, Reading)>, Vec<SourceError>) {
+    let (mut said, mut errors): (Vec<HashMap<GridZone, Reading>>, _) = (Vec::new(), Vec::new());
+    for source in &plan.carbon.sources {
+        let SourcePlan::File { path, simulated } = source else { continue };
+        match file::FileSource::new(path, *simulated, &plan.carbon).look(at) {
+            Ok(readings) => said.push(readings.into_iter().collect()),
+            Err(error) => errors.push(error),
+        }
+    }
+    let in_force = |zone: &GridZone| {
+        let chain: Vec<Link<'_>> =
+            said.iter().map(|said| Link { last: said.get(zone), max_age: plan.carbon.max_age }).collect();
+        resolve(&chain, plan.carbon.signal, plan.carbon.basis, at).map(|chosen| chosen.reading.clone())
+    };
+    let zones = (0..).map(ZoneId).zip(&plan.zones);
+    (zones.filter_map(|(id, zone)| Some((id, in_force(zone)?))).collect(), errors)
 }
 
 /// Where the sources report to.

@@ -102,7 +102,7 @@ fn sent(winner: &CandidateUsed<'_>, exchange: Option<&Exchange<'_>>) -> String {
 }
 
 fn asked(out: &mut String, explanation: &Explanation<'_>) {
-    let Asked { model: _, route, policy, objective, key, stream, budget_ms, narrowed } = &explanation.asked;
+    let Asked { model: _, route, policy, objective, key, stream, budget_ms, narrowed, at } = &explanation.asked;
     let mut place = format!("{}, policy {}", name(route.as_ref()), name(policy.as_ref()));
     if let Some(objective) = objective {
         let _ = write!(place, " ({})", objective.as_str());
@@ -111,6 +111,9 @@ fn asked(out: &mut String, explanation: &Explanation<'_>) {
         let _ = write!(place, ", key {}", shown(key));
     }
     fact(out, "route", &place);
+    if let Some(at) = at {
+        fact(out, "at", &at.to_string());
+    }
     let first = explanation.decision.as_ref().and_then(|decision| decision.candidates.first());
     if let Some((input, output)) = first.and_then(|it| it.input_tokens.zip(it.output_tokens)) {
         let by = first.and_then(|it| it.coefficient.as_ref()).map(|id| format!("; energy by {}", shown(id)));
