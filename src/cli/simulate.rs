@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::surroundings::{Disk, environment};
+use super::surroundings::{Disk, Recordings, environment};
 use crate::config::scenario::{self, Scenario};
 use crate::control::reload::read_configuration;
 use crate::simulate::log::LogWriter;
@@ -67,7 +67,7 @@ pub fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
         args.log.is_none() || args.policy.len() == 1,
         "--log is about one policy: name it with --policy, and no other"
     );
-    let world = World::read(&scenario, &Disk)?;
+    let world = World::read(&scenario, &Recordings)?;
     let players = match players(&scenario, &world) {
         Ok(players) => players,
         Err(errors) => {

@@ -25,11 +25,26 @@ impl Files for Disk {
     }
 }
 
+/// The recordings of this machine: tables that a scenario names.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Recordings;
+
+/// The largest recording, in bytes: as much as a packed one may hold unpacked, which is two million requests.
+const MAX_RECORDING: u64 = 64 << 20;
+
+impl Files for Recordings {
+    /// At most 64 MiB; a larger file is an error.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        read_bounded(path, MAX_RECORDING)
+    }
+}
+
 fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     open_regular(path)?.0.take(limit + 1).read_to_end(&mut content)?;
     if content.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
+        let most = format!("it is larger than {} MiB", limit >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, most));
     }
     Ok(content)
 }

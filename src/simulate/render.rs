@@ -165,7 +165,11 @@ fn basis(scenario: &Scenario, world: &World) -> String {
     } else {
         "hours of made-up days".to_owned()
     };
-    let lengths = if world.lengths.is_empty() { "drawn, log-normal" } else { "of a recorded trace" };
+    let lengths = match (world.arrivals.len(), world.lengths.len()) {
+        (0, 0) => "drawn, log-normal",
+        (0, _) => "of a recorded trace",
+        _ => "as they were asked for",
+    };
     let seeds: Vec<String> = scenario.seeds.iter().map(u64::to_string).collect();
     format!(
         "Simulated. Grids: {grids}, {} of them, one in {} s. Lengths: {lengths}. Seeds: {}.",
@@ -210,7 +214,7 @@ pub fn json(scenario: &Scenario, world: &World, comparison: &Comparison) -> Valu
     json!({
         "simulated": true,
         "recorded_grids": world.grids.iter().all(|grid| grid.recorded),
-        "recorded_lengths": !world.lengths.is_empty(),
+        "recorded_lengths": !(world.lengths.is_empty() && world.arrivals.is_empty()),
         "hours": scenario.hours,
         "regions": names(&|nth| scenario.regions.get(nth).map(|region| region.spec.name.to_string()), scenario.regions.len()),
         "classes": names(&|nth| scenario.classes.get(nth).map(|class| class.name.to_string()), scenario.classes.len()),

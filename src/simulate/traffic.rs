@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::world::{World, hour_of_day};
+use super::world::{Arrival, World, hour_of_day};
 use crate::config::scenario::{Scenario, Sessions, Tenants};
 use crate::fleet::{Spread, standard_normal};
 use crate::units::GramsPerKwh;
@@ -135,9 +135,13 @@ fn wave(scenario: &Scenario, at: f64) -> f64 {
     (1.0 + daily + twice).max(0.0)
 }
 
-/// Arrivals second by second: Poisson with a rate that waves, bursts and crowds make.
+/// The arrivals of a table, or second by second: Poisson with a rate that waves, bursts and crowds make.
 fn asks(scenario: &Scenario, world: &World, seed: u64) -> Vec<Ask> {
     let (mut rng, mut kinds) = (stream(seed, Stream::Arrivals, 0), Kinds::new(scenario, world, seed));
+    if scenario.traffic.arrivals.is_some() {
+        let those = world.arrivals.iter().take_while(|arrival| arrival.at < scenario.duration()).take(MAX_REQUESTS);
+        return those.map(|arrival| kinds.next(arrival.at, Some(arrival))).collect();
+    }
     let end = scenario.duration().as_secs_f64();
     let mut burst = scenario.traffic.bursts.map(|(spread, correlation)| {
         let keep = (-1.0 / correlation.as_secs_f64().max(1e-3)).exp();
@@ -159,7 +163,7 @@ fn asks(scenario: &Scenario, world: &World, seed: u64) -> Vec<Ask> {
         let gap = |rng: &mut Rng| -(1.0 - rng.f64()).ln() / rate;
         let mut at = second + gap(&mut rng);
         while at < until {
-            asks.push(kinds.next(Duration::from_secs_f64(at)));
+            asks.push(kinds.next(Duration::from_secs_f64(at), None));
             at += gap(&mut rng);
         }
         second += 1.0;
@@ -182,14 +186,17 @@ impl<'a> Kinds<'a> {
         Self { scenario, world, rng: stream(seed, Stream::Kinds, 0), turns: BinaryHeap::new(), sessions: 0 }
     }
 
-    fn next(&mut self, at: Duration) -> Ask {
+    /// The request that comes at that time: what is `known` of it, and the rest drawn.
+    fn next(&mut self, at: Duration, known: Option<&Arrival>) -> Ask {
         let traffic = &self.scenario.traffic;
-        let (prompt, output) = match self.world.lengths.len() {
-            0 => (traffic.prompt.draw(&mut self.rng), traffic.output.draw(&mut self.rng)),
-            many => self.world.lengths.get(self.rng.usize(..many)).copied().unwrap_or((1, 1)),
+        let (prompt, output) = match (known, self.world.lengths.len()) {
+            (Some(known), _) => known.lengths,
+            (None, 0) => (traffic.prompt.draw(&mut self.rng), traffic.output.draw(&mut self.rng)),
+            (None, many) => self.world.lengths.get(self.rng.usize(..many)).copied().unwrap_or((1, 1)),
         };
         let bytes = f64::from(prompt) * traffic.bytes_per_token * traffic.bytes_spread.factor(&mut self.rng);
-        let (class, resident) = (self.class(), self.rng.f64() < traffic.resident.get());
+        let class = known.and_then(|known| known.class).unwrap_or_else(|| self.class());
+        let resident = known.and_then(|known| known.resident).unwrap_or_else(|| self.rng.f64() < traffic.resident.get());
         let turn = traffic
             .sessions
             .filter(|sessions| self.rng.f64() < sessions.share.get())
@@ -244,13 +251,17 @@ mod tests {
         }
     }
 
-    fn drawn(more: &str, seed: u64) -> (Scenario, Course) {
+    fn read(more: &str) -> Scenario {
         let text = format!(
             "hours: 24\ncarbon_hour: 150s\nregions:\n  - {{ name: here, grid_zone: DE, rtt: 5ms, replicas: 1 }}\nclasses:\n  - {{ name: \
              a, share: 3, first_token: 1s, per_output_token: 35ms }}\n  - {{ name: b, share: 1, first_token: 1s, per_output_token: 35ms \
              }}\npolicies: [{{ name: p }}]\n{more}\n"
         );
-        let scenario = load("s.yaml", &text, &Env::default(), &NoFiles).unwrap_or_else(|errors| panic!("{errors}"));
+        load("s.yaml", &text, &Env::default(), &NoFiles).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    fn drawn(more: &str, seed: u64) -> (Scenario, Course) {
+        let scenario = read(more);
         let world = World::read(&scenario, &NoFiles).unwrap();
         let course = Course::draw(&scenario, &world, seed);
         (scenario, course)
@@ -282,6 +293,24 @@ mod tests {
         let factor = within(&crowded.asks, 600, 900) as f64 / within(&calm.asks, 600, 900) as f64;
         assert!((2.7..3.3).contains(&factor), "{factor}");
         assert_eq!(within(&crowded.asks, 0, 600), within(&calm.asks, 0, 600));
+    }
+
+    #[test]
+    fn recorded_requests_come_when_they_came_and_miss_nothing() {
+        let scenario = read("traffic: { arrivals: a.csv, resident: 1 }");
+        let recorded =
+            |second, class| Arrival { at: Duration::from_secs(second), lengths: (90, 7), class, resident: Some(false) };
+        let (grids, lengths) = (Vec::new(), vec![(1, 1)]);
+        let after = scenario.duration().as_secs();
+        let arrivals = vec![recorded(3, Some(1)), Arrival { resident: None, ..recorded(5, None) }, recorded(after, None)];
+        let asks = asks(&scenario, &World { grids, lengths, arrivals }, 1);
+        assert_eq!(
+            asks.iter().map(|ask| ask.at.as_secs()).collect::<Vec<_>>(),
+            [3, 5],
+            "what comes after the end does not count"
+        );
+        assert_eq!((asks[0].class, asks[0].resident, asks[0].prompt, asks[0].output), (1, false, 90, 7));
+        assert!(asks[1].resident && asks[1].bytes > 300, "what is not recorded is drawn");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use flate2::read::GzDecoder;
 use jiff::Timestamp;
@@ -27,6 +28,21 @@ pub struct World {
     pub grids: Vec<GridTrace>,
     /// Prompt and output tokens of recorded requests; empty where lengths are drawn.
     pub lengths: Vec<(u32, u32)>,
+    /// Requests by time, where they are not drawn.
+    pub arrivals: Vec<Arrival>,
+}
+
+/// A request that came when it did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Arrival {
+    /// After the start.
+    pub at: Duration,
+    /// Prompt tokens and those of the answer.
+    pub lengths: (u32, u32),
+    /// Its class, as an index; drawn where the table does not say.
+    pub class: Option<u8>,
+    /// Whether it has a rule of residency; drawn where the table does not say.
+    pub resident: Option<bool>,
 }
 
 /// A region's carbon intensity.
@@ -64,7 +80,9 @@ impl World {
             (Some(data), Some(trace)) => lengths(&data.join(trace), files)?,
             _ => Vec::new(),
         };
-        Ok(Self { grids, lengths })
+        let arrivals =
+            scenario.traffic.arrivals.as_deref().map_or_else(|| Ok(Vec::new()), |path| arrivals(path, scenario, files))?;
+        Ok(Self { grids, lengths, arrivals })
     }
 }
 
@@ -79,7 +97,7 @@ fn grid(scenario: &Scenario, region: &RegionPlan, files: &dyn Files) -> Result<G
         let hourly = (0..hours).map(|hour| region.day.intensity(first + hour as f64)).collect();
         return Ok(GridTrace { hourly, mean: region.day.mean, recorded: false });
     };
-    let rows: Vec<(Timestamp, f64)> = rows(&path, files, |row| Some((row.get(0)?.parse().ok()?, row.get(1)?.parse().ok()?)))?;
+    let rows: Vec<(Timestamp, f64)> = rows(&path, files, |_, row| Some((row.get(0)?.parse().ok()?, row.get(1)?.parse().ok()?)))?;
     let mean = rows.iter().map(|(_, value)| value).sum::<f64>() / rows.len().max(1) as f64;
     let hourly: Vec<GramsPerKwh> = rows
         .iter()
@@ -95,12 +113,40 @@ fn grid(scenario: &Scenario, region: &RegionPlan, files: &dyn Files) -> Result<G
 }
 
 fn lengths(path: &Path, files: &dyn Files) -> Result<Vec<(u32, u32)>, WorldError> {
-    let rows = rows(path, files, |row| Some((row.get(1)?.parse().ok()?, row.get(2)?.parse().ok()?)))?;
-    Ok(rows.into_iter().map(|(prompt, output): (u32, u32)| (prompt.max(1), output.max(1))).collect())
+    rows(path, files, |_, row| both(row))
+}
+
+/// Prompt tokens and those of the answer, in the second and third place of a row; none is empty.
+fn both(row: &csv::StringRecord) -> Option<(u32, u32)> {
+    let tokens = |place: usize| Some(row.get(place)?.parse::<u32>().ok()?.max(1));
+    Some((tokens(1)?, tokens(2)?))
+}
+
+fn arrivals(path: &Path, scenario: &Scenario, files: &dyn Files) -> Result<Vec<Arrival>, WorldError> {
+    let read = |head: &csv::StringRecord, row: &csv::StringRecord| {
+        let named = |name: &str| head.iter().position(|column| column == name).and_then(|place| row.get(place));
+        let class = match named("class") {
+            Some(name) => Some(scenario.classes.iter().position(|class| &*class.name == name)? as u8),
+            None => None,
+        };
+        let resident = match named("resident") {
+            Some(word) => Some(word.parse().ok()?),
+            None => None,
+        };
+        let at = Duration::try_from_secs_f64(row.get(0)?.parse().ok()?).ok()?;
+        Some(Arrival { at, lengths: both(row)?, class, resident })
+    };
+    let mut arrivals = rows(path, files, read)?;
+    arrivals.sort_by_key(|arrival| arrival.at);
+    Ok(arrivals)
 }
 
 /// The rows of a table under its head.
-fn rows<T>(path: &Path, files: &dyn Files, read: impl Fn(&csv::StringRecord) -> Option<T>) -> Result<Vec<T>, WorldError> {
+fn rows<T>(
+    path: &Path,
+    files: &dyn Files,
+    read: impl Fn(&csv::StringRecord, &csv::StringRecord) -> Option<T>,
+) -> Result<Vec<T>, WorldError> {
     let error = |what: String| WorldError { path: path.to_owned(), what };
     let bytes = files.read(path).map_err(|problem| error(problem.to_string()))?;
     let mut text = Vec::new();
@@ -111,9 +157,11 @@ fn rows<T>(path: &Path, files: &dyn Files, read: impl Fn(&csv::StringRecord) -> 
     };
     unpacked.map_err(|problem| error(problem.to_string()))?;
     let mut found = Vec::new();
-    for (number, row) in csv::Reader::from_reader(&*text).records().enumerate() {
+    let mut table = csv::Reader::from_reader(&*text);
+    let head = table.headers().map_err(|problem| error(problem.to_string()))?.clone();
+    for (number, row) in table.records().enumerate() {
         let row = row.map_err(|problem| error(problem.to_string()))?;
-        found.push(read(&row).ok_or_else(|| error(format!("row {} is not of the expected form", number + 1)))?);
+        found.push(read(&head, &row).ok_or_else(|| error(format!("row {} is not of the expected form", number + 1)))?);
     }
     Ok(found)
 }
@@ -196,5 +244,23 @@ mod tests {
         let files = Shelf(HashMap::from([carbon, (PathBuf::from("data/t.csv.gz"), packed(text))]));
         let world = World::read(&scenario("data: data\ntraffic: { trace: t.csv.gz }"), &files).unwrap();
         assert_eq!(world.lengths, [(374, 44), (396, 1)]);
+    }
+
+    #[test]
+    fn requests_come_as_the_table_says() {
+        let text = "timestamp_s,input_tokens,output_tokens,resident,class\n7.5,396,1,true,c\n2,374,44,false,c\n";
+        let with = |text: &str| {
+            let scenario = scenario("traffic: { arrivals: a.csv }");
+            World::read(&scenario, &Shelf(HashMap::from([(PathBuf::from("a.csv"), text.into())])))
+        };
+        let first = Arrival { at: Duration::from_secs(2), lengths: (374, 44), class: Some(0), resident: Some(false) };
+        let world = with(text).unwrap();
+        assert_eq!((world.arrivals[0], world.arrivals[1].resident, world.arrivals.len()), (first, Some(true), 2));
+        let plain = with("timestamp_s,input_tokens,output_tokens,model\n2,374,44,m\n").unwrap();
+        assert_eq!(plain.arrivals, [Arrival { class: None, resident: None, ..first }]);
+        for wrong in [text.replace("true,c", "true,b"), text.replace("7.5", "-7.5"), text.replace("true", "perhaps")] {
+            let error = with(&wrong).unwrap_err().to_string();
+            assert!(error.contains("row 1 is not of the expected form"), "{error}");
+        }
     }
 }

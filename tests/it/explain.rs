@@ -28,13 +28,13 @@ fn what_is_found_is_explained_on_standard_output_without_colours() {
 fn it_is_asked_for_the_time_at_which_somebody_wonders() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("windward.yaml");
-    let text = std::fs::read_to_string(PLAN).unwrap() + "carbon: { sources: [file: { path: day.csv }, file: { path: none.csv }, builtin] }\n";
+    let text = std::fs::read_to_string(PLAN).unwrap()
+        + "carbon: { sources: [file: { path: day.csv }, file: { path: none.csv }, builtin] }\n";
     std::fs::write(&file, text.replace("day.csv", folder.path().join("day.csv").to_str().unwrap())).unwrap();
     let day = "zone,datetime_utc,carbon_intensity\nDE,2026-03-02T10:00:00Z,7\nDE,2026-03-02T11:00:00Z,400\n";
     std::fs::write(folder.path().join("day.csv"), day).unwrap();
     let at = |time: &str| {
-        let (code, out, error) =
-            explain(&["-c", file.to_str().unwrap(), "--model", "gpt-oss-120b", "--json", "--at", time]);
+        let (code, out, error) = explain(&["-c", file.to_str().unwrap(), "--model", "gpt-oss-120b", "--json", "--at", time]);
         assert!(code == Some(0) && error.contains("none.csv"), "a file that is not there is said to be so: {error}");
         let explanation: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert_eq!(explanation["asked"]["at"], time);

@@ -95,7 +95,7 @@ impl Draft {
             self.energy = Some(Energy { input, cached, output: joules(&energy.output_joules_per_token, problems) });
         }
         if let Some(traffic) = &file.traffic {
-            self.traffic = Some(asked(traffic, self.traffic.take().unwrap_or_else(usual_traffic), problems));
+            self.traffic = Some(asked(traffic, self.traffic.take().unwrap_or_else(usual_traffic), path, problems));
         }
         if let Some(classes) = file.classes {
             self.classes = Some(kinds(classes.0, problems));
@@ -311,6 +311,7 @@ fn usual_traffic() -> Traffic {
         bursts: Some((0.2, Duration::from_secs(20))),
         resident: Share::new(0.3).unwrap_or_default(),
         trace: None,
+        arrivals: None,
         // Close to the median and mean of public traces of conversations.
         prompt: size(800.0, 0.9, 8000),
         output: size(150.0, 0.8, 1000),
@@ -320,7 +321,7 @@ fn usual_traffic() -> Traffic {
     }
 }
 
-fn asked(file: &TrafficFile, mut traffic: Traffic, problems: &mut Problems) -> Traffic {
+fn asked(file: &TrafficFile, mut traffic: Traffic, path: &dyn Fn(&str) -> PathBuf, problems: &mut Problems) -> Traffic {
     let set = |into: &mut f64, written: &Option<At<f64>>, least, most, problems: &mut Problems| {
         if let Some(written) = written {
             *into = within(written, least, most, problems);
@@ -339,6 +340,9 @@ fn asked(file: &TrafficFile, mut traffic: Traffic, problems: &mut Problems) -> T
     }
     if let Some(trace) = &file.trace {
         traffic.trace = Some(PathBuf::from(trace.value.trim())).filter(|path| !path.as_os_str().is_empty());
+    }
+    if let Some(arrivals) = &file.arrivals {
+        traffic.arrivals = Some(arrivals.value.trim()).filter(|text| !text.is_empty()).map(path);
     }
     if let Some(bytes) = &file.bytes_spread {
         traffic.bytes_spread = spread(bytes, problems);

@@ -49,7 +49,7 @@ section! {
 
     /// What proxies tell each other, as under `peers` in the configuration.
     struct ExchangeFile {
-        /// Between two messages on what is in flight; 50 ms when left out.
+        /// Between two messages on what is in flight; 20 ms when left out.
         fast: Option<At<Span>>,
         /// Between two on what was learned; 500 ms when left out.
         slow: Option<At<Span>>,
@@ -140,6 +140,9 @@ section! {
         resident: Option<At<f64>>,
         /// Lengths of a recording, below `data`: CSV with `timestamp_s,input_tokens,output_tokens`.
         trace: Option<At<String>>,
+        /// The requests themselves, in place of rates, waves, bursts and crowds: CSV with `timestamp_s,input_tokens,output_tokens`, and
+        /// `class` and `resident` where they are not to be drawn; relative to this file.
+        arrivals: Option<At<String>>,
         /// Prompt tokens where there is none.
         prompt: Option<SizeFile>,
         /// Generated tokens where there is none.

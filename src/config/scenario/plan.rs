@@ -116,6 +116,8 @@ pub struct Traffic {
     pub resident: Share,
     /// Lengths of a recording, below [`Scenario::data`].
     pub trace: Option<PathBuf>,
+    /// Requests that are not drawn at all.
+    pub arrivals: Option<PathBuf>,
     /// Prompt tokens where there is none.
     pub prompt: Size,
     /// Generated tokens where there is none.

@@ -63,8 +63,7 @@ pub fn readings_of_files(plan: &Plan, at: Timestamp) -> (Vec<(ZoneId, Reading)>,
         }
     }
     let in_force = |zone: &GridZone| {
-        let chain: Vec<Link<'_>> =
-            said.iter().map(|said| Link { last: said.get(zone), max_age: plan.carbon.max_age }).collect();
+        let chain: Vec<Link<'_>> = said.iter().map(|said| Link { last: said.get(zone), max_age: plan.carbon.max_age }).collect();
         resolve(&chain, plan.carbon.signal, plan.carbon.basis, at).map(|chosen| chosen.reading.clone())
     };
     let zones = (0..).map(ZoneId).zip(&plan.zones);
