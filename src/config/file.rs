@@ -124,7 +124,7 @@ section! {
         others: At<OneOrMany>,
         /// What all of them know and nobody else; at least 16 characters.
         secret: At<SecretFile>,
-        /// Between two messages on what is in flight; 50 ms when left out.
+        /// Between two messages on what is in flight; 20 ms when left out.
         fast: Option<At<Span>>,
         /// Between two on what was learned; 500 ms when left out.
         slow: Option<At<Span>>,

@@ -1,6 +1,6 @@
 //! Carries the messages of [`crate::peers`] by UDP.
 //!
-//! A datagram is a message: nobody waits for it, nothing is kept for whoever is away, and what is lost is said again in 50 ms. Over HTTP
+//! A datagram is a message: nobody waits for it, nothing is kept for whoever is away, and what is lost is said again in 20 ms. Over HTTP
 //! each of them would cost a request and its answer, and one replica that stalls would hold the sender's connections.
 
 use std::net::{SocketAddr, UdpSocket as StdSocket};
