@@ -6,9 +6,9 @@ mod renewed;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use aws::{AwsKeys, KeySource, SigV4};
+pub use aws::{AwsChain, AwsKeys, AwsRole, KeySource, SigV4};
 use http::HeaderValue;
-pub use renewed::{Renewed, TokenSource};
+pub use renewed::{Renewable, Renewed, TokenSource};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 

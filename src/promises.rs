@@ -74,6 +74,7 @@
 //! | A field that holds one backend's credential passes from a client to no other | `a_field_that_holds_one_backends_credential_passes_to_no_backend`, `trailers_of_an_upload_bring_no_credential` |
 //! | A token is renewed beside the traffic, the last good one stays, and who has none is asked only where nobody else can be | `a_token_comes_from_a_program_or_a_file_and_is_renewed_beside_the_traffic`, `a_backend_without_a_token_is_asked_last_and_says_why`, `who_could_not_be_asked_does_not_hide_who_failed`, `the_last_good_one_is_kept_until_its_end`, `a_program_has_its_time` |
 //! | Each attempt at AWS is signed for its own region, and nothing of a client's signature goes on | `each_attempt_is_signed_for_its_own_region`, `nothing_of_a_clients_own_signature_goes_on`, `a_signature_is_the_one_that_the_documented_steps_give` |
+//! | AWS keys come from where AWS's own tools look, and none of them is in a log | `a_machines_role_signs`, `a_containers_role_signs`, `a_web_identity_signs`, `a_role_is_taken_on_by_configuration_and_by_profile`, `keys_sign_until_their_end` |
 //! | A request that is signed with a key instead of showing it is held to its signature before anybody is contacted | `a_client_may_sign_with_its_key_instead_of_showing_it` |
 //! | Bodies of requests that only claim to be signed take no place of those whose key was shown | `who_only_claims_to_have_signed_takes_no_place_of_those_who_show_a_key` |
 //! | What cannot be signed as it is sent is neither signed nor believed | `a_query_that_is_no_text_is_neither_signed_nor_believed` |

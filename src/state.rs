@@ -13,7 +13,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
-pub use keyring::{Keyring, set_signature};
+pub use keyring::{Keyring, Unsigned, set_signature};
 pub use token::{Token, TokenState, Unfit};
 
 use crate::affinity::{Memory, Session, Tag, Warm};
@@ -176,7 +176,7 @@ impl Snapshot {
         &self.live[id.index()]
     }
 
-    /// The AWS keys of a backend; `None` for one that is not signed for.
+    /// The AWS keys of a backend that has them from the start; `None` for one that is not signed for, or by keys that are asked for.
     pub fn keyring(&self, id: BackendId) -> Option<&Arc<Keyring>> {
         self.keyrings.get(id.index())?.as_ref()
     }
@@ -186,7 +186,7 @@ impl Snapshot {
         &self.pins
     }
 
-    /// The token of a backend; `None` for one that is sent none which is renewed.
+    /// The token of a backend, or the AWS keys that are asked for; `None` for one with none that is renewed.
     pub fn token(&self, id: BackendId) -> Option<&Arc<Token>> {
         self.tokens.get(id.index())?.as_ref()
     }
@@ -299,7 +299,7 @@ fn tags(plan: &Plan) -> Arc<[Tag]> {
 
 fn new_keyring(backend: &Backend) -> Option<Arc<Keyring>> {
     match &backend.credential {
-        Credential::SigV4(how) => Some(Arc::new(Keyring::new(how.keys.clone()))),
+        Credential::SigV4(how) => Some(Arc::new(Keyring::new(how.first_keys()?.clone()))),
         _ => None,
     }
 }

@@ -27,14 +27,45 @@ impl std::fmt::Debug for AwsKeys {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
     /// In the configuration or the environment: they are those of the plan for as long as it is in force.
-    Fixed,
+    Fixed(AwsKeys),
     /// In a shared credentials file, which whoever renews them writes anew.
     Profile {
         /// The file.
         path: PathBuf,
         /// The section.
         profile: Arc<str>,
+        /// The keys as they were when the plan was made.
+        first: AwsKeys,
     },
+    /// Wherever AWS's own tools find them; they are asked for beside the traffic.
+    Chain(Arc<AwsChain>),
+}
+
+/// What is asked for keys as AWS's own tools ask: the environment, a profile, a web identity, a container's or a machine's role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AwsChain {
+    /// The profile; `None` leaves it to the environment.
+    pub profile: Option<Arc<str>>,
+    /// Whose rights are taken on with what is found.
+    pub role: Option<AwsRole>,
+    /// In which region the service is asked that gives out such rights.
+    pub region: Arc<str>,
+}
+
+impl AwsChain {
+    /// Whether the same keys come from it: they are good in every region.
+    pub fn gives_as(&self, other: &Self) -> bool {
+        (&self.profile, &self.role) == (&other.profile, &other.role)
+    }
+}
+
+/// A role of AWS's that is taken on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AwsRole {
+    /// Its name (ARN).
+    pub arn: Arc<str>,
+    /// What its owner wants to be told.
+    pub external_id: Option<Arc<str>>,
 }
 
 /// What signs the requests to one backend with AWS's signature version 4.
@@ -46,6 +77,14 @@ pub struct SigV4 {
     pub region: Arc<str>,
     /// Where the keys are kept.
     pub source: KeySource,
-    /// The keys as they were when the plan was made.
-    pub keys: AwsKeys,
+}
+
+impl SigV4 {
+    /// The keys as they were when the plan was made; `None` where they are asked for later.
+    pub fn first_keys(&self) -> Option<&AwsKeys> {
+        match &self.source {
+            KeySource::Fixed(keys) | KeySource::Profile { first: keys, .. } => Some(keys),
+            KeySource::Chain(_) => None,
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! A credential that somebody else makes anew: a command, or whoever writes a file.
+//! A credential that somebody else makes anew: a command, whoever writes a file, or AWS.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::Secret;
+use super::{AwsChain, Credential, KeySource, Secret};
 
 /// Where a token comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,5 +58,55 @@ impl Renewed {
     /// Whether it is the same token in the same place, as of whatever time.
     pub fn is_kept_as(&self, other: &Self) -> bool {
         (&self.name, self.prefix) == (&other.name, other.prefix) && self.source.gives_as(&other.source)
+    }
+}
+
+/// Whatever of a backend's credential is asked for beside the traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Renewable {
+    /// A token, sent in a field.
+    Token(Arc<Renewed>),
+    /// Keys of AWS, which sign.
+    Keys(Arc<AwsChain>),
+}
+
+impl Renewable {
+    /// Of a credential; `None` for one that is the plan's, or the client's.
+    pub fn of(credential: &Credential) -> Option<Self> {
+        match credential {
+            Credential::Renewed(how) => Some(Self::Token(Arc::clone(how))),
+            Credential::SigV4(how) => match &how.source {
+                KeySource::Chain(chain) => Some(Self::Keys(Arc::clone(chain))),
+                KeySource::Fixed(_) | KeySource::Profile { .. } => None,
+            },
+            Credential::None | Credential::PassThrough | Credential::Header(..) => None,
+        }
+    }
+
+    /// Whether it is the same one in the same place, as of whatever time.
+    pub fn is_kept_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Token(one), Self::Token(other)) => one.is_kept_as(other),
+            (Self::Keys(one), Self::Keys(other)) => one.gives_as(other),
+            (Self::Token(_), Self::Keys(_)) | (Self::Keys(_), Self::Token(_)) => false,
+        }
+    }
+
+    /// The token as it was when the plan was made.
+    pub fn first(&self) -> Option<&Secret> {
+        match self {
+            Self::Token(how) => how.first.as_ref(),
+            Self::Keys(_) => None,
+        }
+    }
+
+    /// Seconds after which it is asked for anew although nobody says when it ends; 0 for what is looked at all the time.
+    pub fn every_s(&self) -> i64 {
+        /// Whoever writes keys into a profile may do so again.
+        const KEYS_EVERY_S: i64 = 300;
+        match self {
+            Self::Token(how) => how.source.every_s(),
+            Self::Keys(_) => KEYS_EVERY_S,
+        }
     }
 }

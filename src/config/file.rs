@@ -308,7 +308,7 @@ section! {
         every: Option<At<Span>>,
     }
 
-    /// AWS's signature version 4, by keys of the environment or of the shared credentials file where none are given here.
+    /// AWS's signature version 4, by keys from where AWS's own tools look where none are given here.
     struct SigV4File {
         /// The service that is signed for; follows from the host.
         service: Option<At<String>>,
@@ -320,10 +320,14 @@ section! {
         secret_access_key: Option<At<SecretFile>>,
         /// The token of a key that ends.
         session_token: Option<At<SecretFile>>,
-        /// The profile of the shared credentials file; AWS_PROFILE or default when left out.
+        /// The profile of AWS's shared files; AWS_PROFILE or default when left out.
         profile: Option<At<String>>,
         /// The shared credentials file, looked at again every minute; the usual one when left out.
         credentials_file: Option<At<String>>,
+        /// The role (ARN) whose rights are taken on, with what keys there are.
+        role_arn: Option<At<String>>,
+        /// What the owner of the role wants to be told.
+        external_id: Option<At<String>>,
     }
 
     /// A secret in a file of its own.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use crate::backend::{AwsKeys, KeySource, Secret, SigV4};
+use crate::backend::{AwsKeys, Secret};
 use crate::fleet::{Day, Noise, Positive, Shape, Spec};
 use crate::tables::Regions;
 use crate::units::{GramsPerKwh, Millis};
@@ -38,7 +38,7 @@ pub struct RegionPlan {
     /// The token without which it answers 401.
     pub bearer: Option<Secret>,
     /// How requests have to be signed, or else it answers 403.
-    pub signed: Option<SigV4>,
+    pub signed: Option<Signed>,
     /// Its grid in fast motion, for the demonstration.
     pub day: Option<Day>,
 }
@@ -121,6 +121,17 @@ struct RegionFile {
     grid: Option<GridFile>,
 }
 
+/// How requests to a region have to be signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// For which service.
+    pub service: Arc<str>,
+    /// For which region, in the cloud's own word.
+    pub region: Arc<str>,
+    /// By which keys.
+    pub keys: AwsKeys,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SignedFile {
@@ -136,12 +147,11 @@ struct SignedFile {
 
 impl SignedFile {
     /// For a region of that name.
-    fn for_region(self, name: &str) -> SigV4 {
+    fn for_region(self, name: &str) -> Signed {
         let short = name.split_once('/').map_or(name, |(_, short)| short);
-        SigV4 {
+        Signed {
             service: Arc::from(self.service.as_deref().unwrap_or("bedrock")),
             region: Arc::from(self.region.as_deref().unwrap_or(short)),
-            source: KeySource::Fixed,
             keys: AwsKeys {
                 access_key_id: self.access_key_id.into(),
                 secret_access_key: Secret::new(&self.secret_access_key),

@@ -1,4 +1,4 @@
-//! AWS's shared credentials file: sections in brackets, `name = value` below them.
+//! AWS's shared files: sections in brackets, `name = value` below them.
 
 use std::sync::Arc;
 
@@ -18,22 +18,19 @@ pub enum NoKeys {
 /// The keys of a profile in the text of a credentials file. A profile that is there twice is one, as it is to AWS's own tools.
 pub fn profile_keys(text: &str, profile: &str) -> Result<AwsKeys, NoKeys> {
     let (mut id, mut secret, mut token) = (None, None, None);
-    let (mut inside, mut found) = (false, false);
-    for line in text.lines().map(str::trim) {
-        if let Some(section) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
-            inside = section.trim() == profile;
-            found |= inside;
-            continue;
-        }
-        let Some((name, value)) = line.split_once('=').filter(|_| inside && !line.starts_with(['#', ';'])) else { continue };
-        let slot = match name.trim().to_ascii_lowercase().as_str() {
-            "aws_access_key_id" => &mut id,
-            "aws_secret_access_key" => &mut secret,
-            "aws_session_token" => &mut token,
-            _ => continue,
-        };
-        *slot = Some(value.trim()).filter(|value| !value.is_empty());
-    }
+    let found = settings(
+        text,
+        |section| section == profile,
+        |name, value| {
+            let slot = match name {
+                "aws_access_key_id" => &mut id,
+                "aws_secret_access_key" => &mut secret,
+                "aws_session_token" => &mut token,
+                _ => return,
+            };
+            *slot = Some(value).filter(|value| !value.is_empty());
+        },
+    );
     let name = || Arc::from(profile);
     if !found {
         return Err(NoKeys::NoProfile(name()));
@@ -43,6 +40,49 @@ pub fn profile_keys(text: &str, profile: &str) -> Result<AwsKeys, NoKeys> {
         secret_access_key: Secret::new(secret.ok_or_else(|| NoKeys::Missing(name(), "aws_secret_access_key"))?),
         session_token: token.map(Secret::new),
     })
+}
+
+/// What the shared files say of where a profile's keys come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ProfileOrigin {
+    /// It is there.
+    pub(super) known: bool,
+    /// Somebody is to be asked for its keys, whatever else is written there.
+    pub(super) asks: bool,
+}
+
+/// Of a profile in the texts of the credentials file and of the configuration file, where the sections of all but `default` begin with
+/// `profile`.
+pub(super) fn profile_origin(credentials: &str, configuration: &str, profile: &str) -> ProfileOrigin {
+    let mut asks = false;
+    let mut ask = |name: &str, _: &str| {
+        asks |=
+            matches!(name, "role_arn" | "credential_source" | "web_identity_token_file" | "credential_process" | "sso_session");
+    };
+    let in_credentials = settings(credentials, |section| section == profile, &mut ask);
+    let named = |section: &str| match section.strip_prefix("profile") {
+        Some(name) if name.starts_with([' ', '\t']) => name.trim() == profile,
+        _ => profile == "default" && section == profile,
+    };
+    let in_configuration = settings(configuration, named, &mut ask);
+    ProfileOrigin { known: in_credentials || in_configuration, asks }
+}
+
+/// Gives every setting, its name in lower case, of the sections that are meant; whether there is one.
+fn settings<'t>(text: &'t str, is_meant: impl Fn(&str) -> bool, mut take: impl FnMut(&str, &'t str)) -> bool {
+    let (mut inside, mut found) = (false, false);
+    for line in text.lines().map(str::trim) {
+        if let Some(section) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
+            inside = is_meant(section.trim());
+            found |= inside;
+            continue;
+        }
+        let setting = line.split_once('=').filter(|_| inside && !line.starts_with(['#', ';']));
+        if let Some((name, value)) = setting {
+            take(&name.trim().to_ascii_lowercase(), value.trim());
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -78,10 +118,26 @@ aws_secret_access_key =
         assert_eq!(read("dev"), Err(NoKeys::NoProfile("dev".into())));
     }
 
+    #[test]
+    fn a_profile_that_asks_somebody_is_known() {
+        let configuration =
+            "[default]\nregion = us-west-2\n[profile deploy]\nrole_arn = arn\nsource_profile = default\n[prod]\nrole_arn=x";
+        let of = |profile| profile_origin(FILE, configuration, profile);
+        let (plain, asking) = (ProfileOrigin { known: true, asks: false }, ProfileOrigin { known: true, asks: true });
+        assert_eq!(
+            [of("default"), of("prod"), of("deploy")],
+            [plain, plain, asking],
+            "of the configuration file's `[prod]` nobody reads"
+        );
+        assert_eq!(of("nobody"), ProfileOrigin::default());
+        assert_eq!(profile_origin("[a]\nrole_arn=x", "", "a"), asking);
+    }
+
     proptest! {
         #[test]
-        fn any_text_is_survived(text in r"(\[|\]|default|aws_access_key_id|=|#| |\n|\PC){0,30}") {
+        fn any_text_is_survived(text in r"(\[|\]|default|profile|aws_access_key_id|=|#| |\n|\PC){0,30}") {
             let _ = profile_keys(&text, "default");
+            let _ = profile_origin(&text, &text, "default");
         }
     }
 }

@@ -19,7 +19,7 @@ const MOST: u64 = 1 << 20;
 pub(super) fn renew(snapshot: &Snapshot) {
     for backend in &snapshot.plan.backends {
         let (Credential::SigV4(how), Some(keyring)) = (&backend.credential, snapshot.keyring(backend.id)) else { continue };
-        let KeySource::Profile { path, profile } = &how.source else { continue };
+        let KeySource::Profile { path, profile, .. } = &how.source else { continue };
         let keys = read(path).map_err(|error| error.to_string());
         match keys.and_then(|text| profile_keys(&text, profile).map_err(|why| why.to_string())) {
             Ok(keys) => {
@@ -58,8 +58,8 @@ mod tests {
             std::fs::write(file.path(), &text).unwrap();
             profile_keys(&text, "p").unwrap()
         };
-        let source = KeySource::Profile { path: file.path().to_owned(), profile: "p".into() };
-        let how = Arc::new(SigV4 { service: "bedrock".into(), region: "us-west-2".into(), source, keys: write("FIRST") });
+        let source = KeySource::Profile { path: file.path().to_owned(), profile: "p".into(), first: write("FIRST") };
+        let how = Arc::new(SigV4 { service: "bedrock".into(), region: "us-west-2".into(), source });
         let mut plan = plan();
         plan.backends[0] = Arc::new(Backend { credential: Credential::SigV4(Arc::clone(&how)), ..(*plan.backends[0]).clone() });
         let snapshot = Snapshot::first(Arc::new(plan), SystemClock.monotonic());

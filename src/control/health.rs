@@ -145,11 +145,11 @@ fn question(snapshot: &Snapshot, backend: &Backend, health: &HealthCheck, now: T
     if let Some((name, value)) = snapshot.token(backend.id).and_then(|token| token.field(now)) {
         fields.insert(name, value);
     }
-    if let (Credential::SigV4(how), Some(keyring)) = (&backend.credential, snapshot.keyring(backend.id)) {
+    if let Credential::SigV4(how) = &backend.credential {
         let (payload, target) = (PayloadHash::of([]), health.target.as_str());
         let host = backend.origin.authority.to_str().unwrap_or_default();
         let subject = Subject { method: "GET", target, host, content_type: None, payload: &payload };
-        if let Some(signed) = keyring.sign(how, &subject, now) {
+        if let Ok(signed) = snapshot.sign(backend.id, how, &subject, now) {
             set_signature(signed, |name, value| drop(fields.insert(name, value)));
         }
     }

@@ -3,8 +3,11 @@
 //! A new plan and a new reading change the same thing, and each is made from the snapshot before it. So one task does both, in the
 //! order in which they come, and nothing else ever publishes: no lock, no lost update. Requests only load.
 
+#[cfg(feature = "aws")]
+mod aws;
 pub mod carbon;
 mod credentials;
+mod fetch;
 pub mod health;
 pub mod keep;
 pub mod peers;

@@ -1,4 +1,4 @@
-//! Renews the tokens that backends are sent, beside the traffic: a request only takes the one that is there.
+//! Renews the tokens that backends are sent, and the AWS keys that are asked for, beside the traffic: a request only takes what is there.
 //!
 //! A program is run once for all backends that are sent its token, one run at a time, within a time and up to a length. It gets no input,
 //! and what it writes to its standard error is thrown away, because that may show what must not be seen; its status says that it failed,
@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::regular::open_regular;
-use crate::backend::{Secret, TokenSource};
+use crate::backend::{AwsChain, AwsKeys, Renewable, Secret, TokenSource};
 use crate::clock::Clock;
 use crate::state::{Snapshot, Token};
 
@@ -41,6 +41,8 @@ const BEFORE_END: i64 = 300;
 
 /// A token, and when it ends if that is known.
 type Fetched = (Secret, Option<Timestamp>);
+/// Likewise, with the keys for AWS.
+type FetchedKeys = (AwsKeys, Option<Timestamp>);
 
 /// Renews every token that is due, and waits for none.
 pub(super) fn look(snapshot: &Snapshot, clock: &Arc<dyn Clock>) {
@@ -67,29 +69,64 @@ fn due(snapshot: &Snapshot, now: Timestamp) -> Vec<Arc<Token>> {
 
 async fn renew(token: &Token, clock: &dyn Clock) {
     let asked = clock.wall();
-    let (fetched, every) = match &token.how().source {
-        TokenSource::File(path) => (read(path), EVERY.as_secs().cast_signed()),
-        TokenSource::Command { words, .. } => (run(words, asked).await, token.every_s()),
+    let (kept, every) = match token.how() {
+        Renewable::Token(how) => {
+            let (fetched, every) = match &how.source {
+                TokenSource::File(path) => (read(path), EVERY.as_secs().cast_signed()),
+                TokenSource::Command { words, .. } => (run(words, asked).await, token.every_s()),
+            };
+            (fetched.and_then(|fetched| keep(token, fetched, clock.wall())), every)
+        }
+        Renewable::Keys(chain) => {
+            let kept = ask_for_keys(chain).await.and_then(|fetched| keep_keys(token, fetched, clock.wall()));
+            // Each time that a role is taken on is a line in its owner's logs.
+            let every = if matches!(kept, Ok((_, Some(_)))) { i64::MAX } else { token.every_s() };
+            (kept, every)
+        }
     };
-    let now = clock.wall();
-    let source = shown(&token.how().source);
-    let why = match fetched {
-        Ok((_, Some(until))) if until <= now => "what it wrote has ended already".to_owned(),
-        Ok((secret, until)) => match token.renew(secret, now, until) {
-            Ok(is_new) => {
-                if is_new {
-                    tracing::info!(source, "a token was renewed");
-                }
-                return token.ends(now, next(every, until.map(|until| until.as_second() - now.as_second())));
+    let (now, source) = (clock.wall(), shown(token.how()));
+    match kept {
+        Ok((is_new, until)) => {
+            if is_new {
+                tracing::info!(source, "a credential was renewed");
             }
-            Err(unfit) => unfit.to_string(),
-        },
-        Err(why) => why,
-    };
-    if token.fail(why.clone()) {
-        tracing::error!(source, why, "a token cannot be renewed; this is tried again and again");
+            token.ends(now, next(every, until.map(|until| until.as_second() - now.as_second())));
+        }
+        Err(why) => {
+            if token.fail(why.clone()) {
+                tracing::error!(source, why, "a credential cannot be renewed; this is tried again and again");
+            }
+            token.ends(now, AGAIN.min(every));
+        }
     }
-    token.ends(now, AGAIN.min(every));
+}
+
+/// Whether it is another one than before, and when it ends.
+type Kept = (bool, Option<Timestamp>);
+
+fn keep(token: &Token, (secret, until): Fetched, now: Timestamp) -> Result<Kept, String> {
+    if until.is_some_and(|until| until <= now) {
+        return Err("what it wrote has ended already".to_owned());
+    }
+    Ok((token.renew(secret, now, until).map_err(|unfit| unfit.to_string())?, until))
+}
+
+fn keep_keys(token: &Token, (keys, until): FetchedKeys, now: Timestamp) -> Result<Kept, String> {
+    if until.is_some_and(|until| until <= now) {
+        return Err("the keys have ended already".to_owned());
+    }
+    Ok((token.renew_keys(keys, now, until), until))
+}
+
+#[cfg(feature = "aws")]
+async fn ask_for_keys(chain: &AwsChain) -> Result<FetchedKeys, String> {
+    super::aws::keys(chain).await
+}
+
+/// The configuration asks for none without the feature.
+#[cfg(not(feature = "aws"))]
+async fn ask_for_keys(_: &AwsChain) -> Result<FetchedKeys, String> {
+    Err("this program was built without the feature `aws`".to_owned())
 }
 
 /// Seconds until a token is asked for again, of which so many are left.
@@ -99,10 +136,17 @@ fn next(every: i64, left: Option<i64>) -> i64 {
 }
 
 /// The program's name alone: what it is told may be a secret.
-fn shown(source: &TokenSource) -> &str {
-    match source {
-        TokenSource::File(path) => path.to_str().unwrap_or("a file"),
-        TokenSource::Command { words, .. } => words.first().map_or("", |program| program),
+fn shown(how: &Renewable) -> &str {
+    match how {
+        Renewable::Token(how) => match &how.source {
+            TokenSource::File(path) => path.to_str().unwrap_or("a file"),
+            TokenSource::Command { words, .. } => words.first().map_or("", |program| program),
+        },
+        Renewable::Keys(chain) => match (&chain.role, &chain.profile) {
+            (Some(role), _) => &role.arn,
+            (None, Some(profile)) => profile,
+            (None, None) => "AWS",
+        },
     }
 }
 
@@ -301,7 +345,12 @@ mod tests {
     }
 
     fn token(source: TokenSource) -> Token {
-        Token::new(&Renewed { name: http::header::AUTHORIZATION, prefix: "Bearer ", source, first: None })
+        Token::new(Renewable::Token(Arc::new(Renewed {
+            name: http::header::AUTHORIZATION,
+            prefix: "Bearer ",
+            source,
+            first: None,
+        })))
     }
 
     async fn renewed(words: &[&str]) -> (bool, Option<String>) {

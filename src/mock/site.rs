@@ -13,9 +13,9 @@ use tokio::sync::{oneshot, watch};
 
 use super::files::Files;
 use super::ledger::{Ledger, Row, millis};
-use crate::backend::{Secret, SigV4};
+use crate::backend::Secret;
 use crate::clock::Clock;
-use crate::config::fleet::RegionPlan;
+use crate::config::fleet::{RegionPlan, Signed};
 use crate::fleet::{Admission, Faults, Patch, Region, Start, Step, Ticket};
 
 /// The connection breaks here: by an injected fault, or because the region is not there.
@@ -37,7 +37,7 @@ pub(super) struct Site {
     pub(super) models: Arc<[Arc<str>]>,
     pub(super) bearer: Option<Secret>,
     /// How requests have to be signed.
-    pub(super) signed: Option<SigV4>,
+    pub(super) signed: Option<Signed>,
     pub(super) tokens_per_chunk: u32,
     pub(super) clock: Arc<dyn Clock>,
     started: Instant,

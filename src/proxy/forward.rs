@@ -447,8 +447,9 @@ pub(super) fn note_credential(x: &Exchange, backend: &Backend, status: StatusCod
     tracing::error!(backend = &*backend.name, id = ?x.id, %status, "the backend refuses the gateway's own credential: {sent}");
     let live = x.snapshot.live(backend.id);
     live.refused_credential();
-    // It may have been revoked, or have ended sooner than anybody said.
-    if let Some(token) = x.snapshot.token(backend.id).filter(|_| status == StatusCode::UNAUTHORIZED) {
+    // It may have been revoked, or have ended sooner than anybody said. AWS says so with 403.
+    let may_have_ended = status == StatusCode::UNAUTHORIZED || matches!(backend.credential, Credential::SigV4(_));
+    if let Some(token) = x.snapshot.token(backend.id).filter(|_| may_have_ended) {
         token.refused(x.shared.clock.wall());
     }
     if let Some(now) = now {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::reject::Error;
 use crate::backend::{Backend, Credential};
-use crate::state::{Snapshot, set_signature};
+use crate::state::{Snapshot, Unsigned, set_signature};
 use crate::upstream::SendBody;
 use crate::wire::fields::Name;
 use crate::wire::message::{Message, RequestHead};
@@ -18,12 +18,13 @@ pub(super) fn sign(
     snapshot: &Snapshot,
     now: Timestamp,
 ) -> Result<(), Error> {
-    if let Some(token) = snapshot.token(backend.id) {
-        let (name, value) = token.field(now).ok_or(Error::NoToken)?;
-        request.head.fields.set(name, &value);
+    let Credential::SigV4(how) = &backend.credential else {
+        if let Some(token) = snapshot.token(backend.id) {
+            let (name, value) = token.field(now).ok_or(Error::NoToken)?;
+            request.head.fields.set(name, &value);
+        }
         return Ok(());
-    }
-    let (Credential::SigV4(how), Some(keyring)) = (&backend.credential, snapshot.keyring(backend.id)) else { return Ok(()) };
+    };
     let Message { head, body } = request;
     let payload = PayloadHash::of(body.pieces().iter().map(|piece| &piece[..]));
     // Of several the service signs all, joined; of those that differ it takes none.
@@ -37,7 +38,10 @@ pub(super) fn sign(
         content_type: head.fields.get_text(Name::ContentType).filter(|_| one),
         payload: &payload,
     };
-    let signed = keyring.sign(how, &subject, now).ok_or(Error::BadTarget("the request cannot be signed for its backend"))?;
+    let signed = snapshot.sign(backend.id, how, &subject, now).map_err(|why| match why {
+        Unsigned::NoKeys => Error::NoToken,
+        Unsigned::Unfit => Error::BadTarget("the request cannot be signed for its backend"),
+    })?;
     set_signature(signed, |name, value| head.fields.set(&name, &value));
     Ok(())
 }

@@ -5,7 +5,8 @@ use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
-use crate::backend::{AwsKeys, SigV4};
+use super::Snapshot;
+use crate::backend::{AwsKeys, BackendId, SigV4};
 use crate::wire::sigv4::{DATE, SECURITY_TOKEN, Scope, Signed, Signer, Subject};
 
 /// The keys with which one backend's requests are signed. Nothing of them is shown.
@@ -39,6 +40,26 @@ impl Keyring {
 impl std::fmt::Debug for Keyring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Keyring")
+    }
+}
+
+/// Why a request is not signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsigned {
+    /// There are no keys, or none that are still good.
+    NoKeys,
+    /// No field can carry what would have to be said.
+    Unfit,
+}
+
+impl Snapshot {
+    /// Signs a request to a backend with the keys that it has now, wherever they come from.
+    pub fn sign(&self, id: BackendId, how: &SigV4, subject: &Subject<'_>, at: Timestamp) -> Result<Signed, Unsigned> {
+        if let Some(keyring) = self.keyring(id) {
+            return keyring.sign(how, subject, at).ok_or(Unsigned::Unfit);
+        }
+        let token = self.token(id).filter(|token| token.is_good(at)).ok_or(Unsigned::NoKeys)?;
+        token.sign(how, subject, at).ok_or(Unsigned::Unfit)
     }
 }
 

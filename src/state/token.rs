@@ -1,4 +1,5 @@
-//! A backend's token as it is now. A control task renews it; a request only loads it.
+//! A backend's token, or its keys of AWS where somebody is asked for them, as they are now. A control task renews them; a request only
+//! loads them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -7,16 +8,17 @@ use arc_swap::ArcSwapOption;
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
-use crate::backend::{Credential, Renewed, Secret};
+use crate::backend::{AwsKeys, Renewable, Secret, SigV4};
 use crate::config::Plan;
+use crate::wire::sigv4::{Scope, Signed, Signer, Subject};
 
 /// Seconds between two askings for the sake of backends that refuse what they get: one that takes none must not have a program run all
 /// the time. As often as a configuration may ask for at most.
 const APART: i64 = 60;
 
-/// The token with which requests to a backend are sent. Nothing of it is shown.
+/// The token with which requests to a backend are sent, or the keys by which they are signed. Nothing of it is shown.
 pub struct Token {
-    how: Renewed,
+    how: Renewable,
     current: ArcSwapOption<Held>,
     /// Boxed twice, since what is swapped is a thin pointer.
     failing: ArcSwapOption<String>,
@@ -32,10 +34,25 @@ pub struct Token {
 }
 
 struct Held {
-    secret: Secret,
-    value: HeaderValue,
+    what: What,
     at: Timestamp,
     until: Option<Timestamp>,
+}
+
+/// What requests are sent with.
+enum What {
+    Token(Secret, HeaderValue),
+    Keys(AwsKeys, Signer),
+}
+
+impl What {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Token(one, _), Self::Token(other, _)) => one == other,
+            (Self::Keys(one, _), Self::Keys(other, _)) => one == other,
+            (Self::Token(..), Self::Keys(..)) | (Self::Keys(..), Self::Token(..)) => false,
+        }
+    }
 }
 
 /// What `/status` and metrics show of a token.
@@ -62,19 +79,19 @@ pub struct Unfit;
 
 impl Token {
     /// As the plan has it.
-    pub fn new(how: &Renewed) -> Self {
+    pub fn new(how: Renewable) -> Self {
         let token = Self {
-            how: how.clone(),
             current: ArcSwapOption::empty(),
             failing: ArcSwapOption::empty(),
             due: AtomicI64::new(i64::MIN),
             busy: AtomicBool::new(false),
-            every: AtomicI64::new(how.source.every_s()),
+            every: AtomicI64::new(how.every_s()),
             asked: AtomicI64::new(i64::MIN),
             renewed: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            how,
         };
-        token.begin(how.first.as_ref());
+        token.begin(token.how.first());
         token
     }
 
@@ -97,7 +114,7 @@ impl Token {
     }
 
     /// What it is and where it comes from. How often it is asked for is as of the first plan that had it ([`Self::every_s`]).
-    pub const fn how(&self) -> &Renewed {
+    pub const fn how(&self) -> &Renewable {
         &self.how
     }
 
@@ -105,7 +122,21 @@ impl Token {
     pub fn field(&self, now: Timestamp) -> Option<(&HeaderName, HeaderValue)> {
         let held = self.current.load();
         let held = held.as_ref().filter(|held| held.until.is_none_or(|until| now < until))?;
-        Some((&self.how.name, held.value.clone()))
+        match (&self.how, &held.what) {
+            (Renewable::Token(how), What::Token(_, value)) => Some((&how.name, value.clone())),
+            _ => None,
+        }
+    }
+
+    /// Signs a request to the backend with the keys that there are. `None` where there are none that are still good, or no field can
+    /// carry what would have to be said.
+    pub fn sign(&self, how: &SigV4, subject: &Subject<'_>, at: Timestamp) -> Option<Signed> {
+        let held = self.current.load();
+        let held = held.as_ref().filter(|held| held.until.is_none_or(|until| at < until))?;
+        match &held.what {
+            What::Keys(_, signer) => signer.sign(Scope { service: &how.service, region: &how.region }, subject, at),
+            What::Token(..) => None,
+        }
     }
 
     /// Whether a request can be sent with it.
@@ -115,13 +146,24 @@ impl Token {
 
     /// Takes a newer one, which came at that time; whether it is another one than before.
     pub fn renew(&self, secret: Secret, at: Timestamp, until: Option<Timestamp>) -> Result<bool, Unfit> {
-        let mut value = HeaderValue::from_str(&format!("{}{}", self.how.prefix, secret.expose())).map_err(|_| Unfit)?;
+        let Renewable::Token(how) = &self.how else { return Err(Unfit) };
+        let mut value = HeaderValue::from_str(&format!("{}{}", how.prefix, secret.expose())).map_err(|_| Unfit)?;
         value.set_sensitive(true);
+        Ok(self.take(What::Token(secret, value), at, until))
+    }
+
+    /// Takes newer keys, likewise. Of a token it would be none.
+    pub fn renew_keys(&self, keys: AwsKeys, at: Timestamp, until: Option<Timestamp>) -> bool {
+        let signer = Signer::new(&keys);
+        self.take(What::Keys(keys, signer), at, until)
+    }
+
+    fn take(&self, what: What, at: Timestamp, until: Option<Timestamp>) -> bool {
         self.failing.store(None);
-        let is_new = self.current.load().as_ref().is_none_or(|held| held.secret != secret);
-        self.current.store(Some(Arc::new(Held { secret, value, at, until })));
+        let is_new = self.current.load().as_ref().is_none_or(|held| !held.what.is(&what));
+        self.current.store(Some(Arc::new(Held { what, at, until })));
         self.renewed.fetch_add(1, Relaxed);
-        Ok(is_new)
+        is_new
     }
 
     /// It could not be renewed; whether that is news.
@@ -173,17 +215,17 @@ impl std::fmt::Debug for Token {
 pub(super) fn of(plan: &Plan, before: &[Option<Arc<Token>>]) -> Vec<Option<Arc<Token>>> {
     let mut tokens: Vec<Option<Arc<Token>>> = Vec::with_capacity(plan.backends.len());
     for backend in &plan.backends {
-        let Credential::Renewed(how) = &backend.credential else {
+        let Some(how) = Renewable::of(&backend.credential) else {
             tokens.push(None);
             continue;
         };
-        let kept = |among: &[Option<Arc<Token>>]| among.iter().flatten().find(|token| token.how().is_kept_as(how)).cloned();
+        let kept = |among: &[Option<Arc<Token>>]| among.iter().flatten().find(|token| token.how().is_kept_as(&how)).cloned();
         let here = kept(&tokens);
         let known = here.clone().or_else(|| kept(before));
         if let Some(known) = &known {
-            known.begin(how.first.as_ref());
+            known.begin(how.first());
             // Of several backends that are sent the same one, the one that wants it most often has its way.
-            let every = how.source.every_s();
+            let every = how.every_s();
             known.ask_every(if here.is_some() { every.min(known.every_s()) } else { every });
         }
         tokens.push(Some(known.unwrap_or_else(|| Arc::new(Token::new(how)))));
@@ -198,8 +240,15 @@ mod tests {
     use http::header::AUTHORIZATION;
 
     use super::*;
-    use crate::backend::TokenSource;
+    use crate::backend::{AwsChain, Backend, Credential, KeySource, Renewed, TokenSource};
+    use crate::clock::{Clock as _, SystemClock};
+    use crate::state::{Snapshot, Unsigned};
     use crate::testing::plan;
+    use crate::wire::sigv4::PayloadHash;
+
+    fn token_of(how: Renewed) -> Token {
+        Token::new(Renewable::Token(Arc::new(how)))
+    }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -208,7 +257,7 @@ mod tests {
     #[test]
     fn the_last_good_one_is_kept_until_its_end() {
         let source = TokenSource::File("x".into());
-        let token = Token::new(&Renewed { name: AUTHORIZATION, prefix: "Bearer ", source, first: None });
+        let token = token_of(Renewed { name: AUTHORIZATION, prefix: "Bearer ", source, first: None });
         assert!(token.field(at(0)).is_none() && !token.is_good(at(0)));
         assert_eq!(token.renew(Secret::new("one"), at(1), Some(at(100))), Ok(true));
         assert!(token.fail("broken".into()) && !token.fail("broken".into()), "said once");
@@ -225,9 +274,33 @@ mod tests {
     }
 
     #[test]
+    fn keys_sign_until_their_end() {
+        let chain = Arc::new(AwsChain { profile: None, role: None, region: "us-west-2".into() });
+        let how = SigV4 { service: "bedrock".into(), region: "us-west-2".into(), source: KeySource::Chain(Arc::clone(&chain)) };
+        let mut plan = plan();
+        let credential = Credential::SigV4(Arc::new(how.clone()));
+        plan.backends[0] = Arc::new(Backend { credential, ..(*plan.backends[0]).clone() });
+        let id = plan.backends[0].id;
+        let snapshot = Snapshot::first(Arc::new(plan), SystemClock.monotonic());
+        let payload = PayloadHash::of([]);
+        let subject = Subject { method: "GET", target: "/", host: "h", content_type: None, payload: &payload };
+        let sign = |second| snapshot.sign(id, &how, &subject, at(second));
+        assert_eq!(sign(0).err(), Some(Unsigned::NoKeys));
+        let token = snapshot.token(id).unwrap();
+        let keys = |id: &str| AwsKeys { access_key_id: id.into(), secret_access_key: Secret::new("s"), session_token: None };
+        assert!(token.renew_keys(keys("ONE"), at(1), Some(at(100))) && !token.renew_keys(keys("ONE"), at(2), Some(at(100))));
+        assert!(sign(99).is_ok_and(|signed| signed.authorization.to_str().unwrap().contains("Credential=ONE/")));
+        assert_eq!(sign(100).err(), Some(Unsigned::NoKeys), "what has ended signs nothing");
+        assert!(token.renew_keys(keys("TWO"), at(101), None));
+        assert!(sign(1 << 20).is_ok_and(|signed| signed.authorization.to_str().unwrap().contains("Credential=TWO/")));
+        assert!(token.field(at(101)).is_none() && token.renew(Secret::new("t"), at(102), None).is_err(), "they are no field");
+        assert!(!format!("{token:?}").contains("TWO"));
+    }
+
+    #[test]
     fn one_at_a_time_renews_it_and_only_when_it_is_due() {
         let source = TokenSource::File("x".into());
-        let token = Token::new(&Renewed { name: AUTHORIZATION, prefix: "", source, first: Some(Secret::new("a")) });
+        let token = token_of(Renewed { name: AUTHORIZATION, prefix: "", source, first: Some(Secret::new("a")) });
         assert!(token.is_good(at(0)) && token.begins(at(0)) && !token.begins(at(0)));
         token.ends(at(0), 30);
         assert!(!token.begins(at(29)) && token.begins(at(30)));
@@ -261,7 +334,7 @@ mod tests {
     #[test]
     fn one_that_is_refused_is_asked_for_anew_but_not_all_the_time() {
         let source = TokenSource::File("x".into());
-        let token = Token::new(&Renewed { name: AUTHORIZATION, prefix: "", source, first: None });
+        let token = token_of(Renewed { name: AUTHORIZATION, prefix: "", source, first: None });
         let mut runs = Vec::new();
         for now in 0..1000 {
             // It was revoked long after it came, and the next one is taken by nobody either.

@@ -12,6 +12,7 @@ mod affinity;
 mod allocations;
 mod anthropic;
 mod audit;
+mod aws_keys;
 mod azure;
 mod back_pressure;
 mod bad_input;

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Check;
-use crate::backend::{AwsKeys, Credential, KeySource, Secret, SigV4};
+use crate::backend::{AwsChain, AwsKeys, AwsRole, Credential, KeySource, Secret, SigV4};
 use crate::config::choices::SecretFile;
 use crate::config::decode::{At, quoted};
 use crate::config::file::SigV4File;
 use crate::config::node::Mark;
-use crate::config::profile::profile_keys;
+use crate::config::profile::{profile_keys, profile_origin};
 
 /// What a host of AWS says of itself.
 pub(super) struct AwsHost<'h> {
@@ -34,39 +34,43 @@ impl<'h> AwsHost<'h> {
 
 impl Check<'_> {
     /// How a backend at `host` in the cloud's `region` is signed for.
-    pub(super) fn sigv4(&mut self, written: SigV4File, mark: Mark, host: &str, region: Option<&str>) -> Credential {
-        let SigV4File { service, region: own, access_key_id, secret_access_key, session_token, profile, credentials_file } =
-            written;
+    pub(super) fn sigv4(&mut self, written: &SigV4File, mark: Mark, host: &str, region: Option<&str>) -> Credential {
+        let SigV4File { service, region: own, access_key_id, secret_access_key, session_token, .. } = written;
         let by_host = AwsHost::of(host);
-        let service = service.map_or_else(|| by_host.as_ref().map_or("bedrock", |host| host.service).to_owned(), |it| it.value);
+        let usual = || by_host.as_ref().map_or("bedrock", |host| host.service);
+        let service = Arc::from(service.as_ref().map_or_else(usual, |written| &written.value));
         if let (Some(own), Some(host)) =
-            (&own, by_host.as_ref().filter(|host| own.as_ref().is_some_and(|own| own.value != host.region)))
+            (own, by_host.as_ref().filter(|host| own.as_ref().is_some_and(|own| own.value != host.region)))
         {
             self.problems
                 .add(own.mark, format!("this host is in {}, and takes no signature for {}", quoted(host.region), own.shown()));
         }
         let by_region = || region.and_then(|region| region.strip_prefix("aws/"));
-        let region =
-            own.map(|own| own.value).or_else(|| Some(by_host.as_ref().map(|host| host.region).or_else(by_region)?.to_owned()));
-        let Some(region) = region else {
+        let by_region = || by_host.as_ref().map(|host| host.region).or_else(by_region);
+        let Some(region) = own.as_ref().map(|own| own.value.as_str()).or_else(by_region).map(Arc::from) else {
             self.problems.add(mark, "for which region is this signed?").mend =
                 Some("say it: `sigv4: { region: us-west-2 }`".to_owned());
             return Credential::None;
         };
-        let found = match (access_key_id, secret_access_key) {
-            (Some(id), Some(secret)) => self.own_keys(&id, &secret, session_token.as_ref()).map(|keys| (KeySource::Fixed, keys)),
-            (None, None) if session_token.is_none() => self.kept_keys(profile.as_ref(), credentials_file.as_ref(), mark),
+        let source = match (access_key_id, secret_access_key) {
+            _ if written.role_arn.is_some() => self.chain(written, &region, mark),
+            (Some(id), Some(secret)) => self.own_keys(id, secret, session_token.as_ref()).map(KeySource::Fixed),
+            (None, None) if session_token.is_none() => self.kept_keys(written, &region, mark),
             _ => {
                 self.problems.add(mark, "a key has both `access_key_id` and `secret_access_key`");
                 None
             }
         };
-        let Some((source, keys)) = found else { return Credential::None };
-        Credential::SigV4(Arc::new(SigV4 { service: service.into(), region: region.into(), source, keys }))
+        if written.role_arn.is_none()
+            && let Some(other) = &written.external_id
+        {
+            self.problems.add(other.mark, "this goes with a `role_arn`");
+        }
+        source.map_or(Credential::None, |source| Credential::SigV4(Arc::new(SigV4 { service, region, source })))
     }
 
     fn own_keys(&mut self, id: &At<SecretFile>, secret: &At<SecretFile>, token: Option<&At<SecretFile>>) -> Option<AwsKeys> {
-        let without = "leave the keys out to use those of the environment, or of the shared credentials file";
+        let without = "leave the keys out to use those that AWS's own tools find";
         let (id, secret) = (self.secret(id, without), self.secret(secret, without));
         let session_token = match token {
             // The variable of a key that does not end is empty.
@@ -77,39 +81,70 @@ impl Check<'_> {
         Some(AwsKeys { access_key_id: Arc::from(id?.expose()), secret_access_key: secret?, session_token })
     }
 
-    /// The keys that are where AWS's own tools look first: in the environment, or in the shared credentials file.
-    fn kept_keys(&mut self, profile: Option<&At<String>>, file: Option<&At<String>>, mark: Mark) -> Option<(KeySource, AwsKeys)> {
-        let variable = |name| self.env.get(name).filter(|value| !value.is_empty());
+    /// The keys that are where AWS's own tools look: at once where that is the environment or the shared credentials file.
+    fn kept_keys(&mut self, written: &SigV4File, region: &Arc<str>, mark: Mark) -> Option<KeySource> {
+        let (profile, file) = (written.profile.as_ref(), written.credentials_file.as_ref());
         if profile.is_none()
             && file.is_none()
-            && let (Some(id), Some(secret)) = (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"))
+            && let (Some(id), Some(secret)) = (self.variable("AWS_ACCESS_KEY_ID"), self.variable("AWS_SECRET_ACCESS_KEY"))
         {
-            let session_token = variable("AWS_SESSION_TOKEN").map(Secret::new);
-            return Some((
-                KeySource::Fixed,
-                AwsKeys { access_key_id: id.into(), secret_access_key: Secret::new(secret), session_token },
-            ));
+            let session_token = self.variable("AWS_SESSION_TOKEN").map(Secret::new);
+            let (access_key_id, secret_access_key) = (id.into(), Secret::new(secret));
+            return Some(KeySource::Fixed(AwsKeys { access_key_id, secret_access_key, session_token }));
         }
-        let usual = variable("AWS_SHARED_CREDENTIALS_FILE").map(PathBuf::from);
-        let usual = usual.or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".aws/credentials")));
-        let of_environment = || variable("AWS_PROFILE").unwrap_or("default").to_owned();
-        let profile = profile.map_or_else(of_environment, |profile| profile.value.clone());
+        let of_environment = || self.variable("AWS_PROFILE").unwrap_or("default");
+        let name: Arc<str> = profile.map_or_else(of_environment, |profile| &profile.value).into();
+        let usual = self.usual_file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials");
         let path = file.map(|file| self.path(&file.value)).or(usual);
-        let text = path.as_ref().and_then(|path| self.files.read(path).ok()).and_then(|text| String::from_utf8(text).ok());
-        let (Some(path), Some(text)) = (path, text) else {
-            let mark = file.map_or(mark, |file| file.mark);
-            self.problems
-                .add(mark, "there are no AWS keys: neither in the environment nor in a credentials file that can be read")
-                .mend = Some("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or say where they are".to_owned());
+        let read = |path: &Option<PathBuf>| String::from_utf8(self.files.read(path.as_ref()?).ok()?).ok();
+        let text = read(&path);
+        if let Some(file) = file.filter(|_| text.is_none()) {
+            self.problems.add(file.mark, "this credentials file cannot be read");
             return None;
-        };
-        match profile_keys(&text, &profile) {
-            Ok(keys) => Some((KeySource::Profile { path, profile: profile.into() }, keys)),
-            Err(why) => {
+        }
+        let text = text.unwrap_or_default();
+        let configuration = read(&self.usual_file("AWS_CONFIG_FILE", ".aws/config")).unwrap_or_default();
+        let origin = profile_origin(&text, &configuration, &name);
+        match (profile_keys(&text, &name), path) {
+            (Ok(first), Some(path)) if file.is_some() || !origin.asks => Some(KeySource::Profile { path, profile: name, first }),
+            (Err(why), _) if file.is_some() || (profile.is_some() && !origin.known) => {
                 self.problems.add(mark, why.to_string());
                 None
             }
+            _ => self.chain(written, region, mark),
         }
+    }
+
+    /// Keys that are asked for once the plan is in force.
+    fn chain(&mut self, written: &SigV4File, region: &Arc<str>, mark: Mark) -> Option<KeySource> {
+        let keys = [&written.access_key_id, &written.secret_access_key, &written.session_token];
+        let mut keys = keys.into_iter().flatten().map(|key| key.mark);
+        if let Some(given) = keys.next().or_else(|| Some(written.credentials_file.as_ref()?.mark)) {
+            let problem = self.problems.add(given, "a role is taken on with keys from where AWS's own tools look");
+            problem.mend = Some("leave these out; `profile` may say which".to_owned());
+            return None;
+        }
+        if cfg!(not(feature = "aws")) {
+            let problem = self.problems.add(mark, "this program was built without the feature `aws`, and asks nobody for keys");
+            problem.mend = Some("give it keys: in the environment, in a credentials file or here".to_owned());
+            return None;
+        }
+        let text = |written: &At<String>| Arc::from(written.value.as_str());
+        let role =
+            written.role_arn.as_ref().map(|arn| AwsRole { arn: text(arn), external_id: written.external_id.as_ref().map(text) });
+        let by_environment = self.variable("AWS_REGION").or_else(|| self.variable("AWS_DEFAULT_REGION"));
+        let region = by_environment.map_or_else(|| Arc::clone(region), Arc::from);
+        Some(KeySource::Chain(Arc::new(AwsChain { profile: written.profile.as_ref().map(text), role, region })))
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.env.get(name).filter(|value| !value.is_empty())
+    }
+
+    /// The file that a variable names, or else the one below the home directory.
+    fn usual_file(&self, variable: &str, usual: &str) -> Option<PathBuf> {
+        let named = self.variable(variable).map(PathBuf::from);
+        named.or_else(|| self.variable("HOME").map(|home| PathBuf::from(home).join(usual)))
     }
 }
 

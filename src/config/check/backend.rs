@@ -139,7 +139,7 @@ impl Check<'_> {
         }
         let pass_through = file.auth.as_ref().filter(|auth| matches!(auth.value, Auth::PassThrough)).map(|auth| auth.mark);
         let credential =
-            file.auth.map_or(Credential::None, |auth| self.auth(auth, &file.url, &origin.host, file.region.as_ref()));
+            file.auth.as_ref().map_or(Credential::None, |auth| self.auth(auth, &file.url, &origin.host, file.region.as_ref()));
         let keep_idle = if origin.tls { KEEP_IDLE_HTTPS } else { KEEP_IDLE_HTTP };
         let backend = Backend {
             id,
@@ -168,7 +168,7 @@ impl Check<'_> {
         Meant { backend, mark: file.name.mark, pass_through, models, by_name, energy, prices }
     }
 
-    fn auth(&mut self, auth: At<Auth>, to: &At<String>, host: &str, region: Option<&At<String>>) -> Credential {
+    fn auth(&mut self, auth: &At<Auth>, to: &At<String>, host: &str, region: Option<&At<String>>) -> Credential {
         // A signature is good for one request, once.
         if url::sends_in_clear(&to.value) && !matches!(auth.value, Auth::SigV4(_)) {
             self.warnings.add(auth.mark, "this credential is sent over http, in clear").mend =

@@ -53,12 +53,9 @@ pub(super) fn fields<'a>(credentials: impl Iterator<Item = &'a Credential>) -> B
 
 impl Check<'_> {
     /// For a backend at `host`, in the cloud's `region`.
-    pub(super) fn credential(&mut self, written: At<Auth>, host: &str, region: Option<&str>) -> Credential {
+    pub(super) fn credential(&mut self, written: &At<Auth>, host: &str, region: Option<&str>) -> Credential {
         let (name, secret, prefix) = match &written.value {
-            Auth::SigV4(_) => {
-                let Auth::SigV4(file) = written.value else { return Credential::None };
-                return self.sigv4(*file, written.mark, host, region);
-            }
+            Auth::SigV4(file) => return self.sigv4(file, written.mark, host, region),
             Auth::PassThrough => return Credential::PassThrough,
             Auth::Bearer(secret) => (header::AUTHORIZATION, secret, "Bearer "),
             Auth::Header(file) => {

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Uri, header};
-use http_body_util::Empty;
+use http_body_util::Full;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Line;
-use super::fetch::{Place, get};
 use crate::backend::Secret;
 use crate::carbon::electricity_maps::{MAX_BODY_BYTES, Question, TOKEN_HEADER, Version, latest_target, read_latest};
 use crate::carbon::{SourceError, SourceErrorKind};
 use crate::clock::Clock;
+use crate::control::fetch::{Limits, Place, ask};
 use crate::grid::{Basis, GridZone, Reading};
 
 /// Its name in readings.
@@ -21,6 +21,8 @@ pub(super) const NAME: &str = "electricity-maps";
 /// A zone that only the operator can mend is asked this much more seldom.
 const PATIENCE: u32 = 12;
 
+/// How long a question takes at most.
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Questions at once. One after the other, a plan of fifty zones and a service that takes ten seconds for each would never be up to
 /// date; all at once, a service with a rate limit would refuse most of them.
 const AT_ONCE: usize = 4;
@@ -72,12 +74,14 @@ impl Service {
             .header(header::USER_AGENT, concat!("windward/", env!("CARGO_PKG_VERSION")))
             .header(header::CONNECTION, "close")
             .header(TOKEN_HEADER, &self.token)
-            .body(Empty::new())
+            .body(Full::default())
             .map_err(|_| failed("the question cannot be put"))?;
         // One byte more than is read, so that what is too large is seen to be.
-        let answer = get(&self.place, request, MAX_BODY_BYTES + 1).await.map_err(failed)?;
+        let limits = Limits { connect: TIMEOUT, total: TIMEOUT, body: MAX_BODY_BYTES + 1 };
+        let answer = ask(&self.place, request, limits).await.map_err(failed)?;
+        let retry_after = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
         let question = Question { zone, basis: self.basis, source: &self.name, now: clock.wall() };
-        read_latest(answer.status, answer.retry_after.as_deref(), &answer.body, &question)
+        read_latest(answer.status(), retry_after, answer.body(), &question)
     }
 }
 

@@ -4,7 +4,6 @@
 //! ever waits for it.
 
 mod electricity_maps;
-mod fetch;
 mod file;
 
 use std::collections::HashMap;

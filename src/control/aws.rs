@@ -1,0 +1,166 @@
+//! Asks for keys of AWS where AWS's own tools look, in their order: the environment, a profile, a web identity, the role of a container
+//! or of a machine; and takes on a role with them where that is wanted.
+//!
+//! All of it is AWS's own crate's (`aws-config`), which reads the environment of the process by itself. What is ours is the socket below
+//! it, so that there is no second client for HTTP and TLS: it adds 41 crates and about 45 s of one core to a build from nothing, where
+//! with its own client it would be half as many again.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use aws_config::BehaviorVersion;
+use aws_config::identity::IdentityCache;
+use aws_config::retry::RetryConfig;
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::timeout::TimeoutConfig;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::ProvideCredentials as _;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture, HttpConnectorSettings, http_client_fn};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
+use http::{HeaderValue, Request, header};
+use http_body_util::Full;
+use jiff::Timestamp;
+use tokio::time::timeout;
+use tracing::instrument::WithSubscriber as _;
+use tracing::subscriber::NoSubscriber;
+
+use super::fetch::{Limits, Place, ask};
+use crate::backend::{AwsChain, AwsKeys, Secret};
+
+/// How long all of it may take: a chain of roles asks several times, in tens of milliseconds each. The start waits for it too, also on a
+/// machine without metadata, which the crate would ask for twice as long.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Times that each question is put. Whoever calls this comes again by itself.
+const ATTEMPTS: u32 = 2;
+/// What is waited for where the crate says nothing else. It asks a machine that has no such service for a second.
+const USUAL: Duration = Duration::from_secs(5);
+/// Bytes of an answer: keys with a token have two or three thousand.
+const MOST: usize = 64 << 10;
+/// What a session with a role's rights is called in its owner's logs.
+const SESSION: &str = "windward";
+/// Characters of what is said of a failure, which may have been written by others.
+const MOST_SAID: usize = 300;
+
+/// Asks for keys, and when they end if that is known.
+pub(super) async fn keys(chain: &AwsChain) -> Result<(AwsKeys, Option<Timestamp>), String> {
+    // What the crate says of its work is heard by nobody, since it may show what must not be seen; what fails comes back from here.
+    let asked = timeout(LONGEST, provide(chain).with_subscriber(NoSubscriber::default())).await;
+    let given =
+        asked.map_err(|_| format!("nobody gave AWS keys within {} s", LONGEST.as_secs()))?.map_err(|error| said(&error))?;
+    let until = given.expiry().and_then(|until| Timestamp::try_from(until).ok());
+    let keys = AwsKeys {
+        access_key_id: given.access_key_id().into(),
+        secret_access_key: Secret::new(given.secret_access_key()),
+        session_token: given.session_token().map(Secret::new),
+    };
+    Ok((keys, until))
+}
+
+async fn provide(chain: &AwsChain) -> Result<Credentials, CredentialsError> {
+    let client = http_client_fn(|settings, _| Line::of(settings).into());
+    let limits = TimeoutConfig::builder().connect_timeout(USUAL).read_timeout(USUAL).operation_attempt_timeout(2 * USUAL);
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(client)
+        .region(aws_config::Region::new(chain.region.to_string()))
+        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+        .timeout_config(limits.build())
+        // Whatever was found before is asked for because it ends.
+        .identity_cache(IdentityCache::no_cache());
+    if let Some(profile) = &chain.profile {
+        loader = loader.profile_name(&**profile);
+    }
+    let config = loader.load().await;
+    let Some(found) = config.credentials_provider() else {
+        return Err(CredentialsError::not_loaded("nobody was asked"));
+    };
+    let Some(role) = &chain.role else { return found.provide_credentials().await };
+    let mut taking = AssumeRoleProvider::builder(&*role.arn).configure(&config).session_name(SESSION);
+    if let Some(id) = &role.external_id {
+        taking = taking.external_id(&**id);
+    }
+    taking.build_from_provider(found).await.provide_credentials().await
+}
+
+/// An error with all that it comes from, in one bounded line.
+fn said(error: &CredentialsError) -> String {
+    if matches!(error, CredentialsError::CredentialsNotLoaded(_)) {
+        return "neither the environment, a profile, a web identity, a container nor the machine's metadata has AWS keys"
+            .to_owned();
+    }
+    let mut said = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        said.push_str(": ");
+        said.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST_SAID).collect()
+}
+
+/// The crate's connection to the world: ours.
+#[derive(Debug)]
+struct Line {
+    limits: Limits,
+}
+
+impl Line {
+    fn of(settings: &HttpConnectorSettings) -> Self {
+        let (connect, answer) = (settings.connect_timeout().unwrap_or(USUAL), settings.read_timeout().unwrap_or(USUAL));
+        Self { limits: Limits { connect, total: connect + answer, body: MOST } }
+    }
+}
+
+impl From<Line> for aws_smithy_runtime_api::client::http::SharedHttpConnector {
+    fn from(line: Line) -> Self {
+        Self::new(line)
+    }
+}
+
+impl HttpConnector for Line {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let limits = self.limits;
+        HttpConnectorFuture::new(async move {
+            let (place, request) = addressed(request).map_err(|why| ConnectorError::user(why.into()))?;
+            // Tried again like what broke: nobody was given anything twice.
+            let answer = ask(&place, request, limits).await.map_err(|why| ConnectorError::io(Failed(why).into()))?;
+            HttpResponse::try_from(answer.map(SdkBody::from)).map_err(|error| ConnectorError::other(error.into(), None))
+        })
+    }
+}
+
+/// Where a request goes, and the request as it is sent there.
+fn addressed(request: HttpRequest) -> Result<(Place, Request<Full<Bytes>>), &'static str> {
+    let request = request.try_into_http1x().map_err(|_| "this is no request")?;
+    let (mut head, body) = request.into_parts();
+    let body = Bytes::copy_from_slice(body.bytes().ok_or("a body that is no text is not sent")?);
+    let tls = match head.uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => false,
+        _ => return Err("neither https nor http"),
+    };
+    let host = head.uri.host().ok_or("there is no host")?.trim_matches(['[', ']']).to_owned();
+    let port = head.uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+    head.headers.insert(header::HOST, HeaderValue::from_str(authority).map_err(|_| "a strange host")?);
+    head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).parse();
+    head.uri = target.map_err(|_| "a strange path")?;
+    Ok((Place { tls, host, port }, Request::from_parts(head, Full::new(body))))
+}
+
+/// Why there was no answer.
+#[derive(Debug)]
+struct Failed(&'static str);
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Error for Failed {}

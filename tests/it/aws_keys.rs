@@ -1,0 +1,206 @@
+//! Keys of AWS from where AWS's own tools look: the binary with an environment of its own, services that give out keys, and a simulated
+//! region that takes no request without their signature.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::process::{Program, windward};
+use super::support::peer::{Seen, Then, respond};
+use super::support::{Client, Fleet, Peer};
+
+const FLEET: &str = r"
+models: [m]
+regions:
+  - { region: aws/eu-north-1, rtt_ms: 0, replicas: 1, token_ms: 0.1, token_ms_per_request: 0, require_sigv4: { access_key_id: AKIDMOCK, secret_access_key: hush, session_token: temporary } }
+";
+const CONVERSE: &str = r#"{"messages":[{"role":"user","content":[{"text":"Which way does the wind blow?"}]}]}"#;
+/// What the region takes, as containers and machines are told it.
+const KEYS: &str = r#"{"Code":"Success","Type":"AWS-HMAC","AccessKeyId":"AKIDMOCK","SecretAccessKey":"hush","Token":"temporary","Expiration":"2100-01-01T00:00:00Z","LastUpdated":"2026-01-01T00:00:00Z"}"#;
+const ROLE: &str = "arn:aws:iam::123456789012:role/models";
+
+/// The service that gives out the rights of roles.
+fn security_token_service() -> Peer {
+    Peer::start(|seen, stream| {
+        let asked = String::from_utf8_lossy(&seen.body).into_owned();
+        let action = if asked.contains("Action=AssumeRoleWithWebIdentity") { "AssumeRoleWithWebIdentity" } else { "AssumeRole" };
+        let answer = format!(
+            "<{action}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{action}Result>\
+             <AssumedRoleUser><AssumedRoleId>AROA:windward</AssumedRoleId><Arn>arn:aws:sts::123456789012:assumed-role/models/windward</Arn>\
+             </AssumedRoleUser><Credentials><AccessKeyId>AKIDMOCK</AccessKeyId><SecretAccessKey>hush</SecretAccessKey>\
+             <SessionToken>temporary</SessionToken><Expiration>2100-01-01T00:00:00Z</Expiration></Credentials>\
+             </{action}Result><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></{action}Response>"
+        );
+        respond(stream, "200 OK", "content-type: text/xml\r\n", answer.as_bytes());
+        Then::Next
+    })
+}
+
+/// A machine's metadata, by its second version: nothing without a token that was asked for.
+fn metadata(seen: &Seen, stream: &mut std::net::TcpStream) -> Then {
+    let json = "content-type: application/json\r\n";
+    let known = seen.field("x-aws-ec2-metadata-token") == Some("SESSION");
+    match (seen.head.split(' ').next(), seen.target()) {
+        (Some("PUT"), "/latest/api/token") => {
+            respond(stream, "200 OK", "x-aws-ec2-metadata-token-ttl-seconds: 21600\r\n", b"SESSION");
+        }
+        (Some("GET"), _) if !known => respond(stream, "401 Unauthorized", "", b""),
+        (Some("GET"), "/latest/meta-data/iam/security-credentials/") => respond(stream, "200 OK", "", b"models"),
+        (Some("GET"), "/latest/meta-data/iam/security-credentials/models") => respond(stream, "200 OK", json, KEYS.as_bytes()),
+        _ => respond(stream, "404 Not Found", "", b""),
+    }
+    Then::Next
+}
+
+struct Running {
+    program: Program,
+    address: SocketAddr,
+}
+
+impl Running {
+    /// `windward serve` with no variable but these, and one backend with that credential before another with none.
+    fn start(folder: &Path, fleet: &Fleet, sigv4: &str, environment: &[(&str, &str)]) -> Self {
+        let url = fleet.url("aws/eu-north-1");
+        let file = folder.join("windward.yaml");
+        let text = format!(
+            r#"
+listeners: [{{ address: 127.0.0.1:0 }}]
+log: {{ access: {log} }}
+backends:
+  - {{ name: signed, url: "{url}", dialect: bedrock, region: aws/eu-north-1, auth: {{ sigv4: {sigv4} }}, models: [m] }}
+  - {{ name: spare, url: "{url}", dialect: bedrock, region: aws/eu-north-1, auth: {{ sigv4: {{ access_key_id: AKIDMOCK, secret_access_key: hush, session_token: temporary }} }}, models: [m] }}
+routes: [{{ name: native, backends: [signed, spare], policy: in_order }}]
+policies: [{{ name: in_order, objective: listed_order }}]
+"#,
+            log = folder.join("access.jsonl").display()
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut command = windward(["serve", "--json", "--verbosity", "trace", "-c"]);
+        command.arg(file).env_clear().env("HOME", folder).envs(environment.iter().copied());
+        let mut program = Program::start("windward serve", &mut command);
+        let address = program.wait_for(|line| {
+            let said: serde_json::Value = serde_json::from_str(line).ok()?;
+            (said["message"] == "listening").then(|| said["address"].as_str()?.parse().ok()).flatten()
+        });
+        Self { program, address }
+    }
+
+    /// Who answers a request.
+    fn backend(&self) -> String {
+        let mut client = Client::connect(self.address);
+        client.post("/model/m/converse", "x-mock-output-tokens: 3\r\n", CONVERSE);
+        let answer = client.answer();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.field("x-windward-backend").unwrap().to_owned()
+    }
+
+    /// All that it said, in which no secret is.
+    fn stop(self) -> Vec<String> {
+        let (status, said) = self.program.stop();
+        assert!(status.success());
+        for secret in ["hush", "temporary", "SESSION", "BASESECRET", "IDENTITY", "CONTAINER"] {
+            assert!(!said.iter().any(|line| line.contains(secret)), "{secret} is said: {said:#?}");
+        }
+        said
+    }
+}
+
+fn url(peer: &Peer, path: &str) -> String {
+    format!("http://{}{path}", peer.address)
+}
+
+#[test]
+fn a_machines_role_signs() {
+    let (fleet, peer, folder) = (Fleet::start(FLEET), Peer::start(metadata), tempfile::tempdir().unwrap());
+    let proxy = Running::start(folder.path(), &fleet, "{}", &[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &url(&peer, ""))]);
+    assert_eq!(proxy.backend(), "signed");
+    let first = peer.next();
+    assert!(first.head.starts_with("PUT /latest/api/token") && first.field("x-aws-ec2-metadata-token-ttl-seconds").is_some());
+    assert_eq!(first.field("host"), Some(&*peer.address.to_string()));
+    proxy.stop();
+}
+
+#[test]
+fn a_containers_role_signs() {
+    let (fleet, peer, folder) = (Fleet::start(FLEET), Peer::answering("200 OK", KEYS), tempfile::tempdir().unwrap());
+    let environment =
+        [("AWS_CONTAINER_CREDENTIALS_FULL_URI", &*url(&peer, "/role?a=1")), ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "CONTAINER")];
+    let proxy = Running::start(folder.path(), &fleet, "{}", &environment);
+    assert_eq!(proxy.backend(), "signed");
+    let seen = peer.next();
+    assert_eq!((seen.target(), seen.field("authorization")), ("/role?a=1", Some("CONTAINER")));
+    proxy.stop();
+    assert!(!peer.saw_more(), "keys that last are asked for once");
+}
+
+#[test]
+fn a_web_identity_signs() {
+    let (fleet, peer, folder) = (Fleet::start(FLEET), security_token_service(), tempfile::tempdir().unwrap());
+    let identity = folder.path().join("identity");
+    std::fs::write(&identity, "IDENTITY").unwrap();
+    let environment = [
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", identity.to_str().unwrap()),
+        ("AWS_ROLE_ARN", ROLE),
+        ("AWS_ENDPOINT_URL_STS", &url(&peer, "")),
+    ];
+    let proxy = Running::start(folder.path(), &fleet, "{}", &environment);
+    assert_eq!(proxy.backend(), "signed");
+    let seen = peer.next();
+    let asked = String::from_utf8(seen.body.clone()).unwrap();
+    assert!(asked.contains("WebIdentityToken=IDENTITY") && seen.field("authorization").is_none(), "{asked}");
+    proxy.stop();
+}
+
+#[test]
+fn a_role_is_taken_on_by_configuration_and_by_profile() {
+    let (fleet, peer) = (Fleet::start(FLEET), security_token_service());
+    let service = url(&peer, "");
+    let profiles = "[profile deploy]\nrole_arn = arn:aws:iam::123456789012:role/models\nsource_profile = base\n\
+        external_id = agreed\nregion = us-west-2\n[profile base]\naws_access_key_id = AKIDBASE\naws_secret_access_key = BASESECRET\n";
+    let by_profile = [("AWS_CONFIG_FILE", "config"), ("AWS_ENDPOINT_URL_STS", &*service), ("AWS_REGION", "us-west-2")];
+    let by_configuration = [
+        ("AWS_ACCESS_KEY_ID", "AKIDBASE"),
+        ("AWS_SECRET_ACCESS_KEY", "BASESECRET"),
+        ("AWS_ENDPOINT_URL_STS", &*service),
+        ("AWS_REGION", "us-west-2"),
+    ];
+    let role = format!("{{ role_arn: {ROLE}, external_id: agreed }}");
+    for (sigv4, environment) in [("{ profile: deploy }", &by_profile[..]), (&*role, &by_configuration)] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("config");
+        std::fs::write(&config, profiles).unwrap();
+        let config = config.to_str().unwrap();
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| (*name, if *value == "config" { config } else { value })).collect();
+        let proxy = Running::start(folder.path(), &fleet, sigv4, &environment);
+        assert_eq!(proxy.backend(), "signed", "{sigv4}");
+        let seen = peer.next();
+        let asked = String::from_utf8(seen.body.clone()).unwrap();
+        let signature = seen.field("authorization").unwrap();
+        assert!(signature.contains("Credential=AKIDBASE/") && signature.contains("/us-west-2/sts/aws4_request"), "{signature}");
+        assert!(
+            asked.contains("RoleArn=arn%3Aaws%3Aiam%3A%3A123456789012%3Arole%2Fmodels&") && asked.contains("ExternalId=agreed"),
+            "{asked}"
+        );
+        proxy.stop();
+    }
+}
+
+#[test]
+fn without_keys_another_is_asked_and_it_is_said_why() {
+    let (fleet, folder) = (Fleet::start(FLEET), tempfile::tempdir().unwrap());
+    let refusing = Peer::start(|_, stream| {
+        respond(stream, "403 Forbidden", "content-type: application/json\r\n", br#"{"Code":"No","Message":"not you"}"#);
+        Then::Next
+    });
+    for (environment, why) in [
+        (("AWS_EC2_METADATA_DISABLED", "true".to_owned()), "has AWS keys"),
+        (("AWS_CONTAINER_CREDENTIALS_FULL_URI", url(&refusing, "/")), "StatusCode(403)"),
+        (("AWS_EC2_METADATA_SERVICE_ENDPOINT", format!("http://{}", Peer::nobody())), "AWS keys"),
+    ] {
+        let proxy = Running::start(folder.path(), &fleet, "{}", &[(environment.0, &environment.1)]);
+        assert_eq!(proxy.backend(), "spare", "{environment:?}");
+        let said = proxy.stop();
+        let failed = said.iter().find(|line| line.contains("a credential cannot be renewed"));
+        assert!(failed.is_some_and(|line| line.contains(why)), "{environment:?}: {failed:?}");
+    }
+}
