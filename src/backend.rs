@@ -12,6 +12,7 @@ pub use renewed::{Renewable, Renewed, TokenSource};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use crate::dialect::Dialect;
 use crate::grid::ZoneId;
 use crate::live::Prior;
 use crate::units::Pue;
@@ -222,7 +223,9 @@ pub struct Backend {
     /// The version of Azure's classic paths, where it is called by these.
     pub api_version: Option<Arc<str>>,
     /// Wire format it speaks.
-    pub dialect: crate::dialect::Dialect,
+    pub dialect: Dialect,
+    /// Those of clients that it serves besides, by translation.
+    pub translates: Box<[Dialect]>,
     /// The cloud's word for the region (`aws/us-west-2`), or the operator's.
     pub region: Arc<str>,
     /// The region, ready to be sent as `x-windward-region`.
@@ -249,4 +252,11 @@ pub struct Backend {
     pub forward_client: bool,
     /// Made up for a demonstration: its records are labelled and excluded from claims.
     pub simulated: bool,
+}
+
+impl Backend {
+    /// Whether a client of that dialect can be served here at all: as it speaks, or by translation.
+    pub fn serves(&self, client: Dialect) -> bool {
+        self.dialect.is_kin_of(client) || self.translates.iter().any(|dialect| dialect.is_kin_of(client))
+    }
 }

@@ -20,6 +20,12 @@ pub enum Dialect {
 }
 
 impl Dialect {
+    /// Whether what a client says in one of them can be said in the other by another path alone.
+    pub fn is_kin_of(self, other: Self) -> bool {
+        let kin = |dialect| matches!(dialect, Self::Openai | Self::AzureOpenai);
+        self == other || kin(self) && kin(other)
+    }
+
     /// Its name in the configuration and the log.
     pub const fn name(self) -> &'static str {
         match self {

@@ -164,6 +164,7 @@ mod tests {
             },
             protocol: Protocol::Http1,
             dialect: Dialect::Openai,
+            translates: Box::default(),
             region: "aws/eu-north-1".into(),
             region_header: HeaderValue::from_static("aws/eu-north-1"),
             placement: Placement::default(),

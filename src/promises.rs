@@ -25,6 +25,8 @@
 //! | A client of HTTP/1.0, to whom the end of the connection is the end of the body, sees a reset where it was cut | `a_stream_that_breaks_is_a_reset_to_who_would_take_an_end_for_the_end` |
 //! | The bytes of an event stream pass unchanged, and each before the next one exists | `an_event_is_passed_on_before_the_next_exists`, `a_client_that_asked_for_usage_gets_the_bytes_as_they_came` |
 //! | An answer of 200 that is an error is passed on as it came, and counts as none | `an_answer_that_is_an_error_is_passed_on_whole_and_is_no_answer`, `a_stream_that_ends_with_an_error_is_passed_on_whole_and_is_no_answer`, `what_breaks_within_a_stream_keeps_what_was_said_of_its_prompt` |
+//! | What is translated says all that was said, or is refused by the name of what cannot be; a stream that is cut anywhere is never a whole one, and where the network cut it makes no difference | `what_has_no_counterpart_is_refused_by_its_name`, `a_stream_that_is_cut_anywhere_is_never_a_whole_one`, `where_it_is_cut_makes_no_difference`, `a_stream_that_breaks_is_a_broken_one_here_too`, fuzz body `translation` |
+//! | Whoever speaks the client's dialect gets the client's own bytes, whatever was translated for others | `who_speaks_the_clients_dialect_gets_its_own_bytes_whoever_was_asked_before` |
 //! | A backend that cannot prove who it is gets no request | `who_cannot_prove_who_he_is_gets_no_request`, `who_speaks_no_tls_that_is_safe_gets_no_request` |
 //!
 //! # Work is done once, unless the policy says otherwise

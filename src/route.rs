@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::backend::BackendId;
 use crate::cost::TokenPrices;
+use crate::dialect::Dialect;
 use crate::policy::Policy;
 
 /// One model at one backend: what a candidate is made of.
@@ -25,6 +26,8 @@ pub struct Deployment {
     pub prices: Option<TokenPrices>,
     /// Share under the objective `weighted`.
     pub weight: u32,
+    /// Whether what its route's clients say has to be translated for it.
+    pub translated: bool,
     /// The requests for this model on this route: the same for all of its candidates.
     pub flow: FlowId,
 }
@@ -56,6 +59,8 @@ pub struct Route {
     pub name: Arc<str>,
     /// Path prefix without a slash at its end (`/v1`); the rest of the path goes behind the backend's own base path.
     pub prefix: Arc<str>,
+    /// What its clients speak.
+    pub dialect: Dialect,
     /// Header fields that must be there, with that value if one is given.
     pub headers: Vec<(http::HeaderName, Option<http::HeaderValue>)>,
     /// Models it takes, by the client's names, each with its candidates in the file's order. Ordered: to compare a few names is less

@@ -69,6 +69,7 @@ fn backend() -> Backend {
         },
         protocol: Protocol::Http1,
         dialect: Dialect::default(),
+        translates: Box::default(),
         region: Arc::from("aws/eu-north-1"),
         region_header: HeaderValue::from_static("aws/eu-north-1"),
         placement: Placement { kind: PlacementKind::Pinned, zones: [ZoneId(0)].into_iter().collect() },

@@ -236,6 +236,8 @@ section! {
         url: At<String>,
         /// Wire format.
         dialect: Option<At<Dialect>>,
+        /// Dialects of clients that it serves besides its own, by translation: openai (chat completions), at Bedrock.
+        translate: Option<Filled<At<Dialect>>>,
         /// The cloud's region as in `windward zones`, or a name of your own with `grid_zone`.
         region: Option<At<String>>,
         /// The grid zone it draws from, or all it may draw from; follows from the region.
@@ -376,6 +378,8 @@ section! {
         name: At<String>,
         /// Which requests; those below /v1 when left out.
         r#match: Option<MatchFile>,
+        /// What its clients speak; what its backends do when left out.
+        dialect: Option<At<Dialect>>,
         /// Candidates, by name.
         backends: At<Filled<CandidateFile>>,
         /// Where calls go that name no model; the first backend when left out.
@@ -476,22 +480,6 @@ section! {
         max: Option<At<u64>>,
         /// Also when the work may have been done already.
         retry_unsafe: Option<bool>,
-    }
-}
-
-impl EnergyFile {
-    /// The pattern and the figures, which also stand at backends and models.
-    pub(super) fn split(self) -> (At<String>, CoefficientsFile) {
-        let figures = CoefficientsFile {
-            id: self.id,
-            input_joules_per_token: self.input_joules_per_token,
-            cached_joules_per_token: self.cached_joules_per_token,
-            output_joules_per_token: self.output_joules_per_token,
-            joules_per_request: self.joules_per_request,
-            quality: self.quality,
-            source: self.source,
-        };
-        (self.model, figures)
     }
 }
 

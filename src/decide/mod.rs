@@ -144,6 +144,7 @@ fn excluded(candidate: &Candidate, late: impl FnOnce() -> Option<Verdict>) -> Op
         Standing::Returning | Standing::Ejected => Some(Verdict::Ejected),
         Standing::NoCapacity => Some(Verdict::NoCapacity),
         Standing::OutsideResidency => Some(Verdict::OutsideResidency),
+        Standing::Untranslatable => Some(Verdict::Untranslatable),
     }
 }
 

@@ -92,6 +92,7 @@ mod tests {
             },
             protocol: Protocol::Http1,
             dialect: Dialect::Openai,
+            translates: Box::default(),
             region: region.into(),
             region_header: HeaderValue::from_static("r"),
             placement: Placement { kind, zones: zones.iter().copied().map(ZoneId).collect() },

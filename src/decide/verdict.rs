@@ -17,6 +17,8 @@ pub enum Standing {
     NoCapacity,
     /// The policy or the client does not allow a request to run where it runs.
     OutsideResidency,
+    /// It speaks another dialect, and the request cannot be said in it.
+    Untranslatable,
 }
 
 impl Standing {
@@ -83,6 +85,8 @@ pub enum Verdict {
     NoCapacity,
     /// See [`Standing::OutsideResidency`].
     OutsideResidency,
+    /// See [`Standing::Untranslatable`].
+    Untranslatable,
 }
 
 impl Verdict {
@@ -114,6 +118,7 @@ impl Verdict {
             Self::Ejected => "ejected",
             Self::NoCapacity => "no_capacity",
             Self::OutsideResidency => "outside_residency",
+            Self::Untranslatable => "untranslatable",
         }
     }
 }
@@ -207,6 +212,7 @@ mod tests {
             Verdict::Ejected,
             Verdict::NoCapacity,
             Verdict::OutsideResidency,
+            Verdict::Untranslatable,
         ]
         .map(Verdict::as_str);
         let reasons = [

@@ -190,8 +190,7 @@ fn route<'a>(routes: &'a [Route], target: Target<'_>, snapshot: &Snapshot) -> Re
         wanted: format!("takes {path} without further header fields (with --route it is found by its name)"),
         known: names(),
     })?;
-    let dialect = snapshot.plan.backend(route.home).dialect;
-    let what = match call(dialect, &Method::POST, route.below(path).unwrap_or_default()) {
+    let what = match call(route.dialect, &Method::POST, route.below(path).unwrap_or_default()) {
         Call::Inference(operation) => return Ok((index, route, operation.has_no_output())),
         Call::Named(named) => return Ok((index, route, named.operation.has_no_output())),
         Call::Models | Call::Model(_) => "is answered from the plan".to_owned(),

@@ -20,6 +20,7 @@ pub(super) fn verdict(word: &str) -> Option<&'static str> {
         "ejected" => "it failed lately and is left alone for a while",
         "no_capacity" => "it has as many requests in flight as it was declared to take",
         "outside_residency" => "the policy, the key or the client does not allow the request there",
+        "untranslatable" => "it speaks another dialect, and the request cannot be said in that",
         _ => return None,
     })
 }
@@ -95,6 +96,7 @@ mod tests {
             Verdict::Ejected,
             Verdict::NoCapacity,
             Verdict::OutsideResidency,
+            Verdict::Untranslatable,
         ];
         assert!(weighed.iter().all(|it| was_weighed(it.as_str())) && !excluded.iter().any(|it| was_weighed(it.as_str())));
         assert!(weighed.iter().chain(&excluded).all(|it| verdict(it.as_str()).is_some()));

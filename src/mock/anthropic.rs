@@ -55,7 +55,7 @@ pub(super) fn whole(voice: &Voice) -> Value {
 /// A fault in the words of this API.
 pub(super) fn fault(fault: Fault) -> Bytes {
     let said = fault.json();
-    error_body(Dialect::Anthropic, fault.status(), "", said["error"]["message"].as_str().unwrap_or_default())
+    error_body(Dialect::Anthropic, fault.status(), "", said["error"]["message"].as_str().unwrap_or_default(), None)
 }
 
 /// The list of models, by name.

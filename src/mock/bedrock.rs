@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 use super::call::{Call, Kind};
 use super::openai::{Fault, Voice};
 use super::words;
-use crate::wire::{Named, Operation, bedrock::exception};
+use crate::wire::bedrock::{ERROR_TYPE, exception};
+use crate::wire::{Named, Operation};
 
 const INPUT_TOKENS: HeaderName = HeaderName::from_static("x-amzn-bedrock-input-token-count");
 const OUTPUT_TOKENS: HeaderName = HeaderName::from_static("x-amzn-bedrock-output-token-count");
-const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
 /// What the type of a stream is called.
 pub(super) const STREAM_TYPE: &str = "application/vnd.amazon.eventstream";
@@ -35,6 +35,9 @@ pub(super) fn parse(named: Named, body: &[u8]) -> Result<Call, Fault> {
     if body.get("model").is_some_and(|model| model.as_str() != Some(&*named.model)) {
         return Err(Fault::BadRequest("the model of the body is not that of the path"));
     }
+    if kind == Kind::Converse {
+        hold_to_converse(&body)?;
+    }
     let asked = if kind == Kind::Count { counted(&body)? } else { body };
     let texts = ["messages", "system", "prompt"].map(|name| asked.get(name).cloned().unwrap_or_default());
     if texts[0].is_null() && texts[2].is_null() {
@@ -42,7 +45,46 @@ pub(super) fn parse(named: Named, body: &[u8]) -> Result<Call, Fault> {
     }
     let limit = asked.pointer("/inferenceConfig/maxTokens").or_else(|| asked.get("max_tokens")).and_then(Value::as_u64);
     let limit = limit.map(|limit| u32::try_from(limit).unwrap_or(u32::MAX).max(1));
-    Ok(Call::of_texts(kind, named.model.into(), &texts, limit, named.streamed.unwrap_or(false)))
+    let tool = tool(&asked);
+    Ok(Call { tool, ..Call::of_texts(kind, named.model.into(), &texts, limit, named.streamed.unwrap_or(false)) })
+}
+
+/// What Converse knows. The service refuses what it does not.
+const MEMBERS: [&str; 13] = [
+    "messages",
+    "system",
+    "inferenceConfig",
+    "toolConfig",
+    "guardrailConfig",
+    "projectIdentifier",
+    "additionalModelRequestFields",
+    "promptVariables",
+    "additionalModelResponseFieldPaths",
+    "requestMetadata",
+    "performanceConfig",
+    "serviceTier",
+    "outputConfig",
+];
+
+/// Holds a request to Converse's shape, as far as a client of another API would get it wrong.
+fn hold_to_converse(body: &Value) -> Result<(), Fault> {
+    let strange = body.as_object().is_none_or(|members| members.keys().any(|name| !MEMBERS.contains(&&**name)));
+    let turns = body["messages"].as_array().map_or(&[][..], Vec::as_slice);
+    let fine = |turn: &Value| turn["role"].is_string() && turn["content"].as_array().is_some_and(|content| !content.is_empty());
+    let in_turn = |pair: &[Value]| pair.first().map(|turn| &turn["role"]) != pair.last().map(|turn| &turn["role"]);
+    if strange || !turns.iter().all(fine) || !turns.windows(2).all(in_turn) {
+        return Err(Fault::BadRequest("the body is not the JSON of this call"));
+    }
+    Ok(())
+}
+
+/// The tool that has to be called: the one that is named, or the first where it may be any.
+fn tool(asked: &Value) -> Option<Box<str>> {
+    let choice = asked.pointer("/toolConfig/toolChoice").or_else(|| asked.get("tool_choice"))?;
+    let named = choice.pointer("/tool/name").or_else(|| choice.get("name")).and_then(Value::as_str);
+    let any = choice.get("any").is_some() || choice["type"] == "any";
+    let first = || asked.pointer("/toolConfig/tools/0/toolSpec/name").or_else(|| asked.pointer("/tools/0/name"))?.as_str();
+    named.or_else(|| any.then(first).flatten()).map(Into::into)
 }
 
 /// The request whose tokens are to be counted.
@@ -65,21 +107,46 @@ pub(super) fn opening(voice: &Voice) -> Vec<u8> {
                 "id": format!("msg_bdrk_{}", voice.id), "type": "message", "role": "assistant", "model": voice.call.model,
                 "content": [], "stop_reason": null, "stop_sequence": null, "usage": usage,
             });
+            let block = match &voice.call.tool {
+                Some(name) => json!({"type": "tool_use", "id": format!("toolu_bdrk_{}", voice.id), "name": name, "input": {}}),
+                None => json!({"type": "text", "text": ""}),
+            };
             [
                 chunk(&json!({"type": "message_start", "message": message})),
-                chunk(&json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})),
+                chunk(&json!({"type": "content_block_start", "index": 0, "content_block": block})),
             ]
             .concat()
         }
         Kind::Invoke => chunk(&openai_chunk(voice, &json!({"role": "assistant", "content": ""}), None)),
-        _ => event("messageStart", &json!({"role": "assistant"})),
+        _ => {
+            let mut frames = event("messageStart", &json!({"role": "assistant"}));
+            if let Some(name) = &voice.call.tool {
+                let start = json!({"toolUse": {"toolUseId": format!("tooluse_{}", voice.id), "name": name}});
+                frames.extend(event("contentBlockStart", &json!({"contentBlockIndex": 0, "start": start})));
+            }
+            frames
+        }
     }
+}
+
+/// A piece of a tool's arguments, which are one text: `{"words":".."}`.
+fn arguments(voice: &Voice, tokens: std::ops::Range<u32>) -> String {
+    let begin = if tokens.start == 0 { r#"{"words":""# } else { "" };
+    let end = if tokens.end == voice.output_tokens { r#""}"# } else { "" };
+    [begin, &words::text(voice.seed, tokens), end].concat()
 }
 
 /// The frame that carries these tokens.
 pub(super) fn delta(voice: &Voice, tokens: std::ops::Range<u32>) -> Vec<u8> {
-    let text = words::text(voice.seed, tokens);
+    let is_tool = voice.call.tool.is_some();
+    let text = if is_tool { arguments(voice, tokens) } else { words::text(voice.seed, tokens) };
     match voice.call.kind {
+        Kind::InvokeClaude if is_tool => chunk(
+            &json!({"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": text}}),
+        ),
+        Kind::Converse if is_tool => {
+            event("contentBlockDelta", &json!({"contentBlockIndex": 0, "delta": {"toolUse": {"input": text}}}))
+        }
         Kind::InvokeClaude => {
             chunk(&json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}))
         }
@@ -124,7 +191,10 @@ pub(super) fn whole(voice: &Voice) -> Value {
         Kind::Count => json!({"inputTokens": input}),
         Kind::InvokeClaude => json!({
             "id": format!("msg_bdrk_{}", voice.id), "type": "message", "role": "assistant", "model": voice.call.model,
-            "content": [{"type": "text", "text": text}], "stop_reason": stop(voice, "end_turn", "max_tokens"),
+            "content": [match &voice.call.tool {
+                Some(name) => json!({"type": "tool_use", "id": format!("toolu_bdrk_{}", voice.id), "name": name, "input": {"words": text}}),
+                None => json!({"type": "text", "text": text}),
+            }], "stop_reason": stop(voice, "end_turn", "max_tokens"),
             "stop_sequence": null, "usage": {"input_tokens": input, "output_tokens": output},
         }),
         Kind::Invoke => json!({
@@ -133,7 +203,10 @@ pub(super) fn whole(voice: &Voice) -> Value {
             "usage": {"prompt_tokens": input, "completion_tokens": output, "total_tokens": u64::from(input) + u64::from(output)},
         }),
         _ => json!({
-            "output": {"message": {"role": "assistant", "content": [{"text": text}]}},
+            "output": {"message": {"role": "assistant", "content": [match &voice.call.tool {
+                Some(name) => json!({"toolUse": {"toolUseId": format!("tooluse_{}", voice.id), "name": name, "input": {"words": text}}}),
+                None => json!({"text": text}),
+            }]}},
             "stopReason": stop(voice, "end_turn", "max_tokens"), "usage": usage(voice), "metrics": {"latencyMs": 100},
         }),
     }
@@ -160,6 +233,9 @@ fn usage(voice: &Voice) -> Value {
 }
 
 fn stop(voice: &Voice, by_itself: &'static str, at_limit: &'static str) -> &'static str {
+    if voice.call.tool.is_some() {
+        return "tool_use";
+    }
     if voice.call.limit.is_some_and(|limit| voice.output_tokens >= limit) { at_limit } else { by_itself }
 }
 

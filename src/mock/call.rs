@@ -86,6 +86,8 @@ pub(super) struct Call {
     pub(super) inputs: usize,
     pub(super) dimensions: usize,
     pub(super) base64: bool,
+    /// The tool that has to be called, where one has to; of Bedrock's calls alone.
+    pub(super) tool: Option<Box<str>>,
 }
 
 #[derive(Deserialize)]
@@ -146,6 +148,7 @@ impl Call {
             inputs,
             dimensions,
             base64: body.encoding_format.as_deref() == Some("base64"),
+            tool: None,
         })
     }
 
@@ -154,7 +157,7 @@ impl Call {
         let bytes: usize = texts.iter().map(text_bytes).sum();
         let prompt_tokens = u32::try_from(bytes.div_ceil(BYTES_PER_TOKEN).max(1)).unwrap_or(u32::MAX);
         let (include_usage, inputs, dimensions, base64) = (true, 1, DIMENSIONS, false);
-        Self { kind, model, prompt_tokens, limit, streamed, include_usage, inputs, dimensions, base64 }
+        Self { kind, model, prompt_tokens, limit, streamed, include_usage, inputs, dimensions, base64, tool: None }
     }
 
     /// How long the answer becomes: what the header ordered, or a draw that stops at the client's limit.

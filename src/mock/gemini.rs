@@ -62,7 +62,7 @@ pub(super) fn whole(voice: &Voice) -> Value {
 /// A fault in the words of this API.
 pub(super) fn fault(fault: Fault) -> Bytes {
     let said = fault.json();
-    error_body(Dialect::Gemini, fault.status(), "", said["error"]["message"].as_str().unwrap_or_default())
+    error_body(Dialect::Gemini, fault.status(), "", said["error"]["message"].as_str().unwrap_or_default(), None)
 }
 
 fn answer(voice: &Voice, text: &str, finish: Option<&str>, so_far: u32) -> Value {

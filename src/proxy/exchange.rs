@@ -17,6 +17,7 @@ use super::narrow::Narrowed;
 use super::pinned::Keeps;
 use super::pool::{Buffered, Claiming};
 use super::provenance::Client;
+use super::translated::Translated;
 use super::upload::Turn;
 use super::{account, headers};
 use crate::affinity::Session;
@@ -150,6 +151,8 @@ pub struct Exchange {
     pub(super) session: Option<Session>,
     /// What is to be remembered of what its backend makes.
     pub(super) keeps: Keeps,
+    /// Where a candidate speaks another dialect.
+    pub(super) translated: Option<Box<Translated>>,
     pub(super) deployments: Option<Arc<[Deployment]>>,
     pub(super) candidates: SmallVec<[Candidate; 4]>,
     pub(super) decision: Option<Decision>,
@@ -214,6 +217,7 @@ impl Exchange {
             demand: None,
             session: None,
             keeps: Keeps::Nothing,
+            translated: None,
             deployments: None,
             candidates: SmallVec::new(),
             decision: None,
@@ -279,7 +283,7 @@ impl Exchange {
         !outside_route && !outside_asked && own.is_none_or(|own| own.outside.binary_search(&backend).is_err())
     }
 
-    /// The dialect in which the client is answered: that of its route's home, or else what its request looks like.
+    /// The dialect in which the client is answered: that of its route, or else what its request looks like.
     pub(super) fn dialect(&self) -> Dialect {
         let by_looks = || match (self.says_version, self.path.path()) {
             (Some(dialect), _) => dialect,
@@ -287,7 +291,7 @@ impl Exchange {
             (None, path) if gemini::is_path(path) => Dialect::Gemini,
             (None, _) => Dialect::Openai,
         };
-        self.route().map_or_else(by_looks, |route| self.snapshot.plan.backend(route.home).dialect)
+        self.route().map_or_else(by_looks, |route| route.dialect)
     }
 
     /// The id that goes to the backend and back to the client: the client's own where it gave one.
@@ -309,7 +313,8 @@ impl Exchange {
         if self.decision.is_none() {
             return self.snapshot.remedy(backend, now);
         }
-        let able = self.candidates.iter().filter(|candidate| candidate.standing != Standing::OutsideResidency);
+        let may = |candidate: &&Candidate| !matches!(candidate.standing, Standing::OutsideResidency | Standing::Untranslatable);
+        let able = self.candidates.iter().filter(may);
         let others = able.clone().filter(|candidate| candidate.backend != backend);
         let serves = |other: &Candidate| matches!(other.standing, Standing::Ready | Standing::Returning);
         if !others.clone().any(serves) {

@@ -9,38 +9,36 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::uri::PathAndQuery;
-use http::{HeaderValue, StatusCode, Uri};
+use http::{HeaderValue, StatusCode};
 use smallvec::SmallVec;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
+use super::Shared;
+use super::address::address;
 use super::exchange::{Attempt, AttemptOutcome, Exchange};
 use super::hedge::{self, Race};
 use super::provenance::Provenance;
 use super::reject::Error;
 use super::tries::Tries;
-use super::{Shared, headers, signature};
 use crate::backend::{Backend, Credential};
 use crate::decide::Standing;
-use crate::dialect::Dialect;
 use crate::live::Live;
-use crate::route::Deployment;
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
-use crate::wire::fields::{Fields, Name};
+use crate::wire::Operation;
+use crate::wire::fields::Fields;
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::query::without_credentials;
 use crate::wire::refusal::{refuses, retry_after};
-use crate::wire::splice;
-use crate::wire::{Operation, azure, bedrock, gemini};
 
 /// A request as it is kept for as many attempts as it may take.
 pub(super) struct Outgoing {
     /// The client's fields that every backend may see, with all that the backend that is tried now sees besides.
     pub(super) request: Message<RequestHead, SendBody>,
+    /// These fields as they were before the last attempt, where that is at a backend of another dialect.
+    pub(super) native: Option<Fields>,
     /// Whose own the last attempt's fields are.
-    addressed_to: Option<Arc<Backend>>,
+    pub(super) addressed_to: Option<Arc<Backend>>,
     /// The client's credential, for a backend that passes it through.
     pub(super) credential: Option<HeaderValue>,
     /// Who the client is, for a backend that is to know it.
@@ -65,7 +63,7 @@ impl Outgoing {
         let head = RequestHead { fields, ..RequestHead::default() };
         let request = Message { head, body: SendBody::empty() };
         let bare = without_credentials(&below).map(Into::into);
-        Self { request, addressed_to: None, credential, provenance, below, bare, intake }
+        Self { request, native: None, addressed_to: None, credential, provenance, below, bare, intake }
     }
 }
 
@@ -272,95 +270,6 @@ pub(super) async fn send(
     // Pinned, since by value it would be copied into the timeout, and with that into the wait for it.
     let sending = pin!(shared.upstreams.send_kept(backend, request));
     timeout(within, sending).await
-}
-
-/// Makes the request what this backend is to get: only the bytes that must differ do.
-fn address(outgoing: &mut Outgoing, x: &Exchange, backend: &Arc<Backend>, deployment: &Deployment) -> Result<UsageEvent, Error> {
-    use crate::backend::UsageMode;
-    use crate::wire::stream_options::StreamOptions;
-
-    let Outgoing { request, addressed_to, credential, provenance, below, bare, intake } = outgoing;
-    let inject = x.streamed
-        && backend.usage == UsageMode::Inject
-        && x.operation.is_some_and(Operation::usage_needs_asking)
-        && matches!(intake.fields.stream_options, StreamOptions::Absent | StreamOptions::NotAsked { .. });
-    let edits = edits(intake, x, (backend, deployment), inject);
-    request.body = SendBody::chunks(splice::apply(&intake.chunks, &edits));
-    request.head.method = x.method.clone();
-    let named = path_of_named(backend, x, deployment, bare.as_deref().unwrap_or(below));
-    request.head.target = match (bare, x.route()) {
-        _ if let Some(named) = &named => target(backend, named)?,
-        (Some(bare), _) if backend.credential != Credential::PassThrough => target(backend, bare)?,
-        // As the usual SDK and the usual backend have it: then it is the client's own target.
-        (_, Some(route)) if route.prefix == backend.origin.base_path => Uri::from(x.path.clone()),
-        _ => target(backend, below)?,
-    };
-    if let Some(former) = addressed_to.take() {
-        headers::unaddressed(&mut request.head.fields, &former);
-    }
-    headers::addressed(&mut request.head.fields, backend, credential.as_ref(), provenance.as_ref());
-    x.tell_id(Name::XRequestId, &mut request.head.fields);
-    // Also where it cannot be signed, its fields are there to be taken out again.
-    *addressed_to = Some(Arc::clone(backend));
-    signature::sign(request, backend, &x.snapshot, x.shared.clock.wall())?;
-    Ok(if inject { UsageEvent::Strip } else { UsageEvent::Keep })
-}
-
-/// What has to change in the body. A model that a client of Azure's names in its path goes into the body as well, where it may be missing.
-fn edits(
-    intake: &super::intake::Intake,
-    x: &Exchange,
-    (backend, deployment): (&Backend, &Deployment),
-    inject: bool,
-) -> SmallVec<[splice::Splice; 2]> {
-    let (fields, there) = (&intake.fields, deployment.upstream_model_json.as_ref());
-    let model = x.model.as_deref().unwrap_or_default();
-    let needs_none = fields.model_span.is_empty() && backend.api_version.is_some();
-    if *fields.model == *model || needs_none || !matches!(backend.dialect, Dialect::Openai | Dialect::AzureOpenai) {
-        return splice::edits(fields, there, inject);
-    }
-    let name = there.cloned().unwrap_or_else(|| Bytes::from(serde_json::Value::from(model).to_string()));
-    let mut edits = splice::edits(fields, Some(&name), inject);
-    if fields.model_span.is_empty() {
-        // There is always a member before it: no call is without a prompt.
-        let with = [b",\"model\":", &name[..]].concat();
-        edits.push(splice::Splice { at: fields.object_end..fields.object_end, with: with.into() });
-    }
-    edits
-}
-
-/// The path, with the query, of a call whose path names the model here or there: by its name there, and escaped as it is signed.
-fn path_of_named(backend: &Backend, x: &Exchange, deployment: &Deployment, below: &str) -> Option<String> {
-    let (operation, model) = (x.operation?, x.model.as_deref()?);
-    let there = deployment.upstream_segment.as_deref();
-    let mut path = match (backend.dialect, there) {
-        (Dialect::Bedrock, Some(segment)) => bedrock::path(segment, operation, x.streamed)?,
-        (Dialect::Bedrock, None) => bedrock::path(&bedrock::segment(model), operation, x.streamed)?,
-        (Dialect::Gemini, Some(segment)) => gemini::path(segment, operation, x.streamed, below)?,
-        (Dialect::Gemini, None) => gemini::path(&gemini::segment(model), operation, x.streamed, below)?,
-        (Dialect::Openai | Dialect::AzureOpenai, _) if backend.api_version.is_some() || azure::is_path(below) => {
-            let query = below.split_once('?').map(|(_, query)| query);
-            return azure::path(operation, there, model, backend.api_version.as_deref(), query);
-        }
-        _ => return None,
-    };
-    if let Some((_, query)) = below.split_once('?') {
-        path.extend(["?", query]);
-    }
-    Some(path)
-}
-
-/// The target in origin form: the backend's base path where the route's prefix was.
-pub(super) fn target(backend: &Backend, below: &str) -> Result<Uri, Error> {
-    let mut path = String::with_capacity(backend.origin.base_path.len() + below.len() + 1);
-    path.push_str(&backend.origin.base_path);
-    path.push_str(below);
-    if !path.starts_with('/') {
-        path.insert(0, '/');
-    }
-    // It is a path, and need not be looked through for what else a target can be.
-    let path = PathAndQuery::from_maybe_shared(Bytes::from(path));
-    path.map(Uri::from).map_err(|_| Error::BadTarget("the path cannot be forwarded"))
 }
 
 /// Begins the books of an attempt.

@@ -32,6 +32,8 @@ use crate::wire::{Named, Operation};
 pub(super) struct Intake {
     pub(super) chunks: Chunks,
     pub(super) fields: RequestFields,
+    /// The same in the dialect of candidates that speak another, if there are some and it can be said there.
+    pub(super) translated: Option<Bytes>,
 }
 
 /// Bytes a second that a client has to send on the average, `limits.body_progress` granted beforehand: a byte now and then would
@@ -88,7 +90,7 @@ pub(super) async fn read(
         streamed: x.streamed,
         embeddings: operation.has_no_output(),
     });
-    Ok(Intake { chunks, fields })
+    Ok(Intake { chunks, fields, translated: None })
 }
 
 /// Drawn anew in every run, so that what is kept of one says nothing to whoever has another.

@@ -5,7 +5,9 @@
 //! anybody can wrap or embed.
 
 mod account;
+mod address;
 mod admit;
+mod edit;
 mod exchange;
 mod forward;
 mod headers;
@@ -22,6 +24,7 @@ mod relay;
 mod request_body;
 mod signature;
 mod through;
+mod translated;
 mod tries;
 mod upload;
 
@@ -43,7 +46,7 @@ use tokio_util::task::TaskTracker;
 use crate::affinity::{Session, SessionKey, Warm};
 use crate::backend::BackendId;
 use crate::clock::Clock;
-use crate::decide::{Candidate, Decision, Outcome, Standing, Waiting, decide, decide_in_time};
+use crate::decide::{Candidate, Decision, NoCandidate, Outcome, Standing, Waiting, decide, decide_in_time};
 use crate::dialect::Dialect;
 use crate::live::{HedgeBudget, RetryBudget};
 use crate::policy::Policy;
@@ -309,11 +312,12 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
         Some(query) => format!("{below}?{query}").into(),
         None => below.into(),
     };
-    let intake = intake::read(request, operation, named, x).await?;
+    let mut intake = intake::read(request, operation, named, x).await?;
     if by_signature {
         admit::verified(&request.head, &intake.chunks, &plan.keys, x.wall)?;
         x.key_is_proved();
     }
+    translated::prepare(&mut intake, x)?;
     let keeper = pinned::of_intake(&intake, x)?;
     while let Some(span) = decide_candidates(x, keeper)? {
         // Boxed, since it is rare, and every future that waits for an answer would have room for it.
@@ -352,7 +356,9 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
     let mut candidates: SmallVec<[Candidate; 4]> = SmallVec::with_capacity(deployments.len());
     for deployment in deployments.iter() {
         let candidate = snapshot.candidate(deployment, x.may_serve(deployment.backend), &question);
-        candidates.push(candidate.ok_or(Error::UnknownModel)?);
+        let mut candidate = candidate.ok_or(Error::UnknownModel)?;
+        x.judge_translation(deployment, &mut candidate);
+        candidates.push(candidate);
     }
     if candidates.is_empty() {
         return Err(Error::UnknownModel);
@@ -378,7 +384,7 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
     x.turn = turn;
     x.deployments = Some(deployments);
     x.candidates = candidates;
-    match outcome.map_err(|why| Error::NoCandidate { why, after: room_after(x, now) })? {
+    match outcome.map_err(|why| no_candidate(why, x, now))? {
         Outcome::Serve(decision) => x.decision = Some(decision),
         Outcome::Hold(span) => return Ok(Some(span)),
         Outcome::Shed => return Err(Error::Shed),
@@ -393,10 +399,22 @@ fn shadowed(x: &Exchange, deployments: &[Deployment], question: &Question<'_>, s
     let warm = x.demand.map_or_else(Warm::default, |it| x.snapshot.warm(x.session.as_ref(), policy, it.body_bytes, question.now));
     let question = Question { policy, warm, ..*question };
     let asked = |id: BackendId| x.narrowed.as_ref().is_none_or(|narrowed| narrowed.outside.binary_search(&id).is_err());
-    let candidate = |it: &Deployment| x.snapshot.candidate(it, !outside.contains(&it.backend) && asked(it.backend), &question);
+    let candidate = |it: &Deployment| {
+        let mut candidate = x.snapshot.candidate(it, !outside.contains(&it.backend) && asked(it.backend), &question)?;
+        x.judge_translation(it, &mut candidate);
+        Some(candidate)
+    };
     let candidates: SmallVec<[Candidate; 4]> = deployments.iter().filter_map(candidate).collect();
     let decision = decide(policy, streamed, &candidates, question.turn).ok();
     Some(Box::new(Shadowed { candidates, decision }))
+}
+
+/// Why nobody may serve it: where only those are left that it cannot be translated for, that is what its client can mend.
+fn no_candidate(why: NoCandidate, x: &Exchange, now: Instant) -> Error {
+    let untranslatable = matches!(why, NoCandidate::AllExcluded { no_capacity: 0, .. })
+        && x.candidates.iter().any(|candidate| candidate.standing == Standing::Untranslatable);
+    let refusal = untranslatable.then(|| x.untranslatable()).flatten();
+    refusal.unwrap_or_else(|| Error::NoCandidate { why, after: room_after(x, now) })
 }
 
 /// When the first of the candidates without room may have some: when it said, or soon where it is only full of our own requests.
@@ -416,14 +434,19 @@ fn room_after(x: &Exchange, now: Instant) -> Duration {
 fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x: Box<Exchange>) -> Message<ResponseHead, Body> {
     let UpstreamResponse { mut head, body, .. } = response;
     headers::strip_hop_by_hop(&mut head.fields);
-    x.status = head.status;
     let ids = [Name::XRequestId, Name::RequestId, Name::XAmznRequestid];
     let provider_id = ids.into_iter().find_map(|name| head.fields.value(name));
     x.provider_request_id = provider_id.filter(|id| id.len() <= MAX_ID);
+    let translated = translated::answer(&mut head, &x);
+    let content_type = translated.as_ref().map(|answer| answer.content_type());
+    x.status = head.status;
     decorate(&mut head.fields, head.version, &x);
-    let metered = relay::Metered::new(body, &head.fields, usage_event, x);
+    let metered = relay::Metered::new(body, &head.fields, usage_event, translated, x);
     if metered.changes_length() {
         head.fields.remove(Name::ContentLength);
+    }
+    if let Some(content_type) = content_type {
+        head.fields.set_text(Name::ContentType, content_type);
     }
     Message { head, body: Body::Relay(Box::new(metered)) }
 }

@@ -6,16 +6,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::decide::NoCandidate;
 use crate::dialect::Dialect;
-use crate::wire::bedrock;
+use crate::wire::bedrock::{self, ERROR_TYPE};
 use crate::wire::error::error_body;
 use crate::wire::sigv4::Mistrust;
-
-/// Where an AWS SDK reads which exception to raise.
-const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
+use crate::wire::translate::Refusal;
 
 /// When another try makes sense where nobody said: the places that were taken are mostly given back within a second or so.
 pub(super) const SOON: Duration = Duration::from_secs(1);
@@ -77,6 +75,9 @@ pub enum Error {
     /// The client left within its body. It may have closed only its own side, so it is answered; nobody refused it.
     #[error("the request body ended early")]
     ClientGone,
+    /// It cannot be said in the words of whoever would serve it.
+    #[error("{0}")]
+    Untranslatable(Box<Refusal>),
     /// Nobody on the route serves the model.
     #[error("no backend of this route serves the model")]
     UnknownModel,
@@ -126,9 +127,12 @@ impl Error {
             Self::NoKey | Self::WrongKey => StatusCode::UNAUTHORIZED,
             Self::KeyNotAllowed | Self::WrongSignature(_) | Self::PinElsewhere => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BadTarget(_) | Self::BadNarrowing(_) | Self::Malformed(_) | Self::BodyBroken | Self::ClientGone => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::BadTarget(_)
+            | Self::BadNarrowing(_)
+            | Self::Malformed(_)
+            | Self::Untranslatable(_)
+            | Self::BodyBroken
+            | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -160,6 +164,7 @@ impl Error {
             Self::BodyStalled => "body_timeout",
             Self::BodyBroken => "body_broken",
             Self::ClientGone => "client_gone",
+            Self::Untranslatable(_) => "untranslatable",
             Self::UnknownModel => "model_not_found",
             Self::Busy => "overloaded",
             Self::Shed => "shed",
@@ -171,6 +176,14 @@ impl Error {
             Self::PinElsewhere => "pinned_elsewhere",
             Self::NoToken => "backend_token_missing",
             Self::UpstreamTimeout => "backend_timeout",
+        }
+    }
+
+    /// The field that it is about, where it is about one.
+    fn param(&self) -> Option<&str> {
+        match self {
+            Self::Untranslatable(refusal) => Some(&refusal.field),
+            _ => None,
         }
     }
 
@@ -194,7 +207,7 @@ impl Error {
     /// The response: JSON in the client's dialect. `closes` where the rest of the client's body is left unread, so that the connection
     /// cannot be used again: a client that is told so reads its answer, and one that is not may see its next request fail.
     pub fn response(&self, dialect: Dialect, closes: bool) -> Response<Bytes> {
-        let mut response = Response::new(error_body(dialect, self.status(), self.code(), &self.to_string()));
+        let mut response = Response::new(error_body(dialect, self.status(), self.code(), &self.to_string(), self.param()));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
 
+use super::edit::Edit;
 use super::exchange::Exchange;
 use super::forward::UsageEvent;
 use super::pinned::{self, Keeps};
@@ -22,6 +23,7 @@ use crate::upstream::{BodyError, UpstreamBody};
 use crate::wire::fields::{Fields, Name};
 use crate::wire::response::keep_trailers;
 use crate::wire::strip::UsageStripper;
+use crate::wire::translate::Answer;
 use crate::wire::usage::{Meter, StreamError};
 
 /// The code of a stream in which the backend said that it failed ..
@@ -33,6 +35,8 @@ pub(super) const NO_END: &str = "total_timeout";
 /// The same of an answer in one piece that is an error under a status of success.
 const BACKEND_ERROR_BODY: &str = "backend_error_body";
 const REQUEST_ERROR_BODY: &str = "request_error_body";
+/// The code of an answer that ended in the middle because it cannot be said in the client's dialect, or is none of the backend's.
+const UNTRANSLATABLE: &str = "untranslatable_answer";
 
 /// Whether a code says that the backend found fault with the request.
 pub(super) fn blames_request(code: Option<&str>) -> bool {
@@ -61,8 +65,8 @@ pub struct Metered {
     upstream: UpstreamBody,
     exchange: Box<Exchange>,
     meter: Meter,
-    strip: Option<UsageStripper>,
-    /// What the stripper let go and nobody took yet.
+    edit: Option<Edit>,
+    /// What the edit let go and nobody took yet.
     ready: VecDeque<Bytes>,
     /// Trailers, until what came before them is gone.
     trailers: Option<Frame<Bytes>>,
@@ -98,13 +102,21 @@ pub enum Cut {
 }
 
 impl Metered {
-    pub(super) fn new(upstream: UpstreamBody, fields: &Fields, usage_event: UsageEvent, mut exchange: Box<Exchange>) -> Self {
+    /// A body whose head had these fields. `translated` is its way into the client's dialect, where that is another.
+    pub(super) fn new(
+        upstream: UpstreamBody,
+        fields: &Fields,
+        usage_event: UsageEvent,
+        translated: Option<Box<Answer>>,
+        mut exchange: Box<Exchange>,
+    ) -> Self {
         let content = Content::of(fields);
         if matches!(content, Content::Events | Content::Frames) {
             exchange.let_go_of_heads();
         }
         let meter = meter_for(content, fields, &exchange);
-        let strip = (usage_event == UsageEvent::Strip && content == Content::Events).then(UsageStripper::new);
+        let strips = usage_event == UsageEvent::Strip && content == Content::Events;
+        let edit = translated.map(Edit::Translate).or_else(|| strips.then(|| Edit::Strip(UsageStripper::new())));
         let timeouts = exchange.serving.as_ref().map(|(backend, _)| backend.timeouts).unwrap_or_default();
         // Its head came just now.
         let now = exchange.attempts.last().map_or(exchange.begun, |attempt| attempt.ended);
@@ -118,7 +130,7 @@ impl Metered {
             upstream,
             exchange,
             meter,
-            strip,
+            edit,
             ready: VecDeque::new(),
             trailers: None,
             unread: None,
@@ -127,14 +139,23 @@ impl Metered {
             ended: None,
         };
         if metered.upstream_done {
-            metered.finish(Ended::Complete);
+            metered.release_held();
+            if metered.is_through() {
+                metered.finish(Ended::Complete);
+            }
         }
         metered
     }
 
     /// Whether the response is of another length than the backend's.
     pub(super) fn changes_length(&self) -> bool {
-        self.strip.is_some()
+        self.edit.is_some()
+    }
+
+    /// Whether nothing is left to be handed over, and nothing is missing.
+    fn is_through(&self) -> bool {
+        let broken = self.edit.as_ref().is_some_and(|edit| edit.broken().is_some());
+        self.upstream_done && self.ready.is_empty() && self.trailers.is_none() && !broken
     }
 
     fn look(&mut self) {
@@ -183,7 +204,7 @@ impl Metered {
     /// Hands a chunk over.
     fn hand_over(&mut self, chunk: Bytes) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         self.exchange.passed_on(&chunk);
-        if self.upstream_done && self.ready.is_empty() && self.trailers.is_none() {
+        if self.is_through() {
             self.finish(Ended::Complete);
         }
         Poll::Ready(Some(Ok(Frame::data(chunk))))
@@ -199,6 +220,11 @@ impl Metered {
             self.look();
             if let Some(chunk) = self.ready.pop_front() {
                 return self.hand_over(chunk);
+            }
+            if self.breaks() {
+                // As below.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             if let Some(trailers) = self.trailers.take() {
                 // Nothing comes after them, and the body is dropped without being asked whether something does.
@@ -248,9 +274,9 @@ impl Metered {
                         }
                     };
                     self.unread = Some(chunk.clone());
-                    match &mut self.strip {
+                    match &mut self.edit {
                         None => return self.hand_over(chunk),
-                        Some(strip) => self.ready.extend(strip.feed(&chunk)),
+                        Some(edit) => edit.feed(&chunk, &mut self.ready),
                     }
                     if self.upstream_done {
                         self.release_held();
@@ -258,6 +284,15 @@ impl Metered {
                 }
             }
         }
+    }
+
+    /// Ends it where it cannot be translated, once all is handed over that could be.
+    fn breaks(&mut self) -> bool {
+        let Some(broken) = self.edit.as_ref().and_then(Edit::broken).filter(|_| self.ended.is_none()) else { return false };
+        tracing::warn!(id = ?self.exchange.id, why = %broken, "an answer cannot be translated");
+        self.exchange.error = Some(UNTRANSLATABLE);
+        self.finish(Ended::UpstreamBroke);
+        true
     }
 
     /// The response ended before its end, or the request that it answers did.
@@ -271,8 +306,8 @@ impl Metered {
     }
 
     fn release_held(&mut self) {
-        if let Some(held) = self.strip.as_mut().and_then(UsageStripper::finish) {
-            self.ready.push_back(held);
+        if let Some(edit) = &mut self.edit {
+            edit.finish(&mut self.ready);
         }
     }
 
@@ -359,7 +394,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Fixed(body) => body.size_hint(),
-            Self::Relay(body) if body.strip.is_some() => SizeHint::default(),
+            Self::Relay(body) if body.edit.is_some() => SizeHint::default(),
             Self::Relay(body) => body.upstream.size_hint(),
         }
     }
@@ -396,7 +431,7 @@ impl Content {
 /// What can be read of this body.
 fn meter_for(content: Content, fields: &Fields, x: &Exchange) -> Meter {
     let encoded = fields.has(Name::ContentEncoding);
-    let Some(operation) = x.operation else {
+    let Some(operation) = x.operation_there() else {
         let reads = content == Content::Json && x.keeps == Keeps::Things && !encoded;
         return if reads { Meter::things() } else { Meter::off() };
     };

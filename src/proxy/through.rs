@@ -25,7 +25,7 @@ use super::provenance::{self, Provenance};
 use super::reject::Error;
 use super::request_body::RequestBody;
 use super::upload::{self, Late, Paced, Turn};
-use super::{Answer, Received, decorate, headers, intake, signature};
+use super::{Answer, Received, address, decorate, headers, intake, signature, translated};
 use crate::backend::{Backend, BackendId, Credential, Timeouts};
 use crate::decide::NoCandidate;
 use crate::record::Ended;
@@ -43,6 +43,9 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
     if !x.may_serve(home) {
         let why = NoCandidate::AllExcluded { no_capacity: 0, outside_residency: 1 };
         return Err(Error::NoCandidate { why, after: super::SOON });
+    }
+    if !backend.dialect.is_kin_of(x.dialect()) {
+        return Err(Error::Untranslatable(Box::new(translated::no_such_call(x))));
     }
     let live = Arc::clone(snapshot.live(home));
     let below = below(request, &backend, x);
@@ -78,7 +81,7 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
         Some(RequestBody::Whole(bytes)) => SendBody::chunks(smallvec![bytes]),
         Some(RequestBody::Incoming(body)) => SendBody::stream(Paced::new(body, limit, &turn).map_frame(clean)),
     };
-    let (method, target) = (request.head.method.clone(), forward::target(&backend, &below)?);
+    let (method, target) = (request.head.method.clone(), address::target(&backend, &below)?);
     let mut outgoing = Message { head: RequestHead { method, target, fields, ..RequestHead::default() }, body };
     signature::sign(&mut outgoing, &backend, &x.snapshot, x.shared.clock.wall())?;
     let outgoing = Request::from(outgoing);

@@ -12,7 +12,7 @@ use crate::wire::framing::Refusal;
 /// To `HEAD` it has no body.
 pub(super) fn response(refusal: Refusal, to_head: bool, now: Timestamp) -> Vec<u8> {
     let status = refusal.status();
-    let body = error_body(Dialect::Openai, status, refusal.code(), &refusal.to_string());
+    let body = error_body(Dialect::Openai, status, refusal.code(), &refusal.to_string(), None);
     let mut response = format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or_default());
     let mut field = |name: http::HeaderName, value: &str| {
         for part in [name.as_str(), ": ", value, "\r\n"] {

@@ -54,6 +54,7 @@ fn backend_at(host: &str, port: u16) -> Backend {
         },
         protocol: Protocol::Http1,
         dialect: crate::dialect::Dialect::Openai,
+        translates: Box::default(),
         region: Arc::from("test/here"),
         region_header: HeaderValue::from_static("test/here"),
         placement: crate::backend::Placement::default(),

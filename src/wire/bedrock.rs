@@ -3,9 +3,12 @@
 //! An id may hold colons (`openai.gpt-oss-120b-1:0`) and, as an ARN, slashes. SDKs escape both; people who write the path by hand
 //! escape neither, and the service takes it. What goes out is always escaped, because it is what is signed.
 
-use http::{Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 
 use super::{Call, Named, Operation, decoded};
+
+/// Where an AWS SDK reads which exception to raise.
+pub const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
 /// What comes before the model's id.
 const MODEL: &str = "/model/";

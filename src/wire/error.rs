@@ -11,10 +11,10 @@ use super::Dialect;
 
 /// The JSON body of an error response. `code` is a short word for programs (`model_not_found`); dialects without a place for it do
 /// without. `message` is for people; it must not hold a secret or a prompt.
-pub fn error_body(dialect: Dialect, status: StatusCode, code: &str, message: &str) -> Bytes {
+pub fn error_body(dialect: Dialect, status: StatusCode, code: &str, message: &str, param: Option<&str>) -> Bytes {
     match dialect {
         Dialect::Openai | Dialect::AzureOpenai => {
-            body(&OpenAi { error: OpenAiError { message, r#type: openai_type(status), param: None, code } })
+            body(&OpenAi { error: OpenAiError { message, r#type: openai_type(status), param, code } })
         }
         Dialect::Anthropic => {
             body(&Anthropic { r#type: "error", error: AnthropicError { r#type: anthropic_type(status), message } })
@@ -145,7 +145,7 @@ mod tests {
         ];
         for (dialect, status, expected) in table {
             let status = StatusCode::from_u16(status).expect("a status");
-            assert_eq!(error_body(dialect, status, "model_not_found", message), expected, "{dialect:?}");
+            assert_eq!(error_body(dialect, status, "model_not_found", message, None), expected, "{dialect:?}");
         }
     }
 

@@ -1,7 +1,6 @@
 //! Streams in AWS's binary frames, as Bedrock's streaming operations send them.
 //!
-//! A frame is decoded by AWS's own crate, on a copy of the bytes that were forwarded. How long one is stands in its first four bytes,
-//! so that one beyond the limit is passed over without being kept.
+//! A frame is decoded by AWS's own crate, on a copy of the bytes that were forwarded. One beyond the limit is passed over.
 
 use aws_smithy_eventstream::frame::read_message_from;
 use aws_smithy_types::event_stream::Message;
@@ -10,24 +9,24 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Operation;
+use super::event_frames::{EventFrames, Piece};
 use super::events::{StreamError, piece_has_output};
 use super::json::members;
 use super::usage::{Usage, UsageSource, read};
 
 /// The largest frame that is looked into, in bytes. Those with text have some hundred; only pictures and sound make longer ones.
 const MOST: usize = 256 << 10;
-/// Prelude and checksums: no frame is shorter.
-const LEAST: usize = 16;
 
 /// Reads one stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct EventStream {
-    /// The beginning of a frame that a cut divides.
-    held: Vec<u8>,
-    /// What is still to come of a frame that is passed over.
-    skip: usize,
-    /// It is no such stream, or not one from here on.
-    lost: bool,
+    frames: EventFrames,
+    read: Read,
+}
+
+/// What was read of it.
+#[derive(Debug, Default)]
+pub(super) struct Read {
     with_output: u64,
     pub(super) saw_event: bool,
     /// The usage that ends a stream is here.
@@ -36,74 +35,39 @@ pub(super) struct EventStream {
     usage: Usage,
 }
 
+impl Default for EventStream {
+    fn default() -> Self {
+        Self { frames: EventFrames::new(MOST), read: Read::default() }
+    }
+}
+
 impl EventStream {
     pub(super) fn feed(&mut self, mut chunk: &[u8]) {
-        while !chunk.is_empty() && !self.lost {
-            chunk = self.go_on(chunk);
-        }
-    }
-
-    /// Takes a part of the chunk, and gives back the rest.
-    fn go_on<'c>(&mut self, chunk: &'c [u8]) -> &'c [u8] {
-        if self.skip > 0 {
-            let (passed, rest) = chunk.split_at(self.skip.min(chunk.len()));
-            self.skip -= passed.len();
-            return rest;
-        }
-        if self.held.is_empty()
-            && let Some(length) = length_of(chunk)
-        {
-            // Most often a frame comes as a whole.
-            return self.frame_or_hold(chunk, length);
-        }
-        let wanted = match length_of(&self.held) {
-            Some(length) => length - self.held.len(),
-            None => 4 - self.held.len(),
-        };
-        let (part, rest) = chunk.split_at(wanted.min(chunk.len()));
-        self.held.extend_from_slice(part);
-        if let Some(length) = length_of(&self.held) {
-            if !(LEAST..=MOST).contains(&length) {
-                self.pass_over(length, self.held.len());
-                self.held.clear();
-            } else if self.held.len() == length {
-                let frame = std::mem::take(&mut self.held);
-                self.frame(&frame);
-                self.held = frame;
-                self.held.clear();
+        loop {
+            let broken = match self.frames.next(&mut chunk) {
+                None => return,
+                Some(Piece::Frame(frame)) => {
+                    let message = read_message_from(frame);
+                    message.map(|message| self.read.message(&message)).is_err()
+                }
+                Some(Piece::TooLong | Piece::Lost) => {
+                    self.read.saw_event = true;
+                    false
+                }
+            };
+            if broken {
+                self.frames.lose();
             }
         }
-        rest
     }
 
-    fn frame_or_hold<'c>(&mut self, chunk: &'c [u8], length: usize) -> &'c [u8] {
-        if !(LEAST..=MOST).contains(&length) {
-            self.pass_over(length, 0);
-            return chunk;
-        }
-        if let Some((frame, rest)) = chunk.split_at_checked(length) {
-            self.frame(frame);
-            return rest;
-        }
-        self.held.extend_from_slice(chunk);
-        &[]
+    /// What was read until now.
+    pub(super) const fn read(&self) -> &Read {
+        &self.read
     }
+}
 
-    /// Of a frame of that length so many bytes have gone by.
-    fn pass_over(&mut self, length: usize, gone: usize) {
-        self.lost = length < LEAST;
-        self.saw_event = true;
-        self.skip = length.saturating_sub(gone);
-    }
-
-    fn frame(&mut self, frame: &[u8]) {
-        match read_message_from(frame) {
-            Ok(message) => self.message(&message),
-            // What follows a broken frame cannot be told from noise.
-            Err(_) => self.lost = true,
-        }
-    }
-
+impl Read {
     fn message(&mut self, message: &Message) {
         self.saw_event = true;
         let field = |name: &str| {
@@ -170,12 +134,6 @@ impl EventStream {
     }
 }
 
-/// The length that a frame begins with.
-fn length_of(frame: &[u8]) -> Option<usize> {
-    let (length, _) = frame.split_first_chunk::<4>()?;
-    Some(u32::from_be_bytes(*length) as usize)
-}
-
 #[cfg(test)]
 #[path = "event_stream_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde::Deserialize;
 
+use super::super::event_frames::length_of;
 use super::super::usage::Meter;
 use super::*;
 
@@ -40,6 +41,11 @@ impl Line {
     }
 }
 
+/// The stream that a file of the cases describes, a frame in each line.
+pub(in crate::wire) fn frames(lines: &str) -> Vec<u8> {
+    lines.lines().flat_map(|line| serde_json::from_str::<Line>(line).expect("a frame").frame()).collect()
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Expected {
@@ -60,10 +66,8 @@ macro_rules! cases {
 }
 
 fn cases() -> Vec<(&'static str, Vec<u8>, Expected)> {
-    let case = |(name, lines, expected): (&'static str, &str, &str)| {
-        let frames = lines.lines().map(|line| serde_json::from_str::<Line>(line).expect(name).frame());
-        (name, frames.collect::<Vec<_>>().concat(), serde_json::from_str(expected).expect(name))
-    };
+    let case =
+        |(name, lines, expected): (&'static str, &str, &str)| (name, frames(lines), serde_json::from_str(expected).expect(name));
     cases![
         "converse",
         "converse-cached",
@@ -145,7 +149,7 @@ fn a_frame_beyond_the_limit_is_passed_over_and_the_next_one_read() {
     }
     let mut reader = EventStream::default();
     reader.feed(&stream[..MOST]);
-    assert!(reader.held.capacity() < 1024, "nothing of it is kept");
+    assert!(reader.frames.kept() < 1024, "nothing of it is kept");
 }
 
 #[test]

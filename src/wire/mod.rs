@@ -20,6 +20,7 @@ pub mod bedrock;
 mod beginning;
 mod elements;
 pub mod error;
+mod event_frames;
 mod event_stream;
 mod events;
 pub mod fields;
@@ -42,6 +43,7 @@ pub mod sse;
 pub mod stored;
 pub mod stream_options;
 pub mod strip;
+pub mod translate;
 pub mod usage;
 
 /// What an inference call asks for.

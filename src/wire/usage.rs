@@ -156,7 +156,7 @@ impl Meter {
     pub fn saw_first_data(&self) -> bool {
         match (&self.events, &self.frames) {
             (Some(events), _) => events.saw_data(),
-            (_, Some(frames)) => frames.saw_event,
+            (_, Some(frames)) => frames.read().saw_event,
             _ => self.any_byte,
         }
     }
@@ -164,7 +164,7 @@ impl Meter {
     /// Whether the last event of a stream is here, whatever is still to come of its body.
     pub fn saw_last_event(&self) -> bool {
         let of_events = self.events.as_ref().is_some_and(|events| events.saw_last);
-        of_events || self.frames.as_ref().is_some_and(|frames| frames.saw_last)
+        of_events || self.frames.as_ref().is_some_and(|frames| frames.read().saw_last)
     }
 
     /// Whether it watches an event stream.
@@ -176,7 +176,7 @@ impl Meter {
     /// at its end.
     pub fn error(&self) -> Option<StreamError> {
         let of_events = self.events.as_ref().and_then(Events::error);
-        let of_frames = || self.frames.as_ref().and_then(|frames| frames.error);
+        let of_frames = || self.frames.as_ref().and_then(|frames| frames.read().error);
         let of_elements = || self.elements.as_ref().and_then(|elements| elements.error);
         of_events.or_else(of_frames).or_else(of_elements).or_else(|| self.beginning.as_ref().and_then(Beginning::error))
     }
@@ -217,7 +217,7 @@ impl Meter {
 
     fn found(&self) -> (Usage, UsageSource) {
         if let Some(frames) = &self.frames {
-            return frames.finish();
+            return frames.read().finish();
         }
         let in_body = self.usage.as_ref().and_then(UsageSearch::found);
         let of_elements = self.elements.as_ref().map_or(0, |elements| elements.with_output);

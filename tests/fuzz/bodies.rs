@@ -21,6 +21,7 @@ use serde_json::Value;
 use windward::carbon::file::{FileOptions, parse};
 use windward::clock::{Clock, SystemClock};
 use windward::config::{self, Env, Files};
+use windward::dialect::Dialect;
 use windward::grid::{Basis, GridZone, Signal};
 use windward::live::Load;
 use windward::peers::Exchange;
@@ -33,6 +34,7 @@ use windward::wire::request::RequestScan;
 use windward::wire::response::{Head, Invalid, head, head_end, keep_trailers};
 use windward::wire::splice::{apply, edits, length_change};
 use windward::wire::strip::UsageStripper;
+use windward::wire::translate::{self, Occasion, Translation};
 use windward::wire::usage::Meter;
 
 /// The data in two: how to cut, and what is cut.
@@ -106,6 +108,39 @@ pub fn request(data: &[u8]) {
         assert!(key == "model" || key == "stream_options" || after[key] == *value, "`{key}` changed");
     }
 }
+
+/// A request, an answer or a stream to be translated: it is translated or refused, and the cuts make no difference.
+pub fn translation(data: &[u8]) {
+    let (how, text) = cuts(data);
+    for (operation, dialect) in TRANSLATED {
+        let translation = Translation::of(operation, Dialect::Bedrock).unwrap();
+        match translation.request(text) {
+            Ok(there) => assert!(serde_json::from_slice::<Value>(&there).is_ok_and(|there| there.is_object())),
+            Err(refusal) => assert!(!refusal.field.is_empty() && !refusal.why.is_empty()),
+        }
+        for (status, content_type) in [(200, "application/json"), (200, "application/vnd.amazon.eventstream"), (429, "text/html")]
+        {
+            let translated = |chunks: &mut dyn Iterator<Item = &[u8]>| {
+                let (status, content_type) = (StatusCode::from_u16(status).unwrap(), content_type.as_bytes());
+                let head = translate::Head { status, content_type, encoded: false, exception: None };
+                let (id, model, include_usage) = ("i".into(), "m".into(), how & 1 == 1);
+                let mut answer =
+                    translate::Answer::new(translation, head, Occasion { dialect, id, created: 0, model, include_usage });
+                let mut out: Vec<u8> = chunks.flat_map(|chunk| answer.feed(chunk)).collect();
+                out.extend_from_slice(&answer.finish());
+                (String::from_utf8(out).unwrap(), answer.broken())
+            };
+            assert_eq!(
+                translated(&mut std::iter::once(text)),
+                translated(&mut pieces(text, how)),
+                "translating depends on the cuts"
+            );
+        }
+    }
+}
+
+/// What is translated, and for whom.
+const TRANSLATED: [(Operation, Dialect); 1] = [(Operation::Chat, Dialect::Openai)];
 
 /// A machine on which every file that a configuration names is there, and holds the same.
 struct AnyFile;

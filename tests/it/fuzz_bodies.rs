@@ -177,6 +177,14 @@ fn request() {
 }
 
 #[test]
+fn translation() {
+    let seeds = seeds(&["tests/cases/translate"]);
+    let streams = seeds.iter().filter(|seed| seed.starts_with(b"{\"event\"")).map(|lines| super::translate::frames(lines));
+    let seeds: Vec<Vec<u8>> = streams.chain(seeds.iter().cloned()).collect();
+    rounds(&seeds, bodies::translation);
+}
+
+#[test]
 fn config() {
     rounds(&seeds(&["config", "tests/cases/config/ok"]), bodies::config);
 }

@@ -62,5 +62,6 @@ mod simulate;
 mod slow_clients;
 mod stream;
 mod support;
+mod translate;
 mod upstream;
 mod upstream_tls;

@@ -276,7 +276,7 @@ fn holds(decision: &Decision, route: &Route, candidates: &[Candidate], streamed:
         let fits = match standing {
             Standing::Ready | Standing::Returning => true,
             Standing::Ejected => !anybody_ready,
-            Standing::NoCapacity | Standing::OutsideResidency => false,
+            Standing::NoCapacity | Standing::OutsideResidency | Standing::Untranslatable => false,
         };
         assert!(fits, "{standing:?} is tried");
     }

@@ -38,6 +38,9 @@ const KEEP_IDLE_HTTPS: Duration = Duration::from_secs(55);
 /// Dialects that this version speaks.
 const SPOKEN: [Dialect; 5] = [Dialect::Openai, Dialect::AzureOpenai, Dialect::Anthropic, Dialect::Bedrock, Dialect::Gemini];
 
+/// From which dialects there is a translation, and to which.
+const TRANSLATED: [(Dialect, Dialect); 1] = [(Dialect::Openai, Dialect::Bedrock)];
+
 /// A backend with what its routes need to know.
 pub(super) struct Meant {
     pub(super) backend: Backend,
@@ -140,6 +143,8 @@ impl Check<'_> {
         let pass_through = file.auth.as_ref().filter(|auth| matches!(auth.value, Auth::PassThrough)).map(|auth| auth.mark);
         let credential =
             file.auth.as_ref().map_or(Credential::None, |auth| self.auth(auth, &file.url, &origin.host, file.region.as_ref()));
+        let translates =
+            file.translate.take().map(|written| self.translates(&written, dialect, pass_through)).unwrap_or_default();
         let keep_idle = if origin.tls { KEEP_IDLE_HTTPS } else { KEEP_IDLE_HTTP };
         let backend = Backend {
             id,
@@ -148,6 +153,7 @@ impl Check<'_> {
             protocol: file.protocol.unwrap_or_default(),
             api_version,
             dialect,
+            translates,
             region_header: header(&region),
             region,
             placement,
@@ -196,6 +202,21 @@ impl Check<'_> {
                 Some("many services also have endpoints that speak `openai`".to_owned());
         }
         written.value
+    }
+
+    fn translates(&mut self, written: &Filled<At<Dialect>>, dialect: Dialect, pass_through: Option<Mark>) -> Box<[Dialect]> {
+        for from in &written.0 {
+            let (one, other) = (from.value.name(), dialect.name());
+            if !TRANSLATED.contains(&(from.value, dialect)) {
+                let fault = self.problems.add(from.mark, format!("there is no translation from `{one}` to `{other}`"));
+                let known = TRANSLATED.map(|(from, to)| format!("from `{}` to `{}`", from.name(), to.name()));
+                fault.mend = Some(format!("there is one {}", known.join(", and one ")));
+            } else if let Some(mark) = pass_through {
+                let message = format!("a client of `{one}` has no credential that this backend would take");
+                self.problems.add(mark, message).mend = Some("give the backend a credential of its own".to_owned());
+            }
+        }
+        written.0.iter().map(|from| from.value).collect()
     }
 
     /// Region, placement and PUE: what the file says, else what the shipped tables say of the region and of the models' ids.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Check;
 use crate::config::choices::BandFile;
+use crate::config::decode::At;
 use crate::config::file::{CoefficientsFile, EnergyFile};
 use crate::config::fnv1a;
 use crate::tables::{Band, Coefficients, EnergyQuality, EnergyTable, Glob, Override};
@@ -88,4 +89,20 @@ fn derived_id(bands: [Band<JoulesPerToken>; 3], fixed: f64) -> Arc<str> {
     let figures = bands.iter().flat_map(|band| [band.low(), band.mid(), band.high()]).map(JoulesPerToken::get);
     let bytes: Vec<u8> = figures.chain([fixed]).flat_map(|figure| figure.to_bits().to_le_bytes()).collect();
     Arc::from(format!("own-{:08x}@1", fnv1a(&bytes) as u32))
+}
+
+impl EnergyFile {
+    /// The pattern and the figures, which also stand at backends and models.
+    fn split(self) -> (At<String>, CoefficientsFile) {
+        let figures = CoefficientsFile {
+            id: self.id,
+            input_joules_per_token: self.input_joules_per_token,
+            cached_joules_per_token: self.cached_joules_per_token,
+            output_joules_per_token: self.output_joules_per_token,
+            joules_per_request: self.joules_per_request,
+            quality: self.quality,
+            source: self.source,
+        };
+        (self.model, figures)
+    }
 }

@@ -185,6 +185,18 @@ impl Check<'_> {
         for meant in backends.iter().filter(|meant| !used.contains(&meant.backend.id)) {
             self.warnings.add(meant.mark, format!("no route uses backend `{}`", meant.backend.name));
         }
+        for meant in backends.iter().filter(|meant| used.contains(&meant.backend.id)) {
+            let on = |route: &&route::Meant| route.candidates.iter().any(|(id, _)| *id == meant.backend.id);
+            let spoken: Vec<_> = routes.iter().filter(on).map(|route| route.route.dialect).collect();
+            let idle = meant.backend.translates.iter().find(|dialect| !spoken.iter().any(|route| route.is_kin_of(**dialect)));
+            if let Some(dialect) = idle.map(|dialect| dialect.name()) {
+                let message = format!(
+                    "no route of `{}` is for clients that speak `{dialect}`, so there is nothing to translate",
+                    meant.backend.name
+                );
+                self.warnings.add(meant.mark, message).mend = Some(format!("say `dialect: {dialect}` at a route"));
+            }
+        }
         for meant in policies {
             let by_route = routes.iter().any(|route| route.route.policy.name == meant.policy.name);
             let by_key = keys.iter().filter_map(|key| key.policy.as_ref()).any(|own| own.policy.name == meant.policy.name);

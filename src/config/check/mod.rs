@@ -104,7 +104,7 @@ impl<'a> Check<'a> {
         self.signed_bodies(&limits, &marks, &keys);
         let mut all: Vec<Arc<Policy>> = policies.iter().map(|meant| Arc::clone(&meant.policy)).collect();
         all.extend(Some(route::standard(&policies)).filter(|standard| standard.id.index() == policies.len()));
-        let model_lists = routes.iter().map(|route| route.model_list(&backends)).collect();
+        let model_lists = routes.iter().map(route::Meant::model_list).collect();
         let models = backends.iter().map(backend::Meant::priors).collect();
         Plan {
             boot,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
 use super::{Check, backend, models, policy};
-use crate::backend::BackendId;
+use crate::backend::{Backend, BackendId};
 use crate::config::choices::CandidateFile;
 use crate::config::decode::{At, Filled, similar};
 use crate::config::file::{MatchFile, RouteFile};
@@ -41,9 +41,8 @@ pub(super) struct Meant {
 
 impl Meant {
     /// The answer to `GET /v1/models`.
-    pub(super) fn model_list(&self, backends: &[backend::Meant]) -> Bytes {
-        let dialect = backends.get(self.route.home.index()).map_or_else(Dialect::default, |meant| meant.backend.dialect);
-        models::list(dialect, &self.model_names)
+    pub(super) fn model_list(&self) -> Bytes {
+        models::list(self.route.dialect, &self.model_names)
     }
 
     /// Finds out which candidates lie outside the residency, now that the plan's zones have their ids.
@@ -74,9 +73,9 @@ impl Check<'_> {
                 self.problems.add(Mark::default(), message);
             }
             self.bound(&mut candidates, None, backends, Mark::default());
-            self.one_api(&candidates, backends, Mark::default());
-            let (policy, prefix) = (standard(policies), usual_prefix(&candidates, backends));
-            return vec![self.assemble(Arc::from("default"), prefix, candidates, None, policy, backends)];
+            let dialect = self.one_api(&candidates, None, backends, Mark::default());
+            let (policy, prefix) = (standard(policies), usual_prefix(dialect));
+            return vec![self.assemble(Arc::from("default"), (prefix, dialect), candidates, None, policy, backends)];
         };
         let mut routes: Vec<Meant> = Vec::with_capacity(written.0.len());
         if let Some(past) = written.0.get(MOST_ROUTES) {
@@ -106,18 +105,21 @@ impl Check<'_> {
         let headers = headers.iter().filter_map(|(name, value)| self.header(name, value)).collect();
         let candidates_mark = file.backends.mark;
         let mut candidates = self.candidates(file.backends, backends);
-        self.one_api(&candidates, backends, candidates_mark);
-        let prefix = prefix.unwrap_or_else(|| usual_prefix(&candidates, backends));
         let policy = match &file.policy {
             Some(written) => self.policy_named(written, policies).unwrap_or_else(|| standard(policies)),
             None => standard(policies),
         };
         let shadow = file.shadow.as_ref().and_then(|written| self.shadow(written, &policy, policies));
         let home = file.home.and_then(|written| self.home(&written, &candidates, backends));
+        let dialect = match &file.dialect {
+            Some(written) => self.spoken(written, &candidates, backends),
+            None => self.one_api(&candidates, home, backends, candidates_mark),
+        };
+        let prefix = prefix.unwrap_or_else(|| usual_prefix(dialect));
         let only: Option<Vec<Arc<str>>> = models.map(|written| self.only_models(&written, &candidates, backends));
         self.bound(&mut candidates, only.as_deref(), backends, file.name.mark);
         let name = Arc::from(file.name.value.as_str());
-        let mut meant = self.assemble(name, prefix, candidates, only.as_deref(), policy, backends);
+        let mut meant = self.assemble(name, (prefix, dialect), candidates, only.as_deref(), policy, backends);
         meant.route.headers = headers;
         meant.route.shadow = shadow.map(|policy| Shadow { policy, outside: Box::default() });
         meant.route.home = home.unwrap_or(meant.route.home);
@@ -125,11 +127,34 @@ impl Check<'_> {
         meant
     }
 
-    /// What a client sends passes as it is, so whoever may get it has to understand it.
-    fn one_api(&mut self, candidates: &[(BackendId, u32)], backends: &[backend::Meant], at: Mark) {
-        let mut all = candidates.iter().filter_map(|(id, _)| backends.get(id.index())).map(|meant| &meant.backend);
-        let Some(first) = all.next() else { return };
-        if let Some(other) = all.find(|other| !same_api(other.dialect, first.dialect)) {
+    /// What the route's clients are said to speak. Whoever may get what they send has to understand it, or have it translated.
+    fn spoken(&mut self, written: &At<Dialect>, candidates: &[(BackendId, u32)], backends: &[backend::Meant]) -> Dialect {
+        let dialect = written.value;
+        if let Some(other) = meant(candidates, backends).find(|other| !other.serves(dialect)) {
+            let (clients, there) = (dialect.name(), other.dialect.name());
+            let message = format!("`{}` speaks `{there}`, and this route's clients are to speak `{clients}`", other.name);
+            self.problems.add(written.mark, message).mend =
+                Some(format!("say `translate: [{clients}]` there, if there is such a translation"));
+        }
+        dialect
+    }
+
+    /// What the route's clients speak, where nobody says so: what the home speaks, or else the first who is understood by all.
+    fn one_api(
+        &mut self,
+        candidates: &[(BackendId, u32)],
+        home: Option<BackendId>,
+        backends: &[backend::Meant],
+        at: Mark,
+    ) -> Dialect {
+        let all = || meant(candidates, backends);
+        let Some(first) = all().find(|backend| home.is_none_or(|home| backend.id == home)) else { return Dialect::default() };
+        let mut spoken = std::iter::once(first).chain(all()).map(|backend| backend.dialect);
+        if let Some(dialect) = spoken.find(|dialect| all().all(|backend| backend.serves(*dialect))) {
+            return dialect;
+        }
+        let Some(first) = all().next() else { return Dialect::default() };
+        if let Some(other) = all().find(|other| !other.dialect.is_kin_of(first.dialect)) {
             let (one, two) = (first.dialect.name(), other.dialect.name());
             let message =
                 format!("`{}` speaks `{one}` and `{}` speaks `{two}`: one route has one dialect", first.name, other.name);
@@ -141,6 +166,7 @@ impl Check<'_> {
             };
             self.problems.add(at, message).mend = Some(mend.to_owned());
         }
+        first.dialect
     }
 
     /// Keeps the table of who serves what within bounds.
@@ -167,7 +193,7 @@ impl Check<'_> {
     fn assemble(
         &mut self,
         name: Arc<str>,
-        prefix: Arc<str>,
+        (prefix, dialect): (Arc<str>, Dialect),
         candidates: Vec<(BackendId, u32)>,
         only: Option<&[Arc<str>]>,
         policy: Arc<Policy>,
@@ -178,14 +204,17 @@ impl Check<'_> {
         let mut deployments = |model: Option<&Arc<str>>| -> Arc<[Deployment]> {
             let flow = FlowId(self.flows.len() as u32);
             self.flows.push((Arc::clone(&name), model.map_or_else(|| Arc::from("*"), Arc::clone)));
-            candidates.iter().filter_map(|(id, weight)| deployment(meant(*id)?, model, *weight, flow)).collect()
+            candidates.iter().filter_map(|(id, weight)| deployment(meant(*id)?, model, dialect, *weight, flow)).collect()
         };
         let models: BTreeMap<Arc<str>, Arc<[Deployment]>> =
             model_names.iter().map(|name| (Arc::clone(name), deployments(Some(name)))).collect();
         let any_model = if only.is_some() { Arc::from([]) } else { deployments(None) };
-        let home = candidates.first().map_or(BackendId(0), |(id, _)| *id);
-        let route =
-            Route { name, prefix, headers: Vec::new(), models, any_model, home, policy, shadow: None, outside: Box::default() };
+        // Whoever needs no translation has all that this API has.
+        let native = |id: &BackendId| meant(*id).is_some_and(|meant| meant.backend.dialect.is_kin_of(dialect));
+        let mut ids = candidates.iter().map(|(id, _)| *id);
+        let home = ids.clone().find(native).or(ids.next()).unwrap_or(BackendId(0));
+        let (headers, shadow, outside) = (Vec::new(), None, Box::default());
+        let route = Route { name, prefix, dialect, headers, models, any_model, home, policy, shadow, outside };
         Meant { route, mark: Mark::default(), candidates, candidates_mark: Mark::default(), model_names }
     }
 
@@ -296,17 +325,14 @@ impl Check<'_> {
     }
 }
 
-/// Whether what a client says in one of them can be said in the other by another path alone.
-fn same_api(one: Dialect, other: Dialect) -> bool {
-    let kin = |dialect| matches!(dialect, Dialect::Openai | Dialect::AzureOpenai);
-    one == other || kin(one) && kin(other)
+/// The backends of these candidates.
+fn meant<'b>(candidates: &[(BackendId, u32)], backends: &'b [backend::Meant]) -> impl Iterator<Item = &'b Backend> {
+    candidates.iter().filter_map(|(id, _)| backends.get(id.index())).map(|meant| &meant.backend)
 }
 
 /// What a route takes that says nothing. The paths of Bedrock's own API and of Gemini's begin at the root, where their SDKs put them.
-fn usual_prefix(candidates: &[(BackendId, u32)], backends: &[backend::Meant]) -> Arc<str> {
-    let first = candidates.first().and_then(|(id, _)| backends.get(id.index()));
-    let at_root = |meant: &backend::Meant| matches!(meant.backend.dialect, Dialect::Bedrock | Dialect::Gemini);
-    Arc::from(if first.is_some_and(at_root) { "" } else { PREFIX })
+fn usual_prefix(dialect: Dialect) -> Arc<str> {
+    Arc::from(if matches!(dialect, Dialect::Bedrock | Dialect::Gemini) { "" } else { PREFIX })
 }
 
 /// The models that the candidates list, by the client's names, in the file's order.
@@ -333,8 +359,15 @@ fn shadows(before: &Route, later: &Route) -> bool {
 }
 
 /// A backend as candidate for a model (`None`: for one that no backend lists), if it serves it.
-fn deployment(meant: &backend::Meant, model: Option<&Arc<str>>, weight: u32, flow: FlowId) -> Option<Deployment> {
+fn deployment(
+    meant: &backend::Meant,
+    model: Option<&Arc<str>>,
+    clients: Dialect,
+    weight: u32,
+    flow: FlowId,
+) -> Option<Deployment> {
     let backend = meant.backend.id;
+    let translated = !meant.backend.dialect.is_kin_of(clients);
     let Some(models) = &meant.models else {
         let (coefficients, prices) = (meant.energy.clone(), meant.prices);
         return Some(Deployment {
@@ -345,6 +378,7 @@ fn deployment(meant: &backend::Meant, model: Option<&Arc<str>>, weight: u32, flo
             coefficients,
             prices,
             weight,
+            translated,
             flow,
         });
     };
@@ -357,6 +391,7 @@ fn deployment(meant: &backend::Meant, model: Option<&Arc<str>>, weight: u32, flo
         coefficients: Some(Arc::clone(&served.coefficients)),
         prices: served.prices,
         weight: served.weight.unwrap_or(weight),
+        translated,
         flow,
     })
 }
