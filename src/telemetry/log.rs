@@ -19,7 +19,7 @@ pub use super::buffer::OwnBuffer;
 pub use super::sink::{LogError, LogSink as Sink};
 
 /// Full buffers that wait for the writer: 4 MiB, or about a second of the heaviest traffic on a disk that stalls.
-pub(super) const WAITING_BUFFERS: usize = 64;
+pub(super) const WAITING_BUFFERS: usize = 16;
 /// A line that waits in a buffer is written after this long at the latest: whoever holds an [`OwnBuffer`] flushes so often.
 pub const FLUSH_EVERY: Duration = Duration::from_millis(200);
 
