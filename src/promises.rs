@@ -12,8 +12,9 @@
 //! | A refusal waits for the answers before it, and a body that breaks is the client's fault | `a_refusal_waits_for_the_response_before_it`, `a_broken_upload_ends_the_attempt_and_is_the_clients_fault` |
 //! | HTTP/2 that is malformed is refused and reaches no backend | `what_is_malformed_is_refused_and_reaches_no_backend` |
 //! | A response of HTTP/2 goes out as its client's windows allow, also where a setting makes one of them negative | `a_stream_gets_what_its_window_is_for_and_not_a_byte_more`, `a_setting_moves_the_windows_of_streams_that_are_open_also_below_zero` |
-//! | A flood of frames ends its connection while others are served, and what many clients do is no flood | `a_flood_is_ended_and_others_are_served_meanwhile`, `what_many_clients_do_is_no_flood` |
+//! | A flood of frames ends its connection while others are served, and what many clients do is no flood | `a_flood_is_ended_and_others_are_served_meanwhile`, `others_wait_for_little_of_a_flood`, `what_many_clients_do_is_no_flood` |
 //! | A backend of HTTP/2 that floods its connection is left at once | `a_flood_from_an_http2_backend_ends_its_connection` |
+//! | What is about one connection ends with it, in both directions and versions of HTTP; no trailer becomes a field, and an upload of a known length still says it | `what_a_client_says_of_its_connection_ends_here`, `what_a_backend_says_of_its_connection_ends_here_and_no_trailer_becomes_a_field`, `it_ends_here_for_a_client_of_http2_as_well` |
 //! | A request that comes back to where it has been is refused at once | `a_request_that_comes_back_is_refused_at_once`, `a_request_that_comes_back_is_known` |
 //! | No field of a request names a destination, and redirects are not followed | `no_field_of_a_request_names_a_destination`, `a_redirect_is_the_clients_to_follow` |
 //!
@@ -34,6 +35,8 @@
 //! | promise | shown by |
 //! |---|---|
 //! | What was not refused is not sent again | `work_that_was_not_refused_is_never_done_twice`, `what_was_not_refused_is_sent_again_only_if_the_policy_says_so` |
+//! | Nothing is sent again once a byte of an answer was passed on, by whatever policy, nor to more backends than it says | `nothing_is_sent_again_once_a_byte_of_an_answer_was_passed_on`, `no_more_are_asked_than_the_policy_says` |
+//! | A connection that does not come about, TLS included, costs an attempt and no work | `a_connection_that_does_not_come_about_costs_an_attempt_and_no_work`, `a_backend_that_cannot_be_reached_is_passed_over` |
 //! | A second attempt has the same bytes, and the credential of its own backend only | `a_second_attempt_has_the_same_bytes_and_its_own_credential` |
 //! | A backend that refuses the gateway's credential is passed over, and its client is not told that the key is wrong | `a_backend_that_refuses_our_credential_is_passed_over_and_left_alone`, `a_client_is_never_told_that_the_gateways_credential_is_wrong_as_if_it_were_its_own` |
 //! | A second backend is asked beside one that is late only if the policy says so, and within its share, grams, places and attempts | `nothing_is_hedged_unless_the_policy_says_so_and_its_limits_allow_it`, `hedges_stay_the_share_of_the_requests_that_the_policy_allows`, `whoever_is_hedged_with_fits` |

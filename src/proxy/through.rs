@@ -11,7 +11,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use smallvec::smallvec;
@@ -24,7 +23,7 @@ use super::pinned::Keeps;
 use super::provenance::{self, Provenance};
 use super::reject::Error;
 use super::request_body::RequestBody;
-use super::upload::{self, Late, Paced, Turn};
+use super::upload::{self, Cleaned, Late, Paced, Turn};
 use super::{Answer, Received, address, decorate, headers, intake, signature, translated};
 use crate::backend::{Backend, BackendId, Credential, Timeouts};
 use crate::decide::NoCandidate;
@@ -79,7 +78,7 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
         }
         None => SendBody::empty(),
         Some(RequestBody::Whole(bytes)) => SendBody::chunks(smallvec![bytes]),
-        Some(RequestBody::Incoming(body)) => SendBody::stream(Paced::new(body, limit, &turn).map_frame(clean)),
+        Some(RequestBody::Incoming(body)) => SendBody::stream(Cleaned { body: Paced::new(body, limit, &turn), clean }),
     };
     let (method, target) = (request.head.method.clone(), address::target(&backend, &below)?);
     let mut outgoing = Message { head: RequestHead { method, target, fields, ..RequestHead::default() }, body };

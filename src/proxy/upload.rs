@@ -188,6 +188,37 @@ impl<B> Drop for Paced<B> {
     }
 }
 
+/// A body of which `clean` looks through the trailers. It says how long it is, as the client did: without that it would go out in
+/// chunks, which not every backend takes.
+#[derive(Debug)]
+pub(super) struct Cleaned<B, F> {
+    pub(super) body: B,
+    pub(super) clean: F,
+}
+
+impl<B, F> Body for Cleaned<B, F>
+where
+    B: Body<Data = Bytes> + Unpin,
+    F: Fn(Frame<Bytes>) -> Frame<Bytes> + Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let me = self.get_mut();
+        let frame = ready!(Pin::new(&mut me.body).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| frame.map(|frame| if frame.is_trailers() { (me.clean)(frame) } else { frame })))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::{pending, poll_fn};

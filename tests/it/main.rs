@@ -37,6 +37,7 @@ mod fuzz_bodies;
 mod gemini;
 mod health;
 mod hedge;
+mod hop_by_hop;
 mod http2;
 mod kept;
 mod keys;

@@ -241,6 +241,65 @@ fn what_was_not_refused_is_sent_again_only_if_the_policy_says_so() {
     }
 }
 
+#[test]
+fn no_more_are_asked_than_the_policy_says() {
+    for (policy, most) in [("", 3), ("attempts: { max: 2 }, ", 2), ("attempts: { max: 1, retry_unsafe: true }, ", 1)] {
+        let peers = [(); 4].map(|()| always("429 Too Many Requests", "retry-after: 9\r\n"));
+        let names = ["a", "b", "c", "d"];
+        let backends: Vec<_> = names.iter().zip(&peers).map(|(name, peer)| (*name, peer.address, "")).collect();
+        let proxy = Harness::with(&format!("  - {{ name: own, {policy}objective: listed_order }}"), &backends, "policy: own");
+        assert_eq!(ask(&mut Client::connect(proxy.address)).status, 429);
+        let asked: Vec<usize> = peers.iter().map(asked_of).collect();
+        assert_eq!(asked, (0..4).map(|nth| usize::from(nth < most)).collect::<Vec<_>>(), "{policy}");
+    }
+}
+
+/// An address at which somebody takes connections and never says a word. TLS does not come about there in its time, nor at a backend
+/// that speaks none.
+#[test]
+fn a_connection_that_does_not_come_about_costs_an_attempt_and_no_work() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain = Peer::answering("200 OK", "{}");
+    for (address, more) in [(silent.local_addr().unwrap(), "timeouts: { connect: 100ms }"), (plain.address, "")] {
+        let idle = Peer::answering("200 OK", r#"{"usage":{"prompt_tokens":1,"completion_tokens":1}}"#);
+        let proxy = Harness::of(|log| {
+            let text = super::support::text(log, "", &[("no", address, more), ("idle", idle.address, "")], IN_ORDER);
+            text.replace(&format!("http://{address}"), &format!("https://{address}"))
+        });
+        let answer = ask(&mut Client::connect(proxy.address));
+        assert_eq!((answer.status, answer.field("x-windward-backend")), (200, Some("idle")));
+        assert!(idle.next().body == BODY.as_bytes());
+        let record = proxy.record();
+        assert_eq!(
+            (&record["attempts"][0]["outcome"], &record["emissions"]["waste_grams"]),
+            (&"unreachable".into(), &0.0.into())
+        );
+    }
+}
+
+/// Also under a policy that lets work be done twice.
+#[test]
+fn nothing_is_sent_again_once_a_byte_of_an_answer_was_passed_on() {
+    for begun in [
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{",
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n",
+    ] {
+        let breaks = Peer::start(move |_, stream| {
+            stream.write_all(begun.as_bytes()).unwrap();
+            Then::Close
+        });
+        let idle = Peer::answering("200 OK", "{}");
+        let proxy = Harness::start(&[("breaks", breaks.address, ""), ("idle", idle.address, "")], "policy: unsafe_in_order");
+        let mut client = Client::connect(proxy.address);
+        client.post("/v1/chat/completions", "", BODY);
+        assert!(client.try_answer().is_none(), "what is cut is seen to be cut");
+        let record = proxy.record();
+        assert_eq!((record["attempts"].as_array().unwrap().len(), &record["ended"]), (1, &"upstream_broke".into()));
+        assert!(!idle.saw_more(), "{begun}");
+    }
+}
+
 fn simulated() -> Arc<SimulatedClock> {
     Arc::new(SimulatedClock::new("2026-01-01T00:00:00Z".parse().unwrap()))
 }

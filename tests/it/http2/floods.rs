@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::net::TcpStream;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
@@ -121,6 +122,48 @@ fn a_flood_is_ended_and_others_are_served_meanwhile() {
         assert!(serves(&proxy), "{name}");
     }
     assert_eq!(counted(&proxy), guarded);
+}
+
+/// Between a call and its answer no more of a flood is taken than so much, in bytes: a few sockets' buffers and what a worker reads
+/// before it turns to others. By the clock it is what a machine takes for that, a few milliseconds.
+const MOST_MEANWHILE: u64 = 16 << 20;
+/// Calls to each flood. The one in the middle counts, since the machine may turn to others than to us.
+const CALLS: usize = 9;
+
+#[test]
+fn others_wait_for_little_of_a_flood() {
+    let (_backend, proxy) = bench();
+    for Flood { name, first, part, .. } in floods() {
+        let (taken, over) = (AtomicU64::new(0), AtomicBool::new(false));
+        let mut meanwhile = std::thread::scope(|threads| {
+            threads.spawn(|| {
+                let parts: Vec<u8> = (0..500).flat_map(part).collect();
+                // As soon as one is cut the next begins.
+                while !over.load(SeqCst) {
+                    let mut client = H2Client::connect(proxy.address);
+                    let reading = drain(client.stream.try_clone().unwrap());
+                    let mut goes_on = client.send(&first);
+                    while goes_on && !over.load(SeqCst) {
+                        goes_on = client.send(&parts);
+                        taken.fetch_add(parts.len() as u64, SeqCst);
+                    }
+                    let _ = client.stream.shutdown(std::net::Shutdown::Both);
+                    reading.join().unwrap();
+                }
+            });
+            let meanwhile: Vec<u64> = (0..CALLS)
+                .map(|_| {
+                    let before = patiently("the flood", || Some(taken.load(SeqCst)).filter(|taken| *taken > 0));
+                    assert!(serves(&proxy), "{name}");
+                    taken.load(SeqCst) - before
+                })
+                .collect();
+            over.store(true, SeqCst);
+            meanwhile
+        });
+        meanwhile.sort_unstable();
+        assert!(meanwhile[CALLS / 2] < MOST_MEANWHILE, "{name}: {meanwhile:?}");
+    }
 }
 
 #[test]
