@@ -240,6 +240,8 @@ pub struct Backend {
     pub max_in_flight: u32,
     /// Beliefs about its models before they were used.
     pub prior: Prior,
+    /// Whether the round trip to it is measured until an answer has come, and added to the first token that is expected.
+    pub probe: bool,
     /// Limits on waiting.
     pub timeouts: Timeouts,
     /// Whether streams are made to report usage.

@@ -173,6 +173,7 @@ mod tests {
             api_version: None,
             max_in_flight: 8,
             prior: prior(),
+            probe: false,
             timeouts: Timeouts::default(),
             usage: UsageMode::Inject,
             keep_idle: Duration::from_mins(1),

@@ -78,6 +78,8 @@ struct Counts {
     requests: AtomicU64,
     failures: AtomicU64,
     credentials_refused: AtomicU64,
+    /// The least round trip that connecting took, in microseconds and one more; 0 while it was never measured.
+    round_trip_us: AtomicU64,
     others: Others,
 }
 
@@ -235,6 +237,26 @@ impl Live {
     /// Health checks passed, failed, and failed since the last one that passed.
     pub fn checks(&self) -> (u64, u64, u32) {
         self.health.checks()
+    }
+
+    /// Connecting to it took so long. The least of all is believed: what is above it was waiting, and not the way.
+    pub fn connected_in(&self, round_trip: Duration) {
+        let us = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX).saturating_add(1);
+        let before = self.counts.round_trip_us.load(Relaxed);
+        let least = if before == 0 { us } else { us.min(before) };
+        self.counts.round_trip_us.store(least, Relaxed);
+        self.models.iter().for_each(|(_, model)| model.is_so_far(Millis::saturating((least - 1) as f64 / 1e3)));
+    }
+
+    /// How long connecting to it takes; `None` while it was not measured.
+    pub fn round_trip(&self) -> Option<Millis> {
+        let us = self.counts.round_trip_us.load(Relaxed).checked_sub(1)?;
+        Some(Millis::saturating(us as f64 / 1e3))
+    }
+
+    /// Whether no response of any of its models has been seen.
+    pub fn is_cold(&self) -> bool {
+        self.models.iter().all(|(_, model)| model.samples() == 0)
     }
 
     /// The backend said that it has no room for a model (one that lists none has one quota for all): it gets no more of that as long as

@@ -78,6 +78,7 @@ fn backend() -> Backend {
         api_version: None,
         max_in_flight: 8,
         prior: Prior::default(),
+        probe: false,
         timeouts: Timeouts::default(),
         usage: UsageMode::default(),
         keep_idle: Duration::from_secs(4),

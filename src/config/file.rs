@@ -258,6 +258,9 @@ section! {
         max_in_flight: Option<At<u64>>,
         /// What to believe of its speed before it was used.
         expect: Option<ExpectFile>,
+        /// Whether its round trip is measured by connecting, without a request, until an answer has come: it is then added to what is
+        /// expected of the first token. When left out, where nothing is expected and it is not on this machine.
+        probe: Option<bool>,
         /// How long each phase may take.
         timeouts: Option<TimeoutsFile>,
         /// Whether streams are made to report their usage.

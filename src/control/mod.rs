@@ -12,6 +12,7 @@ pub mod health;
 pub mod keep;
 pub mod peers;
 pub mod pricing;
+pub mod probe;
 pub mod regular;
 pub mod reload;
 pub mod tokens;

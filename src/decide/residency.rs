@@ -101,6 +101,7 @@ mod tests {
             api_version: None,
             max_in_flight: 1,
             prior: Prior::default(),
+            probe: false,
             timeouts: Timeouts::default(),
             usage: UsageMode::Inject,
             keep_idle: Duration::from_secs(1),

@@ -87,9 +87,6 @@ pub struct FirstTokenEstimate {
 
 impl FirstToken {
     pub(super) fn new(prior: Prior) -> Self {
-        let at = |prompt: f64| prior.first_token.get() + prior.per_prompt_token.get() * prompt;
-        let sum = |of: &dyn Fn(f64) -> f64| PRIOR_PROMPTS.iter().map(|prompt| of(*prompt) * PRIOR_WEIGHT / 2.0).sum();
-        let sums = [sum(&|_| 1.0), sum(&|p| p), sum(&at), sum(&|p| p * p), sum(&|p| p * at(p))];
         let cell = || Cell {
             factor: AtomicF64::new(1.0),
             samples: AtomicU32::new(0),
@@ -98,11 +95,18 @@ impl FirstToken {
         };
         Self {
             prior,
-            sums: sums.map(AtomicF64::new),
+            sums: sums_of(prior).map(AtomicF64::new),
             line: [prior.first_token, prior.per_prompt_token].map(|value| AtomicF64::new(value.get())),
             own: Default::default(),
             cells: std::array::from_fn(|_| std::array::from_fn(|_| cell())),
         }
+    }
+
+    /// Begins with a first token that comes so much later than was declared; only as long as there was no response.
+    pub(super) fn begin_after(&self, round_trip: Millis) {
+        let prior = Prior { first_token: self.prior.first_token + round_trip, ..self.prior };
+        self.sums.iter().zip(sums_of(prior)).for_each(|(sum, value)| sum.set(value));
+        self.line.iter().zip([prior.first_token, prior.per_prompt_token]).for_each(|(part, value)| part.set(value.get()));
     }
 
     /// For a prompt of `prompt` tokens behind `pending` tokens of other prompts.
@@ -292,6 +296,13 @@ impl FirstToken {
 }
 
 const _: () = assert!(QUEUE_CLASSES * PROMPT_CLASSES == CELLS, "replicas tell each other of as many");
+
+/// What a prior is as sums over responses.
+fn sums_of(prior: Prior) -> [f64; 5] {
+    let at = |prompt: f64| prior.first_token.get() + prior.per_prompt_token.get() * prompt;
+    let sum = |of: &dyn Fn(f64) -> f64| PRIOR_PROMPTS.iter().map(|prompt| of(*prompt) * PRIOR_WEIGHT / 2.0).sum();
+    [sum(&|_| 1.0), sum(&|p| p), sum(&at), sum(&|p| p * p), sum(&|p| p * at(p))]
+}
 
 /// The least work ahead in a class of it.
 fn queue_of(class: usize) -> f64 {

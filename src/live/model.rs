@@ -101,6 +101,13 @@ impl ModelLive {
         self.first_token.predict(prompt_tokens, pending)
     }
 
+    /// Connecting to it took so long: as long as no response has said more, its first token is expected so much later than declared.
+    pub(super) fn is_so_far(&self, round_trip: Millis) {
+        if self.samples() == 0 {
+            self.first_token.begin_after(round_trip);
+        }
+    }
+
     /// Lets a belief that it is slower than declared fade while no response confirms it. `now_ms` is [`super::Live::millis`].
     pub fn doubt(&self, now_ms: u64) {
         let looked = self.looked_ms.load(Relaxed);
@@ -243,6 +250,20 @@ mod tests {
         assert!(model.first_token(10, 0).late.get() <= declared * 2.1);
         model.saw_first_token(10, Millis::ZERO, Millis::saturating(600.0));
         assert!(model.first_token(10, 0).late.get() <= declared * 2.1, "a punctual answer does not bring the belief back");
+    }
+
+    #[test]
+    fn a_round_trip_counts_until_a_response_has_come() {
+        let (near, far) = (ModelLive::new(Prior::default()), ModelLive::new(Prior::default()));
+        near.is_so_far(Millis::saturating(5.0));
+        far.is_so_far(Millis::saturating(400.0));
+        far.is_so_far(Millis::saturating(200.0));
+        let expected = |model: &ModelLive| model.first_token(0, 0).late.get() / 1.2;
+        assert!((expected(&near) - 605.0).abs() < 1e-9 && (expected(&far) - 800.0).abs() < 1e-9, "neither best nor never tried");
+        near.saw_first_token(10, Millis::ZERO, Millis::saturating(100.0));
+        let learned = near.first_token(0, 0);
+        near.is_so_far(Millis::saturating(900.0));
+        assert_eq!(near.first_token(0, 0), learned);
     }
 
     #[test]

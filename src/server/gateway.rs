@@ -12,7 +12,7 @@ use super::descriptors::Descriptors;
 use super::{Background, Handle, Serve, StartError, start};
 use crate::clock::Clock;
 use crate::config::Plan;
-use crate::control::health;
+use crate::control::{health, probe};
 use crate::proxy::{Client, Parts, Proxy};
 use crate::state::State;
 use crate::telemetry::log::AccessLog;
@@ -73,10 +73,13 @@ fn background(upstreams: &Upstreams, serve: &Serve, state: &Arc<OnceLock<Arc<Sta
         let state = state.get().filter(|_| is_first.swap(false, Relaxed)).cloned();
         let (upstreams, clock) = (upstreams.clone(), Arc::clone(&clock));
         Box::pin(async move {
-            let checks = state.map(|state| health::run(state, upstreams.clone(), Arc::clone(&clock)));
+            let checks = state.map(|state| {
+                let probes = probe::run(Arc::clone(&state));
+                (health::run(state, upstreams.clone(), Arc::clone(&clock)), probes)
+            });
             let sweeping = sweep(upstreams, clock);
             match checks {
-                Some(checks) => drop(tokio::join!(checks, sweeping)),
+                Some((checks, probes)) => drop(tokio::join!(checks, probes, sweeping)),
                 None => sweeping.await,
             }
         })

@@ -10,7 +10,7 @@ use super::admin::Context;
 use crate::control::LastReload;
 use crate::control::carbon::SourceStatus;
 use crate::control::peers::PeersStatus;
-use crate::grid::{Basis, Freshness, GridZone, Quality, Signal, ZoneId, age};
+use crate::grid::{Basis, Freshness, GridZone, Intensity, Quality, Signal, ZoneId, age};
 use crate::state::{Snapshot, TokenState};
 use crate::units::{Grams, GramsPerKwh, Millis};
 
@@ -53,11 +53,15 @@ struct BackendStatus {
     /// From other replicas of this gateway.
     in_flight_elsewhere: u32,
     max_in_flight: u32,
+    /// What its grams are reckoned with: of the dirtiest zone in which a request may run there. Null when one of them is unknown.
+    reading: Option<ReadingStatus>,
     /// What its capacity is worth to all, in grams for each output token; zero where there is room.
     price_grams_per_output_token: Grams,
     /// The share of its capacity that its refusals have left: of the model of which they left least.
     cut: f64,
     pending_prompt_tokens: u64,
+    /// How long connecting to it takes; null where that was not measured.
+    round_trip_ms: Option<Millis>,
     /// How much longer it is left alone after failures; null when it is used.
     shut_for_ms: Option<u64>,
     /// How much longer it has no room for anything, by its own word; null when it did not say so.
@@ -137,6 +141,22 @@ struct ReadingStatus {
     age_s: u64,
 }
 
+impl ReadingStatus {
+    fn of(known: Intensity<'_>, now: Timestamp) -> Self {
+        let Intensity { zone: _, freshness, reading } = known;
+        Self {
+            intensity_g_per_kwh: reading.intensity,
+            signal: reading.signal,
+            basis: reading.basis,
+            quality: reading.quality,
+            freshness,
+            source: Arc::clone(&reading.source),
+            measured_at: reading.measured_at,
+            age_s: age(reading, now).as_secs(),
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct LogStatus {
     lines: u64,
@@ -205,9 +225,11 @@ fn backends(snapshot: &Snapshot, now: std::time::Instant, wall: Timestamp) -> Ve
             in_flight: live.in_flight(),
             in_flight_elsewhere: load.in_flight.saturating_sub(live.in_flight()),
             max_in_flight: backend.max_in_flight,
+            reading: snapshot.intensity(backend, wall).map(|known| ReadingStatus::of(known, wall)),
             price_grams_per_output_token: snapshot.prices.get(backend.id.index()).copied().unwrap_or(Grams::ZERO),
             cut: live.cut(),
             pending_prompt_tokens: live.pending_prompt_tokens(),
+            round_trip_ms: live.round_trip().map(Millis::rounded),
             shut_for_ms: live.shut_for(now).map(millis),
             full_for_ms: live.full_for(now).map(millis),
             share: live.share(now),
@@ -225,17 +247,7 @@ fn backends(snapshot: &Snapshot, now: std::time::Instant, wall: Timestamp) -> Ve
 fn zones(snapshot: &Snapshot, now: Timestamp) -> Vec<ZoneStatus> {
     let one = |(index, zone): (usize, &GridZone)| {
         let known = snapshot.grid.at(ZoneId(index as u16), now);
-        let reading = known.map(|known| ReadingStatus {
-            intensity_g_per_kwh: known.reading.intensity,
-            signal: known.reading.signal,
-            basis: known.reading.basis,
-            quality: known.reading.quality,
-            freshness: known.freshness,
-            source: Arc::clone(&known.reading.source),
-            measured_at: known.reading.measured_at,
-            age_s: age(known.reading, now).as_secs(),
-        });
-        ZoneStatus { grid_zone: zone.clone(), reading }
+        ZoneStatus { grid_zone: zone.clone(), reading: known.map(|known| ReadingStatus::of(known, now)) }
     };
     snapshot.plan.zones.iter().enumerate().map(one).collect()
 }

@@ -154,6 +154,21 @@ impl Tcp {
     }
 }
 
+/// How long one round trip to a host takes, seen by connecting to it over TCP; nothing is sent. `None` when nobody answered in time.
+pub async fn round_trip(host: &str, port: u16, within: Duration) -> Option<Duration> {
+    let addresses = timeout(within, tokio::net::lookup_host((host, port))).await.ok()?.ok()?;
+    for address in addresses.take(ADDRESSES_PROBED) {
+        let begun = tokio_now();
+        if let Ok(Ok(_)) = timeout(within, TcpStream::connect(address)).await {
+            return Some(begun.elapsed());
+        }
+    }
+    None
+}
+
+/// Addresses of a name that are tried for that: one of each kind.
+const ADDRESSES_PROBED: usize = 2;
+
 /// The runtime's clock, for the runtime's timers only.
 fn tokio_now() -> Instant {
     Instant::now()

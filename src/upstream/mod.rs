@@ -36,7 +36,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 pub use body::{Chunks, SendBody, UpstreamBody};
-pub use connect::{BoxIo, Connector, Io, Target, system_roots, tcp};
+pub use connect::{BoxIo, Connector, Io, Target, round_trip, system_roots, tcp};
 pub use error::{BodyError, BoxError, ConnectError, SendError, SendErrorKind};
 pub use heads::{for_hyper, head_of};
 

@@ -63,6 +63,7 @@ fn backend_at(host: &str, port: u16) -> Backend {
         api_version: None,
         max_in_flight: 100,
         prior: crate::live::Prior::default(),
+        probe: false,
         timeouts: Timeouts { connect: PATIENCE, ..Timeouts::default() },
         usage: UsageMode::Never,
         keep_idle: Duration::from_secs(4),

@@ -31,6 +31,45 @@ fn the_admin_address_tells_what_an_operator_asks() {
     }
 }
 
+/// All that a choice rests on can be read while it is being made, and again from the line of a request.
+#[test]
+fn what_is_known_of_each_backend_is_shown_and_so_is_what_a_request_was_decided_on() {
+    let peer = Peer::answering("200 OK", OK);
+    let proxy = Harness::of(|log| {
+        format!(
+            "listeners: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0 }}\nlog: {{ access: {log} }}\n\
+             policies:\n  - {{ name: standard, latency_budget: {{ first_token: 9s, per_output_token: 50ms }} }}\nbackends:\n  \
+             - {{ name: a, url: \"http://{0}/v1\", grid_zone: FR, models: [m] }}\n  \
+             - {{ name: b, url: \"http://{0}/v1\", grid_zone: PL, models: [m] }}\n",
+            peer.address
+        )
+    });
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", r#"{"model":"m","stream":true}"#);
+    client.answer();
+    let record = proxy.record();
+    for name in ["a", "b"] {
+        let shown = proxy.backend(name);
+        for number in ["price_grams_per_output_token", "in_flight", "max_in_flight", "pending_prompt_tokens", "cut"] {
+            assert!(shown[number].is_number(), "{number} in {shown:#}");
+        }
+        for number in ["first_token_ms", "queue_ms", "per_output_token_ms", "limit", "samples"] {
+            assert!(shown["models"][0][number].is_number(), "{number} in {shown:#}");
+        }
+        for number in ["intensity_g_per_kwh", "age_s"] {
+            assert!(shown["reading"][number].is_number(), "{number} in {shown:#}");
+        }
+        assert_eq!(shown["reading"]["freshness"], "assumed");
+        let candidates = record["decision"]["candidates"].as_array().unwrap();
+        let weighed = candidates.iter().find(|it| it["backend"] == name).unwrap();
+        for number in ["first_token_ms", "total_ms", "per_output_token_ms", "limit", "in_flight", "intensity_g_per_kwh", "grams"]
+        {
+            assert!(weighed[number].is_number(), "{number} in {weighed:#}");
+        }
+    }
+    assert!(record["carbon"]["chosen"]["age_s"].is_number() && record["carbon"]["baseline"]["age_s"].is_number(), "{record:#}");
+}
+
 #[test]
 fn the_admin_paths_are_not_on_the_data_port() {
     let peer = Peer::answering("200 OK", OK);

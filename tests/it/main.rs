@@ -48,6 +48,7 @@ mod narrow;
 mod overload;
 mod pins;
 mod price;
+mod probe;
 mod process;
 mod progress;
 mod provenance;

@@ -145,6 +145,8 @@ impl Check<'_> {
             file.auth.as_ref().map_or(Credential::None, |auth| self.auth(auth, &file.url, &origin.host, file.region.as_ref()));
         let translates =
             file.translate.take().map(|written| self.translates(&written, dialect, pass_through)).unwrap_or_default();
+        let expected = file.expect.as_ref().is_some_and(|expect| expect.first_token.is_some());
+        let probe = file.probe.unwrap_or(!expected && !url::is_loopback(&origin.host));
         let keep_idle = if origin.tls { KEEP_IDLE_HTTPS } else { KEEP_IDLE_HTTP };
         let backend = Backend {
             id,
@@ -160,6 +162,7 @@ impl Check<'_> {
             pue,
             credential,
             max_in_flight: self.count(file.max_in_flight.as_ref(), MAX_IN_FLIGHT, 1..=u64::from(u32::MAX)) as u32,
+            probe,
             prior: self.prior(file.expect),
             timeouts: self.timeouts(file.timeouts),
             usage: file.usage.unwrap_or_default(),

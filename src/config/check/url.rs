@@ -60,10 +60,15 @@ fn origin(text: &str) -> Result<Origin, Fault> {
     Ok(Origin { tls, host: Arc::from(host), port, authority, base_path, ca: None, identity: None })
 }
 
+/// Whether a host, without brackets, is this machine.
+pub(super) fn is_loopback(host: &str) -> bool {
+    host.parse().map_or(host == "localhost", |ip: std::net::IpAddr| ip.is_loopback())
+}
+
 /// Whether what is sent there could be read on the way: http to another machine.
 pub(super) fn sends_in_clear(url: &str) -> bool {
     origin(url).is_ok_and(|origin| {
-        let local = origin.host.parse().map_or(&*origin.host == "localhost", |ip: std::net::IpAddr| ip.is_loopback());
+        let local = is_loopback(&origin.host);
         !origin.tls && !local
     })
 }
