@@ -74,9 +74,9 @@ pub struct Terms<'a> {
 /// The price begins at this share of the limit, and is whole at the limit ..
 const RAMP_FROM: f64 = 0.8;
 /// .. where it is so much more than the value of the capacity: it then holds the use of a scarce region somewhere inside the ramp and
-/// not at its upper end. In `simulate` 1.5 captured 1.5 points less of the possible saving in a crowded world, and 4 as much less again;
-/// the higher ones keep a region emptier, so that fewer answers are late.
-const RAMP_HEIGHT: f64 = 2.2;
+/// not at its upper end. In `simulate` 2.2 captured up to two points less of the possible saving, most where capacity is scarcest, because
+/// it keeps clean regions emptier than they need be; 1.2 a point less, because they are then full when who can go nowhere else comes.
+const RAMP_HEIGHT: f64 = 1.4;
 
 /// Of a backend that takes no more than this the last place costs what capacity is worth at least. With so few places none may lie
 /// inside the ramp, as up to five, and then there would be no price at all. Where only the limit is so low there is none: it should grow

@@ -26,8 +26,8 @@ use crate::units::{Grams, Millis};
 pub const EVERY: Duration = Duration::from_secs(1);
 /// Demand is averaged over about this long: shorter than the bursts that a price should answer, longer than their noise.
 const MEMORY_S: f64 = 10.0;
-/// Weight of a new price.
-const SMOOTHING: f64 = 0.4;
+/// Weight of a new price. The demand that it is made of is an average already.
+const SMOOTHING: f64 = 0.7;
 /// Grams for an output token below which a price is none: a millionth of what a token emits on a clean grid.
 const LEAST_PRICE: f64 = 1e-12;
 /// Groups of demand in one market, the largest of them. The work grows with its square; 64 at 16 backends take about a millisecond.

@@ -25,8 +25,9 @@ const KNOWN: u32 = 5;
 /// times larger costs most engines between two and three times as much for each token.
 const FLAT: f64 = 0.1;
 const PRIOR_SLOPE: f64 = 1.6;
-/// How many standard deviations a limit keeps from its budget.
-const CAUTION: f64 = 0.5;
+/// How many standard deviations a limit keeps from its budget. What strays is the single answer, and the budget is about all tokens of
+/// one together: in `simulate` 0.5 lost half a point, and more where tokens slow down steeply, for a few late answers in ten thousand.
+const CAUTION: f64 = 0.1;
 /// What nothing confirms fades by this, down to so many times what was declared.
 const FADES: f64 = 0.95;
 const DOUBTED: f64 = 2.0;
