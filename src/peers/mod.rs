@@ -18,6 +18,17 @@
 //! * **Another plan or version**: names travel as hashes, unknown ones are passed over, and messages of another version are refused.
 //! * **Absurd**: a load counts up to what the backend takes, and what a sum has grown by must be what responses can have summed up to.
 //!
+//! # What is not told
+//!
+//! * **Conversations**: which backend has what of a prompt at hand. A replica that did not serve the turn before takes it for cold, as
+//!   one that runs alone does with a client it does not know; a balancer that keeps a session at one replica makes up for it. A table of
+//!   conversations would be a hundred times what is told now, and tell every replica of every client.
+//! * **Dollars**: there is nothing to tell. `max_usd_per_kg` weighs each request by itself, and no sum is kept that could run out.
+//! * **The error budget** of a policy, which is about a replica's own clients; ids of what backends keep; health, refusals and quotas,
+//!   which each replica meets itself within a few requests.
+//!
+//! None of this makes a replica do worse than it would alone.
+//!
 //! This module holds no socket and reads no clock: [`crate::control::peers`] carries the messages, and `simulate` does so in virtual time.
 
 mod message;
