@@ -97,7 +97,7 @@ pub struct AccessRecord<'a> {
     /// Its grid zone.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub grid_zone: Option<Text<'a>>,
-    /// How sure that is.
+    /// How sure that is; where the answer says otherwise than the configuration, by the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<PlacementKind>,
     /// What the answer itself says of where the model ran, and by which of its fields: `inference_geo=us`.

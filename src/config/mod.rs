@@ -23,7 +23,7 @@ mod schema;
 mod values;
 mod words;
 
-pub use check::model_json;
+pub use check::{builtin_reading, model_json};
 pub use env::{Env, Files};
 pub use error::{ConfigErrors, Problem, Severity};
 pub use network::Network;

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use smallvec::SmallVec;
 
+use super::evidence::{At, Ran};
 use super::exchange::{Attempt, AttemptOutcome, Exchange, Proof};
 use super::relay;
 use crate::backend::Backend;
 use crate::cost::{Costs, TokenPrices};
 use crate::decide::{Candidate, Verdict, exclusion};
-use crate::grid::{Intensity, Quality};
-use crate::ledger::{Account, Attempted, Baseline, Place, account, at_baseline};
+use crate::grid::Quality;
+use crate::ledger::{Account, Attempted, Baseline, account, at_baseline};
 use crate::policy::Policy;
 use crate::record::{
     AccessRecord, AttemptUsed, CandidateUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, ShadowUsed, Text, UsageSource,
@@ -37,7 +38,8 @@ pub(super) fn close(x: &mut Exchange) {
     judge(x, now);
     learn(x, now);
     let tokens = Tokens::of(x);
-    let ledger = Ledger::of(x, &tokens);
+    let ran = Ran::of(x);
+    let ledger = Ledger::of(x, &tokens, ran.as_ref());
     let mut record = record(x, now, &tokens, &ledger);
     observe(x, &ledger);
     x.shared.log.append(|line, seq| {
@@ -186,9 +188,6 @@ struct Ledger<'x> {
     baseline: Option<At<'x>>,
 }
 
-/// A backend, and what was known of its grid at the decision.
-type At<'x> = (&'x Backend, Option<Intensity<'x>>);
-
 /// An attempt with what its grams are made of.
 struct Charged<'x> {
     at: At<'x>,
@@ -206,29 +205,39 @@ enum Burned {
 }
 
 impl<'x> Ledger<'x> {
-    fn of(x: &'x Exchange, tokens: &Tokens) -> Self {
-        let at = |backend: &'x Backend| (backend, x.snapshot.intensity(backend, x.wall));
+    fn of(x: &'x Exchange, tokens: &Tokens, ran: Option<&'x Ran>) -> Self {
+        let at = |backend: &'x Backend| At { backend, intensity: x.snapshot.intensity(backend, x.wall), ran: None };
         let charged: SmallVec<[Charged<'x>; 2]> = x
             .attempts
             .iter()
             .enumerate()
             .map(|(nth, attempt)| {
                 let at = at(x.snapshot.plan.backend(attempt.backend));
-                Charged::of(x, tokens, attempt, at, nth + 1 == x.attempts.len())
+                let last = nth + 1 == x.attempts.len();
+                let at = match ran.filter(|_| last) {
+                    Some(ran) => At { intensity: ran.intensity(), ran: Some(ran), ..at },
+                    None => at,
+                };
+                Charged::of(x, tokens, attempt, at, last)
             })
             .collect();
         // The one that answered, else the one tried last, which is the same: after an answer nobody else is asked.
         let chosen = charged.last().map(|last| last.at);
         let baseline_index = x.decision.as_ref().map(|decision| usize::from(decision.baseline));
+        // It would have run where this one did, if it is the same.
+        let same = |other: &Backend| chosen.filter(|chosen| chosen.backend.id == other.id);
         let baseline = match baseline_index {
-            Some(index) => x.candidates.get(index).map(|c| at(x.snapshot.plan.backend(c.backend))),
+            Some(index) => x.candidates.get(index).map(|c| {
+                let backend = x.snapshot.plan.backend(c.backend);
+                same(backend).unwrap_or_else(|| at(backend))
+            }),
             None => chosen,
         };
         let booked: Option<SmallVec<[Attempted; 2]>> = charged.iter().map(|charged| charged.booked).collect();
         let believed =
             |index: Option<usize>| index.and_then(|it| x.candidates.get(it)).map_or(0, |it| it.estimate.cached_tokens.into());
-        let shadow = baseline.map(|(backend, intensity)| Baseline {
-            place: place(backend, intensity),
+        let shadow = baseline.map(|baseline| Baseline {
+            place: baseline.place(),
             energy: charged.last().zip(baseline_index).and_then(|(last, index)| {
                 let (table, tokens) = (coefficients(x, index)?, last.tokens()?);
                 let there = at_baseline(tokens, believed(baseline_index));
@@ -262,7 +271,7 @@ impl<'x> Charged<'x> {
             let prompt = tokens.input.or_else(estimated);
             prompt.map(|input| Burned::Tokens(TokenCounts { input, cached: 0, output: 0 }))
         };
-        let place = place(at.0, at.1);
+        let place = at.place();
         let booked = coefficients.map(|table| match burned {
             Some(Burned::Nothing) => Attempted::refused(place),
             burned => {
@@ -295,10 +304,6 @@ impl Burned {
     }
 }
 
-fn place(backend: &Backend, intensity: Option<Intensity<'_>>) -> Place {
-    Place { pue: backend.pue, intensity: intensity.map(|intensity| intensity.reading.intensity) }
-}
-
 /// Whether the model did not run: nothing arrived, the backend refused the work, or it found fault with the request.
 fn burned_nothing(attempt: &Attempt) -> bool {
     !attempt.outcome.burned_prompt() || attempt.status.is_some_and(|status| status.is_client_error())
@@ -318,7 +323,7 @@ fn prices(x: &Exchange, candidate: usize) -> Option<TokenPrices> {
 
 /// Whether anything that its figures rest on was made up. What was sent nowhere is judged by where it might have gone.
 fn simulated(x: &Exchange, ledger: &Ledger<'_>) -> bool {
-    let made_up = |(backend, intensity): &At<'_>| {
+    let made_up = |At { backend, intensity, .. }: &At<'_>| {
         backend.simulated || intensity.is_some_and(|intensity| intensity.reading.quality == Quality::Simulated)
     };
     let might = |candidate: &Candidate| x.snapshot.plan.backend(candidate.backend).simulated;
@@ -336,7 +341,6 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
     let total = Millis::from(now - x.begun);
     let first_token = x.first_token.map(|at| Millis::from(at - x.begun));
     let waited = if x.streamed { first_token } else { answered(x).then_some(total) };
-    let used = |(backend, intensity): At<'x>| x.snapshot.carbon_used(backend, intensity, x.wall);
     AccessRecord {
         time: x.wall,
         instance: Text::from(&*x.shared.log.identity().instance),
@@ -359,17 +363,17 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         model: x.model.as_deref().map(Text::from),
         response_model: x.response_model.as_deref().and_then(|name| std::str::from_utf8(name).ok()).map(Text::from),
         stream: x.streamed,
-        backend: ledger.chosen.map(|(backend, _)| Text::from(&*backend.name)),
-        region: ledger.chosen.map(|(backend, _)| Text::from(&*backend.region)),
-        grid_zone: ledger.chosen.and_then(|(backend, intensity)| x.snapshot.zone_used(backend, intensity)),
-        placement: ledger.chosen.map(|(backend, _)| backend.placement.kind),
+        backend: ledger.chosen.map(|at| Text::from(&*at.backend.name)),
+        region: ledger.chosen.map(|at| Text::from(&*at.backend.region)),
+        grid_zone: ledger.chosen.and_then(|at| at.grid_zone(x)),
+        placement: ledger.chosen.map(|at| at.ran.map_or(at.backend.placement.kind, |ran| ran.kind)),
         placement_evidence: x.evidence.as_deref().map(Text::from),
         decision: decision_used(x),
         shadow: shadow_used(x),
         carbon: ledger
             .chosen
             .zip(ledger.baseline)
-            .map(|(chosen, baseline)| Carbon { chosen: used(chosen), baseline: used(baseline) }),
+            .map(|(chosen, baseline)| Carbon { chosen: chosen.carbon_used(x), baseline: baseline.carbon_used(x) }),
         input_tokens: tokens.input,
         output_tokens: tokens.output,
         cached_input_tokens: tokens.cached,
@@ -416,8 +420,8 @@ fn attempts_used<'l>(x: &'l Exchange, ledger: &'l Ledger<'_>) -> impl Iterator<I
         output_tokens: charged.tokens().map(|tokens| tokens.output),
         coefficient: charged.coefficients.map(|table| Text::from(&*table.id)),
         joules: charged.energy().map(|energy| energy.mid()),
-        pue: Some(charged.at.0.pue),
-        intensity_g_per_kwh: charged.at.1.map(|intensity| intensity.reading.intensity),
+        pue: Some(charged.at.pue()),
+        intensity_g_per_kwh: charged.at.intensity.map(|intensity| intensity.reading.intensity),
         grams: charged.booked.and_then(|booked| booked.grams()).map(|[_, mid, _]| mid),
         cost_usd: charged.cost,
     })

@@ -8,6 +8,7 @@ mod account;
 mod address;
 mod admit;
 mod edit;
+mod evidence;
 mod exchange;
 mod forward;
 mod headers;
@@ -37,7 +38,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{HeaderName, Request, Response, Version};
 use http_body::Body as _;
 use http_body_util::Full;
 use smallvec::SmallVec;
@@ -430,6 +431,9 @@ fn room_after(x: &Exchange, now: Instant) -> Duration {
     spans.min().unwrap_or(SOON)
 }
 
+/// Where Azure says that it worked.
+const MS_REGION: HeaderName = HeaderName::from_static("x-ms-region");
+
 /// The backend's response with Windward's fields, its body metered.
 fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x: Box<Exchange>) -> Message<ResponseHead, Body> {
     let UpstreamResponse { mut head, body, .. } = response;
@@ -437,6 +441,8 @@ fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x
     let ids = [Name::XRequestId, Name::RequestId, Name::XAmznRequestid];
     let provider_id = ids.into_iter().find_map(|name| head.fields.value(name));
     x.provider_request_id = provider_id.filter(|id| id.len() <= MAX_ID);
+    let by_azure = x.serving.as_ref().is_some_and(|(backend, _)| backend.dialect == Dialect::AzureOpenai);
+    x.evidence = head.fields.get_text(&MS_REGION).filter(|_| by_azure).and_then(evidence::of_azure);
     let translated = translated::answer(&mut head, &x);
     let content_type = translated.as_ref().map(|answer| answer.content_type());
     x.status = head.status;

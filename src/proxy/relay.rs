@@ -186,7 +186,9 @@ impl Metered {
             pinned::remember(&mut self.exchange, &mut self.meter, true);
         }
         self.exchange.response_model = self.meter.model();
-        self.exchange.evidence = self.meter.inference_geo().map(|geo| format!("inference_geo={geo}").into());
+        if let Some(geo) = self.meter.inference_geo() {
+            self.exchange.evidence = Some(format!("inference_geo={geo}").into());
+        }
         // An error of any other status says so by that.
         let reads = self.meter.reads_events() || self.exchange.status.is_success();
         if let Some(error) = self.meter.error().filter(|_| reads && matches!(ended, Ended::Complete | Ended::ClientGone)) {

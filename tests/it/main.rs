@@ -47,6 +47,7 @@ mod model_server;
 mod narrow;
 mod overload;
 mod pins;
+mod placement;
 mod price;
 mod probe;
 mod process;

@@ -9,7 +9,7 @@ use http::HeaderValue;
 
 use super::aws::AwsHost;
 use super::carbon::{Zones, is_zone};
-use super::hosts::everywhere;
+use super::hosts::{everywhere, zones_of};
 use super::{Check, catalogue, url};
 use crate::backend::{Backend, BackendId, Credential, Origin, Placement, PlacementKind, Timeouts};
 use crate::config::choices::{Auth, Models, NameThere, OneOrMany, PricesFile};
@@ -129,7 +129,7 @@ impl Check<'_> {
         let at_aws = AwsHost::of(&origin.host).is_some() || file.region.as_ref().is_some_and(|it| it.value.starts_with("aws/"));
         let profile = models.as_deref().filter(|_| at_aws).and_then(catalogue::widest);
         self.location(&file, &origin);
-        let (region, placement, pue) = self.place(&file, profile, everywhere(&origin.host), zones);
+        let (region, placement, pue) = self.place(&file, profile, &origin.host, zones);
         let api_version = file.api_version.as_ref().map(|written| self.api_version(written, dialect));
         let in_path: Option<fn(&str) -> String> = match dialect {
             Dialect::Bedrock => Some(bedrock::segment),
@@ -227,7 +227,7 @@ impl Check<'_> {
         &mut self,
         file: &BackendFile,
         profile: Option<&Profile>,
-        everywhere: bool,
+        host: &str,
         zones: &mut Zones,
     ) -> (Arc<str>, Placement, Pue) {
         let known = file.region.as_ref().and_then(|region| Regions::shipped().lookup(&region.value));
@@ -249,9 +249,10 @@ impl Check<'_> {
         let names: Vec<String> = match (&file.grid_zone, profile.filter(|_| file.placement.is_none())) {
             (Some(written), _) => self.grid_zones(written, zones),
             (None, Some(profile)) => catalogue::zones_of(profile),
+            (None, None) if known.is_none() && !nowhere => zones_of(host),
             (None, None) => known.iter().map(|region| region.grid_zone.as_str().to_owned()).collect(),
         };
-        let placement = self.placement(file, profile, (everywhere, &names), zones);
+        let placement = self.placement(file, profile, (host, &names), zones);
         let of_profile = profile.filter(|_| file.placement.is_none()).and_then(catalogue::pue_of);
         let of_region = of_profile.or(known.map(|region| region.pue)).unwrap_or(Pue::UNPUBLISHED);
         let pue = file.pue.as_ref().map_or(of_region, |written| {
@@ -292,13 +293,14 @@ impl Check<'_> {
         &mut self,
         file: &BackendFile,
         profile: Option<&Profile>,
-        (everywhere, names): (bool, &[String]),
+        (host, names): (&str, &[String]),
         zones: &mut Zones,
     ) -> Placement {
         let by_zones = match (names, profile.map(|profile| profile.reach)) {
             (_, Some(Reach::Global)) => PlacementKind::Global,
             // Unless somebody says in which zones it may be at all.
-            _ if everywhere && file.grid_zone.is_none() => PlacementKind::Global,
+            _ if everywhere(host) && file.grid_zone.is_none() => PlacementKind::Global,
+            _ if file.region.is_none() && file.grid_zone.is_none() && !names.is_empty() => PlacementKind::Geo,
             ([], None) => PlacementKind::Unknown,
             ([_], None) => PlacementKind::Pinned,
             _ => PlacementKind::Geo,
@@ -313,7 +315,9 @@ impl Check<'_> {
             let wrong = match kind {
                 PlacementKind::Pinned if names.is_empty() => Some("`pinned` needs a region or a grid zone"),
                 PlacementKind::Pinned if names.len() > 1 => Some("`pinned` means one grid zone, and here are several"),
-                PlacementKind::Geo if file.grid_zone.is_none() => Some("`geo` needs the list of grid zones it may be"),
+                PlacementKind::Geo if file.grid_zone.is_none() && names.len() < 2 => {
+                    Some("`geo` needs the list of grid zones it may be")
+                }
                 _ => None,
             };
             if let Some(wrong) = wrong {

@@ -66,7 +66,7 @@ impl Zones {
     }
 
     fn reading(&self, zone: &GridZone) -> Option<Reading> {
-        self.own.get(zone).cloned().or_else(|| if self.builtin { builtin(zone) } else { None })
+        self.own.get(zone).cloned().or_else(|| if self.builtin { builtin_reading(zone) } else { None })
     }
 }
 
@@ -160,7 +160,8 @@ pub(super) fn is_zone(name: &str) -> bool {
     (1..=32).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
 }
 
-fn builtin(zone: &GridZone) -> Option<Reading> {
+/// The shipped figure of a grid zone, of a whole year.
+pub fn builtin_reading(zone: &GridZone) -> Option<Reading> {
     let known = Regions::shipped().zone(zone)?;
     let year = known.year?;
     over_year(known.yearly?, year, Signal::Average, Basis::Lifecycle, format!("builtin-{year}"))

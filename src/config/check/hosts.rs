@@ -4,9 +4,40 @@ use super::Check;
 use crate::backend::{Origin, PlacementKind};
 use crate::config::decode::quoted;
 use crate::config::file::BackendFile;
+use crate::tables::Regions;
 
 /// Hosts that answer from anywhere, by their suppliers' own documentation.
-const EVERYWHERE: [&str; 3] = ["aiplatform.googleapis.com", "api.anthropic.com", "generativelanguage.googleapis.com"];
+const EVERYWHERE: [&str; 4] =
+    ["aiplatform.googleapis.com", "api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com"];
+
+/// OpenAI's regional hosts by their first label, and the countries that their data stays in (OpenAI's guide to data residency). In which
+/// cloud and region of these it works, nobody says.
+const OPENAI: [(&str, &[&str]); 6] = [
+    ("us", &["US"]),
+    (
+        "eu",
+        &[
+            "AT", "BE", "BG", "CY", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU", "IE", "IT", "LT", "LU", "LV",
+            "MT", "NL", "PL", "PT", "RO", "SE", "SI", "SK",
+        ],
+    ),
+    ("au", &["AU"]),
+    ("in", &["IN"]),
+    ("jp", &["JP"]),
+    ("ae", &["AE"]),
+];
+
+/// The grid zones of every region known in the countries that a host says it works in; empty for a host that says nothing of that.
+pub(super) fn zones_of(host: &str) -> Vec<String> {
+    let label = host.strip_suffix(".api.openai.com");
+    let countries = OPENAI.iter().find(|(name, _)| Some(*name) == label).map_or(&[][..], |(_, countries)| countries);
+    let inside = |zone: &str| countries.contains(&zone.split('-').next().unwrap_or(zone));
+    let zones = Regions::shipped().iter().map(|region| region.grid_zone.as_str()).filter(|zone| inside(zone));
+    let mut zones: Vec<String> = zones.map(str::to_owned).collect();
+    zones.sort_unstable();
+    zones.dedup();
+    zones
+}
 
 /// Whether a service at this host may work anywhere.
 pub(super) fn everywhere(host: &str) -> bool {
@@ -49,6 +80,21 @@ impl Check<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn openais_regional_hosts_say_their_countries() {
+        let (us, eu) = (zones_of("us.api.openai.com"), zones_of("eu.api.openai.com"));
+        assert!(us.len() > 3 && us.iter().all(|zone| zone.starts_with("US-")), "{us:?}");
+        assert!(["FR", "SE-SE3", "PL", "DE"].iter().all(|zone| eu.iter().any(|other| other == zone)), "{eu:?}");
+        assert!(!eu.iter().any(|zone| zone.starts_with("NO") || zone.starts_with("GB") || zone.starts_with("CH")), "{eu:?}");
+        for (label, _) in OPENAI {
+            assert!(!zones_of(&format!("{label}.api.openai.com")).is_empty(), "{label}");
+        }
+        for host in ["api.openai.com", "xx.api.openai.com", "us.example.com"] {
+            assert!(zones_of(host).is_empty(), "{host}");
+        }
+        assert!(everywhere("api.openai.com"));
+    }
 
     #[test]
     fn a_location_is_read_from_host_and_path() {

@@ -20,6 +20,7 @@ mod policy;
 mod route;
 mod url;
 
+pub use carbon::builtin_reading;
 pub use models::model_json;
 
 use std::collections::HashMap;

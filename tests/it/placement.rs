@@ -1,0 +1,80 @@
+//! Where a request ran, by what its answer says: held against what its backend is declared to be, and what its grams are made with.
+
+use serde_json::Value;
+
+use super::support::peer::{Then, respond};
+use super::support::{Client, Harness, Peer};
+
+const CHAT: &str = r#"{"choices":[],"usage":{"prompt_tokens":1000,"completion_tokens":100}}"#;
+const AZURE: &str = "dialect: azure-openai\n    models: [m]\n    region: azure/";
+const FIELDS: &str = "content-type: application/json\r\n";
+
+fn recorded(backend: &str, path: &str, fields: &str, answer: String) -> Value {
+    let fields = format!("{FIELDS}{fields}");
+    let peer = Peer::start(move |_, stream| {
+        respond(stream, "200 OK", &fields, answer.as_bytes());
+        Then::Next
+    });
+    let proxy = Harness::start(&[("one", peer.address, backend)], "");
+    let mut client = Client::connect(proxy.address);
+    client.post(path, "anthropic-version: 2023-06-01\r\n", r#"{"model":"m","max_tokens":9,"messages":[]}"#);
+    assert_eq!(client.answer().status, 200);
+    proxy.record()
+}
+
+fn place(record: &Value) -> (Option<&str>, Option<&str>, Option<&str>) {
+    assert_eq!(record["grid_zone"], record["carbon"]["chosen"]["grid_zone"], "{record}");
+    let text = |name: &str| record[name].as_str();
+    (text("placement"), text("placement_evidence"), text("grid_zone"))
+}
+
+#[test]
+fn azures_word_on_the_region_counts_for_the_grams() {
+    let ask = |region: &str, said: &str| {
+        recorded(&format!("{AZURE}{region}"), "/v1/chat/completions", &format!("x-ms-region: {said}\r\n"), CHAT.to_owned())
+    };
+    let (declared, elsewhere) = (ask("polandcentral", "Poland Central"), ask("polandcentral", "Sweden Central"));
+    assert_eq!(place(&declared), (Some("pinned"), Some("x-ms-region=Poland Central"), Some("PL")));
+    assert_eq!(place(&elsewhere), (Some("pinned"), Some("x-ms-region=Sweden Central"), Some("SE-SE3")));
+    for record in [&declared, &elsewhere] {
+        let (attempt, chosen) = (&record["attempts"][0], &record["carbon"]["chosen"]);
+        assert_eq!((&attempt["pue"], &attempt["intensity_g_per_kwh"]), (&chosen["pue"], &chosen["intensity_g_per_kwh"]));
+        let of = |value: &Value, name: &str| value[name].as_f64().unwrap();
+        let grams = of(attempt, "joules") / 3.6e6 * of(chosen, "pue") * of(chosen, "intensity_g_per_kwh");
+        assert!((of(&record["emissions"], "grams") / grams - 1.0).abs() < 1e-9, "{record}");
+        assert!(of(&record["emissions"], "saved_grams").abs() < 1e-12, "the same backend would have run it there too: {record}");
+        assert_eq!(record["decision"]["candidates"][0]["grid_zone"], "PL", "the decision was made by the declaration");
+    }
+    assert!(elsewhere["emissions"]["grams"].as_f64() < declared["emissions"]["grams"].as_f64());
+    // Of many places it may be in, it names the one; and of one that nobody knows nothing follows.
+    let zone = "swedencentral\n    placement: geo\n    grid_zone: [SE-SE3, PL]";
+    assert_eq!(place(&ask(zone, "Sweden Central")).0, Some("pinned"));
+    assert_eq!(place(&ask("polandcentral", "Atlantis")), (Some("pinned"), Some("x-ms-region=Atlantis"), Some("PL")));
+    let other = recorded("models: [m]", "/v1/chat/completions", "x-ms-region: Poland Central\r\n", CHAT.to_owned());
+    assert_eq!(place(&other).1, None, "it is no field of others");
+}
+
+#[test]
+fn anthropics_word_on_the_geography_counts_for_the_grams() {
+    let ask = |backend: &str, geo: &str| {
+        let usage = format!(
+            r#"{{"type":"message","content":[],"usage":{{"input_tokens":9,"output_tokens":9,"inference_geo":"{geo}"}}}}"#
+        );
+        recorded(&format!("dialect: anthropic\n    models: [m]\n    {backend}"), "/v1/messages", "", usage)
+    };
+    let (anywhere, inside) =
+        ("placement: global\n    region: anywhere", "placement: geo\n    grid_zone: [US-NW-PACW, US-MIDA-PJM]");
+    let stayed = ask(anywhere, "us");
+    let (kind, said, zone) = place(&stayed);
+    assert_eq!((kind, said), (Some("geo"), Some("inference_geo=us")));
+    assert!(zone.is_some_and(|zone| zone.starts_with("US-")) && stayed["emissions"]["grams"].as_f64() > Some(0.0), "{stayed}");
+    let left = ask(inside, "global");
+    assert_eq!(
+        (place(&left), &left["emissions"]),
+        ((Some("global"), Some("inference_geo=global"), None), &Value::Null),
+        "{left}"
+    );
+    assert_eq!(place(&ask(inside, "us")), (Some("geo"), Some("inference_geo=us"), Some("US-MIDA-PJM")));
+    assert_eq!(place(&ask(anywhere, "global")).0, Some("global"));
+    assert_eq!(place(&ask("region: aws/eu-north-1", "global")).0, Some("pinned"), "an endpoint in a region says more");
+}
