@@ -5,6 +5,7 @@
 //! every request. Counts that must balance (requests in flight) are only changed by read-modify-write and released by a guard, on
 //! every path, because a leak would be a permanent loss of capacity.
 
+mod allowance;
 mod answers;
 mod cached;
 mod first_token;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+pub use allowance::{Allowance, Allowances};
 pub use first_token::FirstTokenEstimate;
 pub use flow::{Asked, Flow, PROMPT_CLASSES};
 use health::Health;
@@ -270,6 +272,13 @@ impl Live {
         if let Some(model) = self.model(model) {
             let now_ms = self.millis(now);
             model.refused(now_ms, now_ms.saturating_add(left_alone_ms(retry_after)));
+        }
+    }
+
+    /// An answer said how much more it will take of a model.
+    pub fn told(&self, model: &str, allowances: &Allowances, now: Instant) {
+        if let Some(model) = self.model(model) {
+            model.told(allowances, self.millis(now), LONGEST_RETRY_AFTER);
         }
     }
 

@@ -261,7 +261,9 @@ impl Snapshot {
             price_per_output_token: self.prices.get(deployment.backend.index()).copied().unwrap_or(Grams::ZERO),
         };
         let estimate = estimate(*size, backend, learned, load, &terms);
-        let in_flight = if live.is_full_for(learned, now_ms) { u32::MAX } else { estimate.in_flight };
+        let wanted = u64::from(estimate.prompt_tokens) + u64::from(estimate.output_tokens);
+        let is_full = live.is_full_for(learned, now_ms) || learned.lacks(wanted, now_ms);
+        let in_flight = if is_full { u32::MAX } else { estimate.in_flight };
         // Two that come back at once are not let in by the same turns.
         let own_turn = turn.wrapping_add(deployment.backend.0.into());
         let no_token = self.token(backend.id).is_some_and(|token| !token.is_good(*wall));

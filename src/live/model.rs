@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::AtomicF64;
+use super::allowance::{Allowances, Told};
 use super::cached::CachedShare;
 use super::first_token::{FirstToken, FirstTokenEstimate};
 use super::quota::Quota;
@@ -51,6 +52,7 @@ pub struct ModelLive {
     pub(super) token_rate: TokenRate,
     cached: CachedShare,
     pub(super) quota: Quota,
+    allowance: Told,
     /// Requests at once, of whatever model, up to which its tokens are within the strictest budget; infinite until something says so.
     pub(super) limit: AtomicF64,
     pub(super) samples: AtomicU64,
@@ -78,6 +80,7 @@ impl ModelLive {
             token_rate: TokenRate::new(prior),
             cached: CachedShare::default(),
             quota: Quota::default(),
+            allowance: Told::default(),
             limit: AtomicF64::new(f64::INFINITY),
             samples: AtomicU64::new(0),
             looked_ms: AtomicU64::new(0),
@@ -138,6 +141,15 @@ impl ModelLive {
     /// How much longer there is no room for it, by the backend's own word; 0 when there is.
     pub fn full_for_ms(&self, now_ms: u64) -> u64 {
         self.quota.full_for(now_ms)
+    }
+
+    /// Whether one more request of so many tokens is likely to be refused, by what answers said of what is left.
+    pub fn lacks(&self, tokens: u64, now_ms: u64) -> bool {
+        self.allowance.lacks(tokens, now_ms)
+    }
+
+    pub(super) fn told(&self, allowances: &Allowances, now_ms: u64, longest: std::time::Duration) {
+        self.allowance.told(allowances, now_ms, longest);
     }
 
     pub(super) fn refused(&self, now_ms: u64, until_ms: u64) {

@@ -23,9 +23,10 @@ use super::reject::Error;
 use super::tries::Tries;
 use crate::backend::{Backend, Credential};
 use crate::decide::Standing;
-use crate::live::Live;
+use crate::live::{Allowances, Live};
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
 use crate::wire::Operation;
+use crate::wire::allowance::allowances;
 use crate::wire::fields::Fields;
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::query::without_credentials;
@@ -231,6 +232,7 @@ pub(super) fn book(tries: &mut Tries, x: &mut Exchange, asked: &Asked, sent: Sen
 fn book_response(tries: &mut Tries, x: &mut Exchange, asked: &Asked, response: UpstreamResponse, now: Instant) -> Outcome {
     let Asked { backend, live, usage_event, .. } = asked;
     let status = response.head.status;
+    note_allowance(x, asked, &response.head, now);
     if refuses(status) {
         note_refusal(x, asked, &response.head, now);
         close(x, AttemptOutcome::Refused, Some(status), now);
@@ -322,6 +324,16 @@ fn note_refusal(x: &Exchange, asked: &Asked, head: &ResponseHead, now: Instant) 
     } else if whole || backend.credential != Credential::PassThrough {
         let model = x.deployments.as_ref().and_then(|all| all.get(asked.index)).map(|deployment| &*deployment.model);
         live.refused(model.unwrap_or_default(), whole, now, retry_after(&head.fields));
+    }
+}
+
+/// What it says of how much more it will take is about whose credential was sent.
+fn note_allowance(x: &Exchange, asked: &Asked, head: &ResponseHead, now: Instant) {
+    let Asked { backend, live, .. } = asked;
+    let said = allowances(&head.fields, backend.dialect, || x.shared.clock.wall());
+    if said != Allowances::default() && backend.credential != Credential::PassThrough {
+        let model = x.deployments.as_ref().and_then(|all| all.get(asked.index)).map(|deployment| &*deployment.model);
+        live.told(model.unwrap_or_default(), &said, now);
     }
 }
 

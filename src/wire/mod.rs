@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::dialect::Dialect;
 
+pub mod allowance;
 pub mod anthropic;
 pub mod azure;
 pub mod bedrock;

@@ -53,6 +53,7 @@ mod probe;
 mod process;
 mod progress;
 mod provenance;
+mod quota;
 mod reload;
 mod reload_load;
 mod replicas;
