@@ -5,6 +5,7 @@ pub mod check;
 pub mod demo;
 pub mod explain;
 pub mod mock;
+pub mod reconcile;
 pub mod report;
 pub mod schema;
 pub mod serve;
@@ -56,6 +57,9 @@ enum Command {
         after_help = "Examples:\n  windward explain -c windward.yaml --model gpt-oss-120b --prompt-tokens 4000\n  windward explain --log access.jsonl --id 77df26e60000005d\n  windward explain --log access.jsonl --id 77df26e60000005d --json | jq .choice"
     )]
     Explain(explain::ExplainArgs),
+    /// Restate emissions by where CloudTrail says that requests to Bedrock ran
+    #[command(after_help = "Example:\n  windward reconcile access.jsonl --cloudtrail trail/*.json.gz")]
+    Reconcile(reconcile::ReconcileArgs),
     /// Sum up access logs: emitted, baseline, saved, waste
     #[command(
         after_help = "Examples:\n  windward report access.jsonl\n  windward report --format csv --by day access.jsonl > saved.csv"
@@ -83,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Mock(args) => mock::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Reconcile(args) => reconcile::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Simulate(args) => simulate::run(&args),

@@ -8,6 +8,7 @@
 mod completeness;
 mod figures;
 pub(crate) mod lines;
+pub mod reconcile;
 pub mod render;
 mod summary;
 

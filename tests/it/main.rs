@@ -54,6 +54,7 @@ mod process;
 mod progress;
 mod provenance;
 mod quota;
+mod reconcile;
 mod reload;
 mod reload_load;
 mod replicas;
