@@ -236,7 +236,7 @@ section! {
         url: At<String>,
         /// Wire format.
         dialect: Option<At<Dialect>>,
-        /// Dialects of clients that it serves besides its own, by translation: openai (chat completions), at Bedrock.
+        /// Dialects of clients that it serves besides its own, by translation: openai (chat completions) and anthropic (messages), at Bedrock.
         translate: Option<Filled<At<Dialect>>>,
         /// The cloud's region as in `windward zones`, or a name of your own with `grid_zone`.
         region: Option<At<String>>,

@@ -318,7 +318,7 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
         admit::verified(&request.head, &intake.chunks, &plan.keys, x.wall)?;
         x.key_is_proved();
     }
-    translated::prepare(&mut intake, x)?;
+    translated::prepare(&mut intake, &request.head.fields, x)?;
     let keeper = pinned::of_intake(&intake, x)?;
     while let Some(span) = decide_candidates(x, keeper)? {
         // Boxed, since it is rare, and every future that waits for an answer would have room for it.

@@ -5,8 +5,8 @@
 //! own bytes, as ever.
 
 use bytes::Bytes;
-use http::Method;
-use smallvec::smallvec;
+use http::{HeaderName, Method};
+use smallvec::{SmallVec, smallvec};
 
 use super::address;
 use super::exchange::Exchange;
@@ -20,11 +20,14 @@ use crate::route::Deployment;
 use crate::upstream::SendBody;
 use crate::wire::Operation;
 use crate::wire::bedrock::ERROR_TYPE;
-use crate::wire::fields::Name;
+use crate::wire::fields::{Fields, Name};
 use crate::wire::message::ResponseHead;
 use crate::wire::query::without_credentials;
 use crate::wire::stream_options::StreamOptions;
-use crate::wire::translate::{Answer, Head, Occasion, Refusal, Translation};
+use crate::wire::translate::{Answer, Head, Occasion, Refusal, Spoken, Translation};
+
+/// Where a client of Anthropic's says for whom it asks.
+const USER_PROFILE_ID: HeaderName = HeaderName::from_static("anthropic-user-profile-id");
 
 /// Of an exchange for which somebody would need a translation: which, and whether there is one.
 #[derive(Debug)]
@@ -37,7 +40,7 @@ pub(super) struct Translated {
 }
 
 /// Translates a request, if one of its candidates needs that.
-pub(super) fn prepare(intake: &mut Intake, x: &mut Exchange) -> Result<(), Error> {
+pub(super) fn prepare(intake: &mut Intake, fields: &Fields, x: &mut Exchange) -> Result<(), Error> {
     let snapshot = std::sync::Arc::clone(&x.snapshot);
     let (Some(route), Some(operation)) = (x.route(), x.operation) else { return Ok(()) };
     let candidates = route.candidates(x.model.as_deref().unwrap_or_default());
@@ -45,9 +48,9 @@ pub(super) fn prepare(intake: &mut Intake, x: &mut Exchange) -> Result<(), Error
     let translation = Translation::of(operation, snapshot.plan.backend(needs.backend).dialect);
     let translated = match translation {
         None => Err(no_such_call(x)),
-        Some(translation) => match odd_parameter(x) {
+        Some(translation) => match odd_parameter(translation, x) {
             Some(refusal) => Err(refusal),
-            None => body(intake, translation, x)?,
+            None => body(intake, translation, fields, x)?,
         },
     };
     let include_usage = intake.fields.stream_options == StreamOptions::Asked;
@@ -63,12 +66,15 @@ pub(super) fn prepare(intake: &mut Intake, x: &mut Exchange) -> Result<(), Error
 }
 
 /// The body in the other dialect, counted among those that are held.
-fn body(intake: &Intake, translation: Translation, x: &mut Exchange) -> Result<Result<Bytes, Refusal>, Error> {
+fn body(intake: &Intake, translation: Translation, fields: &Fields, x: &mut Exchange) -> Result<Result<Bytes, Refusal>, Error> {
+    let betas: SmallVec<[&str; 2]> = fields.texts(Name::AnthropicBeta).collect();
+    let spoken =
+        Spoken { version: fields.get_text(Name::AnthropicVersion), betas: &betas, profile: fields.get_text(&USER_PROFILE_ID) };
     let (limits, proof) = (x.snapshot.plan.limits, x.key_is);
     let mut hold = |bytes: usize| x.buffered.as_mut().is_none_or(|buffered| buffered.grow(bytes, proof, &limits));
     let translated = match &intake.chunks[..] {
-        [whole] => translation.request(whole),
-        chunks if hold(intake.fields.length) => translation.request(&chunks.concat()),
+        [whole] => translation.request(whole, spoken),
+        chunks if hold(intake.fields.length) => translation.request(&chunks.concat(), spoken),
         _ => return Err(Error::Busy),
     };
     match translated {
@@ -78,10 +84,10 @@ fn body(intake: &Intake, translation: Translation, x: &mut Exchange) -> Result<R
 }
 
 /// A parameter of the client's target that has no place at the other's.
-fn odd_parameter(x: &Exchange) -> Option<Refusal> {
+fn odd_parameter(translation: Translation, x: &Exchange) -> Option<Refusal> {
     let bare = without_credentials(x.path.as_str());
     let (_, query) = bare.as_deref().unwrap_or(x.path.as_str()).split_once('?')?;
-    let known = |name: &str| name.is_empty() || name.eq_ignore_ascii_case("api-version");
+    let known = |name: &str| name.is_empty() || translation.knows_parameter(name);
     let odd = query.split('&').filter_map(|part| part.split('=').next()).find(|name| !known(name))?;
     Some(Refusal { field: format!("?{odd}"), why: "has no counterpart in the API of the backend that would serve it".into() })
 }
@@ -137,6 +143,10 @@ pub(super) fn speak(outgoing: &mut Outgoing, x: &Exchange, backend: &Backend, de
     // For whoever is asked next.
     *native = Some(request.head.fields.clone());
     let fields = &mut request.head.fields;
+    // They are in the body there.
+    fields.remove(Name::AnthropicVersion);
+    fields.remove(Name::AnthropicBeta);
+    fields.remove(&USER_PROFILE_ID);
     fields.set_text(Name::ContentType, "application/json");
     fields.set_text(Name::Accept, if x.streamed { "application/vnd.amazon.eventstream" } else { "application/json" });
     Ok(())
@@ -148,6 +158,7 @@ pub(super) fn answer(head: &mut ResponseHead, x: &Exchange) -> Option<Box<Answer
     let dialect = x.dialect();
     let of = Occasion {
         dialect,
+        // The events of messages bring their own.
         id: ["chatcmpl-", x.id.as_str()].concat().into(),
         created: x.wall.as_second(),
         model: x.model.clone().unwrap_or_default(),
@@ -155,11 +166,12 @@ pub(super) fn answer(head: &mut ResponseHead, x: &Exchange) -> Option<Box<Answer
     };
     let said = Head {
         status: head.status,
+        streamed: x.streamed,
         content_type: head.fields.get(Name::ContentType).unwrap_or_default(),
         encoded: head.fields.has(Name::ContentEncoding),
         exception: head.fields.get_text(&ERROR_TYPE),
     };
-    let answer = Answer::new(translation, said, of);
+    let answer = (!translation.passes(&said)).then(|| Box::new(Answer::new(translation, said, of)));
     let status = crate::wire::translate::status_of(head.status);
     if status != head.status {
         (head.status, head.reason) = (status, None);
@@ -168,5 +180,5 @@ pub(super) fn answer(head: &mut ResponseHead, x: &Exchange) -> Option<Box<Answer
         // Where its SDKs read it.
         x.tell_id(Name::RequestId, &mut head.fields);
     }
-    Some(Box::new(answer))
+    answer
 }

@@ -114,7 +114,7 @@ pub fn translation(data: &[u8]) {
     let (how, text) = cuts(data);
     for (operation, dialect) in TRANSLATED {
         let translation = Translation::of(operation, Dialect::Bedrock).unwrap();
-        match translation.request(text) {
+        match translation.request(text, translate::Spoken::default()) {
             Ok(there) => assert!(serde_json::from_slice::<Value>(&there).is_ok_and(|there| there.is_object())),
             Err(refusal) => assert!(!refusal.field.is_empty() && !refusal.why.is_empty()),
         }
@@ -122,7 +122,8 @@ pub fn translation(data: &[u8]) {
         {
             let translated = |chunks: &mut dyn Iterator<Item = &[u8]>| {
                 let (status, content_type) = (StatusCode::from_u16(status).unwrap(), content_type.as_bytes());
-                let head = translate::Head { status, content_type, encoded: false, exception: None };
+                let streamed = content_type.ends_with(b"eventstream");
+                let head = translate::Head { status, streamed, content_type, encoded: false, exception: None };
                 let (id, model, include_usage) = ("i".into(), "m".into(), how & 1 == 1);
                 let mut answer =
                     translate::Answer::new(translation, head, Occasion { dialect, id, created: 0, model, include_usage });
@@ -140,7 +141,7 @@ pub fn translation(data: &[u8]) {
 }
 
 /// What is translated, and for whom.
-const TRANSLATED: [(Operation, Dialect); 1] = [(Operation::Chat, Dialect::Openai)];
+const TRANSLATED: [(Operation, Dialect); 2] = [(Operation::Chat, Dialect::Openai), (Operation::Messages, Dialect::Anthropic)];
 
 /// A machine on which every file that a configuration names is there, and holds the same.
 struct AnyFile;

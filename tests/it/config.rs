@@ -194,6 +194,9 @@ fn summary(loaded: &Loaded) -> String {
                 if let Some(segment) = &candidate.upstream_segment {
                     put(&mut out, format_args!(" {segment}"));
                 }
+                if candidate.translated {
+                    out.push_str(" translated");
+                }
                 out.push('\n');
             }
         }

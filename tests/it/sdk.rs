@@ -227,6 +227,59 @@ backends:
     assert!(!text.contains("wind blow") && !text.contains("a-key-of") && !text.contains("own-key"), "a secret is in the log");
 }
 
+/// Regions that speak Bedrock's own API, and nothing else.
+const TRANSLATED_FLEET: &str = r#"
+models: [a.claude]
+regions:
+  - { region: aws/us-west-2, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1, token_ms: 0.5, token_ms_per_request: 0, require_sigv4: { access_key_id: AKIDMOCK, secret_access_key: hush } }
+  - { region: aws/us-east-1, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1 }
+"#;
+
+#[test]
+fn sdks_of_other_apis_notice_nothing_of_bedrock() {
+    let Some(cache) = Installed::Sdk.folder() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (fleet, urls) = fleet(folder.path(), TRANSLATED_FLEET);
+    let configuration = format!(
+        r#"
+listeners: [{{ address: "127.0.0.1:0" }}]
+log: {{ access: access.jsonl }}
+limits: {{ drain_delay: 1ms, drain_deadline: 5s }}
+keys: [{{ name: app, secret: a-key-of-the-gateway }}]
+backends:
+  - name: oregon
+    url: {}
+    dialect: bedrock
+    translate: &both [openai, anthropic]
+    region: aws/us-west-2
+    simulated: true
+    auth: {{ sigv4: {{ access_key_id: AKIDMOCK, secret_access_key: hush }} }}
+    models: {{ claude: a.claude }}
+  - {{ name: full, url: "{}", dialect: bedrock, translate: *both, region: aws/us-east-1, simulated: true, models: {{ crowded: a.claude }} }}
+routes:
+  - {{ name: claude, match: {{ headers: {{ anthropic-version: "*" }} }}, dialect: anthropic, backends: [oregon, full] }}
+  - {{ name: chat, dialect: openai, backends: [oregon, full] }}
+"#,
+        urls["aws/us-west-2"], urls["aws/us-east-1"],
+    );
+    let (proxy, address) = serve(folder.path(), &configuration);
+    let mut checks = script(&cache, "sdk/translated.py");
+    checks.env("WINDWARD", &address).env("FULL", &urls["aws/us-east-1"]).env_remove("ANTHROPIC_AUTH_TOKEN");
+    let (status, said) = Program::start("translated.py", &mut checks).finish();
+    let (served, log) = proxy.stop();
+    fleet.stop();
+    assert!(status.success(), "{}\n\nthe proxy said:\n{}", said.join("\n"), log.join("\n"));
+    assert!(served.success(), "{served}: {}", log.join("\n"));
+    let lines = access_log(folder.path());
+    let answered: Vec<_> = lines.iter().filter(|line| line["http.response.status_code"] == 200 && line["key"] == "app").collect();
+    assert!(answered.len() >= 16, "{}", answered.len());
+    for line in answered.iter().filter(|line| line["backend"].is_string()) {
+        assert_eq!((&line["usage_source"], &line["backend"]), (&"reported".into(), &"oregon".into()), "{line}");
+    }
+    let text = serde_json::to_string(&lines).unwrap();
+    assert!(!text.contains("wind blow") && !text.contains("a-key-of") && !text.contains("hush"), "a secret is in the log");
+}
+
 const VERTEX_FLEET: &str = r#"
 models: [flash-there]
 regions:

@@ -187,6 +187,115 @@ fn errors_come_back_in_the_clients_words() {
     assert_eq!((seen.field("authorization"), seen.json().get("model")), (None, None));
 }
 
+/// The same for clients of Anthropic's API.
+fn for_anthropic(fleet: &Fleet) -> Harness {
+    let url = fleet.url("aws/eu-north-1");
+    Harness::of(|log| {
+        format!(
+            r"
+listeners: [{{ address: 127.0.0.1:0 }}]
+admin: {{ address: 127.0.0.1:0 }}
+log: {{ access: {log} }}
+backends:
+  - name: bedrock
+    url: {url}
+    dialect: bedrock
+    translate: [openai, anthropic]
+    region: aws/eu-north-1
+    auth: {{ sigv4: {{ access_key_id: AKIDMOCK, secret_access_key: hush }} }}
+    models: {{ claude: a.claude }}
+routes:
+  - {{ name: claude, match: {{ headers: {{ anthropic-version: '*' }} }}, dialect: anthropic, backends: [bedrock] }}
+  - {{ name: native, match: {{ path: / }}, backends: [bedrock] }}
+"
+        )
+    })
+}
+
+fn ask_claude(proxy: &Harness, path: &str, body: &Value) -> Answer {
+    let mut client = Client::connect(proxy.address);
+    let fields = "x-mock-output-tokens: 7\r\nx-api-key: sk-ant\r\nanthropic-version: 2023-06-01\r\nanthropic-beta: one,two\r\n";
+    client.post(path, fields, &body.to_string());
+    client.answer()
+}
+
+fn claude(more: &Value) -> Value {
+    let mut body = hello(more);
+    body["max_tokens"] = 64.into();
+    body["messages"].as_array_mut().unwrap().remove(0);
+    body
+}
+
+#[test]
+fn messages_are_answered_by_invoke_model() {
+    let fleet = Fleet::start(FLEET);
+    let proxy = for_anthropic(&fleet);
+    let answer = ask_claude(&proxy, "/v1/messages?beta=true", &claude(&json!({})));
+    assert_eq!((answer.status, answer.json()["type"].as_str()), (200, Some("message")), "{}", answer.text());
+    assert_eq!(answer.json()["usage"]["output_tokens"], 7);
+    assert!(answer.field("request-id").is_some() && answer.field("content-length").is_some(), "it passes as it is");
+    let record = proxy.record();
+    assert_eq!((&record["gen_ai.usage.output_tokens"], &record["usage_source"]), (&7.into(), &"reported".into()), "{record}");
+    let tools = json!([{"name": "speak", "input_schema": {"type": "object"}}]);
+    for tool in [false, true] {
+        let more =
+            if tool { json!({"stream": true, "tools": tools, "tool_choice": {"type": "any"}}) } else { json!({"stream": true}) };
+        let answer = ask_claude(&proxy, "/v1/messages", &claude(&more));
+        let text = answer.text();
+        assert_eq!(answer.field("content-type"), Some("text/event-stream; charset=utf-8"), "{text}");
+        let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+        assert_eq!((names.first(), names.last()), (Some(&"message_start"), Some(&"message_stop")));
+        let pieces: Vec<Value> = text.lines().filter_map(|line| line.strip_prefix("data: ")).map(json_of).collect();
+        let member = if tool { "partial_json" } else { "text" };
+        let said: String = pieces.iter().filter_map(|piece| piece["delta"][member].as_str()).collect();
+        let words = if tool { json_of(&said)["words"].as_str().unwrap().to_owned() } else { said };
+        assert_eq!(words.split(' ').count(), 7);
+        let record = proxy.record();
+        assert_eq!((&record["gen_ai.usage.output_tokens"], &record["ended"]), (&7.into(), &"complete".into()), "{record}");
+    }
+    let paths: Vec<String> = fleet.rows(3).into_iter().map(|(path, _)| path).collect();
+    let there = "/model/a.claude/invoke-with-response-stream";
+    assert_eq!(paths, ["/model/a.claude/invoke", there, there]);
+}
+
+#[test]
+fn what_claude_cannot_be_asked_there_is_refused_in_anthropics_words() {
+    let fleet = Fleet::start(FLEET);
+    let proxy = for_anthropic(&fleet);
+    for (path, body, message) in [
+        ("/v1/messages", claude(&json!({"inference_geo": "us"})), "`inference_geo` has no counterpart in Bedrock's InvokeModel"),
+        (
+            "/v1/messages/count_tokens",
+            claude(&json!({})),
+            "`/v1/messages/count_tokens` is a call that is not translated for the backend that would serve it",
+        ),
+    ] {
+        let answer = ask_claude(&proxy, path, &body);
+        let expected = json!({"type": "error", "error": {"type": "invalid_request_error", "message": message}});
+        assert_eq!((answer.status, answer.json()), (400, expected));
+    }
+    let native = ask(&proxy, "/model/claude/converse", &json!({"messages": [{"role": "user", "content": [{"text": "Hi"}]}]}));
+    assert_eq!(native.status, 200, "its own clients are served beside them: {}", native.text());
+    let peer = Peer::start(|_, stream| {
+        respond(
+            stream,
+            "429 Too Many Requests",
+            "content-type: application/json\r\nretry-after: 3\r\n",
+            br#"{"message":"slow"}"#,
+        );
+        Then::Next
+    });
+    let proxy = Harness::start(&[("bedrock", peer.address, &BEDROCK.replace("openai", "anthropic"))], "dialect: anthropic");
+    let answer = ask_claude(&proxy, "/v1/messages", &claude(&json!({"stream": true})));
+    assert_eq!((answer.status, answer.field("retry-after")), (429, Some("3")));
+    assert_eq!(answer.json()["error"]["type"], "rate_limit_error");
+    let seen = peer.next();
+    assert_eq!((seen.field("anthropic-version"), seen.field("anthropic-beta"), seen.field("x-api-key")), (None, None, None));
+    let body = seen.json();
+    assert_eq!((&body["anthropic_version"], &body["anthropic_beta"]), (&"bedrock-2023-05-31".into(), &json!(["one", "two"])));
+    assert!(body.get("model").is_none() && body.get("stream").is_none() && body["max_tokens"] == 64);
+}
+
 /// A frame as Bedrock sends it.
 fn frame(kind: &str, name: &str, payload: &Value) -> Vec<u8> {
     let text = |text: &str| HeaderValue::String(text.to_owned().into());

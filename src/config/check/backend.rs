@@ -39,7 +39,7 @@ const KEEP_IDLE_HTTPS: Duration = Duration::from_secs(55);
 const SPOKEN: [Dialect; 5] = [Dialect::Openai, Dialect::AzureOpenai, Dialect::Anthropic, Dialect::Bedrock, Dialect::Gemini];
 
 /// From which dialects there is a translation, and to which.
-const TRANSLATED: [(Dialect, Dialect); 1] = [(Dialect::Openai, Dialect::Bedrock)];
+const TRANSLATED: [(Dialect, Dialect); 2] = [(Dialect::Openai, Dialect::Bedrock), (Dialect::Anthropic, Dialect::Bedrock)];
 
 /// A backend with what its routes need to know.
 pub(super) struct Meant {

@@ -13,6 +13,7 @@ mod chat_request;
 mod converse;
 mod document;
 mod fault;
+mod messages;
 
 use aws_smithy_eventstream::frame::read_message_from;
 use aws_smithy_types::event_stream::Message;
@@ -25,6 +26,8 @@ use super::{Dialect, Operation};
 use chat_answer::ChatStream;
 pub use document::Refusal;
 pub use fault::status_of;
+use messages::MessagesStream;
+pub use messages::Spoken;
 
 /// The longest frame of a stream, in bytes. One has a piece of a text, some hundred bytes of it, and a client may leave hundreds of
 /// streams unread with a part of one in each.
@@ -37,6 +40,8 @@ const LONGEST_ANSWER: usize = 8 << 20;
 pub enum Translation {
     /// OpenAI's chat completions to Bedrock's Converse.
     ChatToConverse,
+    /// Anthropic's messages to Bedrock's InvokeModel of Claude.
+    MessagesToInvoke,
 }
 
 impl Translation {
@@ -44,6 +49,7 @@ impl Translation {
     pub fn of(operation: Operation, there: Dialect) -> Option<Self> {
         match (operation, there) {
             (Operation::Chat, Dialect::Bedrock) => Some(Self::ChatToConverse),
+            (Operation::Messages, Dialect::Bedrock) => Some(Self::MessagesToInvoke),
             _ => None,
         }
     }
@@ -52,14 +58,31 @@ impl Translation {
     pub const fn operation_there(self) -> Operation {
         match self {
             Self::ChatToConverse => Operation::Converse,
+            Self::MessagesToInvoke => Operation::InvokeModel,
         }
     }
 
-    /// Translates a request's body.
-    pub fn request(self, body: &[u8]) -> Result<Bytes, Refusal> {
+    /// Whether a parameter of the client's query says nothing that would be lost.
+    pub fn knows_parameter(self, name: &str) -> bool {
+        match self {
+            // Which version of its paths Azure is asked by.
+            Self::ChatToConverse => name.eq_ignore_ascii_case("api-version"),
+            // Which betas those are is said in the head.
+            Self::MessagesToInvoke => name == "beta",
+        }
+    }
+
+    /// Translates a request's body. `spoken` is what its head says to the point.
+    pub fn request(self, body: &[u8], spoken: Spoken<'_>) -> Result<Bytes, Refusal> {
         match self {
             Self::ChatToConverse => chat_request::translate(body).map(Bytes::from),
+            Self::MessagesToInvoke => messages::translate(body, spoken).map(Bytes::from),
         }
+    }
+
+    /// Whether an answer that begins so is what the client would get of its own API.
+    pub fn passes(self, head: &Head<'_>) -> bool {
+        self == Self::MessagesToInvoke && head.status.is_success() && !head.streamed
     }
 }
 
@@ -88,6 +111,8 @@ pub struct Broken(&'static str);
 pub struct Head<'a> {
     /// Its status.
     pub status: StatusCode,
+    /// Whether a stream was asked for.
+    pub streamed: bool,
     /// Its type.
     pub content_type: &'a [u8],
     /// Whether it is compressed, although nobody asked for that.
@@ -120,26 +145,34 @@ enum Body {
 #[derive(Debug)]
 enum Stream {
     Chat(ChatStream),
+    Messages(MessagesStream),
     /// It said that it failed, and its client was told so. Nothing follows.
     Failed,
+}
+
+impl Body {
+    const fn stream(stream: Stream) -> Self {
+        Self::Stream(EventFrames::new(LONGEST_FRAME), stream)
+    }
 }
 
 impl Answer {
     /// An answer that begins with that head.
     pub fn new(translation: Translation, head: Head<'_>, of: Occasion) -> Self {
-        let is = |kind: &[u8]| head.content_type.starts_with(kind);
+        let wanted: &[u8] = if head.streamed { b"application/vnd.amazon.eventstream" } else { b"application/json" };
         let mut broken = head.encoded.then_some(Broken("the answer is compressed"));
-        let body = if !head.status.is_success() {
-            let exception = head.exception.map(Into::into);
-            Body::Fault { held: Vec::new(), status: status_of(head.status), exception }
-        } else if is(b"application/vnd.amazon.eventstream") {
-            let Translation::ChatToConverse = translation;
-            Body::Stream(EventFrames::new(LONGEST_FRAME), Stream::Chat(ChatStream::default()))
-        } else {
-            if !is(b"application/json") {
+        let body = if head.status.is_success() {
+            if !head.content_type.starts_with(wanted) {
                 broken = broken.or(Some(Broken("the answer is of another type")));
             }
-            Body::Whole(Vec::new())
+            match translation {
+                _ if !head.streamed => Body::Whole(Vec::new()),
+                Translation::ChatToConverse => Body::stream(Stream::Chat(ChatStream::default())),
+                Translation::MessagesToInvoke => Body::stream(Stream::Messages(MessagesStream::default())),
+            }
+        } else {
+            let exception = head.exception.map(Into::into);
+            Body::Fault { held: Vec::new(), status: status_of(head.status), exception }
         };
         Self { of, body, broken }
     }
@@ -217,24 +250,36 @@ impl Stream {
             Some("error") => Some(field(":error-code").unwrap_or_default()),
             _ => None,
         };
+        if self.is_done() {
+            return Ok(());
+        }
         match (failed, &mut *self) {
-            (_, Self::Failed) => Ok(()),
-            (_, Self::Chat(chat)) if chat.is_done() => Ok(()),
             (Some(exception), _) => {
                 fault::event(message.payload(), of.dialect, exception, into);
                 *self = Self::Failed;
                 Ok(())
             }
             (None, Self::Chat(chat)) => chat.take(message, field(":event-type").unwrap_or_default(), of, into),
+            (None, Self::Messages(messages)) => messages.take(message, field(":event-type").unwrap_or_default(), into),
+            (None, Self::Failed) => Ok(()),
         }
     }
 
     fn finish(&mut self, frames: &EventFrames, of: &Occasion, into: &mut Vec<u8>) -> Result<(), Broken> {
         match self {
-            Self::Failed => Ok(()),
-            Self::Chat(chat) if chat.is_done() => Ok(()),
+            _ if self.is_done() => Ok(()),
             _ if frames.is_within() => Err(Broken("the stream ended within a frame")),
             Self::Chat(chat) => chat.end_of_stream(of, into),
+            Self::Messages(_) | Self::Failed => Err(Broken("the stream ended before its answer did")),
+        }
+    }
+
+    /// Whether nothing follows.
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Chat(chat) => chat.is_done(),
+            Self::Messages(messages) => messages.is_done(),
+            Self::Failed => true,
         }
     }
 }

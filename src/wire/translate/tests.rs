@@ -15,7 +15,7 @@ fn occasion(include_usage: bool) -> Occasion {
 }
 
 fn answer(content_type: &[u8], include_usage: bool) -> Answer {
-    let head = Head { status: StatusCode::OK, content_type, encoded: false, exception: None };
+    let head = Head { status: StatusCode::OK, streamed: content_type == FRAMES, content_type, encoded: false, exception: None };
     Answer::new(Translation::ChatToConverse, head, occasion(include_usage))
 }
 
@@ -49,7 +49,7 @@ fn read(name: &str) -> Vec<u8> {
 #[test]
 fn requests_become_what_the_files_say() {
     for name in ["chat-everything", "chat-least", "chat-tools"] {
-        let there = Translation::ChatToConverse.request(&read(&format!("{name}.asked.json"))).expect(name);
+        let there = Translation::ChatToConverse.request(&read(&format!("{name}.asked.json")), Spoken::default()).expect(name);
         golden(&format!("{name}.there.json"), &format!("{}\n", std::str::from_utf8(&there).unwrap()));
     }
 }
@@ -145,6 +145,7 @@ fn what_is_too_long_is_not_kept() {
 fn an_error_keeps_its_meaning() {
     let head = |status| Head {
         status: StatusCode::from_u16(status).unwrap(),
+        streamed: false,
         content_type: JSON,
         encoded: false,
         exception: Some("ModelErrorException"),
@@ -154,6 +155,53 @@ fn an_error_keeps_its_meaning() {
     assert_eq!(said(answer, &[br#"{"mess"#, br#"age":"odd"}"#]), (expected.to_owned(), None));
     assert_eq!(status_of(StatusCode::REQUEST_TIMEOUT), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(status_of(StatusCode::TOO_MANY_REQUESTS), StatusCode::TOO_MANY_REQUESTS);
+}
+
+/// A stream of InvokeModel's in Claude's words.
+fn claude() -> (Answer, Vec<u8>) {
+    let head = Head { status: StatusCode::OK, streamed: true, content_type: FRAMES, encoded: false, exception: None };
+    let of = Occasion { dialect: Dialect::Anthropic, ..occasion(false) };
+    let lines = fs::read_to_string(case("../wire/invoke-claude.events")).unwrap();
+    (Answer::new(Translation::MessagesToInvoke, head, of), frames(&lines))
+}
+
+#[test]
+fn a_stream_of_messages_is_taken_out_of_its_frames() {
+    let (answer, stream) = claude();
+    let (all, broken) = said(answer, &[&stream]);
+    assert_eq!(broken, None);
+    golden("claude.sse", &all);
+    for cut in 0..stream.len() {
+        let (text, broken) = said(claude().0, &[&stream[..cut]]);
+        assert!(all.starts_with(&text) && broken.is_some() && !text.contains("event: message_stop"), "cut at {cut}");
+        assert_eq!(said(claude().0, &[&stream[..cut], &stream[cut..]]), (all.clone(), None), "in two at {cut}");
+    }
+    for (bad, expected) in [
+        (r#"{"event":"chunk","payload":{"bytes":"e30="}}"#, "a chunk is no event"),
+        (r#"{"event":"chunk","payload":{"bytes":"eyJ0eXBlIjoiYVxuYiJ9"}}"#, "a chunk is no event"),
+        (r#"{"event":"chunk","payload":{"bytes":"?"}}"#, "a chunk is not in base64"),
+        (r#"{"event":"chunk","payload":{}}"#, "a chunk is none of InvokeModel's"),
+    ] {
+        let (text, broken) = said(claude().0, &[&frames(bad)]);
+        assert_eq!((text.as_str(), broken), ("", Some(Broken(expected))), "{bad}");
+    }
+    let failed = r#"{"exception":"modelTimeoutException","payload":{"message":"late"}}"#;
+    let (text, broken) = said(claude().0, &[&frames(failed), &stream]);
+    let expected = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"timeout_error\",\"message\":\"late\"}}\n\n";
+    assert_eq!((text.as_str(), broken), (expected, None), "nothing follows");
+}
+
+#[test]
+fn what_is_answered_in_one_piece_to_messages_passes() {
+    let head = |status, streamed| Head { status, streamed, content_type: JSON, encoded: false, exception: None };
+    assert!(Translation::MessagesToInvoke.passes(&head(StatusCode::OK, false)));
+    assert!(!Translation::MessagesToInvoke.passes(&head(StatusCode::OK, true)));
+    assert!(!Translation::MessagesToInvoke.passes(&head(StatusCode::BAD_REQUEST, false)));
+    assert!(!Translation::ChatToConverse.passes(&head(StatusCode::OK, false)));
+    let of = Occasion { dialect: Dialect::Anthropic, ..occasion(false) };
+    let answer = Answer::new(Translation::MessagesToInvoke, head(StatusCode::TOO_MANY_REQUESTS, true), of);
+    let expected = r#"{"type":"error","error":{"type":"rate_limit_error","message":"slow"}}"#;
+    assert_eq!(said(answer, &[br#"{"message":"slow"}"#]), (expected.to_owned(), None));
 }
 
 fn chunks<'a>(stream: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
@@ -206,7 +254,7 @@ proptest! {
                 "function": {"name": "f", "arguments": serde_json::json!({"x": text}).to_string()}}]},
         ], "n": n});
         if unknown { body[format!("x{id}")] = 1.into(); }
-        match Translation::ChatToConverse.request(body.to_string().as_bytes()) {
+        match Translation::ChatToConverse.request(body.to_string().as_bytes(), Spoken::default()) {
             Err(refusal) => {
                 let expected = if n == Some(2) { "n".to_owned() } else { format!("x{id}") };
                 prop_assert_eq!(refusal.field, expected);
