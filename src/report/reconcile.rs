@@ -37,8 +37,8 @@ pub struct Trail {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Event {
-    #[serde(default)]
-    event_source: String,
+    #[serde(default, rename = "eventSource")]
+    source: String,
     #[serde(default, rename = "requestID")]
     request_id: Option<String>,
     #[serde(default)]
@@ -70,10 +70,10 @@ impl Trail {
 
     fn take(&mut self, event: Event) {
         self.events += 1;
-        let Event { event_source, request_id, aws_region, additional_event_data } = event;
+        let Event { source, request_id, aws_region, additional_event_data } = event;
         let region = additional_event_data.and_then(|data| data.inference_region).or(aws_region);
         let id = request_id.and_then(|id| uuid(&id));
-        let (Some(id), Some(region), true) = (id, region, event_source.starts_with("bedrock")) else { return };
+        let (Some(id), Some(region), true) = (id, region, source.starts_with("bedrock")) else { return };
         if self.calls.len() >= MOST_CALLS {
             self.left_out += 1;
             return;
@@ -217,16 +217,13 @@ impl Reconciled {
         ran.requests += 1;
         ran.grams += grams;
         ran.elsewhere += u64::from(record.grid_zone.as_deref() != Some(region.grid_zone.as_str()));
-        match attempt.and_then(|attempt| attempt.grams) {
-            Some(live) => {
-                self.live_grams += live.get();
-                self.restated_grams += grams;
-                self.off_grams += (live.get() - grams).abs();
-            }
-            None => {
-                self.unknown_live += 1;
-                self.unknown_live_grams += grams;
-            }
+        if let Some(live) = attempt.and_then(|attempt| attempt.grams) {
+            self.live_grams += live.get();
+            self.restated_grams += grams;
+            self.off_grams += (live.get() - grams).abs();
+        } else {
+            self.unknown_live += 1;
+            self.unknown_live_grams += grams;
         }
     }
 
