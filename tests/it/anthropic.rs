@@ -294,8 +294,10 @@ fn a_region_that_fails_is_said_in_its_own_words() {
     fleet.handle.control("aws/us-east-1", &patch);
     let mut client = Client::connect(proxy.address);
     client.post("/v1/messages", &format!("{VERSION}x-mock-output-tokens: 7\r\n"), &hello(true).to_string());
-    let _ = client.read_to_end();
+    let seen = client.read_to_end();
+    let events = seen.matches("event: content_block_delta").count() as u64;
     let record = (0..3).map(|_| proxy.record()).find(|record| record["ended"] == "upstream_broke").unwrap();
-    // It says several tokens in an event, of which there was one.
-    assert_eq!(tokens(&record), (Some(10), Some(1), "counted"), "{record}");
+    // How many of its three tokens an event says depends on how late the machine is; each event counts as one.
+    assert!((1..=3).contains(&events), "{events}");
+    assert_eq!(tokens(&record), (Some(10), Some(events), "counted"), "{record}");
 }
