@@ -67,7 +67,7 @@
 //! | A client that does not read makes no backend look slow | `a_client_that_does_not_read_for_a_while_makes_no_backend_look_slow` |
 //! | No flood makes the program hold 32 MiB more, and neither do two hundred streams of which a client takes nothing | `no_flood_makes_the_program_hold_much_and_others_are_served_meanwhile` |
 //! | Without a file descriptor left for clients it waits instead of turning round, answers 503 when there is none for a backend, blames none, still answers on the admin address, and goes on when there are some | `without_descriptors_it_waits_and_blames_nobody_and_then_goes_on`, `clients_are_left_none_before_backends_and_those_none_before_ourselves` |
-//! | A name is looked up once for everybody who wants it, and its last good addresses are used while no lookup succeeds | `who_wants_a_name_at_once_waits_for_one_lookup_and_its_answer_counts_for_a_while`, `the_last_good_addresses_count_while_no_lookup_succeeds_and_not_for_ever`, `a_lookup_that_hangs_is_waited_for_only_by_who_has_nothing_else` |
+//! | A name is looked up once for everybody who wants it, and its last good addresses are used while no lookup succeeds, not for long where no certificate proves them | `who_wants_a_name_at_once_waits_for_one_lookup_and_its_answer_counts_for_a_while`, `the_last_good_addresses_count_while_no_lookup_succeeds_and_not_for_ever`, `a_lookup_that_hangs_is_waited_for_only_by_who_has_nothing_else`, `addresses_that_no_certificate_proves_are_given_up_soon`, `who_waits_for_one_lookup_takes_turns_as_well` |
 //! | A decision among sixteen candidates allocates nothing | `a_decision_among_sixteen_allocates_nothing` |
 //!
 //! # Secrets stay where they belong

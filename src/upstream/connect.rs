@@ -41,6 +41,8 @@ pub struct Target {
     pub port: u16,
     /// The whole time that connecting may take, so that several addresses can share it; it is enforced outside as well.
     pub within: Duration,
+    /// Whether TLS is laid over the stream, so that its certificate tells who is there.
+    pub tls: bool,
 }
 
 /// What opens byte streams.
@@ -72,7 +74,7 @@ pub(super) async fn establish(connector: &Connector, tls: &Tls, backend: &Backen
     let within = backend.timeouts.connect;
     let connecting = async {
         let origin = &backend.origin;
-        let target = Target { host: Arc::clone(&origin.host), port: origin.port, within };
+        let target = Target { host: Arc::clone(&origin.host), port: origin.port, within, tls: origin.tls };
         let stream = connector.clone().oneshot(target).await.map_err(ConnectError::from_io)?;
         if origin.tls { tls.handshake(backend, stream).await } else { Ok(stream) }
     };
@@ -120,7 +122,7 @@ impl Tcp {
     /// swallows packets (IPv6 without a route, most often) cannot use up the whole of it.
     async fn connect_any(&self, target: &Target) -> io::Result<TcpStream> {
         let until = tokio_now() + target.within;
-        let addresses = self.addresses(&target.host).await?;
+        let addresses = self.addresses(target).await?;
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for (tried, address) in addresses.iter().enumerate() {
             let left = until.saturating_duration_since(tokio_now());
@@ -138,12 +140,12 @@ impl Tcp {
         Err(failure)
     }
 
-    async fn addresses(&self, host: &Arc<str>) -> io::Result<Vec<IpAddr>> {
-        if let Ok(address) = host.parse() {
+    async fn addresses(&self, target: &Target) -> io::Result<Vec<IpAddr>> {
+        if let Ok(address) = target.host.parse() {
             return Ok(vec![address]);
         }
         (self.may_open)()?;
-        match self.names.addresses(host).await {
+        match self.names.addresses(&target.host, target.within, target.tls).await {
             Ok(addresses) => Ok(addresses),
             Err(error) => {
                 // A resolver that could open nothing says only that the name is unknown, and the backend would be blamed.

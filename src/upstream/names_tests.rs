@@ -5,6 +5,9 @@ use tokio::time::advance;
 
 use super::*;
 
+/// Time to connect that is no matter.
+const LONG: Duration = Duration::from_secs(10);
+
 /// A resolver that answers as it is told, when it is let.
 struct Resolver {
     names: Names,
@@ -35,7 +38,11 @@ fn resolver() -> Resolver {
 
 impl Resolver {
     async fn of(&self, name: &str) -> Option<Vec<IpAddr>> {
-        self.names.addresses(&Arc::from(name)).await.ok()
+        self.of_within(name, LONG, true).await
+    }
+
+    async fn of_within(&self, name: &str, within: Duration, proven: bool) -> Option<Vec<IpAddr>> {
+        self.names.addresses(&Arc::from(name), within, proven).await.ok()
     }
 
     fn asked(&self) -> usize {
@@ -94,7 +101,12 @@ async fn a_lookup_that_hangs_is_waited_for_only_by_who_has_nothing_else() {
     resolver.says(Some("192.0.2.2"));
     let begun = now();
     assert_eq!((resolver.of("a").await, begun.elapsed()), (good.clone(), PATIENCE));
-    assert_eq!(resolver.of("a").await, good);
+    assert_eq!((resolver.of("a").await, begun.elapsed()), (good.clone(), PATIENCE), "one has waited for all");
+    advance(LONG).await;
+    let later = now();
+    assert_eq!((resolver.of("a").await, later.elapsed()), (good.clone(), Duration::ZERO), "as long as it is under way");
+    resolver.names.doubt("a");
+    assert_eq!((resolver.of("a").await, later.elapsed()), (good.clone(), PATIENCE), "nobody was at the last one");
     assert_eq!(resolver.asked(), 2, "it is still under way, and no second one is begun");
     // Somebody who leaves takes nothing from those who stay.
     let waits = resolver.of("b");
@@ -106,6 +118,87 @@ async fn a_lookup_that_hangs_is_waited_for_only_by_who_has_nothing_else() {
     let (found, ()) = tokio::join!(resolver.of("b"), stays);
     assert_eq!((found, resolver.asked()), (Some(vec![ip("192.0.2.2")]), 3));
     assert_eq!(resolver.of("a").await, Some(vec![ip("192.0.2.2")]), "what came late counts");
+    // The next one that hangs is waited for again, which leaves time to connect.
+    advance(FRESH).await;
+    let (short, begun) = (PATIENCE / 2, now());
+    assert_eq!(resolver.of_within("a", short, true).await, Some(vec![ip("192.0.2.2")]));
+    assert_eq!((begun.elapsed(), resolver.asked()), (short / 2, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_that_no_certificate_proves_are_given_up_soon() {
+    let resolver = resolver();
+    let good = resolver.of("a").await;
+    resolver.says(None);
+    advance(KEPT_UNPROVEN.saturating_sub(Duration::from_millis(1))).await;
+    assert_eq!(resolver.of_within("a", LONG, false).await, good);
+    advance(Duration::from_millis(1)).await;
+    assert_eq!(resolver.of_within("a", LONG, false).await, None, "by now it may be somebody else's");
+    assert_eq!(resolver.of("a").await, good, "who is proven to be there is no matter of time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_one_lookup_takes_turns_as_well() {
+    let resolver = resolver();
+    let both = ["192.0.2.1", "192.0.2.2"].map(ip);
+    *resolver.says.lock().unwrap() = Some(both.to_vec());
+    for nth in 0..2 {
+        let firsts: Vec<_> = futures_of(10, || resolver.of("a")).await.into_iter().map(|found| found.unwrap()[0]).collect();
+        assert_eq!(both.map(|one| firsts.iter().filter(|first| **first == one).count()), [5, 5], "{nth}");
+        advance(FRESH).await;
+    }
+    assert_eq!(resolver.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_said_of_a_name_that_fails_is_true_seldom_and_holds_up_nobody() {
+    let resolver = resolver();
+    let log = Log { names: resolver.names.clone(), lines: Arc::default() };
+    let lines = Arc::clone(&log.lines);
+    let written = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone()).finish();
+    let _guard = tracing::subscriber::set_default(written);
+    let said = || std::mem::take(&mut *lines.lock().unwrap());
+    resolver.of("a").await.unwrap();
+    resolver.says(None);
+    advance(FRESH).await;
+    while resolver.asked() < 20 {
+        resolver.of("a").await.unwrap();
+        advance(AGAIN).await;
+    }
+    let first = said();
+    assert_eq!(first.len(), 1, "{first:?}");
+    assert!(
+        first[0].starts_with("true") && first[0].contains("age_s=5") && first[0].contains("600 s old, over plain http 30 s"),
+        "{first:?}"
+    );
+    advance(SAID_EVERY).await;
+    resolver.of("a").await.unwrap();
+    assert_eq!(said().len(), 1, "it lasts");
+    advance(KEPT).await;
+    for _ in 0..3 {
+        assert_eq!(resolver.of("a").await, None);
+        advance(SAID_EVERY).await;
+    }
+    assert_eq!(said(), [""; 0], "no address from before is used any more");
+}
+
+/// Takes what is logged, and sees that the lock is free meanwhile.
+#[derive(Clone)]
+struct Log {
+    names: Names,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl io::Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let free = self.names.0.known.try_lock().is_ok();
+        self.lines.lock().unwrap().push(format!("{free} {}", String::from_utf8_lossy(line)));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,7 +208,7 @@ async fn who_has_no_address_is_said_to_have_none() {
     assert!(futures_of(20, || resolver.of("a")).await.iter().all(Option::is_none));
     assert_eq!(resolver.asked(), 1, "one failure is told to all who wait for it");
     *resolver.says.lock().unwrap() = Some(Vec::new());
-    let error = resolver.names.addresses(&Arc::from("a")).await.unwrap_err();
+    let error = resolver.names.addresses(&Arc::from("a"), LONG, true).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
 }
 
