@@ -170,6 +170,13 @@ impl Snapshot {
         }
     }
 
+    /// This snapshot as if every credential that is asked for were there: for who decides and sends nothing.
+    #[must_use]
+    pub fn with_all_credentials(mut self) -> Self {
+        self.tokens.clear();
+        self
+    }
+
     /// The live statistics of a backend.
     pub fn live(&self, id: BackendId) -> &Arc<Live> {
         #[expect(clippy::indexing_slicing, reason = "built with one entry for each backend of the plan")]
@@ -186,7 +193,8 @@ impl Snapshot {
         &self.pins
     }
 
-    /// The token of a backend, or the AWS keys that are asked for; `None` for one with none that is renewed.
+    /// The token of a backend, or the AWS keys that are asked for; `None` for one with none that is renewed, and for all of them in
+    /// [`Self::with_all_credentials`].
     pub fn token(&self, id: BackendId) -> Option<&Arc<Token>> {
         self.tokens.get(id.index())?.as_ref()
     }

@@ -44,7 +44,7 @@ pub enum KeySource {
 /// What is asked for keys as AWS's own tools ask: the environment, a profile, a web identity, a container's or a machine's role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AwsChain {
-    /// The profile; `None` leaves it to the environment.
+    /// The only one that is asked for the first keys; `None` leaves it to AWS's own order.
     pub profile: Option<Arc<str>>,
     /// Whose rights are taken on with what is found.
     pub role: Option<AwsRole>,

@@ -10,7 +10,10 @@ pub enum NoKeys {
     /// The file has no such section.
     #[error("the credentials file has no profile `{0}`")]
     NoProfile(Arc<str>),
-    /// A key is not there.
+    /// The section has no key at all.
+    #[error("profile `{0}` has no keys")]
+    None(Arc<str>),
+    /// Half of a key is not there.
     #[error("profile `{0}` lacks `{1}`")]
     Missing(Arc<str>, &'static str),
 }
@@ -35,11 +38,16 @@ pub fn profile_keys(text: &str, profile: &str) -> Result<AwsKeys, NoKeys> {
     if !found {
         return Err(NoKeys::NoProfile(name()));
     }
-    Ok(AwsKeys {
-        access_key_id: Arc::from(id.ok_or_else(|| NoKeys::Missing(name(), "aws_access_key_id"))?),
-        secret_access_key: Secret::new(secret.ok_or_else(|| NoKeys::Missing(name(), "aws_secret_access_key"))?),
-        session_token: token.map(Secret::new),
-    })
+    match (id, secret) {
+        (Some(id), Some(secret)) => Ok(AwsKeys {
+            access_key_id: Arc::from(id),
+            secret_access_key: Secret::new(secret),
+            session_token: token.map(Secret::new),
+        }),
+        (None, None) => Err(NoKeys::None(name())),
+        (None, Some(_)) => Err(NoKeys::Missing(name(), "aws_access_key_id")),
+        (Some(_), None) => Err(NoKeys::Missing(name(), "aws_secret_access_key")),
+    }
 }
 
 /// What the shared files say of where a profile's keys come from.
@@ -47,7 +55,8 @@ pub fn profile_keys(text: &str, profile: &str) -> Result<AwsKeys, NoKeys> {
 pub(super) struct ProfileOrigin {
     /// It is there.
     pub(super) known: bool,
-    /// Somebody is to be asked for its keys, whatever else is written there.
+    /// Somebody is to be asked for its keys, whatever else is written there: a role or an identity outranks keys that lie beside it. A
+    /// program or a browser does not, which is for filling in keys that are missing.
     pub(super) asks: bool,
 }
 
@@ -56,8 +65,7 @@ pub(super) struct ProfileOrigin {
 pub(super) fn profile_origin(credentials: &str, configuration: &str, profile: &str) -> ProfileOrigin {
     let mut asks = false;
     let mut ask = |name: &str, _: &str| {
-        asks |=
-            matches!(name, "role_arn" | "credential_source" | "web_identity_token_file" | "credential_process" | "sso_session");
+        asks |= matches!(name, "role_arn" | "credential_source" | "web_identity_token_file");
     };
     let in_credentials = settings(credentials, |section| section == profile, &mut ask);
     let named = |section: &str| match section.strip_prefix("profile") {
@@ -115,6 +123,7 @@ aws_secret_access_key =
         let prod = read("prod").unwrap();
         assert_eq!((&*prod.access_key_id, prod.session_token.unwrap().expose()), ("AKIDPROD", "token=="));
         assert_eq!(read("half"), Err(NoKeys::Missing("half".into(), "aws_secret_access_key")));
+        assert_eq!(profile_keys("[p]\nregion = x", "p"), Err(NoKeys::None("p".into())));
         assert_eq!(read("dev"), Err(NoKeys::NoProfile("dev".into())));
     }
 
@@ -131,6 +140,9 @@ aws_secret_access_key =
         );
         assert_eq!(of("nobody"), ProfileOrigin::default());
         assert_eq!(profile_origin("[a]\nrole_arn=x", "", "a"), asking);
+        for other in ["credential_process = fill", "sso_session = work"] {
+            assert_eq!(profile_origin(FILE, &format!("[default]\n{other}"), "default"), plain, "keys that lie there are taken");
+        }
     }
 
     proptest! {

@@ -2,8 +2,7 @@
 //! or of a machine; and takes on a role with them where that is wanted.
 //!
 //! All of it is AWS's own crate's (`aws-config`), which reads the environment of the process by itself. What is ours is the socket below
-//! it, so that there is no second client for HTTP and TLS: it adds 41 crates and about 45 s of one core to a build from nothing, where
-//! with its own client it would be half as many again.
+//! it, so that there is no second client for HTTP and TLS.
 
 use std::error::Error;
 use std::fmt;
@@ -11,12 +10,14 @@ use std::time::Duration;
 
 use aws_config::BehaviorVersion;
 use aws_config::identity::IdentityCache;
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::ProvideCredentials as _;
 use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials as _, SharedCredentialsProvider};
 use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture, HttpConnectorSettings, http_client_fn};
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
@@ -32,8 +33,7 @@ use tracing::subscriber::NoSubscriber;
 use super::fetch::{Limits, Place, ask};
 use crate::backend::{AwsChain, AwsKeys, Secret};
 
-/// How long all of it may take: a chain of roles asks several times, in tens of milliseconds each. The start waits for it too, also on a
-/// machine without metadata, which the crate would ask for twice as long.
+/// How long all of it may take: a chain of roles asks several times. The start waits for it too, also on a machine without metadata.
 const LONGEST: Duration = Duration::from_secs(10);
 /// Times that each question is put. Whoever calls this comes again by itself.
 const ATTEMPTS: u32 = 2;
@@ -50,8 +50,9 @@ const MOST_SAID: usize = 300;
 pub(super) async fn keys(chain: &AwsChain) -> Result<(AwsKeys, Option<Timestamp>), String> {
     // What the crate says of its work is heard by nobody, since it may show what must not be seen; what fails comes back from here.
     let asked = timeout(LONGEST, provide(chain).with_subscriber(NoSubscriber::default())).await;
-    let given =
-        asked.map_err(|_| format!("nobody gave AWS keys within {} s", LONGEST.as_secs()))?.map_err(|error| said(&error))?;
+    let given = asked
+        .map_err(|_| format!("nobody gave AWS keys within {} s", LONGEST.as_secs()))?
+        .map_err(|error| said(&error, chain))?;
     let until = given.expiry().and_then(|until| Timestamp::try_from(until).ok());
     let keys = AwsKeys {
         access_key_id: given.access_key_id().into(),
@@ -63,16 +64,26 @@ pub(super) async fn keys(chain: &AwsChain) -> Result<(AwsKeys, Option<Timestamp>
 
 async fn provide(chain: &AwsChain) -> Result<Credentials, CredentialsError> {
     let client = http_client_fn(|settings, _| Line::of(settings).into());
-    let limits = TimeoutConfig::builder().connect_timeout(USUAL).read_timeout(USUAL).operation_attempt_timeout(2 * USUAL);
+    let region = aws_config::Region::new(chain.region.to_string());
+    let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS);
+    let limits = TimeoutConfig::builder().connect_timeout(USUAL).read_timeout(USUAL).operation_attempt_timeout(2 * USUAL).build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .http_client(client)
-        .region(aws_config::Region::new(chain.region.to_string()))
-        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
-        .timeout_config(limits.build())
+        .http_client(client.clone())
+        .region(region.clone())
+        .retry_config(retries.clone())
+        .timeout_config(limits.clone())
         // Whatever was found before is asked for because it ends.
         .identity_cache(IdentityCache::no_cache());
     if let Some(profile) = &chain.profile {
-        loader = loader.profile_name(&**profile);
+        // Only it: the crate's chain would ask the environment before the profile and the machine after it, and either may be another
+        // account's.
+        let asked = ProviderConfig::without_region()
+            .with_http_client(client)
+            .with_region(Some(region))
+            .with_retry_config(retries)
+            .with_timeout_config(limits);
+        let only = ProfileFileCredentialsProvider::builder().configure(&asked).profile_name(&**profile).build();
+        loader = loader.profile_name(&**profile).credentials_provider(SharedCredentialsProvider::new(only));
     }
     let config = loader.load().await;
     let Some(found) = config.credentials_provider() else {
@@ -87,12 +98,15 @@ async fn provide(chain: &AwsChain) -> Result<Credentials, CredentialsError> {
 }
 
 /// An error with all that it comes from, in one bounded line.
-fn said(error: &CredentialsError) -> String {
-    if matches!(error, CredentialsError::CredentialsNotLoaded(_)) {
-        return "neither the environment, a profile, a web identity, a container nor the machine's metadata has AWS keys"
-            .to_owned();
-    }
-    let mut said = error.to_string();
+fn said(error: &CredentialsError, chain: &AwsChain) -> String {
+    let mut said = match (error, &chain.profile) {
+        (CredentialsError::CredentialsNotLoaded(_), None) => {
+            return "neither the environment, a profile, a web identity, a container nor the machine's metadata has AWS keys"
+                .to_owned();
+        }
+        (CredentialsError::CredentialsNotLoaded(_), Some(profile)) => format!("profile `{profile}` has no AWS keys"),
+        _ => error.to_string(),
+    };
     let mut next = error.source();
     while let Some(cause) = next {
         said.push_str(": ");

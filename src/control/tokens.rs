@@ -46,28 +46,51 @@ type FetchedKeys = (AwsKeys, Option<Timestamp>);
 
 /// Renews every token that is due, and waits for none.
 pub(super) fn look(snapshot: &Snapshot, clock: &Arc<dyn Clock>) {
-    for token in due(snapshot, clock.wall()) {
-        let clock = Arc::clone(clock);
-        tokio::spawn(async move { renew(&token, &*clock).await });
+    for renewal in due(snapshot, clock) {
+        tokio::spawn(renewal.run());
     }
 }
 
 /// Renews every token that the plan does not bring, and waits until each is there or has failed: what comes first would find no backend.
 pub async fn first(snapshot: &Snapshot, clock: &Arc<dyn Clock>) {
     let mut all = JoinSet::new();
-    for token in due(snapshot, clock.wall()) {
-        let clock = Arc::clone(clock);
-        all.spawn(async move { renew(&token, &*clock).await });
+    for renewal in due(snapshot, clock) {
+        all.spawn(renewal.run());
     }
     while all.join_next().await.is_some() {}
 }
 
-fn due(snapshot: &Snapshot, now: Timestamp) -> Vec<Arc<Token>> {
+fn due(snapshot: &Snapshot, clock: &Arc<dyn Clock>) -> Vec<Renewal> {
     let tokens = snapshot.plan.backends.iter().filter_map(|backend| snapshot.token(backend.id));
-    tokens.filter(|token| token.begins(now)).map(Arc::clone).collect()
+    let due = tokens.filter(|token| token.begins(clock.monotonic(), clock.wall()));
+    due.map(|token| Renewal { token: Arc::clone(token), clock: Arc::clone(clock), again: AGAIN }).collect()
 }
 
-async fn renew(token: &Token, clock: &dyn Clock) {
+/// A renewal that has begun. It ends whatever comes of it: one that broke and had not ended would be the token's last.
+struct Renewal {
+    token: Arc<Token>,
+    clock: Arc<dyn Clock>,
+    /// Seconds until the next one.
+    again: i64,
+}
+
+impl Renewal {
+    async fn run(mut self) {
+        self.again = renew(&self.token, &*self.clock).await;
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.token.fail("what asks for it broke".to_owned()) {
+            tracing::error!(source = shown(self.token.how()), "what asks for a credential broke; this is tried again and again");
+        }
+        self.token.ends(self.clock.monotonic(), self.again);
+    }
+}
+
+/// Gives the seconds until it is asked for again.
+async fn renew(token: &Token, clock: &dyn Clock) -> i64 {
     let asked = clock.wall();
     let (kept, every) = match token.how() {
         Renewable::Token(how) => {
@@ -90,13 +113,13 @@ async fn renew(token: &Token, clock: &dyn Clock) {
             if is_new {
                 tracing::info!(source, "a credential was renewed");
             }
-            token.ends(now, next(every, until.map(|until| until.as_second() - now.as_second())));
+            next(every, until.map(|until| until.as_second() - now.as_second()))
         }
         Err(why) => {
             if token.fail(why.clone()) {
                 tracing::error!(source, why, "a credential cannot be renewed; this is tried again and again");
             }
-            token.ends(now, AGAIN.min(every));
+            AGAIN.min(every)
         }
     }
 }
@@ -296,7 +319,7 @@ mod tests {
 
     use super::*;
     use crate::backend::Renewed;
-    use crate::clock::SystemClock;
+    use crate::clock::{SimulatedClock, SystemClock};
 
     fn read_as(text: &str) -> Option<(String, Option<i64>)> {
         let (secret, until) = understood(text, Timestamp::from_second(1000).unwrap()).ok()?;
@@ -376,6 +399,24 @@ mod tests {
         }
         let (good, why) = renewed(&["/nowhere/at/all"]).await;
         assert!(!good && why.as_ref().unwrap().starts_with("it cannot be started"), "{why:?}");
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_breaks_is_not_the_last() {
+        let clock = Arc::new(SimulatedClock::new(Timestamp::UNIX_EPOCH));
+        let token = Arc::new(token(TokenSource::File("x".into())));
+        let begins = || token.begins(clock.monotonic(), clock.wall());
+        assert!(begins());
+        let renewal = Renewal { token: Arc::clone(&token), clock: Arc::clone(&clock) as _, again: AGAIN };
+        let broken = tokio::spawn(async move {
+            let _renewal = renewal;
+            assert_eq!(1, 2, "as if it came from elsewhere");
+        });
+        assert!(broken.await.unwrap_err().is_panic());
+        assert!(!begins(), "not at once");
+        assert_eq!(token.state(clock.wall()).failing.as_deref(), Some("what asks for it broke"));
+        clock.advance(Duration::from_secs(AGAIN.cast_unsigned()));
+        assert!(begins());
     }
 
     #[tokio::test(start_paused = true)]

@@ -27,6 +27,11 @@ impl HedgeBudget {
     pub fn spend(&self) -> bool {
         self.0.fetch_update(Relaxed, Relaxed, |kept| kept.checked_sub(WHOLE)).is_ok()
     }
+
+    /// What was spent on one that was not sent after all.
+    pub fn give_back(&self) {
+        let _ = self.0.fetch_update(Relaxed, Relaxed, |kept| Some((kept + WHOLE).min(MOST_KEPT)));
+    }
 }
 
 #[cfg(test)]
@@ -43,6 +48,15 @@ mod tests {
             budget.spend()
         });
         assert_eq!(granted.collect::<Vec<_>>(), [50, 100, 150, 200]);
+    }
+
+    #[test]
+    fn what_was_not_sent_is_not_paid_for() {
+        let budget = HedgeBudget::default();
+        budget.asked(1.0);
+        assert!(budget.spend() && !budget.spend());
+        budget.give_back();
+        assert!(budget.spend() && !budget.spend());
     }
 
     #[test]

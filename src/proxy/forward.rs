@@ -371,7 +371,7 @@ pub(super) fn note_credential(x: &Exchange, backend: &Backend, status: StatusCod
     // It may have been revoked, or have ended sooner than anybody said. AWS says so with 403.
     let may_have_ended = status == StatusCode::UNAUTHORIZED || matches!(backend.credential, Credential::SigV4(_));
     if let Some(token) = x.snapshot.token(backend.id).filter(|_| may_have_ended) {
-        token.refused(x.shared.clock.wall());
+        token.refused(x.shared.clock.monotonic());
     }
     if let Some(now) = now {
         live.failed(now, || x.remedy(backend.id, now));

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use super::exchange::{AttemptOutcome, Exchange};
 use super::forward::{self, Asked, Outgoing, Sent, Waiting};
+use super::reject::Error;
 use super::tries::Tries;
 use crate::decide::{self, Second};
 use crate::live::Permit;
@@ -54,7 +55,7 @@ pub(super) async fn race(race: Race<'_>, outgoing: &mut Outgoing, x: &mut Exchan
         sent = &mut one => return (first, sent),
         () = sleep(second.after.to_duration()) => {}
     }
-    let Some((other, place)) = join(second.candidate, policy, waiting, outgoing, x) else {
+    let Some((other, place)) = join(second.candidate, policy, (&mut *waiting, &mut *tries), outgoing, x) else {
         return (first, one.await);
     };
     let backend = Arc::clone(&other.backend);
@@ -89,7 +90,7 @@ pub(super) async fn race(race: Race<'_>, outgoing: &mut Outgoing, x: &mut Exchan
 fn join(
     candidate: u16,
     policy: &Policy,
-    waiting: &mut Waiting,
+    (waiting, tries): (&mut Waiting, &mut Tries),
     outgoing: &mut Outgoing,
     x: &mut Exchange,
 ) -> Option<(Asked, Permit)> {
@@ -108,9 +109,14 @@ fn join(
     }
     waiting.retain(|other| *other != candidate);
     let place = live.admit(estimate.1.tokens_to_read());
-    let asked = forward::begin(outgoing, x, index).ok().flatten()?;
-    x.shared.metrics.hedges.add_one();
-    Some((asked, place))
+    let begun = forward::begin(outgoing, x, index);
+    if let Ok(Some(asked)) = begun {
+        x.shared.metrics.hedges.add_one();
+        return Some((asked, place));
+    }
+    x.shared.hedges(policy).give_back();
+    tries.came_to_nothing(begun.err().unwrap_or(Error::UpstreamTimeout));
+    None
 }
 
 /// An attempt is over, or is the only one left: from now on it is the one that the exchange is about.

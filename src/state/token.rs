@@ -1,8 +1,9 @@
 //! A backend's token, or its keys of AWS where somebody is asked for them, as they are now. A control task renews them; a request only
 //! loads them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use http::{HeaderName, HeaderValue};
@@ -22,6 +23,8 @@ pub struct Token {
     current: ArcSwapOption<Held>,
     /// Boxed twice, since what is swapped is a thin pointer.
     failing: ArcSwapOption<String>,
+    /// When it was first looked at: what the seconds below count from. Not the wall clock's, which may be set back, by any amount.
+    origin: OnceLock<Instant>,
     /// Second from which on the next one is asked for.
     due: AtomicI64,
     busy: AtomicBool,
@@ -83,6 +86,7 @@ impl Token {
         let token = Self {
             current: ArcSwapOption::empty(),
             failing: ArcSwapOption::empty(),
+            origin: OnceLock::new(),
             due: AtomicI64::new(i64::MIN),
             busy: AtomicBool::new(false),
             every: AtomicI64::new(how.every_s()),
@@ -173,21 +177,32 @@ impl Token {
         before.is_none()
     }
 
-    /// Begins to renew it, if it is time and nobody does.
-    pub fn begins(&self, now: Timestamp) -> bool {
-        now.as_second() >= self.due.load(Relaxed) && !self.busy.swap(true, Relaxed)
+    fn second(&self, now: Instant) -> i64 {
+        let since = now.saturating_duration_since(*self.origin.get_or_init(|| now));
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    }
+
+    /// Begins to renew it, if it is time and nobody does. It is also time when by the wall clock it has ended: a machine that slept has
+    /// not counted the seconds.
+    pub fn begins(&self, now: Instant, wall: Timestamp) -> bool {
+        let has_ended = self.current.load().as_ref().is_some_and(|held| held.until.is_some_and(|until| until <= wall));
+        if has_ended {
+            self.refused(now);
+        }
+        self.second(now) >= self.due.load(Relaxed) && !self.busy.swap(true, Relaxed)
     }
 
     /// Ends that, until so many seconds have gone by.
-    pub fn ends(&self, now: Timestamp, seconds: i64) {
-        self.asked.store(now.as_second(), Relaxed);
-        self.due.store(now.as_second().saturating_add(seconds), Relaxed);
+    pub fn ends(&self, now: Instant, seconds: i64) {
+        let now = self.second(now);
+        self.asked.store(now, Relaxed);
+        self.due.store(now.saturating_add(seconds), Relaxed);
         self.busy.store(false, Relaxed);
     }
 
     /// A backend does not take it: the next one is asked for now, or as soon as may be after the last.
-    pub fn refused(&self, now: Timestamp) {
-        let soonest = self.asked.load(Relaxed).saturating_add(APART).max(now.as_second());
+    pub fn refused(&self, now: Instant) {
+        let soonest = self.asked.load(Relaxed).saturating_add(APART).max(self.second(now));
         self.due.fetch_min(soonest, Relaxed);
     }
 
@@ -254,6 +269,12 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
+    /// So many seconds later.
+    fn clock() -> impl Fn(u64) -> Instant {
+        let begun = SystemClock.monotonic();
+        move |seconds| begun + Duration::from_secs(seconds)
+    }
+
     #[test]
     fn the_last_good_one_is_kept_until_its_end() {
         let source = TokenSource::File("x".into());
@@ -301,9 +322,25 @@ mod tests {
     fn one_at_a_time_renews_it_and_only_when_it_is_due() {
         let source = TokenSource::File("x".into());
         let token = token_of(Renewed { name: AUTHORIZATION, prefix: "", source, first: Some(Secret::new("a")) });
-        assert!(token.is_good(at(0)) && token.begins(at(0)) && !token.begins(at(0)));
-        token.ends(at(0), 30);
-        assert!(!token.begins(at(29)) && token.begins(at(30)));
+        let after = clock();
+        let begins = |seconds| token.begins(after(seconds), at(0));
+        assert!(token.is_good(at(0)) && begins(0) && !begins(0));
+        token.ends(after(0), 30);
+        assert!(!begins(29) && begins(30));
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_does_not_hold_up_the_next_one() {
+        let source = TokenSource::File("x".into());
+        let token = token_of(Renewed { name: AUTHORIZATION, prefix: "", source, first: None });
+        let after = clock();
+        token.renew(Secret::new("a"), at(100_000), Some(at(103_600))).unwrap();
+        token.ends(after(0), 3300);
+        assert!(!token.begins(after(3299), at(0)) && token.begins(after(3300), at(1)), "set back, it is due as before");
+        token.ends(after(3300), 3300);
+        assert!(!token.begins(after(3360), at(103_599)));
+        assert!(!token.begins(after(3359), at(103_600)), "one that ends all the time is not asked for all the time");
+        assert!(token.begins(after(3360), at(103_600)), "what has ended is due");
     }
 
     #[test]
@@ -321,12 +358,13 @@ mod tests {
         let before = of(&with(&[45]), &[]);
         let token = before[0].as_ref().unwrap();
         token.renew(Secret::new("good"), at(0), None).unwrap();
-        token.ends(at(0), token.every_s());
+        let clock = clock();
+        token.ends(clock(0), token.every_s());
         let after = of(&with(&[30, 20, 25]), &before);
         assert!(after.iter().all(|it| Arc::ptr_eq(it.as_ref().unwrap(), token)) && token.is_good(at(0)));
         assert_eq!(token.every_s(), 20 * 60);
-        assert!(!token.begins(at(1199)) && token.begins(at(1200)));
-        token.ends(at(1200), token.every_s());
+        assert!(!token.begins(clock(1199), at(0)) && token.begins(clock(1200), at(0)));
+        token.ends(clock(1200), token.every_s());
         of(&with(&[60]), &after);
         assert_eq!(token.every_s(), 60 * 60);
     }
@@ -335,20 +373,20 @@ mod tests {
     fn one_that_is_refused_is_asked_for_anew_but_not_all_the_time() {
         let source = TokenSource::File("x".into());
         let token = token_of(Renewed { name: AUTHORIZATION, prefix: "", source, first: None });
-        let mut runs = Vec::new();
+        let (mut runs, after) = (Vec::new(), clock());
         for now in 0..1000 {
             // It was revoked long after it came, and the next one is taken by nobody either.
             if now >= 500 {
-                token.refused(at(now));
+                token.refused(after(now));
             }
-            if token.begins(at(now)) {
+            if token.begins(after(now), at(0)) {
                 runs.push(now);
-                token.ends(at(now), 2700);
+                token.ends(after(now), 2700);
             }
         }
         assert_eq!(runs, [0, 500, 560, 620, 680, 740, 800, 860, 920, 980]);
-        token.ends(at(1000), 15);
-        token.refused(at(1001));
-        assert!(token.begins(at(1015)), "one that failed is tried again as soon as before");
+        token.ends(after(1000), 15);
+        token.refused(after(1001));
+        assert!(token.begins(after(1015), at(0)), "one that failed is tried again as soon as before");
     }
 }

@@ -97,7 +97,7 @@ policies: [{{ name: in_order, objective: listed_order }}]
     fn stop(self) -> Vec<String> {
         let (status, said) = self.program.stop();
         assert!(status.success());
-        for secret in ["hush", "temporary", "SESSION", "BASESECRET", "IDENTITY", "CONTAINER"] {
+        for secret in ["hush", "temporary", "SESSION", "BASESECRET", "OTHERSECRET", "IDENTITY", "CONTAINER"] {
             assert!(!said.iter().any(|line| line.contains(secret)), "{secret} is said: {said:#?}");
         }
         said
@@ -157,6 +157,9 @@ fn a_role_is_taken_on_by_configuration_and_by_profile() {
     let profiles = "[profile deploy]\nrole_arn = arn:aws:iam::123456789012:role/models\nsource_profile = base\n\
         external_id = agreed\nregion = us-west-2\n[profile base]\naws_access_key_id = AKIDBASE\naws_secret_access_key = BASESECRET\n";
     let by_profile = [("AWS_CONFIG_FILE", "config"), ("AWS_ENDPOINT_URL_STS", &*service), ("AWS_REGION", "us-west-2")];
+    // Another account's, which a profile that is named outranks.
+    let others = [("AWS_ACCESS_KEY_ID", "AKIDOTHER"), ("AWS_SECRET_ACCESS_KEY", "OTHERSECRET")];
+    let by_profile_beside_others = [&by_profile[..], &others].concat();
     let by_configuration = [
         ("AWS_ACCESS_KEY_ID", "AKIDBASE"),
         ("AWS_SECRET_ACCESS_KEY", "BASESECRET"),
@@ -164,7 +167,13 @@ fn a_role_is_taken_on_by_configuration_and_by_profile() {
         ("AWS_REGION", "us-west-2"),
     ];
     let role = format!("{{ role_arn: {ROLE}, external_id: agreed }}");
-    for (sigv4, environment) in [("{ profile: deploy }", &by_profile[..]), (&*role, &by_configuration)] {
+    let role_by_profile = format!("{{ role_arn: {ROLE}, external_id: agreed, profile: base }}");
+    for (sigv4, environment) in [
+        ("{ profile: deploy }", &by_profile[..]),
+        ("{ profile: deploy }", &by_profile_beside_others),
+        (&*role_by_profile, &by_profile_beside_others),
+        (&*role, &by_configuration),
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("config");
         std::fs::write(&config, profiles).unwrap();
@@ -183,6 +192,24 @@ fn a_role_is_taken_on_by_configuration_and_by_profile() {
         );
         proxy.stop();
     }
+}
+
+#[test]
+fn a_profile_without_keys_is_not_replaced_by_the_machines_role() {
+    let (fleet, peer, folder) = (Fleet::start(FLEET), Peer::start(metadata), tempfile::tempdir().unwrap());
+    let config = folder.path().join("config");
+    std::fs::write(&config, "[profile bare]\nregion = us-west-2\n").unwrap();
+    let environment = [
+        ("AWS_CONFIG_FILE", config.to_str().unwrap()),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &*url(&peer, "")),
+        ("AWS_ACCESS_KEY_ID", "AKIDOTHER"),
+        ("AWS_SECRET_ACCESS_KEY", "OTHERSECRET"),
+    ];
+    let proxy = Running::start(folder.path(), &fleet, "{ profile: bare }", &environment);
+    assert_eq!(proxy.backend(), "spare");
+    let said = proxy.stop();
+    assert!(said.iter().any(|line| line.contains("profile `bare` has no AWS keys")), "{said:#?}");
+    assert!(!peer.saw_more());
 }
 
 #[test]

@@ -49,6 +49,17 @@ fn it_is_asked_for_the_time_at_which_somebody_wonders() {
     assert!(unknown > 100.0 && unknown < 400.0, "the yearly figure: {unknown}");
 }
 
+#[test]
+fn who_waits_for_a_token_is_taken_for_healthy() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("windward.yaml");
+    let auth = "name: paris, auth: { bearer: { command: [nowhere] } },";
+    std::fs::write(&file, std::fs::read_to_string(PLAN).unwrap().replacen("name: paris,", auth, 1)).unwrap();
+    let (code, out, error) = explain(&["-c", file.to_str().unwrap(), "--model", "gpt-oss-120b"]);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert!(out.starts_with("Model gpt-oss-120b on route chat would go to paris\n"), "{out}");
+}
+
 /// The shipped examples, by the choice that they leave a model.
 #[test]
 fn an_example_says_how_much_of_a_choice_there_is() {

@@ -1,6 +1,7 @@
 //! Backends that are signed for: with which keys, for which service, in which region.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Check;
@@ -9,7 +10,7 @@ use crate::config::choices::SecretFile;
 use crate::config::decode::{At, quoted};
 use crate::config::file::SigV4File;
 use crate::config::node::Mark;
-use crate::config::profile::{profile_keys, profile_origin};
+use crate::config::profile::{NoKeys, profile_keys, profile_origin};
 
 /// What a host of AWS says of itself.
 pub(super) struct AwsHost<'h> {
@@ -92,27 +93,44 @@ impl Check<'_> {
             let (access_key_id, secret_access_key) = (id.into(), Secret::new(secret));
             return Some(KeySource::Fixed(AwsKeys { access_key_id, secret_access_key, session_token }));
         }
-        let of_environment = || self.variable("AWS_PROFILE").unwrap_or("default");
-        let name: Arc<str> = profile.map_or_else(of_environment, |profile| &profile.value).into();
+        let named = profile.map(|profile| profile.value.as_str()).or_else(|| self.variable("AWS_PROFILE"));
+        let name: Arc<str> = named.unwrap_or("default").into();
         let usual = self.usual_file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials");
         let path = file.map(|file| self.path(&file.value)).or(usual);
-        let read = |path: &Option<PathBuf>| String::from_utf8(self.files.read(path.as_ref()?).ok()?).ok();
-        let text = read(&path);
-        if let Some(file) = file.filter(|_| text.is_none()) {
-            self.problems.add(file.mark, "this credentials file cannot be read");
-            return None;
-        }
-        let text = text.unwrap_or_default();
-        let configuration = read(&self.usual_file("AWS_CONFIG_FILE", ".aws/config")).unwrap_or_default();
+        let text = match path.as_ref().map(|path| self.text(path)) {
+            Some(Ok(text)) => text,
+            Some(Err(why)) if file.is_some() || !is_absent(why) => {
+                self.problems.add(file.map_or(mark, |file| file.mark), "this credentials file cannot be read");
+                return None;
+            }
+            _ => String::new(),
+        };
+        let configuration = match self.usual_file("AWS_CONFIG_FILE", ".aws/config").map(|path| self.text(&path)) {
+            Some(Ok(text)) => text,
+            Some(Err(why)) if !is_absent(why) => {
+                self.problems.add(mark, "AWS's shared configuration file cannot be read");
+                return None;
+            }
+            _ => String::new(),
+        };
         let origin = profile_origin(&text, &configuration, &name);
         match (profile_keys(&text, &name), path) {
             (Ok(first), Some(path)) if file.is_some() || !origin.asks => Some(KeySource::Profile { path, profile: name, first }),
-            (Err(why), _) if file.is_some() || (profile.is_some() && !origin.known) => {
-                self.problems.add(mark, why.to_string());
-                None
-            }
+            // A file that is just being written must not make the machine's role sign, which may be another account's.
+            (Err(why @ NoKeys::Missing(..)), _) if !origin.asks => self.no_keys(&why, mark),
+            (Err(why), _) if file.is_some() || (named.is_some() && !origin.known) => self.no_keys(&why, mark),
             _ => self.chain(written, region, mark),
         }
+    }
+
+    fn no_keys(&mut self, why: &NoKeys, mark: Mark) -> Option<KeySource> {
+        self.problems.add(mark, why.to_string());
+        None
+    }
+
+    /// One of AWS's shared files.
+    fn text(&self, path: &Path) -> Result<String, io::ErrorKind> {
+        String::from_utf8(self.files.read(path).map_err(|error| error.kind())?).map_err(|_| io::ErrorKind::InvalidData)
     }
 
     /// Keys that are asked for once the plan is in force.
@@ -144,13 +162,57 @@ impl Check<'_> {
     /// The file that a variable names, or else the one below the home directory.
     fn usual_file(&self, variable: &str, usual: &str) -> Option<PathBuf> {
         let named = self.variable(variable).map(PathBuf::from);
-        named.or_else(|| self.variable("HOME").map(|home| PathBuf::from(home).join(usual)))
+        let found = named.or_else(|| self.variable("HOME").map(|home| PathBuf::from(home).join(usual)));
+        // How one says that there is none.
+        found.filter(|path| path != Path::new("/dev/null"))
     }
+}
+
+/// Whether there is no such file, as where the home directory is none.
+const fn is_absent(why: io::ErrorKind) -> bool {
+    matches!(why, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Files, load};
+
+    /// A credentials file that reads as this.
+    struct Shelf(Result<&'static [u8], io::ErrorKind>);
+
+    impl Files for Shelf {
+        fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+            if path.ends_with("credentials") { Ok(self.0?.to_vec()) } else { Err(io::ErrorKind::NotFound.into()) }
+        }
+    }
+
+    fn loaded(shelf: Result<&'static [u8], io::ErrorKind>, variables: &[(&str, &str)]) -> Result<(), String> {
+        let text = "listeners: [{ address: 127.0.0.1:0 }]\nbackends: [{ name: a, url: https://bedrock-runtime.us-west-2.amazonaws.com, \
+                    dialect: bedrock, auth: { sigv4: {} }, models: [m] }]\n";
+        let all = [&[("HOME", "/home")], variables].concat();
+        let env = all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        load("w.yaml", text, &env, &Shelf(shelf)).map(|_| ()).map_err(|errors| errors.to_string())
+    }
+
+    #[cfg(feature = "aws")]
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_the_machines_role() {
+        for (shelf, variables, problem) in [
+            (Err(io::ErrorKind::NotFound), &[][..], None),
+            (Err(io::ErrorKind::NotADirectory), &[], None),
+            (Ok(&b"[other]\n"[..]), &[], None),
+            (Ok(b"[default]\nregion = us-west-2\n"), &[], None),
+            (Err(io::ErrorKind::PermissionDenied), &[], Some("cannot be read")),
+            (Ok(b"[default]\n\xff"), &[], Some("cannot be read")),
+            (Ok(b"[default]\naws_access_key_id = A\naws_sec"), &[], Some("lacks `aws_secret_access_key`")),
+            (Ok(b""), &[("AWS_PROFILE", "deploy")], Some("no profile `deploy`")),
+        ] {
+            let got = loaded(shelf, variables);
+            assert_eq!(got.is_err(), problem.is_some(), "{shelf:?}: {got:?}");
+            assert!(problem.is_none_or(|problem| got.as_ref().unwrap_err().contains(problem)), "{shelf:?}: {got:?}");
+        }
+    }
 
     #[test]
     fn a_host_says_its_service_and_region() {
