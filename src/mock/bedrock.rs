@@ -70,10 +70,21 @@ const MEMBERS: [&str; 13] = [
 fn hold_to_converse(body: &Value) -> Result<(), Fault> {
     let strange = body.as_object().is_none_or(|members| members.keys().any(|name| !MEMBERS.contains(&&**name)));
     let turns = body["messages"].as_array().map_or(&[][..], Vec::as_slice);
-    let fine = |turn: &Value| turn["role"].is_string() && turn["content"].as_array().is_some_and(|content| !content.is_empty());
+    // Of its roles this is what nearly all of its models take.
+    let speaks = |turn: &Value| matches!(turn["role"].as_str(), Some("user" | "assistant"));
+    let fine = |turn: &Value| speaks(turn) && turn["content"].as_array().is_some_and(|content| !content.is_empty());
     let in_turn = |pair: &[Value]| pair.first().map(|turn| &turn["role"]) != pair.last().map(|turn| &turn["role"]);
     if strange || !turns.iter().all(fine) || !turns.windows(2).all(in_turn) {
         return Err(Fault::BadRequest("the body is not the JSON of this call"));
+    }
+    let said = || turns.iter().filter_map(|turn| turn["content"].as_array()).flatten();
+    let system = body["system"].as_array().into_iter().flatten();
+    if said().chain(system).any(|block| block["text"].as_str().is_some_and(|text| text.trim().is_empty())) {
+        return Err(Fault::BadRequest("a text is blank"));
+    }
+    let of_tools = |block: &Value| block.get("toolUse").is_some() || block.get("toolResult").is_some();
+    if body.get("toolConfig").is_none() && said().any(of_tools) {
+        return Err(Fault::BadRequest("toolUse and toolResult are there without toolConfig"));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -23,6 +23,11 @@ pub struct Refusal {
 
 /// The longest name of a member that is repeated to a client, in characters. Those that mean something have fewer than thirty.
 const LONGEST_NAME: usize = 64;
+
+/// The most members of an object that is looked at. Those with many (a schema, a tool's input) are not, but go on as they are.
+const MOST_MEMBERS: usize = 256;
+/// The most elements of an array that is looked at. Anthropic takes one hundred thousand messages in a request, and others say nothing.
+const MOST_ELEMENTS: usize = 100_000;
 
 /// Where something stands.
 #[derive(Clone, Copy)]
@@ -82,7 +87,12 @@ impl<'a> Object<'a> {
     }
 
     pub(super) fn read(value: Raw<'a>, at: &Path<'_>) -> Result<Self, Refusal> {
-        serde_json::from_str(value.get()).map_err(|_| at.refuse("must be an object"))
+        let why = if value.get().starts_with('{') {
+            "has too many members, or one without a readable name"
+        } else {
+            "must be an object"
+        };
+        serde_json::from_str(value.get()).map_err(|_| at.refuse(why))
     }
 
     /// The value of that name; `null` is as good as none.
@@ -118,10 +128,19 @@ impl<'a> Object<'a> {
     /// Refuses what is there under one of these names, unless it is no more than the value that stands for its absence.
     pub(super) fn refuse_unless(&mut self, name: &str, idle: &[&str], why: &str, at: &Path<'_>) -> Result<(), Refusal> {
         match self.take(name) {
-            Some(value) if !idle.contains(&value.get()) => Err(at.member(name).refuse(why)),
+            Some(value) if !idle.iter().any(|idle| is_same(value.get(), idle)) => Err(at.member(name).refuse(why)),
             _ => Ok(()),
         }
     }
+}
+
+/// Whether both are one value, however it is written.
+fn is_same(value: &str, idle: &str) -> bool {
+    // Of something long it is known without reading it.
+    const LONGEST: usize = 256;
+    let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
+    let same = |a: &serde_json::Value, b: &serde_json::Value| a == b || a.as_f64().is_some_and(|a| b.as_f64() == Some(a));
+    value == idle || value.len() <= LONGEST && read(value).zip(read(idle)).is_some_and(|(a, b)| same(&a, &b))
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
@@ -145,6 +164,9 @@ impl<'de> Visitor<'de> for Members {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
         let mut members = Vec::new();
         while let Some((Key(name), value)) = map.next_entry::<Key<'de>, Raw<'de>>()? {
+            if members.len() == MOST_MEMBERS {
+                return Err(serde::de::Error::custom("there are too many members"));
+            }
             members.push((name, Some(value)));
         }
         Ok(Object { members })
@@ -153,7 +175,38 @@ impl<'de> Visitor<'de> for Members {
 
 /// The elements of an array.
 pub(super) fn list<'a>(value: Raw<'a>, at: &Path<'_>) -> Result<Vec<Raw<'a>>, Refusal> {
-    serde_json::from_str(value.get()).map_err(|_| at.refuse("must be an array"))
+    let why = if value.get().starts_with('[') { "has too many elements" } else { "must be an array" };
+    let elements: Result<Elements<'_>, _> = serde_json::from_str(value.get());
+    elements.map(|Elements(elements)| elements).map_err(|_| at.refuse(why))
+}
+
+struct Elements<'a>(Vec<Raw<'a>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Elements<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(Listed)
+    }
+}
+
+struct Listed;
+
+impl<'de> Visitor<'de> for Listed {
+    type Value = Elements<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Elements<'de>, A::Error> {
+        let mut elements = Vec::new();
+        while let Some(element) = seq.next_element()? {
+            if elements.len() == MOST_ELEMENTS {
+                return Err(serde::de::Error::custom("there are too many elements"));
+            }
+            elements.push(element);
+        }
+        Ok(Elements(elements))
+    }
 }
 
 /// A string without its escapes.
@@ -171,10 +224,18 @@ pub(super) fn is_string(value: Raw<'_>) -> bool {
     value.get().starts_with('"')
 }
 
-/// A number as it was written.
-pub(super) fn number<'a>(value: Raw<'a>, at: &Path<'_>) -> Result<Raw<'a>, Refusal> {
-    let is_number = value.get().starts_with(|first: char| first == '-' || first.is_ascii_digit());
-    if is_number { Ok(value) } else { Err(at.refuse("must be a number")) }
+/// Whether a string has nothing but white space. Most are known by their first letter.
+pub(super) fn is_blank(value: Raw<'_>, at: &Path<'_>) -> Result<bool, Refusal> {
+    match value.get().trim_start_matches('"').trim_start().chars().next() {
+        None | Some('"' | '\\') => Ok(text(value, at)?.trim().is_empty()),
+        Some(_) => Ok(false),
+    }
+}
+
+/// A number from 0 to 1, as it was written.
+pub(super) fn share<'a>(value: Raw<'a>, at: &Path<'_>) -> Result<Raw<'a>, Refusal> {
+    let share: f64 = serde_json::from_str(value.get()).map_err(|_| at.refuse("must be a number"))?;
+    if (0.0..=1.0).contains(&share) { Ok(value) } else { Err(at.refuse("must be from 0 to 1 there")) }
 }
 
 /// A whole number from 1, as it was written.

@@ -252,15 +252,15 @@ proptest! {
             {"role": "user", "content": text},
             {"role": "assistant", "tool_calls": [{"id": id, "type": "function",
                 "function": {"name": "f", "arguments": serde_json::json!({"x": text}).to_string()}}]},
-        ], "n": n});
+        ], "n": n, "tools": [{"type": "function", "function": {"name": "f"}}]});
         if unknown { body[format!("x{id}")] = 1.into(); }
         match Translation::ChatToConverse.request(body.to_string().as_bytes(), Spoken::default()) {
             Err(refusal) => {
-                let expected = if n == Some(2) { "n".to_owned() } else { format!("x{id}") };
+                let expected = if text.trim().is_empty() { "messages[0].content".to_owned() } else if n == Some(2) { "n".to_owned() } else { format!("x{id}") };
                 prop_assert_eq!(refusal.field, expected);
             }
             Ok(there) => {
-                prop_assert!(n != Some(2) && !unknown);
+                prop_assert!(n != Some(2) && !unknown && !text.trim().is_empty());
                 let there: serde_json::Value = serde_json::from_slice(&there).unwrap();
                 prop_assert_eq!(&there["messages"][0]["content"][0]["text"], &serde_json::Value::from(text.as_str()));
                 prop_assert_eq!(&there["messages"][1]["content"][0]["toolUse"]["input"]["x"], &serde_json::Value::from(text));
