@@ -1,10 +1,10 @@
 //! The access log's line: an [`AccessRecord`] as JSON, as serde writes it and at a third of what that costs.
 //!
-//! The record's own `Serialize` goes through a generic serializer field by field: by `serde_json` a line of four candidates takes
-//! 44,700 instructions, by this it took 13,541 (`benches/instructions` counts both) before what comes again was kept: that, digits all
-//! at once and lists that are written as they are made took 18,400 instructions of a chat request to 13,100 (`benches/peers/instr.py`,
-//! its profile, without LTO). One writer beside one reader can drift apart, so every struct is taken apart by name, that a new field does not compile until it is written, and the tests hold
-//! the text against `serde_json`'s of the same record, byte for byte.
+//! The record's own `Serialize` goes through a generic serializer field by field: by `serde_json` a line of four candidates takes three
+//! times the instructions (`benches/instructions` counts both), even before what comes again was kept. That, digits all at once and lists
+//! that are written as they are made took 18,400 instructions of a chat request to 13,100 (`benches/peers/instr.py`, its profile, without
+//! LTO). One writer beside one reader can drift apart, so every struct is taken apart by name, that a new field does not compile until
+//! it is written, and the tests hold the text against `serde_json`'s of the same record, byte for byte.
 
 use std::borrow::Borrow;
 use std::cell::RefCell;
