@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::Comparison;
 use super::score::Score;
+use super::traffic::left_out;
 use super::world::World;
 use crate::config::scenario::Scenario;
 
@@ -170,9 +171,13 @@ fn basis(scenario: &Scenario, world: &World) -> String {
         (0, _) => "of a recorded trace",
         _ => "as they were asked for",
     };
+    let late = match left_out(scenario, world) {
+        0 => String::new(),
+        late => format!(" Left out: {late} of {} requests, which come after the end.", world.arrivals.len()),
+    };
     let seeds: Vec<String> = scenario.seeds.iter().map(u64::to_string).collect();
     format!(
-        "Simulated. Grids: {grids}, {} of them, one in {} s. Lengths: {lengths}. Seeds: {}.",
+        "Simulated. Grids: {grids}, {} of them, one in {} s. Lengths: {lengths}.{late} Seeds: {}.",
         scenario.hours,
         scenario.carbon_hour.as_secs_f64(),
         seeds.join(", "),
@@ -214,7 +219,9 @@ pub fn json(scenario: &Scenario, world: &World, comparison: &Comparison) -> Valu
     json!({
         "simulated": true,
         "recorded_grids": world.grids.iter().all(|grid| grid.recorded),
-        "recorded_lengths": !(world.lengths.is_empty() && world.arrivals.is_empty()),
+        // Who wrote the table of requests may have recorded them or made them up.
+        "recorded_lengths": world.arrivals.is_empty() && !world.lengths.is_empty(),
+        "requests_left_out": left_out(scenario, world),
         "hours": scenario.hours,
         "regions": names(&|nth| scenario.regions.get(nth).map(|region| region.spec.name.to_string()), scenario.regions.len()),
         "classes": names(&|nth| scenario.classes.get(nth).map(|class| class.name.to_string()), scenario.classes.len()),
@@ -234,6 +241,7 @@ mod tests {
     use crate::simulate::Run;
     use crate::simulate::engine::Finished;
     use crate::simulate::oracle::Best;
+    use crate::simulate::world::Arrival;
 
     struct NoFiles;
 
@@ -283,6 +291,18 @@ mod tests {
         An oracle that did not know how long answers will be would have saved 99.0 % of that.
         Of the requests 0.50 [0.00..1.00] % could not have been served in time by anybody.
         ");
+    }
+
+    #[test]
+    fn a_table_of_requests_says_what_is_left_out_and_claims_no_recording() {
+        let (scenario, mut world, comparison) = compared();
+        let at = scenario.duration();
+        world.arrivals = vec![Arrival { at, lengths: (1, 1), class: None, resident: None }];
+        world.lengths = vec![(1, 1)];
+        let said = basis(&scenario, &world);
+        assert!(said.contains("Left out: 1 of 1 requests, which come after the end. Seeds"), "{said}");
+        let value = json(&scenario, &world, &comparison);
+        assert_eq!((&value["recorded_lengths"], &value["requests_left_out"]), (&false.into(), &1.into()));
     }
 
     #[test]

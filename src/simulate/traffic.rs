@@ -135,11 +135,21 @@ fn wave(scenario: &Scenario, at: f64) -> f64 {
     (1.0 + daily + twice).max(0.0)
 }
 
+/// How many requests of the table are taken: those before the end, and no more than can be held.
+fn taken(scenario: &Scenario, world: &World) -> usize {
+    world.arrivals.partition_point(|arrival| arrival.at < scenario.duration()).min(MAX_REQUESTS)
+}
+
+/// How many requests of the table are not taken.
+pub(super) fn left_out(scenario: &Scenario, world: &World) -> usize {
+    world.arrivals.len() - taken(scenario, world)
+}
+
 /// The arrivals of a table, or second by second: Poisson with a rate that waves, bursts and crowds make.
 fn asks(scenario: &Scenario, world: &World, seed: u64) -> Vec<Ask> {
     let (mut rng, mut kinds) = (stream(seed, Stream::Arrivals, 0), Kinds::new(scenario, world, seed));
     if scenario.traffic.arrivals.is_some() {
-        let those = world.arrivals.iter().take_while(|arrival| arrival.at < scenario.duration()).take(MAX_REQUESTS);
+        let those = world.arrivals.iter().take(taken(scenario, world));
         return those.map(|arrival| kinds.next(arrival.at, Some(arrival))).collect();
     }
     let end = scenario.duration().as_secs_f64();
@@ -303,7 +313,9 @@ mod tests {
         let (grids, lengths) = (Vec::new(), vec![(1, 1)]);
         let after = scenario.duration().as_secs();
         let arrivals = vec![recorded(3, Some(1)), Arrival { resident: None, ..recorded(5, None) }, recorded(after, None)];
-        let asks = asks(&scenario, &World { grids, lengths, arrivals }, 1);
+        let world = World { grids, lengths, arrivals };
+        assert_eq!(left_out(&scenario, &world), 1);
+        let asks = asks(&scenario, &world, 1);
         assert_eq!(
             asks.iter().map(|ask| ask.at.as_secs()).collect::<Vec<_>>(),
             [3, 5],

@@ -10,8 +10,8 @@ use crate::tables::Regions;
 const EVERYWHERE: [&str; 4] =
     ["aiplatform.googleapis.com", "api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com"];
 
-/// OpenAI's regional hosts by their first label, and the countries that their data stays in (OpenAI's guide to data residency). In which
-/// cloud and region of these it works, nobody says.
+/// OpenAI's regional hosts by their first label (OpenAI's guide to data residency), and what the labels are taken to mean: a country, or
+/// for `eu` the EU member states. In which cloud and region of these it works, nobody says.
 const OPENAI: [(&str, &[&str]); 6] = [
     ("us", &["US"]),
     (
