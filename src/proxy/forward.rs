@@ -156,8 +156,9 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
         }
     }
     x.permit = None;
-    // A client that is told to come back later knows more than one that is told that somebody could not be reached.
-    let Some(refusal) = tries.refusal else {
+    // A client that is told to come back later knows more than one that is told that somebody could not be reached. But where the work
+    // may be done, a refusal would say that it is not, and the client's SDK would have it done again.
+    let Some(refusal) = tries.refusal.filter(|_| !tries.done) else {
         x.serving = None;
         return Err(tries.fault);
     };

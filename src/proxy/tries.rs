@@ -12,7 +12,7 @@ use crate::wire::refusal::outranks;
 pub(super) struct Tries {
     /// The error to tell: of those that may have left work done, or else of all, the last.
     pub(super) fault: Error,
-    /// The refusal to show instead.
+    /// The refusal to show instead, unless somebody may have done the work.
     pub(super) refusal: Option<Box<Refusal>>,
     /// Whether somebody may have done the work.
     pub(super) done: bool,

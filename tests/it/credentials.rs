@@ -284,11 +284,17 @@ fn who_could_not_be_asked_does_not_hide_who_failed() {
     let never = "auth: { bearer: { command: [sh, -c, \"exit 3\"] } }";
     let (cut, no) = (Peer::start(|_, _| Then::Close), Peer::answering("401 Unauthorized", NO));
     let failing = Peer::answering("500 Internal Server Error", "{}");
+    let (busy, down) = (Peer::answering("429 Too Many Requests", "{}"), Peer::answering("503 Service Unavailable", "{}"));
     let nobody = Peer::nobody();
     for (first, second, more, told) in [
         (cut.address, nobody, never, (502, Some("bad_gateway"))),
         (cut.address, nobody, "", (502, Some("bad_gateway"))),
         (cut.address, no.address, "auth: { bearer: OWN }", (502, Some("bad_gateway"))),
+        (cut.address, busy.address, "", (502, Some("bad_gateway"))),
+        (cut.address, down.address, "", (502, Some("bad_gateway"))),
+        (busy.address, cut.address, "", (502, Some("bad_gateway"))),
+        (failing.address, busy.address, "", (502, Some("bad_gateway"))),
+        (nobody, busy.address, "", (429, None)),
         (failing.address, nobody, never, (500, None)),
         (failing.address, nobody, "", (502, Some("bad_gateway"))),
         (nobody, nobody, never, (502, Some("backend_unreachable"))),

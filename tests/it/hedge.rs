@@ -225,7 +225,7 @@ fn one_that_fails_is_no_winner_and_is_booked_as_what_it_is() {
 
 #[test]
 fn a_first_that_breaks_leaves_it_to_the_second_and_to_nobody_else() {
-    for (status, expected) in [("200 OK", 200), ("429 Too Many Requests", 429), ("500 Internal Server Error", 500)] {
+    for (status, expected) in [("200 OK", 200), ("429 Too Many Requests", 502), ("500 Internal Server Error", 500)] {
         let (first, go) = held(|_, _| Then::Close);
         let (second, answer) = held(move |_, stream| {
             respond(stream, status, JSON, OK.as_bytes());
@@ -242,7 +242,7 @@ fn a_first_that_breaks_leaves_it_to_the_second_and_to_nobody_else() {
         answer.send(()).unwrap();
         assert_eq!(client.answer().status, expected);
         let record = proxy.record();
-        let last = if expected == 429 { "refused" } else { "answered" };
+        let last = if expected == 502 { "refused" } else { "answered" };
         assert_eq!(outcomes(&record), [("first", "broken"), ("second", last)]);
         assert!(!third.saw_more(), "the first may have done the work");
         audit(&record);
@@ -311,4 +311,27 @@ fn hedges_stay_the_share_of_the_requests_that_the_policy_allows() {
     let metrics = proxy.ask_admin("/metrics").text();
     assert!(metrics.contains("windward_hedges_total{result=\"withheld\"} 1\n"), "{metrics}");
     assert_eq!(std::iter::from_fn(|| good.saw_more().then_some(())).count(), 3);
+}
+
+#[test]
+fn a_hedge_that_does_not_begin_costs_none_of_the_share() {
+    let clock = standing_still();
+    let (ages, until) = (Arc::clone(&clock), Arc::new(AtomicBool::new(true)));
+    let late = Arc::clone(&until);
+    // While the first has it, the time that the exchange may take goes by.
+    let first = Peer::start(move |_, stream| {
+        if late.load(SeqCst) {
+            ages.advance(std::time::Duration::from_secs(60));
+        }
+        wait_for_close(stream);
+        Then::Close
+    });
+    let good = Peer::answering("200 OK", OK);
+    let (patient, short) = ("timeouts: { first_byte: 500ms }", "timeouts: { total: 30s }");
+    let hedge = "hedge: { at_most: 0.5, extra_mg_at_most: 100000 }";
+    let proxy = hedging_by(clock, hedge, &[("first", first.address, patient), ("good", good.address, short)]);
+    assert_eq!([(); 2].map(|()| ask(&proxy, BODY).status), [504; 2], "two have earned one, and it is too late for it");
+    assert!(!good.saw_more());
+    until.store(false, SeqCst);
+    assert_eq!(ask(&proxy, BODY).status, 200, "it is still there for the third");
 }
