@@ -321,7 +321,7 @@ fn a_hedge_that_does_not_begin_costs_none_of_the_share() {
     // While the first has it, the time that the exchange may take goes by.
     let first = Peer::start(move |_, stream| {
         if late.load(SeqCst) {
-            ages.advance(std::time::Duration::from_secs(60));
+            ages.advance(std::time::Duration::from_mins(1));
         }
         wait_for_close(stream);
         Then::Close
