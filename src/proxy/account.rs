@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::evidence::{At, Ran};
 use super::exchange::{Attempt, AttemptOutcome, Exchange, Proof};
-use super::relay;
+use super::{forward, relay};
 use crate::backend::Backend;
 use crate::cost::{Costs, TokenPrices};
 use crate::decide::{Candidate, Verdict, exclusion};
@@ -85,16 +85,17 @@ fn answered(x: &Exchange) -> bool {
 fn judge(x: &Exchange, now: Instant) {
     let Some((backend, _)) = &x.serving else { return };
     let live = x.snapshot.live(backend.id);
+    let status = forward::judged(x.status, backend);
     match x.ended {
         // It works, and says so of the request. Anybody could shut a backend by sending it such ones.
         Ended::UpstreamBroke if relay::blames_request(x.error) => {}
         // Its status was counted when it came, and a tunnel in which nobody says anything is nobody's fault.
-        Ended::UpstreamBroke | Ended::TimedOut if x.status.is_server_error() => {}
+        Ended::UpstreamBroke | Ended::TimedOut if status.is_server_error() => {}
         Ended::TimedOut if x.status == StatusCode::SWITCHING_PROTOCOLS => {}
         // Nor is a backend dead that went on as it should, and whose client may have been slow to read.
         Ended::TimedOut if x.error == Some(relay::NO_END) => {}
         Ended::UpstreamBroke | Ended::TimedOut => live.failed(now, || x.remedy(backend.id, now)),
-        Ended::Complete if !x.status.is_server_error() && x.status != StatusCode::TOO_MANY_REQUESTS => live.succeeded(now),
+        Ended::Complete if !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS => live.succeeded(now),
         Ended::Complete | Ended::ClientGone | Ended::Rejected => {}
     }
 }

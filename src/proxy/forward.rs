@@ -20,9 +20,11 @@ use super::exchange::{Attempt, AttemptOutcome, Exchange};
 use super::hedge::{self, Race};
 use super::provenance::Provenance;
 use super::reject::Error;
+use super::translated;
 use super::tries::Tries;
 use crate::backend::{Backend, Credential};
 use crate::decide::Standing;
+use crate::dialect::Dialect;
 use crate::live::{Allowances, Live};
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
 use crate::wire::Operation;
@@ -31,6 +33,7 @@ use crate::wire::fields::Fields;
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::query::without_credentials;
 use crate::wire::refusal::{refuses, retry_after};
+use crate::wire::translate::status_of;
 
 /// A request as it is kept for as many attempts as it may take.
 pub(super) struct Outgoing {
@@ -247,8 +250,16 @@ fn book_response(tries: &mut Tries, x: &mut Exchange, asked: &Asked, response: U
         tries.came_to_nothing(Error::CredentialRefused);
         return Outcome::Undone;
     }
+    if let Some(why) = translated::unreadable(&response.head, x, asked.index) {
+        // Known before a byte went to the client, who is told so as of any answer that is none.
+        tracing::warn!(backend = &*backend.name, id = ?x.id, %why, "an answer cannot be translated");
+        live.failed(now, || x.remedy(backend.id, now));
+        close(x, AttemptOutcome::Broken, Some(status), now);
+        tries.may_be_done(Error::BadGateway);
+        return Outcome::Failed(None);
+    }
     close(x, AttemptOutcome::Answered, Some(status), now);
-    if failed(status) {
+    if failed(judged(status, backend)) {
         live.failed(now, || x.remedy(backend.id, now));
         // Of its answer this much is left if somebody else is asked.
         tries.may_be_done(Error::BadGateway);
@@ -258,9 +269,11 @@ fn book_response(tries: &mut Tries, x: &mut Exchange, asked: &Asked, response: U
 }
 
 /// Whether what came is an answer that the client is to get, and no error, failure or refusal.
-pub(super) fn is_answer(sent: &Sent, backend: &Backend) -> bool {
-    let fine = |status| !refuses(status) && !refuses_credential(status, backend) && !failed(status);
-    matches!(sent, Ok(Ok(response)) if fine(response.head.status))
+pub(super) fn is_answer(sent: &Sent, asked: &Asked, x: &Exchange) -> bool {
+    let Ok(Ok(response)) = sent else { return false };
+    let (status, backend) = (response.head.status, &*asked.backend);
+    let fine = !refuses(status) && !refuses_credential(status, backend) && !failed(judged(status, backend));
+    fine && translated::unreadable(&response.head, x, asked.index).is_none()
 }
 
 /// Sends and waits for the head, within a time.
@@ -382,6 +395,11 @@ pub(super) fn note_credential(x: &Exchange, backend: &Backend, status: StatusCod
 /// Of a machine without descriptors or ports every backend looks dead, and none of them is.
 pub(super) fn is_its_fault(kind: SendErrorKind) -> bool {
     kind != SendErrorKind::Exhausted
+}
+
+/// The status that says to everybody what this one says of that backend: Bedrock has 424 and 408 for a model that failed or was late.
+pub(super) fn judged(status: StatusCode, backend: &Backend) -> StatusCode {
+    if backend.dialect == Dialect::Bedrock { status_of(status) } else { status }
 }
 
 /// The backend, not the request, is at fault.

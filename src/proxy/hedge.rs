@@ -67,7 +67,7 @@ pub(super) async fn race(race: Race<'_>, outgoing: &mut Outgoing, x: &mut Exchan
     };
     let now = shared.clock.monotonic();
     let (asked, rest) = if first_is_there { (first, other) } else { (other, first) };
-    let answered = forward::is_answer(&sent, &asked.backend);
+    let answered = forward::is_answer(&sent, &asked, x);
     // The second one has a place of its own, which it keeps only if it is the one that goes on.
     if first_is_there != answered {
         x.permit = Some(place);

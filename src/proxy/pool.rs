@@ -49,6 +49,16 @@ impl Buffered {
         fits & (self.pool.unproven.fetch_add(more, Relaxed) + more <= (limits.buffered / UNPROVEN).max(limits.body))
     }
 
+    /// Counts out `less` bytes, which are held no more.
+    pub(super) fn shrink(&mut self, less: usize) {
+        let less = less.min(self.bytes);
+        self.bytes -= less;
+        self.pool.all.fetch_sub(less, Relaxed);
+        let unproven = less.min(self.unproven);
+        self.unproven -= unproven;
+        self.pool.unproven.fetch_sub(unproven, Relaxed);
+    }
+
     /// It is signed as it claimed.
     pub(super) fn proved(&mut self) {
         self.pool.unproven.fetch_sub(std::mem::take(&mut self.unproven), Relaxed);
@@ -80,5 +90,22 @@ impl Claiming {
 impl Drop for Claiming {
     fn drop(&mut self) {
         self.pool.claims.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_no_more_is_free_for_others() {
+        let (pool, limits) = (Arc::new(Pool::default()), Limits::default());
+        let mut one = Buffered::none(&pool);
+        assert!(one.grow(10, Proof::Claimed, &limits) && one.grow(20, Proof::Shown, &limits));
+        one.shrink(25);
+        assert_eq!((pool.all.load(Relaxed), pool.unproven.load(Relaxed)), (5, 0));
+        one.shrink(usize::MAX);
+        drop(one);
+        assert_eq!((pool.all.load(Relaxed), pool.unproven.load(Relaxed)), (0, 0));
     }
 }

@@ -24,7 +24,7 @@ use crate::wire::fields::{Fields, Name};
 use crate::wire::message::ResponseHead;
 use crate::wire::query::without_credentials;
 use crate::wire::stream_options::StreamOptions;
-use crate::wire::translate::{Answer, Head, Occasion, Refusal, Spoken, Translation};
+use crate::wire::translate::{Answer, Broken, Head, LONGEST_NAME, Occasion, Refusal, Spoken, Translation};
 
 /// Where a client of Anthropic's says for whom it asks.
 const USER_PROFILE_ID: HeaderName = HeaderName::from_static("anthropic-user-profile-id");
@@ -71,15 +71,22 @@ fn body(intake: &Intake, translation: Translation, fields: &Fields, x: &mut Exch
     let spoken =
         Spoken { version: fields.get_text(Name::AnthropicVersion), betas: &betas, profile: fields.get_text(&USER_PROFILE_ID) };
     let (limits, proof) = (x.snapshot.plan.limits, x.key_is);
-    let mut hold = |bytes: usize| x.buffered.as_mut().is_none_or(|buffered| buffered.grow(bytes, proof, &limits));
-    let translated = match &intake.chunks[..] {
+    let Some(buffered) = x.buffered.as_mut() else { return Ok(translate_chunks(intake, translation, spoken)) };
+    // Before it is taken: what it becomes is about as long, and of a body in pieces there is a copy in between.
+    let ahead = intake.fields.length * if intake.chunks.len() == 1 { 1 } else { 2 };
+    if !buffered.grow(ahead, proof, &limits) {
+        return Err(Error::Busy);
+    }
+    let translated = translate_chunks(intake, translation, spoken);
+    let kept = translated.as_ref().map_or(0, Bytes::len);
+    buffered.shrink(ahead.saturating_sub(kept));
+    if buffered.grow(kept.saturating_sub(ahead), proof, &limits) { Ok(translated) } else { Err(Error::Busy) }
+}
+
+fn translate_chunks(intake: &Intake, translation: Translation, spoken: Spoken<'_>) -> Result<Bytes, Refusal> {
+    match &intake.chunks[..] {
         [whole] => translation.request(whole, spoken),
-        chunks if hold(intake.fields.length) => translation.request(&chunks.concat(), spoken),
-        _ => return Err(Error::Busy),
-    };
-    match translated {
-        Ok(body) if !hold(body.len()) => Err(Error::Busy),
-        other => Ok(other),
+        chunks => translation.request(&chunks.concat(), spoken),
     }
 }
 
@@ -89,6 +96,8 @@ fn odd_parameter(translation: Translation, x: &Exchange) -> Option<Refusal> {
     let (_, query) = bare.as_deref().unwrap_or(x.path.as_str()).split_once('?')?;
     let known = |name: &str| name.is_empty() || translation.knows_parameter(name);
     let odd = query.split('&').filter_map(|part| part.split('=').next()).find(|name| !known(name))?;
+    // As much of it as is repeated of any name.
+    let odd: String = odd.chars().take(LONGEST_NAME).collect();
     Some(Refusal { field: format!("?{odd}"), why: "has no counterpart in the API of the backend that would serve it".into() })
 }
 
@@ -152,6 +161,25 @@ pub(super) fn speak(outgoing: &mut Outgoing, x: &Exchange, backend: &Backend, de
     Ok(())
 }
 
+/// Why an answer that begins so can be none for the client: of one that has to be translated its type is known before it is passed on.
+pub(super) fn unreadable(head: &ResponseHead, x: &Exchange, index: usize) -> Option<Broken> {
+    let translation = x.translated.as_ref()?.translation?;
+    let deployment = x.deployments.as_ref()?.get(index).filter(|deployment| deployment.translated);
+    let said = said(head, x);
+    deployment.filter(|_| !translation.passes(&said)).and_then(|_| said.unreadable())
+}
+
+/// What a head says of its body.
+fn said<'a>(head: &'a ResponseHead, x: &Exchange) -> Head<'a> {
+    Head {
+        status: head.status,
+        streamed: x.streamed,
+        content_type: head.fields.get(Name::ContentType).unwrap_or_default(),
+        encoded: head.fields.has(Name::ContentEncoding),
+        exception: head.fields.get_text(&ERROR_TYPE),
+    }
+}
+
 /// The answer's way back into the client's dialect, where it needs one. The head is made the client's.
 pub(super) fn answer(head: &mut ResponseHead, x: &Exchange) -> Option<Box<Answer>> {
     let (translated, translation) = x.behind()?;
@@ -164,14 +192,12 @@ pub(super) fn answer(head: &mut ResponseHead, x: &Exchange) -> Option<Box<Answer
         model: x.model.clone().unwrap_or_default(),
         include_usage: translated.include_usage,
     };
-    let said = Head {
-        status: head.status,
-        streamed: x.streamed,
-        content_type: head.fields.get(Name::ContentType).unwrap_or_default(),
-        encoded: head.fields.has(Name::ContentEncoding),
-        exception: head.fields.get_text(&ERROR_TYPE),
-    };
+    let said = said(head, x);
     let answer = (!translation.passes(&said)).then(|| Box::new(Answer::new(translation, said, of)));
+    if answer.is_some() {
+        // What it becomes is not compressed.
+        head.fields.remove(Name::ContentEncoding);
+    }
     let status = crate::wire::translate::status_of(head.status);
     if status != head.status {
         (head.status, head.reason) = (status, None);

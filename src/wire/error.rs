@@ -10,11 +10,12 @@ use serde::Serialize;
 use super::Dialect;
 
 /// The JSON body of an error response. `code` is a short word for programs (`model_not_found`); dialects without a place for it do
-/// without. `message` is for people; it must not hold a secret or a prompt.
+/// without, and an empty one is none. `message` is for people; it must not hold a secret or a prompt.
 pub fn error_body(dialect: Dialect, status: StatusCode, code: &str, message: &str, param: Option<&str>) -> Bytes {
+    let named = Some(code).filter(|code| !code.is_empty());
     match dialect {
         Dialect::Openai | Dialect::AzureOpenai => {
-            body(&OpenAi { error: OpenAiError { message, r#type: openai_type(status), param, code } })
+            body(&OpenAi { error: OpenAiError { message, r#type: openai_type(status), param, code: named } })
         }
         Dialect::Anthropic => {
             body(&Anthropic { r#type: "error", error: AnthropicError { r#type: anthropic_type(status), message } })
@@ -40,7 +41,7 @@ struct OpenAiError<'a> {
     message: &'a str,
     r#type: &'static str,
     param: Option<&'a str>,
-    code: &'a str,
+    code: Option<&'a str>,
 }
 
 fn openai_type(status: StatusCode) -> &'static str {

@@ -4,6 +4,9 @@
 /// Prelude and checksums: no frame is shorter.
 const LEAST: usize = 16;
 
+/// The memory that is kept between two frames, in bytes. Nearly all are shorter.
+const KEPT: usize = 16 << 10;
+
 /// Cuts a stream into frames.
 #[derive(Debug)]
 pub(super) struct EventFrames {
@@ -55,6 +58,8 @@ impl EventFrames {
     pub(super) fn next<'s, 'c: 's>(&'s mut self, chunk: &mut &'c [u8]) -> Option<Piece<'s>> {
         if std::mem::take(&mut self.handed_out) {
             self.held.clear();
+            // A stream may last for minutes after its only long frame.
+            self.held.shrink_to(KEPT);
         }
         while !self.lost {
             if self.skip > 0 {
@@ -114,6 +119,18 @@ mod tests {
             }
         }
         (found, frames.is_within())
+    }
+
+    #[test]
+    fn a_long_frame_is_not_remembered() {
+        let mut frames = EventFrames::new(1 << 20);
+        let long = [&(1_u32 << 20).to_be_bytes()[..], &vec![7; (1 << 20) - 4]].concat();
+        let (begin, end) = long.split_at(9);
+        assert!(frames.next(&mut &begin[..]).is_none());
+        assert!(matches!(frames.next(&mut &end[..]), Some(Piece::Frame(_))));
+        assert!(frames.kept() >= 1 << 20);
+        assert!(frames.next(&mut &b""[..]).is_none());
+        assert!(frames.kept() <= KEPT);
     }
 
     proptest! {

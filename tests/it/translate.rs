@@ -358,6 +358,48 @@ fn a_stream_that_breaks_is_a_broken_one_here_too() {
     }
 }
 
+/// The failures in a row that the backend is booked for.
+fn failures(proxy: &Harness) -> Value {
+    proxy.backend("bedrock")["failures"].clone()
+}
+
+#[test]
+fn an_answer_that_cannot_be_read_is_none_from_its_head_on() {
+    for (fields, stream) in [
+        ("content-type: text/html\r\n", false),
+        ("content-type: application/json\r\n", true),
+        ("content-type: application/json\r\ncontent-encoding: gzip\r\n", false),
+    ] {
+        let peer = Peer::start(move |_, stream| {
+            respond(stream, "200 OK", fields, b"<html>");
+            Then::Next
+        });
+        let proxy = Harness::start(&[("bedrock", peer.address, BEDROCK)], "dialect: openai");
+        let answer = ask(&proxy, "/v1/chat/completions", &hello(&json!({"stream": stream})));
+        assert_eq!((answer.status, answer.field("content-type")), (502, Some("application/json")), "{fields}");
+        assert_eq!((&answer.json()["error"]["code"], answer.field("content-encoding")), (&"bad_gateway".into(), None));
+        let record = proxy.record();
+        assert_eq!((&record["error"], &record["attempts"][0]["status"]), (&"bad_gateway".into(), &200.into()), "{record}");
+        assert_eq!(failures(&proxy), 1, "{fields}");
+    }
+}
+
+#[test]
+fn a_model_that_failed_is_a_failure_of_its_backend() {
+    for (status, told) in [("424 Failed Dependency", 502), ("408 Request Timeout", 504), ("400 Bad Request", 400)] {
+        let peer = Peer::start(move |_, stream| {
+            respond(stream, status, "content-type: application/json\r\ncontent-encoding: br\r\n", br#"{"message":"odd"}"#);
+            Then::Next
+        });
+        let proxy = Harness::start(&[("bedrock", peer.address, BEDROCK)], "dialect: openai");
+        let answer = ask(&proxy, "/v1/chat/completions", &hello(&json!({})));
+        assert_eq!((answer.status, answer.field("content-encoding")), (told, None), "{status}");
+        assert_eq!(answer.json()["error"]["message"], "odd");
+        proxy.record();
+        assert_eq!(failures(&proxy), u64::from(told >= 500), "{status}");
+    }
+}
+
 #[test]
 fn an_exception_in_a_stream_is_an_error_event() {
     let peer = Peer::start(|_, stream| {

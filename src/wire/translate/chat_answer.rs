@@ -86,15 +86,16 @@ impl From<TokenUsage> for Usage {
     }
 }
 
-/// Why it ended. A word that has none here goes on as it is: to call it by another would be a lie.
-fn finish_reason(stop: &str) -> &str {
-    match stop {
+/// Why it ended. What a chat has no word for (a model that wrote no call that can be read) is an answer that failed: to call it by
+/// another would be a lie, and SDKs take no word that they do not know.
+fn finish_reason(stop: &str) -> Result<&'static str, Broken> {
+    Ok(match stop {
         "end_turn" | "stop_sequence" => "stop",
         "max_tokens" | "model_context_window_exceeded" => "length",
         "tool_use" => "tool_calls",
         "guardrail_intervened" | "content_filtered" => "content_filter",
-        other => other,
-    }
+        _ => return Err(Broken("it ended for a reason that a chat has no word for")),
+    })
 }
 
 /// Translates an answer in one piece.
@@ -114,7 +115,7 @@ pub(super) fn whole(body: &[u8], of: &Occasion) -> Result<Vec<u8>, Broken> {
         content.get_or_insert_default();
     }
     let message = Reply { role: "assistant", content, refusal: (), tool_calls };
-    let finish_reason = finish_reason(&answer.stop_reason);
+    let finish_reason = finish_reason(&answer.stop_reason)?;
     Ok(super::document::written(&Completion {
         id: &of.id,
         object: "chat.completion",
@@ -235,7 +236,7 @@ impl ChatStream {
             ("messageStop", Stage::Speaking) => {
                 self.stage = Stage::Stopped;
                 let MessageStop { stop_reason } = read(payload)?;
-                say(ReplyDelta::default(), Some(finish_reason(&stop_reason)), of, into);
+                say(ReplyDelta::default(), Some(finish_reason(&stop_reason)?), of, into);
             }
             ("metadata", Stage::Stopped) => {
                 let Metadata { usage } = read(payload)?;

@@ -22,7 +22,7 @@ pub struct Refusal {
 }
 
 /// The longest name of a member that is repeated to a client, in characters. Those that mean something have fewer than thirty.
-const LONGEST_NAME: usize = 64;
+pub const LONGEST_NAME: usize = 64;
 
 /// The most members of an object that is looked at. Those with many (a schema, a tool's input) are not, but go on as they are.
 const MOST_MEMBERS: usize = 256;

@@ -31,17 +31,21 @@ pub(super) fn whole(body: &[u8], dialect: Dialect, status: StatusCode, named: Op
     let fault: Fault = serde_json::from_slice(body).unwrap_or_default();
     let message = fault.message.unwrap_or_else(|| format!("the backend answered {} and said nothing of why", status.as_u16()));
     let name = named.or(fault.name.as_deref()).unwrap_or_default();
-    error_body(dialect, status, bare(name), &message, None)
+    error_body(dialect, status, &bare(name), &message, None)
 }
 
-/// The name alone: it may come with its namespace before it, and a URL behind it.
-fn bare(name: &str) -> &str {
+/// The name alone: it may come with its namespace before it, and a URL behind it. In a stream it begins with a small letter.
+fn bare(name: &str) -> String {
     let name = name.split(':').next().unwrap_or_default();
-    name.rsplit('#').next().unwrap_or_default()
+    let mut bare = name.rsplit('#').next().unwrap_or_default().to_owned();
+    if let Some(first) = bare.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    bare
 }
 
-/// An exception within a stream, as one error event.
-pub(super) fn event(payload: &[u8], dialect: Dialect, exception: &str, into: &mut Vec<u8>) {
+/// An exception within a stream, as one error event. `said` is its message where that is no part of the payload.
+pub(super) fn event(payload: &[u8], said: Option<&str>, dialect: Dialect, exception: &str, into: &mut Vec<u8>) {
     let status = match exception {
         "validationException" => StatusCode::BAD_REQUEST,
         "accessDeniedException" => StatusCode::FORBIDDEN,
@@ -56,7 +60,11 @@ pub(super) fn event(payload: &[u8], dialect: Dialect, exception: &str, into: &mu
         into.extend_from_slice(b"event: error\n");
     }
     into.extend_from_slice(b"data: ");
-    into.extend_from_slice(&whole(payload, dialect, status, Some(exception)));
+    let body = match said {
+        Some(said) => error_body(dialect, status, &bare(exception), said, None),
+        None => whole(payload, dialect, status, Some(exception)),
+    };
+    into.extend_from_slice(&body);
     into.extend_from_slice(b"\n\n");
 }
 
@@ -66,21 +74,23 @@ mod tests {
 
     #[test]
     fn an_error_keeps_its_message_and_its_name() {
+        let null = serde_json::Value::Null;
         for (body, named, code, message) in [
-            (r#"{"message":"no"}"#, Some("ValidationException:http://internal/"), "ValidationException", "no"),
-            (r#"{"Message":"no","__type":"com.amazon.coral#AccessDeniedException"}"#, None, "AccessDeniedException", "no"),
-            ("<html>", None, "", "the backend answered 400 and said nothing of why"),
+            (r#"{"message":"no"}"#, Some("throttlingException"), "ThrottlingException".into(), "no"),
+            (r#"{"message":"no"}"#, Some("ValidationException:http://internal/"), "ValidationException".into(), "no"),
+            (r#"{"Message":"no","__type":"com.amazon.coral#AccessDeniedException"}"#, None, "AccessDeniedException".into(), "no"),
+            ("<html>", None, null, "the backend answered 400 and said nothing of why"),
         ] {
             let body = whole(body.as_bytes(), Dialect::Openai, StatusCode::BAD_REQUEST, named);
             let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-            assert_eq!((&body["error"]["code"], &body["error"]["message"]), (&code.into(), &message.into()));
+            assert_eq!((&body["error"]["code"], &body["error"]["message"]), (&code, &message.into()));
         }
     }
 
     #[test]
     fn an_exception_becomes_an_error_event() {
         let mut events = Vec::new();
-        event(br#"{"message":"slow down"}"#, Dialect::Anthropic, "throttlingException", &mut events);
+        event(br#"{"message":"slow down"}"#, None, Dialect::Anthropic, "throttlingException", &mut events);
         let expected =
             "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"slow down\"}}\n\n";
         assert_eq!(String::from_utf8(events).unwrap(), expected);

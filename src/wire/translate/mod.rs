@@ -24,7 +24,7 @@ use http::StatusCode;
 use super::event_frames::{EventFrames, Piece};
 use super::{Dialect, Operation};
 use chat_answer::ChatStream;
-pub use document::Refusal;
+pub use document::{LONGEST_NAME, Refusal};
 pub use fault::status_of;
 use messages::MessagesStream;
 pub use messages::Spoken;
@@ -34,6 +34,9 @@ pub use messages::Spoken;
 const LONGEST_FRAME: usize = 1 << 20;
 /// The longest answer in one piece, in bytes. The longest that models write, 128 thousand tokens, has about one million of them.
 const LONGEST_ANSWER: usize = 8 << 20;
+
+/// The longest error, in bytes. One has a sentence.
+const LONGEST_FAULT: usize = 64 << 10;
 
 /// From what to what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +124,18 @@ pub struct Head<'a> {
     pub exception: Option<&'a str>,
 }
 
+impl Head<'_> {
+    /// Why what follows cannot be read, where that is known already. Of an error the status says enough.
+    pub fn unreadable(&self) -> Option<Broken> {
+        let wanted: &[u8] = if self.streamed { b"application/vnd.amazon.eventstream" } else { b"application/json" };
+        match self.status.is_success() {
+            true if self.encoded => Some(Broken("the answer is compressed")),
+            true if !self.content_type.starts_with(wanted) => Some(Broken("the answer is of another type")),
+            _ => None,
+        }
+    }
+}
+
 /// An answer on its way.
 #[derive(Debug)]
 pub struct Answer {
@@ -159,12 +174,7 @@ impl Body {
 impl Answer {
     /// An answer that begins with that head.
     pub fn new(translation: Translation, head: Head<'_>, of: Occasion) -> Self {
-        let wanted: &[u8] = if head.streamed { b"application/vnd.amazon.eventstream" } else { b"application/json" };
-        let mut broken = head.encoded.then_some(Broken("the answer is compressed"));
         let body = if head.status.is_success() {
-            if !head.content_type.starts_with(wanted) {
-                broken = broken.or(Some(Broken("the answer is of another type")));
-            }
             match translation {
                 _ if !head.streamed => Body::Whole(Vec::new()),
                 Translation::ChatToConverse => Body::stream(Stream::Chat(ChatStream::default())),
@@ -174,7 +184,7 @@ impl Answer {
             let exception = head.exception.map(Into::into);
             Body::Fault { held: Vec::new(), status: status_of(head.status), exception }
         };
-        Self { of, body, broken }
+        Self { of, body, broken: head.unreadable() }
     }
 
     /// The type of what comes out.
@@ -195,7 +205,12 @@ impl Answer {
         let mut out = Vec::new();
         if self.broken.is_none() {
             self.broken = match &mut self.body {
-                Body::Whole(held) | Body::Fault { held, .. } => hold(held, chunk),
+                Body::Whole(held) => hold(held, chunk),
+                Body::Fault { held, .. } => {
+                    // Of a longer one the beginning is kept, which is no JSON: then its status alone is told.
+                    held.extend_from_slice(chunk.get(..LONGEST_FAULT.saturating_sub(held.len())).unwrap_or(chunk));
+                    Ok(())
+                }
                 Body::Stream(frames, stream) => stream.feed(frames, chunk, &self.of, &mut out),
             }
             .err();
@@ -246,16 +261,17 @@ impl Stream {
             header.value().as_string().ok().map(StrBytes::as_str)
         };
         let failed = match field(":message-type") {
-            Some("exception") => Some(field(":exception-type").unwrap_or_default()),
-            Some("error") => Some(field(":error-code").unwrap_or_default()),
+            Some("exception") => Some((field(":exception-type"), None)),
+            // What has no shape of its own has its message in a header.
+            Some("error") => Some((field(":error-code"), field(":error-message"))),
             _ => None,
         };
         if self.is_done() {
             return Ok(());
         }
         match (failed, &mut *self) {
-            (Some(exception), _) => {
-                fault::event(message.payload(), of.dialect, exception, into);
+            (Some((exception, said)), _) => {
+                fault::event(message.payload(), said, of.dialect, exception.unwrap_or_default(), into);
                 *self = Self::Failed;
                 Ok(())
             }

@@ -110,6 +110,7 @@ fn what_a_chat_cannot_say_breaks_the_answer() {
         r#"{"event":"contentBlockDelta","payload":{"contentBlockIndex":0,"delta":{"text":7}}}"#,
         r#"{"event":"contentBlockDelta","payload":{"contentBlockIndex":0,"delta":{"toolUse":{"input":"{}"}}}}"#,
         r#"{"event":"contentBlockStart","payload":{"contentBlockIndex":0,"start":{"image":{"format":"png"}}}}"#,
+        r#"{"event":"messageStop","payload":{"stopReason":"malformed_tool_use"}}"#,
         r#"{"event":"metadata","payload":{"usage":{"inputTokens":3,"outputTokens":9},"metrics":{}}}"#,
         begun,
     ] {
@@ -120,6 +121,7 @@ fn what_a_chat_cannot_say_breaks_the_answer() {
     for bad in [
         r#"{"output":{"message":{"content":[{"image":{}}]}},"stopReason":"end_turn","usage":{"inputTokens":1,"outputTokens":1}}"#,
         r#"{"output":{"message":{"content":[]}},"stopReason":"end_turn"}"#,
+        r#"{"output":{"message":{"content":[]}},"stopReason":"malformed_model_output","usage":{"inputTokens":1,"outputTokens":1}}"#,
         "{}",
         "",
     ] {
@@ -155,6 +157,33 @@ fn an_error_keeps_its_meaning() {
     assert_eq!(said(answer, &[br#"{"mess"#, br#"age":"odd"}"#]), (expected.to_owned(), None));
     assert_eq!(status_of(StatusCode::REQUEST_TIMEOUT), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(status_of(StatusCode::TOO_MANY_REQUESTS), StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[test]
+fn an_error_that_cannot_be_read_is_told_by_its_status() {
+    let head = Head { status: StatusCode::BAD_REQUEST, streamed: true, content_type: b"", encoded: true, exception: None };
+    assert_eq!(head.unreadable(), None);
+    let expected = r#"{"error":{"message":"the backend answered 400 and said nothing of why","type":"invalid_request_error","param":null,"code":null}}"#;
+    let long = [b"{\"message\":\"", &vec![b'a'; LONGEST_FAULT][..], b"\"}"].concat();
+    for chunks in [&[&b"\x1f\x8b"[..]][..], &[&long], &[&long[..9], &long[9..], &long]] {
+        let answer = Answer::new(Translation::ChatToConverse, head, occasion(false));
+        assert_eq!(said(answer, chunks), (expected.to_owned(), None));
+    }
+}
+
+#[test]
+fn an_error_without_a_shape_has_its_message_in_its_head() {
+    use aws_smithy_types::event_stream::{Header, HeaderValue};
+    let text = |text: &'static str| HeaderValue::String(text.into());
+    let message = Message::new(Bytes::new())
+        .add_header(Header::new(":message-type", text("error")))
+        .add_header(Header::new(":error-code", text("InternalFailure")))
+        .add_header(Header::new(":error-message", text("it broke")));
+    let mut frame = Vec::new();
+    aws_smithy_eventstream::frame::write_message_to(&message, &mut frame).unwrap();
+    let expected =
+        "data: {\"error\":{\"message\":\"it broke\",\"type\":\"server_error\",\"param\":null,\"code\":\"InternalFailure\"}}\n\n";
+    assert_eq!(said(answer(FRAMES, false), &[&frame]), (expected.to_owned(), None));
 }
 
 /// A stream of InvokeModel's in Claude's words.
