@@ -24,7 +24,8 @@ impl Elements {
         let (mut from, mut at) = (0, 0);
         while let Some((byte, next)) = self.depth.step(chunk, at) {
             at = next;
-            if byte == b'{' && self.depth.is_in_element() && self.depth.is_own() {
+            // Also an array, which is no element as it should be: what stands before it is none of it.
+            if matches!(byte, b'{' | b'[') && self.depth.is_in_element() && self.depth.is_own() {
                 from = next - 1;
                 self.held.clear();
             } else if byte == b'}' && self.depth.is_between_elements() {
@@ -86,6 +87,7 @@ mod tests {
             (r#"[{"candidates":[{"content":{"error":{"code":503}}}]}]"#.to_owned(), (0, None, false)),
             (long, (0, Some(StreamError::Backend), false)),
             (text.to_owned(), (0, None, false)),
+            (r#""text":"x"[[{]}]"#.to_owned(), (0, None, false)),
             (String::new(), (0, None, false)),
         ] {
             assert_eq!(read(&[body.as_bytes()]), expected, "{body}");
