@@ -255,7 +255,7 @@ backends:
     simulated: true
     auth: {{ sigv4: {{ access_key_id: AKIDMOCK, secret_access_key: hush }} }}
     models: {{ claude: a.claude }}
-  - {{ name: full, url: "{}", dialect: bedrock, translate: *both, region: aws/us-east-1, simulated: true, models: {{ crowded: a.claude }} }}
+  - {{ name: full, url: "{}", dialect: bedrock, translate: *both, region: aws/us-east-1, simulated: true, models: {{ crowded: a.claude, packed: a.claude }} }}
 routes:
   - {{ name: claude, match: {{ headers: {{ anthropic-version: "*" }} }}, dialect: anthropic, backends: [oregon, full] }}
   - {{ name: chat, dialect: openai, backends: [oregon, full] }}
