@@ -101,6 +101,9 @@ pub enum Cut {
     TimedOut,
 }
 
+/// What a body says when it is asked for more.
+type Polled = Poll<Option<Result<Frame<Bytes>, Cut>>>;
+
 impl Metered {
     /// A body whose head had these fields. `translated` is its way into the client's dialect, where that is another.
     pub(super) fn new(
@@ -204,7 +207,7 @@ impl Metered {
     }
 
     /// Hands a chunk over.
-    fn hand_over(&mut self, chunk: Bytes) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn hand_over(&mut self, chunk: Bytes) -> Polled {
         self.exchange.passed_on(&chunk);
         if self.is_through() {
             self.finish(Ended::Complete);
@@ -212,7 +215,7 @@ impl Metered {
         Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
         match self.ended {
             Some(Ended::UpstreamBroke) => return Poll::Ready(Some(Err(Cut::Upstream))),
             Some(Ended::ClientGone) => return Poll::Ready(Some(Err(Cut::Client))),
@@ -253,39 +256,47 @@ impl Metered {
                     return Poll::Pending;
                 }
                 Poll::Ready(Some(Ok(frame))) => {
-                    let now = self.exchange.shared.clock.monotonic();
-                    if !std::mem::take(&mut self.waits) {
-                        self.held_up += now - self.progress;
-                    }
-                    self.progress = now;
-                    self.upstream_done = self.upstream.is_end_stream();
-                    if self.progress >= self.deadline && !self.upstream_done {
-                        // Of a backend that always has something the wait below never learns.
-                        self.exchange.error = Some(NO_END);
-                        self.finish(Ended::TimedOut);
-                        return Poll::Ready(Some(Err(Cut::TimedOut)));
-                    }
-                    let chunk = match frame.into_data() {
-                        Ok(chunk) => chunk,
-                        Err(trailers) => {
-                            // A chunked body from HTTP/1.1 does not say that it is over even now.
-                            self.upstream_done = true;
-                            self.release_held();
-                            self.trailers = self.exchange.takes_trailers.then(|| kept(trailers)).flatten();
-                            continue;
-                        }
-                    };
-                    self.unread = Some(chunk.clone());
-                    match &mut self.edit {
-                        None => return self.hand_over(chunk),
-                        Some(edit) => edit.feed(&chunk, &mut self.ready),
-                    }
-                    if self.upstream_done {
-                        self.release_held();
+                    if let Some(handed) = self.arrived(frame) {
+                        return handed;
                     }
                 }
             }
         }
+    }
+
+    /// A frame has come: what the client gets of it as it is, or nothing yet.
+    fn arrived(&mut self, frame: Frame<Bytes>) -> Option<Polled> {
+        let now = self.exchange.shared.clock.monotonic();
+        if !std::mem::take(&mut self.waits) {
+            self.held_up += now - self.progress;
+        }
+        self.progress = now;
+        self.upstream_done = self.upstream.is_end_stream();
+        if self.progress >= self.deadline && !self.upstream_done {
+            // Of a backend that always has something the wait for more never learns.
+            self.exchange.error = Some(NO_END);
+            self.finish(Ended::TimedOut);
+            return Some(Poll::Ready(Some(Err(Cut::TimedOut))));
+        }
+        match frame.into_data() {
+            Ok(chunk) => {
+                self.unread = Some(chunk.clone());
+                match &mut self.edit {
+                    None => return Some(self.hand_over(chunk)),
+                    Some(edit) => edit.feed(&chunk, &mut self.ready),
+                }
+                if self.upstream_done {
+                    self.release_held();
+                }
+            }
+            Err(trailers) => {
+                // A chunked body from HTTP/1.1 does not say that it is over even now.
+                self.upstream_done = true;
+                self.release_held();
+                self.trailers = self.exchange.takes_trailers.then(|| kept(trailers)).flatten();
+            }
+        }
+        None
     }
 
     /// Ends it where it cannot be translated, once all is handed over that could be.
@@ -314,7 +325,7 @@ impl Metered {
     }
 
     /// One timer for the whole body, set anew only when it fires early: most responses end before it ever does.
-    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Polled {
         loop {
             let first = self.idle.min(self.deadline.saturating_duration_since(self.progress));
             let wait = self.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep(first)));
@@ -376,7 +387,7 @@ impl http_body::Body for Body {
     type Data = Bytes;
     type Error = Cut;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         match self.get_mut() {
             Self::Fixed(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Relay(body) => body.poll(cx),
