@@ -331,14 +331,20 @@ fn tool_config<'a>(asked: &mut Object<'a>) -> Result<Option<ToolConfig<'a>>, Ref
     Ok((!tools.is_empty()).then_some(ToolConfig { tools, tool_choice }))
 }
 
-fn tool<'a>(value: Raw<'a>, at: &Path<'_>) -> Result<Tool<'a>, Refusal> {
-    let mut tool = Object::read(value, at)?;
-    if tool.text("type", at)?.is_none_or(|kind| kind != "function") {
+/// The function of a tool, or of the choice of one, with its name checked; `place` is where it stands.
+fn function_of<'a>(outer: &mut Object<'a>, at: &Path<'_>, place: &Path<'_>) -> Result<(Object<'a>, Raw<'a>), Refusal> {
+    if outer.text("type", at)?.is_none_or(|kind| kind != "function") {
         return Err(at.member("type").refuse("must be function: nothing else is translated"));
     }
-    let place = &at.member("function");
-    let mut function = Object::read(tool.take("function").ok_or_else(|| place.refuse("is missing"))?, place)?;
+    let mut function = Object::read(outer.take("function").ok_or_else(|| place.refuse("is missing"))?, place)?;
     let name = tool_word(function.required("name", place)?, &place.member("name"))?;
+    Ok((function, name))
+}
+
+fn tool<'a>(value: Raw<'a>, at: &Path<'_>) -> Result<Tool<'a>, Refusal> {
+    let mut tool = Object::read(value, at)?;
+    let place = &at.member("function");
+    let (mut function, name) = function_of(&mut tool, at, place)?;
     let description = function.take("description").map(|value| is_text(value, &place.member("description"))).transpose()?;
     let input_schema = match function.take("parameters").map(|json| is_object(json, &place.member("parameters"))).transpose()? {
         Some(json) if !says_nothing(json) => Schema::Given { json },
@@ -368,12 +374,8 @@ fn chosen<'a>(value: Raw<'a>, at: &Path<'_>) -> Result<ToolChoice<'a>, Refusal> 
         };
     }
     let mut choice = Object::read(value, at)?;
-    if choice.text("type", at)?.is_none_or(|kind| kind != "function") {
-        return Err(at.member("type").refuse("must be function: nothing else is translated"));
-    }
     let place = &at.member("function");
-    let mut function = Object::read(choice.take("function").ok_or_else(|| place.refuse("is missing"))?, place)?;
-    let name = tool_word(function.required("name", place)?, &place.member("name"))?;
+    let (function, name) = function_of(&mut choice, at, place)?;
     function.done(place)?;
     choice.done(at)?;
     Ok(ToolChoice::Tool { name })
