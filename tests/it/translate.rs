@@ -17,8 +17,8 @@ regions:
   - { region: aws/eu-north-1, rtt_ms: 0, replicas: 1, token_ms: 0.1, token_ms_per_request: 0, require_sigv4: { access_key_id: AKIDMOCK, secret_access_key: hush } }
 ";
 
-/// A proxy for clients of OpenAI's API before one region of Bedrock's.
-fn before_fleet(fleet: &Fleet) -> Harness {
+/// A proxy before one region of Bedrock's, which serves clients of other APIs besides.
+fn before(fleet: &Fleet, translate: &str, routes: &str) -> Harness {
     let url = fleet.url("aws/eu-north-1");
     Harness::of(|log| {
         format!(
@@ -30,14 +30,19 @@ backends:
   - name: bedrock
     url: {url}
     dialect: bedrock
-    translate: [openai]
+    translate: {translate}
     region: aws/eu-north-1
     auth: {{ sigv4: {{ access_key_id: AKIDMOCK, secret_access_key: hush }} }}
     models: {{ claude: a.claude }}
-routes: [{{ name: chat, dialect: openai, backends: [bedrock] }}]
+routes: {routes}
 "
         )
     })
+}
+
+/// For clients of OpenAI's API.
+fn before_fleet(fleet: &Fleet) -> Harness {
+    before(fleet, "[openai]", "[{ name: chat, dialect: openai, backends: [bedrock] }]")
 }
 
 const BEDROCK: &str = "dialect: bedrock\n    translate: [openai]\n    region: aws/eu-north-1\n    models: { claude: a.claude }";
@@ -187,29 +192,10 @@ fn errors_come_back_in_the_clients_words() {
     assert_eq!((seen.field("authorization"), seen.json().get("model")), (None, None));
 }
 
-/// The same for clients of Anthropic's API.
+/// For clients of Anthropic's API, and of Bedrock's own.
 fn for_anthropic(fleet: &Fleet) -> Harness {
-    let url = fleet.url("aws/eu-north-1");
-    Harness::of(|log| {
-        format!(
-            r"
-listeners: [{{ address: 127.0.0.1:0 }}]
-admin: {{ address: 127.0.0.1:0 }}
-log: {{ access: {log} }}
-backends:
-  - name: bedrock
-    url: {url}
-    dialect: bedrock
-    translate: [openai, anthropic]
-    region: aws/eu-north-1
-    auth: {{ sigv4: {{ access_key_id: AKIDMOCK, secret_access_key: hush }} }}
-    models: {{ claude: a.claude }}
-routes:
-  - {{ name: claude, match: {{ headers: {{ anthropic-version: '*' }} }}, dialect: anthropic, backends: [bedrock] }}
-  - {{ name: native, match: {{ path: / }}, backends: [bedrock] }}
-"
-        )
-    })
+    let claude = "{ name: claude, match: { headers: { anthropic-version: '*' } }, dialect: anthropic, backends: [bedrock] }";
+    before(fleet, "[openai, anthropic]", &format!("[{claude}, {{ name: native, match: {{ path: / }}, backends: [bedrock] }}]"))
 }
 
 fn ask_claude(proxy: &Harness, path: &str, body: &Value) -> Answer {
