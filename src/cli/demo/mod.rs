@@ -71,7 +71,8 @@ pub struct DemoArgs {
 /// Runs the demonstration.
 pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let directory = Scratch::new()?;
-    let log = args.log.clone().unwrap_or_else(|| directory.0.join("access.jsonl"));
+    // The proxy reads a relative path from where its configuration is, which here is a place of the demonstration's own.
+    let log = std::path::absolute(args.log.clone().unwrap_or_else(|| directory.0.join("access.jsonl")))?;
     if args.log.is_some() && log.metadata().is_ok_and(|meta| meta.len() > 0) {
         anyhow::bail!("{} has lines already; name another file for --log", log.display());
     }
