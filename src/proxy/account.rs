@@ -27,7 +27,7 @@ use crate::wire::{self, Operation, usage::Usage};
 
 /// Closes the books of an exchange that found its route.
 pub(super) fn close(x: &mut Exchange) {
-    let now = x.shared.clock.monotonic();
+    let now = x.over.unwrap_or_else(|| x.shared.clock.monotonic());
     // Of two that were asked at once both were going on.
     for attempt in x.attempts.iter_mut().filter(|attempt| attempt.outcome == AttemptOutcome::Abandoned) {
         attempt.ended = now;

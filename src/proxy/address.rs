@@ -45,7 +45,7 @@ pub(super) fn address(
     x.tell_id(Name::XRequestId, &mut request.head.fields);
     // Also where it cannot be signed, its fields are there to be taken out again.
     *addressed_to = Some(Arc::clone(backend));
-    signature::sign(request, backend, &x.snapshot, x.shared.clock.wall())?;
+    signature::sign(request, backend, &x.snapshot, || x.shared.clock.wall())?;
     Ok(if inject { UsageEvent::Strip } else { UsageEvent::Keep })
 }
 

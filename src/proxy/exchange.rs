@@ -184,6 +184,8 @@ pub struct Exchange {
     /// What the answer says of where the model ran.
     pub(super) evidence: Option<Box<str>>,
     pub(super) ended: Ended,
+    /// When it was over, where the clock need not be asked again for that.
+    pub(super) over: Option<Instant>,
 }
 
 impl Exchange {
@@ -241,6 +243,7 @@ impl Exchange {
             evidence: None,
             // Until something better is known: the whole future is dropped when the client leaves.
             ended: Ended::ClientGone,
+            over: None,
             shared: Arc::clone(shared),
         })
     }
@@ -373,19 +376,17 @@ impl Exchange {
     }
 
     /// The first body data of the response came `at` that time, and it is an answer or says that there is none.
-    pub(super) fn saw_first_data(&mut self, answers: bool, at: Instant) {
-        if self.first_token.is_none() {
-            self.first_token = Some(at);
-            if let Some(permit) = &mut self.permit {
-                permit.answered();
-                self.in_flight_then = permit.in_flight();
-            }
-            let taught = self.lesson().filter(|lesson| answers && lesson.demand.streamed);
-            if let (Some(lesson), Some(attempt)) = (taught, self.attempts.last())
-                && !self.was_held_up(at - attempt.begun)
-            {
-                self.snapshot.learn_first_token(&lesson, Millis::from(at - attempt.begun), Millis::from(at - self.begun), at);
-            }
+    pub(super) fn saw_first_data(&mut self, answers: impl FnOnce() -> bool, at: Instant) {
+        self.first_token = Some(at);
+        if let Some(permit) = &mut self.permit {
+            permit.answered();
+            self.in_flight_then = permit.in_flight();
+        }
+        let taught = self.lesson().filter(|lesson| lesson.demand.streamed && answers());
+        if let (Some(lesson), Some(attempt)) = (taught, self.attempts.last())
+            && !self.was_held_up(at - attempt.begun)
+        {
+            self.snapshot.learn_first_token(&lesson, Millis::from(at - attempt.begun), Millis::from(at - self.begun), at);
         }
     }
 

@@ -442,7 +442,7 @@ fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x
     let provider_id = ids.into_iter().find_map(|name| head.fields.value(name));
     x.provider_request_id = provider_id.filter(|id| id.len() <= MAX_ID);
     let by_azure = x.serving.as_ref().is_some_and(|(backend, _)| backend.dialect == Dialect::AzureOpenai);
-    x.evidence = head.fields.get_text(&MS_REGION).filter(|_| by_azure).and_then(evidence::of_azure);
+    x.evidence = by_azure.then(|| head.fields.get_text(&MS_REGION)).flatten().and_then(evidence::of_azure);
     let translated = translated::answer(&mut head, &x);
     let content_type = translated.as_ref().map(|answer| answer.content_type());
     x.status = head.status;

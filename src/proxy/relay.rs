@@ -168,10 +168,9 @@ impl Metered {
                 pinned::remember(&mut self.exchange, &mut self.meter, false);
             }
             self.said_done |= chunk.ends_with(b"data: [DONE]\n\n") || self.meter.saw_last_event();
-            if self.meter.saw_first_data() {
-                let answers = self.meter.error().is_none();
+            if self.exchange.first_token.is_none() && self.meter.saw_first_data() {
                 self.exchange.held_up = self.held_up;
-                self.exchange.saw_first_data(answers, self.progress);
+                self.exchange.saw_first_data(|| self.meter.error().is_none(), self.progress);
             }
         }
     }
@@ -282,7 +281,10 @@ impl Metered {
             Ok(chunk) => {
                 self.unread = Some(chunk.clone());
                 match &mut self.edit {
-                    None => return Some(self.hand_over(chunk)),
+                    None => {
+                        self.exchange.over = self.upstream_done.then_some(now);
+                        return Some(self.hand_over(chunk));
+                    }
                     Some(edit) => edit.feed(&chunk, &mut self.ready),
                 }
                 if self.upstream_done {

@@ -16,11 +16,11 @@ pub(super) fn sign(
     request: &mut Message<RequestHead, SendBody>,
     backend: &Backend,
     snapshot: &Snapshot,
-    now: Timestamp,
+    now: impl FnOnce() -> Timestamp,
 ) -> Result<(), Error> {
     let Credential::SigV4(how) = &backend.credential else {
         if let Some(token) = snapshot.token(backend.id) {
-            let (name, value) = token.field(now).ok_or(Error::NoToken)?;
+            let (name, value) = token.field(now()).ok_or(Error::NoToken)?;
             request.head.fields.set(name, &value);
         }
         return Ok(());
@@ -38,7 +38,7 @@ pub(super) fn sign(
         content_type: head.fields.get_text(Name::ContentType).filter(|_| one),
         payload: &payload,
     };
-    let signed = snapshot.sign(backend.id, how, &subject, now).map_err(|why| match why {
+    let signed = snapshot.sign(backend.id, how, &subject, now()).map_err(|why| match why {
         Unsigned::NoKeys => Error::NoToken,
         Unsigned::Unfit => Error::BadTarget("the request cannot be signed for its backend"),
     })?;

@@ -82,7 +82,7 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
     };
     let (method, target) = (request.head.method.clone(), address::target(&backend, &below)?);
     let mut outgoing = Message { head: RequestHead { method, target, fields, ..RequestHead::default() }, body };
-    signature::sign(&mut outgoing, &backend, &x.snapshot, x.shared.clock.wall())?;
+    signature::sign(&mut outgoing, &backend, &x.snapshot, || x.shared.clock.wall())?;
     let outgoing = Request::from(outgoing);
     x.upload = outgoing.body().is_stream().then(|| Arc::clone(&turn));
 

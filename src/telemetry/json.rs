@@ -257,9 +257,22 @@ impl Json {
         if !(value.is_sign_positive() && value < MOST_MS && micros as f64 / 1e3 == value) {
             return self.float(value);
         }
-        self.integer(micros / 1000);
-        // Eight digits, of which the last three are the part: a point and these, without zeroes at the end, but for the first.
-        let part = digits((micros % 1000) as u32) >> 32;
+        // Eight digits, of which the last three are the part.
+        let part = match u32::try_from(micros) {
+            Ok(micros) if micros < EIGHT_DIGITS => {
+                let digits = digits(micros);
+                // The last one before the point stays, be it a zero.
+                let zeroes = (digits.trailing_zeros() / 8).min(4);
+                self.constant(&((digits | ZEROES) >> (8 * zeroes)).to_le_bytes());
+                self.end -= zeroes as usize + 3;
+                digits >> 32
+            }
+            _ => {
+                self.integer(micros / 1000);
+                digits((micros % 1000) as u32) >> 32
+            }
+        };
+        // A point and these, without zeroes at the end, but for the first.
         let zeroes = ((part as u32).leading_zeros() / 8).min(2);
         let [_, digits @ ..] = (part as u32 | ZEROES as u32).to_le_bytes();
         let [first, second, third] = digits;

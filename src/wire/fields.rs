@@ -114,6 +114,7 @@ impl Fields {
         Seen { known: field.known, name: text(field.name), value: text(field.value) }
     }
 
+    #[inline]
     fn is(&self, field: &Field, key: Key<'_>) -> bool {
         match key {
             Key::Known(name) => field.known == Some(name),

@@ -8,7 +8,6 @@
 //! counted from its events, and the source says so.
 
 use bytes::Bytes;
-use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
 use super::Operation;
@@ -24,8 +23,8 @@ use super::stored::{all_ids, own_id};
 pub use super::events::StreamError;
 
 /// Where Bedrock says how many tokens went into a model, and came out of it.
-const INPUT_TOKENS: HeaderName = HeaderName::from_static("x-amzn-bedrock-input-token-count");
-const OUTPUT_TOKENS: HeaderName = HeaderName::from_static("x-amzn-bedrock-output-token-count");
+const INPUT_TOKENS: &[u8] = b"x-amzn-bedrock-input-token-count";
+const OUTPUT_TOKENS: &[u8] = b"x-amzn-bedrock-output-token-count";
 
 /// Tokens of one exchange; `None` is unknown, which is never the same as none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -257,8 +256,16 @@ impl Meter {
 
 /// What Bedrock says in the head of an answer to InvokeModel, whose body is the model's own.
 fn by_head(fields: &Fields) -> Option<Usage> {
-    let field = |name: HeaderName| fields.get(&name).and_then(|value| count(value).ok().flatten());
-    let (input_tokens, output_tokens) = (field(INPUT_TOKENS), field(OUTPUT_TOKENS));
+    let (mut input_tokens, mut output_tokens) = (None, None);
+    // In one pass over the few whose names are not known: nearly every answer says it in its body, and pays only for that look.
+    for field in fields.iter().filter(|field| field.known.is_none()) {
+        let place = match field.name {
+            name if name.eq_ignore_ascii_case(INPUT_TOKENS) => &mut input_tokens,
+            name if name.eq_ignore_ascii_case(OUTPUT_TOKENS) => &mut output_tokens,
+            _ => continue,
+        };
+        *place = place.or_else(|| count(field.value).ok().flatten());
+    }
     (input_tokens.is_some() || output_tokens.is_some()).then(|| Usage { input_tokens, output_tokens, ..Usage::default() })
 }
 
