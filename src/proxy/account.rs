@@ -452,8 +452,8 @@ fn candidates_used(x: &Exchange) -> impl Iterator<Item = CandidateUsed<'_>> {
         let intensity = x.snapshot.intensity(x.snapshot.plan.backend(candidate.backend), x.wall);
         x.snapshot.candidate_used(candidate, verdict, intensity, coefficients(x, index), prices(x, index), policy)
     };
-    let of = move |policy| x.candidates.iter().enumerate().map(move |(index, candidate)| used(policy, index, candidate));
-    x.policy().map(|policy| &**policy).into_iter().flat_map(of)
+    let policy = x.policy();
+    x.candidates.iter().enumerate().filter_map(move |(index, candidate)| Some(used(policy?, index, candidate)))
 }
 
 fn shadow_used(x: &Exchange) -> Option<ShadowUsed<'_>> {

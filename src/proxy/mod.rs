@@ -340,8 +340,9 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
 /// unless the request is rather held back for so long.
 fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Option<Duration>, Error> {
     let snapshot = Arc::clone(&x.snapshot);
-    let (Some(route), Some(model), Some(demand)) = (x.route(), x.model.as_deref(), x.demand) else { return Err(Error::NoRoute) };
+    let Some(route) = x.route.and_then(|route| snapshot.plan.routes.get(route)) else { return Err(Error::NoRoute) };
     let policy = Arc::clone(x.policy().unwrap_or(&route.policy));
+    let (Some(model), Some(demand)) = (x.model.as_deref(), x.demand) else { return Err(Error::NoRoute) };
     let mut deployments = Arc::clone(route.candidates(model));
     if let Some(keeper) = keeper {
         deployments = deployments.iter().filter(|deployment| deployment.backend == keeper).cloned().collect();
@@ -354,14 +355,19 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
     let size = snapshot.size(flow, &demand);
     let warm = snapshot.warm(x.session.as_ref(), &policy, demand.body_bytes, now);
     let question = Question { model, size, policy: &policy, warm, now, wall: x.wall, turn: turn.unwrap_or_default() };
-    let mut candidates: SmallVec<[Candidate; 4]> = SmallVec::with_capacity(deployments.len());
+    // Put where they stay.
+    x.candidates.clear();
+    x.candidates.reserve(deployments.len());
     for deployment in deployments.iter() {
         let candidate = snapshot.candidate(deployment, x.may_serve(deployment.backend), &question);
-        let mut candidate = candidate.ok_or(Error::UnknownModel)?;
+        let Some(mut candidate) = candidate else {
+            x.candidates.clear();
+            return Err(Error::UnknownModel);
+        };
         x.judge_translation(deployment, &mut candidate);
-        candidates.push(candidate);
+        x.candidates.push(candidate);
     }
-    if candidates.is_empty() {
+    if x.candidates.is_empty() {
         return Err(Error::UnknownModel);
     }
     // A request that was held is no other one, and one for which no model runs asks for no capacity.
@@ -377,14 +383,13 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
         Some(turn) => decide_in_time(
             &policy,
             demand.streamed,
-            &candidates,
+            &x.candidates,
             turn,
             Waiting { spent: Millis::from(now - x.begun), usual_answer: snapshot.usual_answer },
         ),
     };
     x.turn = turn;
     x.deployments = Some(deployments);
-    x.candidates = candidates;
     match outcome.map_err(|why| no_candidate(why, x, now))? {
         Outcome::Serve(decision) => x.decision = Some(decision),
         Outcome::Hold(span) => return Ok(Some(span)),
@@ -454,7 +459,7 @@ fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x
     if let Some(content_type) = content_type {
         head.fields.set_text(Name::ContentType, content_type);
     }
-    Message { head, body: Body::Relay(Box::new(metered)) }
+    Message { head, body: Body::Relay(metered) }
 }
 
 /// The fields that tell the client what was decided. Names and regions were rendered when the plan was made.

@@ -112,7 +112,7 @@ impl Metered {
         usage_event: UsageEvent,
         translated: Option<Box<Answer>>,
         mut exchange: Box<Exchange>,
-    ) -> Self {
+    ) -> Box<Self> {
         let content = Content::of(fields);
         if matches!(content, Content::Events | Content::Frames) {
             exchange.let_go_of_heads();
@@ -123,7 +123,7 @@ impl Metered {
         let timeouts = exchange.serving.as_ref().map(|(backend, _)| backend.timeouts).unwrap_or_default();
         // Its head came just now.
         let now = exchange.attempts.last().map_or(exchange.begun, |attempt| attempt.ended);
-        let mut metered = Self {
+        let mut metered = Box::new(Self {
             upstream_done: upstream.is_end_stream(),
             deadline: exchange.begun + timeouts.total,
             idle: timeouts.idle,
@@ -140,7 +140,7 @@ impl Metered {
             wait: None,
             said_done: false,
             ended: None,
-        };
+        });
         if metered.upstream_done {
             metered.release_held();
             if metered.is_through() {
@@ -454,7 +454,7 @@ fn meter_for(content: Content, fields: &Fields, x: &Exchange) -> Meter {
         _ if encoded => Meter::off(),
         Content::Events => Meter::sse(operation).telling_id(x.keeps == Keeps::Answer),
         Content::Frames => Meter::event_stream(),
-        Content::Json => Meter::json(operation).with_head(fields),
+        Content::Json => Meter::json(operation, fields),
         Content::Other => Meter::off(),
     }
 }

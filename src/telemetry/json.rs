@@ -192,15 +192,15 @@ impl Json {
         self.raw(if value { b"true" } else { b"false" });
     }
 
-    /// Puts an array.
+    /// Puts an array, from within the iterator: an item that is taken out of it is moved at every stage.
     pub fn list<T>(&mut self, items: impl Iterator<Item: Borrow<T>>, mut put: impl FnMut(&mut Self, &T)) {
         self.constant(b"[");
-        for (index, item) in items.enumerate() {
+        items.enumerate().for_each(|(index, item)| {
             if index > 0 {
                 self.constant(b",");
             }
             put(self, item.borrow());
-        }
+        });
         self.constant(b"]");
     }
 

@@ -107,11 +107,11 @@ impl Meter {
         Self { frames: Some(Box::default()), ..Self::off() }
     }
 
-    /// For a JSON body.
-    pub fn json(operation: Operation) -> Self {
+    /// For a JSON body whose head had these fields, which may say of the tokens what it does not.
+    pub fn json(operation: Operation, fields: &Fields) -> Self {
         let (beginning, usage) = (Some(Beginning::default()), Some(UsageSearch::new(operation)));
         let elements = (operation == Operation::GenerateContent).then(Box::default);
-        Self { beginning, usage, elements, ..Self::off() }
+        Self { events: None, beginning, usage, elements, frames: None, by_head: by_head(fields), any_byte: false }
     }
 
     /// For a JSON body that is no answer of a model: what it is about.
@@ -122,12 +122,6 @@ impl Meter {
     /// For a body that cannot be read, because it is compressed or of another type.
     pub const fn off() -> Self {
         Self { events: None, beginning: None, usage: None, elements: None, frames: None, by_head: None, any_byte: false }
-    }
-
-    /// Takes what the head of the response says of the tokens, where it does. A body that says so itself says more.
-    #[must_use]
-    pub fn with_head(self, fields: &Fields) -> Self {
-        Self { by_head: by_head(fields), ..self }
     }
 
     /// Looks at a chunk that was forwarded.

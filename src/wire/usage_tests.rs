@@ -116,10 +116,13 @@ fn json_bodies_are_read_to_the_last_usage() {
     let body = br#"{"tools":[{"usage":{"type":"object"}}],"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":9}"}}],
         "usage" : {"prompt_tokens":12,"completion_tokens":3,"total_tokens":15,"prompt_tokens_details":{"cached_tokens":8}}}"#;
     let expected = Usage { input_tokens: Some(12), cached_tokens: Some(8), output_tokens: Some(3), reasoning_tokens: None };
-    assert_eq!(meter(Meter::json(Operation::Chat), &[body]), (expected, UsageSource::Reported, true));
+    assert_eq!(meter(Meter::json(Operation::Chat, &Fields::default()), &[body]), (expected, UsageSource::Reported, true));
     let embeddings = br#"{"data":[{"embedding":[0.1]}],"usage":{"prompt_tokens":5,"total_tokens":5}}"#;
     let expected = Usage { input_tokens: Some(5), output_tokens: Some(0), ..Usage::default() };
-    assert_eq!(meter(Meter::json(Operation::Embeddings), &[embeddings]), (expected, UsageSource::Reported, true));
+    assert_eq!(
+        meter(Meter::json(Operation::Embeddings, &Fields::default()), &[embeddings]),
+        (expected, UsageSource::Reported, true)
+    );
 }
 
 /// Gemini's stream in its other form: one array, whatever is missing of its end.
@@ -131,11 +134,11 @@ fn an_array_of_chunks_is_read_to_the_last_usage() {
         |output| (Usage { input_tokens: Some(5), output_tokens: Some(output), ..Usage::default() }, UsageSource::Reported, true);
     for end in 0..whole.len() {
         let bytes: Vec<&[u8]> = whole[..end].chunks(1).collect();
-        let (usage, source, _) = meter(Meter::json(Operation::GenerateContent), &bytes);
+        let (usage, source, _) = meter(Meter::json(Operation::GenerateContent, &Fields::default()), &bytes);
         let seen = [(Usage::default(), UsageSource::Unknown), (of(1).0, of(1).1), (of(8).0, of(8).1)];
         assert!(seen.contains(&(usage, source)), "{end}: {usage:?}");
     }
-    assert_eq!(meter(Meter::json(Operation::GenerateContent), &[whole]), of(8));
+    assert_eq!(meter(Meter::json(Operation::GenerateContent, &Fields::default()), &[whole]), of(8));
 }
 
 #[test]
@@ -158,7 +161,7 @@ fn what_a_model_was_made_to_say_is_no_report() {
     ];
     for (operation, streamed, body) in cases {
         for size in [1, 7, body.len()] {
-            let mut meter = if streamed { Meter::sse(operation) } else { Meter::json(operation) };
+            let mut meter = if streamed { Meter::sse(operation) } else { Meter::json(operation, &Fields::default()) };
             body.as_bytes().chunks(size).for_each(|chunk| meter.feed(&Bytes::copy_from_slice(chunk)));
             assert_eq!(meter.finish(), (said, UsageSource::Reported), "{operation:?} by {size}: {body}");
             assert_eq!(meter.inference_geo(), None);
@@ -169,7 +172,7 @@ fn what_a_model_was_made_to_say_is_no_report() {
 #[test]
 fn no_more_is_cached_than_was_read() {
     let body = br#"{"usage":{"prompt_tokens":12,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":1000000000000}}}"#;
-    assert_eq!(meter(Meter::json(Operation::Chat), &[body]).0.cached_tokens, Some(12));
+    assert_eq!(meter(Meter::json(Operation::Chat, &Fields::default()), &[body]).0.cached_tokens, Some(12));
 }
 
 #[test]
@@ -186,7 +189,7 @@ fn an_array_that_was_left_is_counted_and_one_that_ends_in_an_error_is_one() {
         (format!(r#"[{first},{{"error":{{"code":503}}}}]"#), (of(1), UsageSource::Counted), Some(StreamError::Backend)),
     ] {
         for size in [1, body.len()] {
-            let mut meter = Meter::json(Operation::GenerateContent);
+            let mut meter = Meter::json(Operation::GenerateContent, &Fields::default());
             body.as_bytes().chunks(size).for_each(|chunk| meter.feed(&Bytes::copy_from_slice(chunk)));
             assert_eq!((meter.finish(), meter.error()), (expected, error), "{body}");
         }
@@ -198,11 +201,11 @@ fn what_cannot_be_read_is_unknown() {
     let unknown = |first| (Usage::default(), UsageSource::Unknown, first);
     let long = format!(r#"{{"usage":{{"prompt_tokens":1,"x":"{}"}}}}"#, "y".repeat(USAGE_BYTES));
     for body in [r#"{"usage":null}"#, r#"{"usage":{"prompt_tokens":1"#, r#"{"usage":{"prompt_tokens":"1"}}"#, "<html>", &long] {
-        assert_eq!(meter(Meter::json(Operation::Chat), &[body.as_bytes()]), unknown(true), "{body}");
+        assert_eq!(meter(Meter::json(Operation::Chat, &Fields::default()), &[body.as_bytes()]), unknown(true), "{body}");
         let bytes: Vec<&[u8]> = body.as_bytes().chunks(1).collect();
-        assert_eq!(meter(Meter::json(Operation::Chat), &bytes), unknown(true), "{body} by bytes");
+        assert_eq!(meter(Meter::json(Operation::Chat, &Fields::default()), &bytes), unknown(true), "{body} by bytes");
     }
-    assert_eq!(meter(Meter::json(Operation::Chat), &[]), unknown(false));
+    assert_eq!(meter(Meter::json(Operation::Chat, &Fields::default()), &[]), unknown(false));
     assert_eq!(meter(Meter::off(), &[br#"{"usage":{"prompt_tokens":1}}"#]), unknown(true));
     assert_eq!(meter(Meter::sse(Operation::Chat), &[b": keep-alive\n\n"]), unknown(false));
 }

@@ -59,7 +59,7 @@ fn pieces(bytes: &[u8], how: u8) -> impl Iterator<Item = &[u8]> {
 pub fn sse(data: &[u8]) {
     let (how, stream) = cuts(data);
     for operation in [Operation::Chat, Operation::Completions, Operation::Responses, Operation::Embeddings] {
-        for begin in [Meter::sse, Meter::json] {
+        for begin in [Meter::sse, |operation| Meter::json(operation, &windward::wire::fields::Fields::default())] {
             let (mut whole, mut cut) = (begin(operation), begin(operation));
             whole.feed(&Bytes::copy_from_slice(stream));
             pieces(stream, how).for_each(|piece| cut.feed(&Bytes::copy_from_slice(piece)));
