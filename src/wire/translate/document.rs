@@ -10,6 +10,7 @@ use std::fmt;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
 /// What a request says that cannot be said in the other dialect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,7 +84,9 @@ pub(super) struct Object<'a> {
 impl<'a> Object<'a> {
     /// A whole body.
     pub(super) fn of_body(body: &'a [u8]) -> Result<Self, Refusal> {
-        serde_json::from_slice(body).map_err(|error| Refusal { field: "body".into(), why: format!("is not valid JSON: {error}") })
+        let object: Self = serde_json::from_slice(body)
+            .map_err(|error| Refusal { field: "body".into(), why: format!("is not valid JSON: {error}") })?;
+        object.without_twins(&Path::Root)
     }
 
     pub(super) fn read(value: Raw<'a>, at: &Path<'_>) -> Result<Self, Refusal> {
@@ -92,7 +95,19 @@ impl<'a> Object<'a> {
         } else {
             "must be an object"
         };
-        serde_json::from_str(value.get()).map_err(|_| at.refuse(why))
+        let object: Self = serde_json::from_str(value.get()).map_err(|_| at.refuse(why))?;
+        object.without_twins(at)
+    }
+
+    /// No name is there twice: of two members one reader looks at the first, and another at the last.
+    fn without_twins(self, at: &Path<'_>) -> Result<Self, Refusal> {
+        let mut names: SmallVec<[&str; 16]> = self.members.iter().map(|(name, _)| &**name).collect();
+        names.sort_unstable();
+        if let Some([name, _]) = names.array_windows().find(|[one, other]| one == other) {
+            return Err(at.member(name).refuse("is given twice"));
+        }
+        drop(names);
+        Ok(self)
     }
 
     /// The value of that name; `null` is as good as none.
@@ -120,9 +135,7 @@ impl<'a> Object<'a> {
     /// All has been taken that there is.
     pub(super) fn done(self, at: &Path<'_>) -> Result<(), Refusal> {
         let Some((name, _)) = self.members.iter().find(|(_, value)| value.is_some()) else { return Ok(()) };
-        let twice = self.members.iter().any(|(other, value)| other == name && value.is_none());
-        let why = if twice { "is given twice" } else { "has no counterpart in the API of the backend that would serve it" };
-        Err(at.member(name).refuse(why))
+        Err(at.member(name).refuse("has no counterpart in the API of the backend that would serve it"))
     }
 
     /// Refuses what is there under one of these names, unless it is no more than the value that stands for its absence.
@@ -264,7 +277,7 @@ mod tests {
 
     #[test]
     fn what_is_left_over_is_named_by_its_path() {
-        let mut object = Object::of_body(br#"{"a":1,"b":null,"c":{"d":2},"a":3}"#).ok().unwrap();
+        let mut object = Object::of_body(br#"{"a":1,"b":null,"c":{"d":2},"f":3}"#).ok().unwrap();
         assert_eq!(object.take("a").unwrap().get(), "1");
         assert!(object.take("b").is_none());
         let mut inner = Object::read(object.take("c").unwrap(), &Path::Root).ok().unwrap();
@@ -274,7 +287,17 @@ mod tests {
         let (element, why) = (list.element(place), "has no counterpart in the API of the backend that would serve it");
         let refusal = inner.done(&element.member(c)).unwrap_err();
         assert_eq!(refusal.to_string(), format!("`list[3].c.d` {why}"));
-        assert_eq!(object.done(&root).unwrap_err().to_string(), "`a` is given twice");
+        assert_eq!(object.done(&root).unwrap_err().to_string(), format!("`f` {why}"));
+    }
+
+    #[test]
+    fn a_name_that_is_there_twice_is_refused_however_it_is_written() {
+        for body in [r#"{"a":1,"b":2,"a":1}"#, r#"{"\u0061":null,"a":{}}"#] {
+            assert_eq!(Object::of_body(body.as_bytes()).err().unwrap().to_string(), "`a` is given twice");
+        }
+        let inner = RawValue::from_string(r#"{"a":1,"a":1}"#.to_owned()).unwrap();
+        let root = Path::Root;
+        assert_eq!(Object::read(&inner, &root.member("b")).err().unwrap().to_string(), "`b.a` is given twice");
     }
 
     #[test]

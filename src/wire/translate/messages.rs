@@ -89,14 +89,8 @@ pub(super) fn translate(body: &[u8], spoken: Spoken<'_>) -> Result<Vec<u8>, Refu
         there.extend_from_slice(br#","user_profile_id":"#);
         there.extend_from_slice(&written(&profile));
     }
-    let mut before: Vec<&str> = Vec::new();
-    for (name, value) in asked.members() {
-        if before.contains(&name) {
-            return Err(root.member(name).refuse("is given twice"));
-        }
-        if before.len() < MOST_MEMBERS {
-            before.push(name);
-        } else {
+    for (place, (name, value)) in asked.members().enumerate() {
+        if place == MOST_MEMBERS {
             return Err(root.member(name).refuse("is one member too many"));
         }
         look_at(name, value)?;
@@ -230,6 +224,9 @@ mod tests {
             (r#""mcp_servers":[{}]"#, "`mcp_servers` has no counterpart in Bedrock's InvokeModel"),
             (r#""anthropic_version":"x""#, "`anthropic_version` has no counterpart in Bedrock's InvokeModel"),
             (r#""top_k":1,"top_k":2"#, "`top_k` is given twice"),
+            (r#""mcp_servers":[],"mcp_servers":[{}]"#, "`mcp_servers` is given twice"),
+            (r#""anthropic_beta":null,"anthropic_b\u0065ta":["x"]"#, "`anthropic_beta` is given twice"),
+            (r#""stream":false,"stream":true"#, "`stream` is given twice"),
             (
                 r#""tools":[{"name":"f"},{"type":"web_search_20250305","name":"web_search"}]"#,
                 "`tools[1].type` is run by Anthropic's own service, and there is none behind Bedrock",
@@ -241,6 +238,10 @@ mod tests {
             (
                 r#""messages":[{"content":[{"type":"tool_result","content":[{"type":"document","source":{"type":"file"}}]}]}]"#,
                 "`messages[0].content[0].content[0].source.type` must be in the request itself: Bedrock fetches and keeps nothing",
+            ),
+            (
+                r#""messages":[{"content":[{"type":"text","text":"x","type":"container_upload"}]}]"#,
+                "`messages[0].content[0].type` is given twice",
             ),
             (
                 r#""messages":[{"content":[{"type":"container_upload"}]}]"#,
