@@ -84,6 +84,8 @@ section! {
     struct LimitsFile {
         /// Largest request head.
         head: Option<At<Size>>,
+        /// Most fields of a request head, 1 to 1000.
+        fields: Option<At<u64>>,
         /// Largest request body that is collected.
         body: Option<At<Size>>,
         /// All request bodies collected at one moment.

@@ -214,6 +214,8 @@ pub struct CarbonPlan {
 pub struct Limits {
     /// Bytes of a request head.
     pub head: usize,
+    /// Fields of a request head.
+    pub fields: u32,
     /// Bytes of a request body that is collected.
     pub body: usize,
     /// Bytes of all request bodies collected at one moment.
@@ -240,6 +242,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             head: 64 << 10,
+            fields: crate::wire::framing::USUAL_FIELDS,
             body: 32 << 20,
             buffered: 512 << 20,
             connections: 16_384,

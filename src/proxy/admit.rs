@@ -65,7 +65,7 @@ fn acceptable(head: &RequestHead, x: &Exchange) -> Result<(), Error> {
         return Err(Error::MethodNotAllowed { allow: "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT" });
     }
     if !x.http1 {
-        crate::wire::framing::check(head).map_err(Error::Framing)?;
+        crate::wire::framing::check(head, x.snapshot.plan.limits.fields).map_err(Error::Framing)?;
     }
     if crate::route::has_dot_segment(x.path.path()) {
         return Err(Error::BadTarget("the path has dot segments"));

@@ -35,7 +35,7 @@ use crate::proxy::{self, Limited, Proxy, RequestBody};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::head_of;
 use crate::wire::frames::Frames;
-use crate::wire::framing::Framing;
+use crate::wire::framing::{Framing, USUAL_FIELDS};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 
 /// Bytes that hyper may buffer in each direction of an HTTP/1.1 connection, unless a head may be longer. Its own default of 400 KiB
@@ -215,7 +215,8 @@ where
 {
     let state = Arc::clone(&held.entry.state);
     let timers = Timers::new(limits.header_read, limits.idle, false, Instant::now());
-    let guard = Guard::new(socket, Prefix::default(), held, Some(Framing::new(limits.head))).having_read(read);
+    let framing = Framing::new(limits.head).with_fields(limits.fields);
+    let guard = Guard::new(socket, Prefix::default(), held, Some(framing)).having_read(read);
     let own = Arc::clone(&state);
     let service = service_fn(move |request| answer(service.clone(), request, InProgress::begin(&own)));
     let mut connection = Box::pin(http1_builder(&limits).serve_connection(TokioIo::new(guard), service).with_upgrades());
@@ -242,8 +243,12 @@ where
 
 fn http1_builder(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    // The guard has the timers. `max_headers` stays as it is: set, it costs an allocation for each request.
+    // The guard has the timers, and counts the fields. `max_headers` stays as it is where it can: set, it costs an allocation for each
+    // request.
     builder.header_read_timeout(None).max_header_size(limits.head).max_buf_size(limits.head.max(H1_BUFFER));
+    if limits.fields > USUAL_FIELDS {
+        builder.max_headers(limits.fields as usize);
+    }
     builder
 }
 

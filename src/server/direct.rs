@@ -106,7 +106,7 @@ where
         held,
         input: read.to_vec(),
         news: !read.is_empty(),
-        reader: Reader::new(limits.head, limits.body),
+        reader: Reader::new(limits.head, limits.body).with_fields(limits.fields),
         timers: Timers::new(limits.header_read, limits.idle, false, begun),
         timer: LazyTimer::default(),
         body: None,

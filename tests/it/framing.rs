@@ -17,8 +17,10 @@ use std::net::{TcpListener, TcpStream};
 
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 use super::support::cases::{blocks, unescaped};
+use super::support::h2::{END_HEADERS, END_STREAM, End, H2Client, HEADERS, block, frame};
 use super::support::peer::{PATIENCE, Then, begin_events, chunk, end_chunks, read_message, respond, wait_for_close};
 use super::support::{Client, Harness, Peer, patiently};
 
@@ -106,7 +108,14 @@ impl Cut {
 struct Bench {
     proxy: Harness,
     backend: Peer,
+    /// From each refusal to the end of its connection.
+    ended_after: Mutex<Vec<Duration>>,
 }
+
+/// A connection ends so soon after its refusal ..
+const FIN_WITHIN: Duration = Duration::from_secs(2);
+/// .. but for one of so many, between whose ends the machine may have turned to others.
+const LATE: usize = 50;
 
 impl Bench {
     fn new() -> Self {
@@ -115,7 +124,7 @@ impl Bench {
             Then::Next
         });
         let proxy = Harness::with("limits: { body: 1MiB }", &[("a", backend.address, "")], "");
-        Self { proxy, backend }
+        Self { proxy, backend, ended_after: Mutex::default() }
     }
 
     /// Sends a case and says what is not as it was to be.
@@ -131,7 +140,7 @@ impl Bench {
         }
         let mut buffer = Vec::new();
         for (nth, want) in case.want.iter().enumerate() {
-            check(&mut stream, &mut buffer, *want).map_err(|wrong| format!("response {nth}: {wrong}"))?;
+            self.check(&mut stream, &mut buffer, *want).map_err(|wrong| format!("response {nth}: {wrong}"))?;
         }
         for (nth, body) in case.sees.iter().enumerate() {
             let seen = self.backend.next();
@@ -140,6 +149,17 @@ impl Bench {
             }
         }
         if self.backend.saw_more() { Err("more reached the backend".to_owned()) } else { Ok(()) }
+    }
+
+    /// Reads one response, and the end after one that is the last.
+    fn check(&self, stream: &mut TcpStream, buffer: &mut Vec<u8>, want: Want) -> Result<(), String> {
+        check(stream, buffer, want)?;
+        if matches!(want, Want::Refused(_)) {
+            let refused = Instant::now();
+            closed(stream, buffer)?;
+            self.ended_after.lock().unwrap().push(refused.elapsed());
+        }
+        Ok(())
     }
 }
 
@@ -168,11 +188,8 @@ fn check(stream: &mut TcpStream, buffer: &mut Vec<u8>, want: Want) -> Result<(),
     if response.json()["error"]["code"].as_str().is_none_or(str::is_empty) {
         return Err(format!("{status} without a code"));
     }
-    if let Want::Refused(_) = want {
-        if response.field("connection") != Some("close") {
-            return Err(format!("{status} without `Connection: close`"));
-        }
-        return closed(stream, buffer);
+    if matches!(want, Want::Refused(_)) && response.field("connection") != Some("close") {
+        return Err(format!("{status} without `Connection: close`"));
     }
     Ok(())
 }
@@ -200,6 +217,10 @@ fn run_all(cut: Cut, choose: impl Fn(&Case) -> bool) {
         while bench.backend.saw_more() {}
     }
     assert!(wrong.is_empty(), "{} of {} ({cut:?}):\n{}", wrong.len(), chosen.len(), wrong.join("\n"));
+    let mut ended_after = bench.ended_after.into_inner().unwrap();
+    ended_after.sort_unstable();
+    let slowest = ended_after[ended_after.len() - 1 - ended_after.len() / LATE];
+    assert!(slowest < FIN_WITHIN, "the end came {slowest:?} after a refusal");
 }
 
 #[test]
@@ -224,6 +245,28 @@ fn every_case_in_pieces_that_end_within_line_ends() {
 #[test]
 fn short_cases_byte_by_byte() {
     run_all(Cut::EveryByte, |case| case.raw.len() < 130);
+}
+
+#[test]
+fn a_head_has_as_many_fields_as_the_configuration_says() {
+    // Fewer than what is usual, and more; as most requests are, and as hyper reads them; and over HTTP/2, where bytes alone are counted.
+    for most in [20, 300] {
+        let backend = Peer::answering("200 OK", "{}");
+        let proxy = Harness::with(&format!("limits: {{ fields: {most} }}"), &[("a", backend.address, "")], "");
+        for (fields, status) in [(most, 200), (most + 1, 431)] {
+            for framed in ["content-length: 2\r\n\r\n{}", "transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"] {
+                let mut client = Client::connect(proxy.address);
+                let others = "x: y\r\n".repeat(fields - 2);
+                client.send(format!("POST /v1/files HTTP/1.1\r\nhost: w\r\n{others}{framed}").as_bytes());
+                assert_eq!(client.answer().status, status, "{fields} {framed}");
+            }
+            let get = [(":method", "GET"), (":scheme", "http"), (":path", "/v1/files"), (":authority", "w")];
+            let head = [block(&get), block(&[("x", "y")]).repeat(fields)].concat();
+            let mut client = H2Client::connect(proxy.address);
+            assert!(client.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &head)));
+            assert_eq!(client.end(1), End::Answered(status), "{fields}");
+        }
+    }
 }
 
 const STREAM: &str = r#"{"model":"m","stream":true}"#;

@@ -25,6 +25,8 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 const MOST_LISTENERS: usize = 64;
 /// The most ranges of trusted proxies; a provider of such lists a few dozen.
 const MOST_NETWORKS: usize = 1024;
+/// The most fields that may be asked for: whatever is above them is as good as no limit, since they share the bytes of a head.
+const MOST_FIELDS: u64 = 1000;
 /// Far above any machine's cores.
 const MOST_WORKERS: u64 = 1024;
 /// More than this without regard to the traffic is no limit.
@@ -157,6 +159,7 @@ impl Check<'_> {
         let many = 1..=u64::from(u32::MAX);
         let limits = Limits {
             head: self.size(file.head, default.head),
+            fields: self.count(file.fields.as_ref(), default.fields.into(), 1..=MOST_FIELDS) as u32,
             body: self.size(file.body, default.body),
             buffered: self.size(file.buffered, default.buffered),
             connections: self.count(file.connections.as_ref(), default.connections as u64, many.clone()) as usize,

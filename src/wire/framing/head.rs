@@ -11,10 +11,15 @@ use super::refusal::Refusal;
 const MAX_METHOD: usize = 32;
 /// Longest target. RFC 9112, 3 asks for 8,000 bytes of request line at least.
 const MAX_TARGET: usize = 16 << 10;
-/// Most fields of a head or a trailer section: hyper's own limit, which answers with an empty body.
-const MAX_FIELDS: u32 = 100;
 /// Longest name of a field; the longest registered one has about 50 bytes.
 const MAX_NAME: usize = 1 << 10;
+
+/// The most that a head may have, or a trailer section.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Most {
+    pub(super) bytes: usize,
+    pub(super) fields: u32,
+}
 
 /// How the body of a message is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +100,8 @@ impl Head {
 
     /// Reads on in `bytes`, which begin where the head does and go further than at the call before. When all is there, its length.
     /// Every field is told to `notes` once.
-    pub(super) fn scan<N: Notes>(&mut self, bytes: &[u8], limit: usize, notes: &mut N) -> Result<Option<usize>, Refusal> {
+    pub(super) fn scan<N: Notes>(&mut self, bytes: &[u8], most: Most, notes: &mut N) -> Result<Option<usize>, Refusal> {
+        let limit = most.bytes;
         if self.goes_on(bytes) {
             return self.wait(bytes, limit);
         }
@@ -112,7 +118,7 @@ impl Head {
             self.at += length;
             self.section = Section::Fields;
         }
-        if !self.fields(bytes, notes)? {
+        if !self.fields(bytes, most.fields, notes)? {
             return self.wait(bytes, limit);
         }
         if self.at > limit { Err(Refusal::HeadTooLarge) } else { Ok(Some(self.at)) }
@@ -175,7 +181,7 @@ impl Head {
     }
 
     /// Reads fields up to the empty line; false when that is not there yet.
-    fn fields<N: Notes>(&mut self, bytes: &[u8], notes: &mut N) -> Result<bool, Refusal> {
+    fn fields<N: Notes>(&mut self, bytes: &[u8], most: u32, notes: &mut N) -> Result<bool, Refusal> {
         let wrong = if self.section == Section::Trailers { Refusal::Trailer } else { Refusal::Field };
         let mut at = self.at;
         loop {
@@ -206,7 +212,7 @@ impl Head {
                 _ => return Err(wrong),
             }
             self.fields += 1;
-            if self.fields > MAX_FIELDS {
+            if self.fields > most {
                 return Err(Refusal::HeadTooLarge);
             }
             if matches!(name_end, 4 | 6 | 14 | 17) || self.section == Section::Trailers {

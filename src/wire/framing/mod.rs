@@ -26,16 +26,22 @@ pub use refusal::Refusal;
 pub use whole::{Look, MAX_WHOLE, Plain, Reader, Whole};
 
 use body::Chunks;
-use head::{Extent, Head};
+use head::{Extent, Head, Most};
 
 /// Bytes of a trailer section: some checksums and signatures fit, and it has to be kept until all of it is there.
 const MAX_TRAILERS: usize = 8 << 10;
+/// The most fields of a head, unless it is said otherwise, and of a trailer section in any case: what hyper takes without an allocation
+/// for each message, and three times as many as any client is known to send.
+pub const USUAL_FIELDS: u32 = 100;
+
+const OF_TRAILERS: Most = Most { bytes: MAX_TRAILERS, fields: USUAL_FIELDS };
 
 /// The requests of one connection.
 #[derive(Debug)]
 pub struct Framing {
     state: State,
     head_limit: u32,
+    fields: u32,
     messages: u32,
 }
 
@@ -77,7 +83,14 @@ pub enum Then {
 impl Framing {
     /// For a connection whose heads have at most so many bytes.
     pub fn new(head_limit: usize) -> Self {
-        Self { state: State::Head(None), head_limit: u32::try_from(head_limit).unwrap_or(u32::MAX), messages: 0 }
+        let head_limit = u32::try_from(head_limit).unwrap_or(u32::MAX);
+        Self { state: State::Head(None), head_limit, fields: USUAL_FIELDS, messages: 0 }
+    }
+
+    /// The same, and at most so many fields.
+    #[must_use]
+    pub fn with_fields(self, fields: u32) -> Self {
+        Self { fields, ..self }
     }
 
     /// Messages that ended.
@@ -118,8 +131,8 @@ impl Framing {
             State::Refused(then) => Ok((0, Some(*then))),
             _ if bytes.is_empty() => Ok((0, Some(Then::More))),
             State::Head(kept) => {
-                let limit = self.head_limit as usize;
-                let Some((length, head)) = scan(kept, Head::default, bytes, limit).map_err(at_0)? else {
+                let most = Most { bytes: self.head_limit as usize, fields: self.fields };
+                let Some((length, head)) = scan(kept, Head::default, bytes, most).map_err(at_0)? else {
                     return Ok((0, Some(Then::More)));
                 };
                 match head.extent(bytes).map_err(at_0)? {
@@ -142,7 +155,7 @@ impl Framing {
                 }
                 Ok((count, None))
             }
-            State::Trailers(kept) => match scan(kept, Head::trailers, bytes, MAX_TRAILERS).map_err(at_0)? {
+            State::Trailers(kept) => match scan(kept, Head::trailers, bytes, OF_TRAILERS).map_err(at_0)? {
                 Some((length, _)) => Ok((length, Some(self.ended()))),
                 None => Ok((0, Some(Then::More))),
             },
@@ -161,13 +174,13 @@ fn scan(
     kept: &mut Option<Box<Head>>,
     new: impl FnOnce() -> Head,
     bytes: &[u8],
-    limit: usize,
+    most: Most,
 ) -> Result<Option<(usize, Head)>, Refusal> {
     if let Some(head) = kept {
-        return Ok(head.scan(bytes, limit, &mut ())?.map(|length| (length, **head)));
+        return Ok(head.scan(bytes, most, &mut ())?.map(|length| (length, **head)));
     }
     let mut head = new();
-    let length = head.scan(bytes, limit, &mut ())?;
+    let length = head.scan(bytes, most, &mut ())?;
     if length.is_none() {
         *kept = Some(Box::new(head));
     }

@@ -7,11 +7,15 @@ use super::refusal::Refusal;
 use crate::wire::fields::Name;
 use crate::wire::message::RequestHead;
 
-/// Whether it is clear what is asked for, and of whom: RFC 9113, 8.3.1.
+/// Whether it is clear what is asked for, and of whom (RFC 9113, 8.3.1), in at most so many fields: of those whoever read them counted
+/// the bytes alone.
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn check(request: &RequestHead) -> Result<(), Refusal> {
+pub fn check(request: &RequestHead, fields: u32) -> Result<(), Refusal> {
+    if request.fields.len() > fields as usize {
+        return Err(Refusal::HeadTooLarge);
+    }
     let uri = &request.target;
     // A request without `:path` and `:authority` arrives with an empty path, which others read as `/`.
     let is_target = uri.path().starts_with('/') || (uri.path() == "*" && request.method == Method::OPTIONS);
@@ -41,7 +45,7 @@ mod tests {
 
     fn checked(uri: &str, hosts: &[&str]) -> Result<(), Refusal> {
         let request = hosts.iter().fold(Request::get(uri), |request, host| request.header("host", *host));
-        check(&head(request.body(()).unwrap()))
+        check(&head(request.body(()).unwrap()), 2)
     }
 
     #[test]
@@ -74,9 +78,9 @@ mod tests {
     fn a_target_is_a_path_or_an_asterisk_for_options() {
         assert_eq!(checked("*", &["a.test"]), Err(Refusal::Target));
         let options = Request::options("*").header("host", "a.test").body(()).unwrap();
-        assert_eq!(check(&head(options)), Ok(()));
+        assert_eq!(check(&head(options), 1), Ok(()));
         let mut empty = Request::new(());
         *empty.uri_mut() = http::Uri::from_parts(http::uri::Parts::default()).unwrap();
-        assert_eq!(check(&head(empty)), Err(Refusal::Target), "no `:path`");
+        assert_eq!(check(&head(empty), 0), Err(Refusal::Target), "no `:path`");
     }
 }

@@ -110,6 +110,21 @@ fn a_head_has_a_limit_whether_it_ends_or_not() {
     }
 }
 
+#[test]
+fn a_head_has_so_many_fields_and_a_trailer_section_the_usual_number() {
+    let some = |count: u32| "X: y\r\n".repeat(count as usize);
+    let head = |fields: u32| format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", some(fields - 1));
+    for most in [1, 20, USUAL_FIELDS, 1000] {
+        let fed = |fields| Framing::new(64 << 10).with_fields(most).feed(head(fields).as_bytes()).then;
+        assert_eq!((fed(most), fed(most + 1)), (Then::Next, Then::Refuse(Refusal::HeadTooLarge)));
+        let look = |fields| Reader::new(64 << 10, 0).with_fields(most).look(head(fields).as_bytes());
+        assert!(matches!((look(most), look(most + 1)), (Look::Whole(_), Look::Other)), "{most}");
+    }
+    let post = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
+    let fed = |trailers| Framing::new(64 << 10).with_fields(1000).feed(format!("{post}{}\r\n", some(trailers)).as_bytes()).then;
+    assert!(matches!((fed(USUAL_FIELDS), fed(USUAL_FIELDS + 1)), (Then::Next, Then::Break(_))));
+}
+
 /// Pieces of requests, right and wrong.
 fn fragment() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec![

@@ -10,7 +10,7 @@ use http::{Method, Uri, Version};
 use smallvec::SmallVec;
 
 use super::chars::trimmed;
-use super::head::{Extent, Head, Notes};
+use super::head::{Extent, Head, Most, Notes};
 use super::refusal::Refusal;
 use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead};
@@ -31,7 +31,7 @@ pub struct Reader {
 
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    head: usize,
+    head: Most,
     body: usize,
 }
 
@@ -90,7 +90,15 @@ impl Reader {
     /// For a connection whose heads have at most so many bytes, and whose bodies so many: a longer one is not waited for, whoever
     /// refuses it.
     pub fn new(head: usize, body: usize) -> Self {
-        Self { limits: Limits { head: head.min(u32::MAX as usize), body: body.min(MAX_WHOLE) }, kept: None }
+        let head = Most { bytes: head.min(u32::MAX as usize), fields: super::USUAL_FIELDS };
+        Self { limits: Limits { head, body: body.min(MAX_WHOLE) }, kept: None }
+    }
+
+    /// The same, and whose heads have at most so many fields.
+    #[must_use]
+    pub fn with_fields(mut self, fields: u32) -> Self {
+        self.limits.head.fields = fields;
+        self
     }
 
     /// Looks at bytes that begin with a message: all that came of it, and at every call more than at the one before.
