@@ -5,14 +5,14 @@ use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::channel;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::support::h2::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, End, H2Client, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, block,
     call, frame, literal,
 };
 use super::super::support::peer::{PATIENCE, Then, begin_events, chunk, end_chunks, wait_for_close};
-use super::super::support::{Harness, Peer, patiently};
+use super::super::support::{Harness, Peer, in_the_middle, patiently};
 use super::{bench, serves};
 
 const STREAM: &str = r#"{"model":"m","stream":true}"#;
@@ -73,6 +73,25 @@ pub(super) fn floods() -> Vec<Flood> {
                 [head, frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8])].concat()
             },
         },
+        // CVE-2025-8671: each of them is begun, and reset by the server because of what follows.
+        Flood {
+            name: "streams whose windows are made too large",
+            by: EndedBy::Reader,
+            first: Vec::new(),
+            part: |n| {
+                let head = frame(HEADERS, END_HEADERS, 2 * n + 1, &call());
+                [head, frame(WINDOW_UPDATE, 0, 2 * n + 1, &0x7fff_ffff_u32.to_be_bytes())].concat()
+            },
+        },
+        Flood {
+            name: "streams whose bodies are longer than they say",
+            by: EndedBy::Reader,
+            first: Vec::new(),
+            part: |n| {
+                let head = [call(), literal("content-length", b"1")].concat();
+                [frame(HEADERS, END_HEADERS, 2 * n + 1, &head), frame(DATA, END_STREAM, 2 * n + 1, b"{}")].concat()
+            },
+        },
         Flood {
             name: "streams that are malformed",
             by: EndedBy::Reader,
@@ -125,8 +144,10 @@ fn a_flood_is_ended_and_others_are_served_meanwhile() {
 }
 
 /// Between a call and its answer no more of a flood is taken than so much, in bytes: a few sockets' buffers and what a worker reads
-/// before it turns to others. By the clock it is what a machine takes for that, a few milliseconds.
+/// before it turns to others ..
 const MOST_MEANWHILE: u64 = 16 << 20;
+/// .. and no more time goes by, of which a machine takes a few milliseconds.
+const LONGEST_MEANWHILE: Duration = Duration::from_secs(1);
 /// Calls to each flood. The one in the middle counts, since the machine may turn to others than to us.
 const CALLS: usize = 9;
 
@@ -135,7 +156,7 @@ fn others_wait_for_little_of_a_flood() {
     let (_backend, proxy) = bench();
     for Flood { name, first, part, .. } in floods() {
         let (taken, over) = (AtomicU64::new(0), AtomicBool::new(false));
-        let mut meanwhile = std::thread::scope(|threads| {
+        let meanwhile: (Vec<u64>, Vec<Duration>) = std::thread::scope(|threads| {
             threads.spawn(|| {
                 let parts: Vec<u8> = (0..500).flat_map(part).collect();
                 // As soon as one is cut the next begins.
@@ -151,18 +172,20 @@ fn others_wait_for_little_of_a_flood() {
                     reading.join().unwrap();
                 }
             });
-            let meanwhile: Vec<u64> = (0..CALLS)
-                .map(|_| {
-                    let before = patiently("the flood", || Some(taken.load(SeqCst)).filter(|taken| *taken > 0));
-                    assert!(serves(&proxy), "{name}");
-                    taken.load(SeqCst) - before
-                })
-                .collect();
+            let call = |_| {
+                let before = patiently("the flood", || Some(taken.load(SeqCst)).filter(|taken| *taken > 0));
+                let begun = Instant::now();
+                assert!(serves(&proxy), "{name}");
+                (taken.load(SeqCst) - before, begun.elapsed())
+            };
+            let meanwhile = (0..CALLS).map(call).unzip();
             over.store(true, SeqCst);
             meanwhile
         });
-        meanwhile.sort_unstable();
-        assert!(meanwhile[CALLS / 2] < MOST_MEANWHILE, "{name}: {meanwhile:?}");
+        let (mut bytes, took) = meanwhile;
+        bytes.sort_unstable();
+        assert!(bytes[CALLS / 2] < MOST_MEANWHILE, "{name}: {bytes:?}");
+        assert!(in_the_middle(took) < LONGEST_MEANWHILE, "{name}");
     }
 }
 

@@ -10,7 +10,7 @@ mod windows;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use cases::Want;
+use cases::{Step, Want};
 
 use super::support::h2::{End, H2Client};
 use super::support::peer::{Then, respond};
@@ -26,17 +26,29 @@ fn bench() -> (Peer, Harness) {
 }
 
 #[test]
+fn there_are_cases_enough_and_each_has_its_name() {
+    let mut names: Vec<String> = cases::all().into_iter().map(|case| case.name).collect();
+    assert!(names.len() >= 180, "{}", names.len());
+    names.sort();
+    assert_eq!(names.windows(2).find(|pair| pair[0] == pair[1]), None);
+}
+
+#[test]
 fn what_is_malformed_is_refused_and_reaches_no_backend() {
     let (backend, proxy) = bench();
     let (mut wrong, all) = (Vec::new(), cases::all());
-    for cases::Case { name, rule, want, sent, stream } in &all {
+    for cases::Case { name, rule, want, steps, stream } in &all {
         let mut client = H2Client::connect(proxy.address);
-        client.send(sent);
+        for step in steps {
+            match step {
+                Step::Send(bytes) => drop(client.send(bytes)),
+                Step::Wait(stream) => drop(client.end(*stream)),
+            }
+        }
         let end = client.end(*stream);
         if ended_as(&end) != Some(*want) {
             wrong.push(format!("{name} ({rule}): {end:?}, not {want:?}"));
-        }
-        if *want == Want::Ended {
+        } else if *want == Want::Ended {
             client.end_of_all();
         } else if !client.ping() {
             wrong.push(format!("{name}: the connection ended with the stream"));

@@ -1,7 +1,7 @@
 //! A response goes out as its client's windows allow, whatever settings and updates make of them.
 
 use super::super::support::h2::{
-    DATA, END_HEADERS, END_STREAM, End, GOAWAY, H2Client, HEADERS, PING, SETTINGS, WINDOW_UPDATE, call, frame,
+    ACK, DATA, END_HEADERS, END_STREAM, End, GOAWAY, H2Client, HEADERS, PING, SETTINGS, WINDOW_UPDATE, call, frame,
 };
 use super::super::support::{Harness, Peer};
 
@@ -75,6 +75,17 @@ fn a_setting_moves_the_windows_of_streams_that_are_open_also_below_zero() {
     assert_eq!(more(&mut client, 1), (BODY[3..4].to_owned(), false));
     assert!(client.send(&settings(&[(FIRST_WINDOW, 1000)])));
     assert_eq!(more(&mut client, BODY.len() - 4), (BODY[4..].to_owned(), true));
+}
+
+#[test]
+fn settings_are_acknowledged_each_time() {
+    let backend = Peer::answering("200 OK", "{}");
+    let proxy = Harness::start(&[("a", backend.address, "")], "");
+    let mut client = H2Client::connect(proxy.address);
+    assert!(client.send(&[settings(&[(FIRST_WINDOW, 100)]), settings(&[])].concat()));
+    // Those of the beginning, and these two.
+    let acknowledged = std::iter::from_fn(|| client.frame()).filter(|frame| frame.kind == SETTINGS && frame.flags & ACK != 0);
+    assert_eq!(acknowledged.take(3).filter(|frame| frame.payload.is_empty()).count(), 3);
 }
 
 #[test]

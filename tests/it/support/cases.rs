@@ -1,8 +1,14 @@
 //! Cases of raw bytes as data: blocks of lines `key text`, and the bytes in lines that begin with `| `.
 //!
-//! Escapes are `\r`, `\n`, `\t`, `\0`, `\\`, `\xNN`, and `\<count*text>` for a text so many times. `#` begins a comment.
+//! Escapes are `\r`, `\n`, `\t`, `\0`, `\\`, `\xNN`, and `\<count*text>` for a text so many times; for HTTP/2 `\{name=value}` for a field
+//! that is neither compressed nor remembered, and `\{GET}` and `\{POST}` for the heads of two good requests. `#` begins a comment.
 
 use std::path::Path;
+
+use super::h2::{block, call, literal};
+
+/// The head of a good request without a body.
+const GET: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":path", "/v1/files"), (":authority", "windward.test")];
 
 /// The lines of each block of a folder's files, as key and text.
 pub(crate) fn blocks(folder: &str) -> Vec<Vec<(String, String)>> {
@@ -48,8 +54,23 @@ pub(crate) fn unescaped(text: &str) -> Vec<u8> {
                 bytes.extend(unescaped(text).repeat(count.parse().unwrap()));
                 rest = after;
             }
+            "{" => {
+                let (text, after) = rest.split_once('}').unwrap();
+                bytes.extend(fields(text));
+                rest = after;
+            }
             _ => panic!("no escape: \\{escape}"),
         }
     }
     bytes
+}
+
+/// What stands between braces.
+fn fields(text: &str) -> Vec<u8> {
+    match text.split_once('=') {
+        Some((name, value)) => literal(std::str::from_utf8(&unescaped(name)).unwrap(), &unescaped(value)),
+        None if text == "GET" => block(&GET),
+        None if text == "POST" => call(),
+        None => panic!("no head: {text}"),
+    }
 }

@@ -189,6 +189,13 @@ pub(crate) fn text(log: &str, top: &str, backends: &[(&str, SocketAddr, &str)], 
     text
 }
 
+/// The time in the middle of some that were taken: one of them is the machine's, which turns to others than to us now and then, and
+/// half of them are not.
+pub(crate) fn in_the_middle(mut took: Vec<Duration>) -> Duration {
+    took.sort_unstable();
+    took[took.len() / 2]
+}
+
 /// Asks again until there is an answer, within the patience of a test. What is waited for is done by other threads of this process,
 /// so the pause only gives them the processor.
 pub(crate) fn patiently<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
