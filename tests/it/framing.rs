@@ -10,7 +10,8 @@
 //! | POST / HTTP/1.1\r\n   what is sent: the lines one after another, with the escapes below and no line ends but those
 //! ```
 //!
-//! The escapes are in `support/cases.rs`. `tests/framing_peers.py` reads the same files and sends them through other proxies.
+//! The escapes are in `support/cases.rs`. `tests/framing_peers.py` reads the same files and sends them through other proxies, and so it does
+//! those of `upstream` and `http2`.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
