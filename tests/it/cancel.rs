@@ -4,12 +4,12 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::support::peer::{PATIENCE, conversing, respond, wait_for_close};
-use super::support::{Client, Harness, patiently};
+use super::support::{Client, Harness, in_the_middle, patiently};
 
 /// Where in an exchange the client leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ const PHASES: [Phase; 5] = [Phase::Upload, Phase::AnsweredUpload, Phase::BeforeT
 const CALL: &str = r#"{"model":"abc"}"#;
 const BODY: &str = r#"{"part":"Hel"#;
 const EVENT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"Hel\"}}]}\n\n";
+/// From the end of a client to that of its backend's exchange.
+const WITHIN: Duration = Duration::from_secs(1);
 
 impl Phase {
     fn is_upload(self) -> bool {
@@ -59,9 +61,50 @@ enum Happened {
     Ended,
 }
 
-/// A backend that answers as far as the phase goes, and says when its connections end.
-fn backend(phase: Phase) -> (SocketAddr, Receiver<Happened>) {
-    conversing(move |stream, say| converse(phase, stream, say))
+/// A backend that answers as far as the phase goes, and says when its connections end, or its streams.
+fn backend(phase: Phase, protocol: &str) -> (SocketAddr, Receiver<Happened>) {
+    let http2 = protocol.ends_with("http2");
+    conversing(move |stream, say| if http2 { converse_by_http2(phase, stream, say) } else { converse(phase, stream, say) })
+}
+
+fn converse_by_http2(phase: Phase, stream: TcpStream, say: &Sender<Happened>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::from_std(stream).unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((request, answer))) = connection.accept().await {
+            tokio::spawn(answer_a_stream(phase, request, answer, say.clone()));
+        }
+    });
+}
+
+async fn answer_a_stream(
+    phase: Phase,
+    request: http::Request<h2::RecvStream>,
+    mut answer: h2::server::SendResponse<Bytes>,
+    say: Sender<Happened>,
+) {
+    if request.headers().contains_key("x-next") {
+        answer.send_response(http::Response::new(()), true).unwrap();
+        return;
+    }
+    let (mut body, mut seen) = (request.into_body(), Vec::new());
+    while memchr::memmem::find(&seen, b"abc").is_none() {
+        seen.extend_from_slice(&body.data().await.unwrap().unwrap());
+    }
+    let _ = say.send(Happened::Asked);
+    match phase.answer() {
+        None => drop(std::future::poll_fn(|cx| answer.poll_reset(cx)).await),
+        Some((bytes, _)) => {
+            let kind = if phase == Phase::Stream { "text/event-stream" } else { "application/json" };
+            let head = http::Response::builder().header("content-type", kind).body(()).unwrap();
+            let mut sending = answer.send_response(head, false).unwrap();
+            sending.send_data(Bytes::from_static(bytes.as_bytes()), false).unwrap();
+            drop(std::future::poll_fn(|cx| sending.poll_reset(cx)).await);
+        }
+    }
+    let _ = say.send(Happened::Ended);
 }
 
 fn converse(phase: Phase, mut stream: TcpStream, say: &Sender<Happened>) {
@@ -90,11 +133,21 @@ fn happens(happened: &Receiver<Happened>, what: Happened) {
     assert_eq!(happened.recv_timeout(PATIENCE), Ok(what));
 }
 
+/// How a call is sent: as most are, or so that hyper has its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    Plain,
+    InChunks,
+}
+
 /// A request whose client has all that it will get.
-fn begun(proxy: &Harness, phase: Phase) -> Client {
+fn begun(proxy: &Harness, phase: Phase, sent: Sent) -> Client {
     let mut client = Client::connect(proxy.address);
+    let in_chunks = format!("POST {} HTTP/1.1\r\nhost: w\r\ntransfer-encoding: chunked\r\n\r\n", phase.path());
     if phase.is_upload() {
-        client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n");
+        client.send(format!("{in_chunks}3\r\nabc\r\n").as_bytes());
+    } else if sent == Sent::InChunks {
+        client.send(format!("{in_chunks}{:x}\r\n{CALL}\r\n0\r\n\r\n", CALL.len()).as_bytes());
     } else {
         client.post(phase.path(), "", CALL);
     }
@@ -129,21 +182,32 @@ fn is_served(proxy: &Harness) {
 
 /// Enough for a backend to be shut, were they failures.
 const TIMES: usize = 12;
+/// What a backend is spoken to by.
+const PROTOCOLS: [&str; 2] = ["protocol: http1", "protocol: http2"];
+
+/// A proxy before that backend, beside which there is nobody.
+fn before(address: SocketAddr, protocol: &str) -> Harness {
+    Harness::start(&[("a", address, protocol), ("b", super::support::Peer::nobody(), "")], "policy: in_order")
+}
 
 #[test]
 fn a_connection_that_is_closed_or_reset_ends_the_exchange_in_every_phase() {
-    for phase in PHASES {
-        let (address, happened) = backend(phase);
-        let proxy = Harness::start(&[("a", address, ""), ("b", super::support::Peer::nobody(), "")], "policy: in_order");
+    for (phase, protocol) in PHASES.into_iter().flat_map(|phase| PROTOCOLS.map(|protocol| (phase, protocol))) {
+        let (address, happened) = backend(phase, protocol);
+        let proxy = before(address, protocol);
+        let mut took = Vec::new();
         for nth in 0..TIMES {
-            let client = begun(&proxy, phase);
+            let client = begun(&proxy, phase, if nth % 4 < 2 { Sent::Plain } else { Sent::InChunks });
             happens(&happened, Happened::Asked);
             if nth % 2 == 1 {
                 socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
             }
+            let left = Instant::now();
             drop(client);
             happens(&happened, Happened::Ended);
+            took.push(left.elapsed());
         }
+        assert!(in_the_middle(took) < WITHIN, "{phase:?} {protocol}");
         (0..TIMES).for_each(|_| check(&proxy, phase));
         is_served(&proxy);
     }
@@ -152,10 +216,11 @@ fn a_connection_that_is_closed_or_reset_ends_the_exchange_in_every_phase() {
 #[test]
 fn a_stream_that_is_reset_ends_the_exchange_in_every_phase() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for phase in PHASES {
-        let (address, happened) = backend(phase);
-        let proxy = Harness::start(&[("a", address, ""), ("b", super::support::Peer::nobody(), "")], "policy: in_order");
+    for (phase, protocol) in PHASES.into_iter().flat_map(|phase| PROTOCOLS.map(|protocol| (phase, protocol))) {
+        let (address, happened) = backend(phase, protocol);
+        let proxy = before(address, protocol);
         runtime.block_on(async {
+            let mut took = Vec::new();
             let socket = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
             let (mut sender, connection) = h2::client::handshake(socket).await.unwrap();
             let connection = tokio::spawn(connection);
@@ -182,10 +247,13 @@ fn a_stream_that_is_reset_ends_the_exchange_in_every_phase() {
                     }
                 };
                 tokio::time::timeout(PATIENCE, poll(Happened::Asked)).await.expect("the backend is asked");
+                let left = Instant::now();
                 body.send_reset(h2::Reason::CANCEL);
                 tokio::time::timeout(PATIENCE, poll(Happened::Ended)).await.expect("the backend's exchange ends");
+                took.push(left.elapsed());
                 drop(kept);
             }
+            assert!(in_the_middle(took) < WITHIN, "{phase:?} {protocol}");
             (0..TIMES).for_each(|_| check(&proxy, phase));
             assert!(!connection.is_finished(), "one stream is not the connection");
         });
@@ -195,16 +263,62 @@ fn a_stream_that_is_reset_ends_the_exchange_in_every_phase() {
 
 #[test]
 fn a_hundred_that_leave_at_once_leave_nothing_behind() {
-    let (address, happened) = backend(Phase::Stream);
-    let proxy = Harness::start(&[("a", address, ""), ("b", super::support::Peer::nobody(), "")], "policy: in_order");
-    let clients: Vec<Client> = (0..100).map(|_| begun(&proxy, Phase::Stream)).collect();
-    assert_eq!(proxy.in_flight("a"), 100);
-    drop(clients);
-    let mut ended = 0;
-    while ended < 100 {
-        ended += usize::from(happened.recv_timeout(PATIENCE).expect("every exchange ends") == Happened::Ended);
-    }
-    (0..100).for_each(|_| check(&proxy, Phase::Stream));
-    patiently("nothing in flight", || (proxy.in_flight("a") == 0).then_some(()));
+    let (address, happened) = backend(Phase::Stream, "protocol: http1");
+    let proxy = before(address, "protocol: http1");
+    let took = (0..3).map(|_| {
+        let clients: Vec<Client> = (0..100).map(|_| begun(&proxy, Phase::Stream, Sent::Plain)).collect();
+        assert_eq!(proxy.in_flight("a"), 100);
+        (0..100).for_each(|_| happens(&happened, Happened::Asked));
+        let left = Instant::now();
+        drop(clients);
+        (0..100).for_each(|_| happens(&happened, Happened::Ended));
+        let took = left.elapsed();
+        (0..100).for_each(|_| check(&proxy, Phase::Stream));
+        patiently("nothing in flight", || (proxy.in_flight("a") == 0).then_some(()));
+        took
+    });
+    assert!(in_the_middle(took.collect()) < 2 * WITHIN);
     is_served(&proxy);
+}
+
+#[test]
+fn a_client_that_leaves_a_stream_which_is_translated_ends_it() {
+    let (address, happened) = conversing(|mut stream, say| {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"}") {
+            let mut more = [0; 4096];
+            let count = stream.read(&mut more).unwrap();
+            seen.extend_from_slice(&more[..count]);
+        }
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.amazon.eventstream\r\ntransfer-encoding: chunked\r\n\r\n";
+        let begun = super::translate::frames(
+            br#"{"event":"messageStart","payload":{"role":"assistant"}}
+{"event":"contentBlockDelta","payload":{"delta":{"text":"Hel"},"contentBlockIndex":0}}"#,
+        );
+        stream.write_all(&[head.as_bytes(), format!("{:x}\r\n", begun.len()).as_bytes(), &begun, b"\r\n"].concat()).unwrap();
+        wait_for_close(&mut stream);
+        let _ = say.send(Happened::Ended);
+    });
+    let bedrock = "dialect: bedrock\n    translate: [openai]\n    models: { claude: a.claude }";
+    let proxy = before(address, bedrock);
+    let took = (0..TIMES).map(|_| {
+        let mut client = Client::connect(proxy.address);
+        let said = r#"{"model":"claude","stream":true,"messages":[{"role":"user","content":"abc"}]}"#;
+        client.post("/v1/chat/completions", "", said);
+        client.read_until("Hel");
+        let left = Instant::now();
+        drop(client);
+        happens(&happened, Happened::Ended);
+        let record = proxy.record();
+        assert_eq!(
+            (&record["ended"], &record["attempts"][0]["outcome"]),
+            (&"client_gone".into(), &"abandoned".into()),
+            "{record}"
+        );
+        assert_eq!(record["emissions"]["waste_grams"], record["emissions"]["grams"], "all of it is waste: {record}");
+        left.elapsed()
+    });
+    assert!(in_the_middle(took.collect()) < WITHIN);
+    assert_eq!(proxy.backend("a")["failures"], 0, "its health is none the worse");
 }

@@ -1,7 +1,11 @@
 //! Sending again: when nothing was sent or the work was refused, to another backend, and never otherwise.
 
-use super::support::peer::{Then, respond};
-use super::support::{Client, Harness, Peer};
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use super::support::peer::{PATIENCE, Then, respond, wait_for_close};
+use super::support::{Client, Harness, Peer, in_the_middle};
 
 const BODY: &str = r#"{"model":"m","messages":[]}"#;
 const OK: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
@@ -103,14 +107,23 @@ fn unless_the_policy_says_so() {
 
 #[test]
 fn a_backend_that_never_answers_is_given_up() {
-    let silent = Peer::start(|_, stream| {
-        super::support::peer::wait_for_close(stream);
+    let (left, was_left) = channel();
+    let left = Mutex::new(left);
+    let silent = Peer::start(move |_, stream| {
+        wait_for_close(stream);
+        left.lock().unwrap().send(()).unwrap();
         Then::Close
     });
     let proxy = Harness::start(&[("silent", silent.address, "timeouts: { first_byte: 50ms }")], "");
-    let answer = ask(&proxy);
-    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (504, Some("backend_timeout")));
-    assert_eq!(proxy.record()["attempts"][0]["outcome"], "timed_out");
+    let took = (0..5).map(|_| {
+        let asked = Instant::now();
+        let answer = ask(&proxy);
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (504, Some("backend_timeout")));
+        assert_eq!(proxy.record()["attempts"][0]["outcome"], "timed_out");
+        was_left.recv_timeout(PATIENCE).expect("nobody waits for its answer any more");
+        asked.elapsed()
+    });
+    assert!(in_the_middle(took.collect()) < Duration::from_millis(50 + 1000));
 }
 
 #[test]
