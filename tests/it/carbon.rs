@@ -1,6 +1,13 @@
 //! The choice follows the grid, and nothing that a grid's data may be can hurt a request.
 
-use super::support::{Client, Harness, Peer};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use windward::clock::SimulatedClock;
+
+use super::support::peer::respond;
+use super::support::{Client, Harness, Peer, in_the_middle};
 
 const OK: &str = r#"{"choices":[],"usage":{"prompt_tokens":1000,"completion_tokens":100}}"#;
 const BODY: &str = r#"{"model":"m"}"#;
@@ -68,4 +75,54 @@ fn bad_rows_are_refused_and_the_rest_is_used() {
     let (backend, record) = chosen(&proxy);
     assert_eq!(backend, "dirty", "13 g are less than the yearly figure of France");
     assert_eq!(record["carbon"]["chosen"]["intensity_g_per_kwh"], 13.0);
+}
+
+/// A place at which nobody listens yet, and that nobody else can have.
+fn nobody_yet() -> (socket2::Socket, SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
+
+/// Serves there from now on, a request for each connection.
+fn listen(socket: socket2::Socket) {
+    socket.listen(16).unwrap();
+    let listener = std::net::TcpListener::from(socket);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut head = [0; 4096];
+            let _ = std::io::Read::read(&mut stream, &mut head);
+            respond(&mut stream, "200 OK", "content-type: application/json\r\nconnection: close\r\n", OK.as_bytes());
+        }
+    });
+}
+
+#[test]
+fn the_cleanest_backend_being_down_holds_nobody_up_and_it_comes_back() {
+    let (socket, clean) = nobody_yet();
+    let dirty = Peer::answering("200 OK", OK);
+    let clock = Arc::new(SimulatedClock::new("2026-01-01T00:00:00Z".parse().unwrap()));
+    let backends = [("clean", clean, "grid_zone: FR"), ("dirty", dirty.address, "grid_zone: PL")];
+    let proxy = Harness::by(Arc::<SimulatedClock>::clone(&clock), &backends, "");
+    clock.advance(Duration::from_secs(1));
+    let (mut took, mut tried) = (Vec::new(), 0);
+    for _ in 0..20 {
+        let asked = Instant::now();
+        let (backend, record) = chosen(&proxy);
+        took.push(asked.elapsed());
+        assert_eq!(backend, "dirty");
+        let attempts = record["attempts"].as_array().unwrap();
+        assert!(attempts.len() == 1 || attempts[0]["outcome"] == "unreachable", "{record}");
+        tried += attempts.len() - 1;
+    }
+    assert_eq!(tried, 3, "so many failures in a row, and it is left alone");
+    assert!(in_the_middle(took) < Duration::from_secs(1));
+
+    listen(socket);
+    clock.advance(Duration::from_secs(6));
+    let back = (0..100).filter(|_| chosen(&proxy).0 == "clean").count();
+    assert!((1..50).contains(&back), "{back} of 100 when it has just come back");
+    clock.advance(Duration::from_secs(30));
+    (0..20).for_each(|_| assert_eq!(chosen(&proxy).0, "clean", "it is all the way back"));
 }
