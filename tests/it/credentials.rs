@@ -1,9 +1,11 @@
 //! Whose credential goes where: each backend its own, and none of a client's, whatever field or parameter it stands in.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use serde_json::Value;
 
+use super::support::h2::{DATA, END_HEADERS, END_STREAM, End, H2Client, HEADERS, block, frame};
 use super::support::peer::{Seen, Then, respond};
 use super::support::{Answer, Client, Harness, Peer, patiently};
 
@@ -13,7 +15,9 @@ const BODY: &str = r#"{"model":"m"}"#;
 const FIELDS: &str = "x-tenant-pass: CLIENT\r\nauthorization: Bearer CLIENT\r\nx-forwarded-access-token: CLIENT\r\n\
     x-auth-request-access-token: CLIENT\r\nx-amzn-oidc-data: CLIENT\r\nx-pomerium-jwt-assertion: CLIENT\r\n\
     x-authentik-jwt: CLIENT\r\ncf-access-client-secret: CLIENT\r\nx-goog-iap-jwt-assertion: CLIENT\r\n\
-    x-ms-token-aad-access-token: CLIENT\r\nx-acme-api-key: CLIENT\r\ncookie: s=CLIENT\r\nopenai-organization: org\r\n";
+    x-ms-token-aad-access-token: CLIENT\r\nx-acme-api-key: CLIENT\r\ncookie: s=CLIENT\r\nopenai-organization: org\r\n\
+    x-api-key: CLIENT\r\napi-key: CLIENT\r\nx-goog-api-key: CLIENT\r\nproxy-authorization: Basic CLIENT\r\n\
+    x-amz-security-token: CLIENT\r\nx-amz-date: CLIENT\r\nx-amz-content-sha256: CLIENT\r\nx-amz-target: CLIENT\r\n";
 
 fn ask(proxy: &Harness, path: &str, fields: &str) -> Answer {
     let mut client = Client::connect(proxy.address);
@@ -156,27 +160,51 @@ fn a_clients_own_credential_that_is_refused_is_the_clients_matter() {
 
 #[test]
 fn trailers_of_an_upload_bring_no_credential() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let backends = [
-        ("a", listener.local_addr().unwrap(), ""),
-        ("b", Peer::nobody(), "auth: { header: { name: x-tenant-pass, value: OWN } }"),
-    ];
-    let proxy = Harness::start(&backends, "home: a");
-    let mut client = Client::connect(proxy.address);
-    let named = "trailer: x-sum, x-acme-api-key, x-tenant-pass";
-    client.send(format!("POST /v1/files HTTP/1.1\r\nhost: w\r\n{named}\r\ntransfer-encoding: chunked\r\n\r\n").as_bytes());
-    client.send(b"2\r\nhi\r\n0\r\nx-sum: 7\r\nx-acme-api-key: CLIENT\r\nx-tenant-pass: CLIENT\r\n\r\n");
-    let (mut stream, _) = listener.accept().unwrap();
-    let mut seen = Vec::new();
-    while !(seen.ends_with(b"\r\n\r\n") && String::from_utf8_lossy(&seen).contains("\r\n0\r\n")) {
-        let mut byte = [0];
-        std::io::Read::read_exact(&mut stream, &mut byte).unwrap();
-        seen.extend(byte);
+    const NAMED: &str = "x-sum, x-acme-api-key, x-tenant-pass, authorization";
+    let by_http1 = |address: SocketAddr| {
+        let mut client = Client::connect(address);
+        client.send(
+            format!("POST /v1/files HTTP/1.1\r\nhost: w\r\ntrailer: {NAMED}\r\ntransfer-encoding: chunked\r\n\r\n").as_bytes(),
+        );
+        client.send(b"2\r\nhi\r\n0\r\nx-sum: 7\r\nx-acme-api-key: CLIENT\r\nx-tenant-pass: CLIENT\r\n\r\n");
+        Box::new(move || client.answer().status) as Box<dyn FnOnce() -> u16>
+    };
+    // Over HTTP/2 nobody refuses those that may not come so late.
+    let by_http2 = |address: SocketAddr| {
+        let head =
+            block(&[(":method", "POST"), (":scheme", "http"), (":path", "/v1/files"), (":authority", "w"), ("trailer", NAMED)]);
+        let late = ["x-sum", "x-acme-api-key", "x-tenant-pass", "authorization", "cookie", "host"];
+        let late = late.map(|name| (name, if name == "x-sum" { "7" } else { "CLIENT" }));
+        let mut client = H2Client::connect(address);
+        let frames = [
+            frame(HEADERS, END_HEADERS, 1, &head),
+            frame(DATA, 0, 1, b"hi"),
+            frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&late)),
+        ];
+        assert!(client.send(&frames.concat()));
+        Box::new(move || u16::from(client.end(1) == End::Answered(200)) * 200) as Box<dyn FnOnce() -> u16>
+    };
+    let ways: [&dyn Fn(SocketAddr) -> Box<dyn FnOnce() -> u16>; 2] = [&by_http1, &by_http2];
+    for way in ways {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let backends = [
+            ("a", listener.local_addr().unwrap(), ""),
+            ("b", Peer::nobody(), "auth: { header: { name: x-tenant-pass, value: OWN } }"),
+        ];
+        let proxy = Harness::start(&backends, "home: a");
+        let answered = way(proxy.address);
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut seen = Vec::new();
+        while !(seen.ends_with(b"\r\n\r\n") && String::from_utf8_lossy(&seen).contains("\r\n0\r\n")) {
+            let mut byte = [0];
+            std::io::Read::read_exact(&mut stream, &mut byte).unwrap();
+            seen.extend(byte);
+        }
+        respond(&mut stream, "200 OK", "", b"{}");
+        assert_eq!(answered(), 200);
+        let seen = String::from_utf8(seen).unwrap().to_ascii_lowercase();
+        assert!(seen.ends_with("2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n"), "{seen}");
     }
-    respond(&mut stream, "200 OK", "", b"{}");
-    assert_eq!(client.answer().status, 200);
-    let seen = String::from_utf8(seen).unwrap().to_ascii_lowercase();
-    assert!(seen.ends_with("2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n"), "{seen}");
 }
 
 /// One backend, with that credential.
