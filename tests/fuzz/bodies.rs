@@ -84,6 +84,44 @@ pub fn sse(data: &[u8]) {
     assert!(names_usage || whole == stream, "stripping takes out more than usage");
 }
 
+/// A stream in AWS's binary frames: what is counted does not depend on where the network cut it.
+pub fn event_stream(data: &[u8]) {
+    let (how, stream) = cuts(data);
+    for stream in [stream.to_vec(), mended(stream)] {
+        let (mut whole, mut cut) = (Meter::event_stream(), Meter::event_stream());
+        whole.feed(&Bytes::copy_from_slice(&stream));
+        pieces(&stream, how).for_each(|piece| cut.feed(&Bytes::copy_from_slice(piece)));
+        assert_eq!(whole.saw_first_data(), cut.saw_first_data());
+        assert_eq!((whole.error(), whole.saw_last_event()), (cut.error(), cut.saw_last_event()));
+        assert_eq!(whole.finish(), cut.finish());
+    }
+}
+
+/// The same with the checksums that its frames have now: of one whose sums are wrong nothing is read.
+fn mended(stream: &[u8]) -> Vec<u8> {
+    let mut mended = stream.to_vec();
+    let mut rest = &mut mended[..];
+    while let Some((length, _)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_be_bytes(*length) as usize;
+        if length < 16 || length > rest.len() {
+            break;
+        }
+        let (frame, after) = std::mem::take(&mut rest).split_at_mut(length);
+        let of_prelude = crc32(&frame[..8]);
+        frame[8..12].copy_from_slice(&of_prelude.to_be_bytes());
+        let of_all = crc32(&frame[..length - 4]);
+        frame[length - 4..].copy_from_slice(&of_all.to_be_bytes());
+        rest = after;
+    }
+    mended
+}
+
+/// The checksum of AWS's frames, and of Ethernet's.
+fn crc32(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), bit))
+}
+
 /// A request body: the same is read wherever it is cut, and an edit changes what it means to change and nothing else.
 pub fn request(data: &[u8]) {
     let (how, body) = cuts(data);
@@ -112,6 +150,11 @@ pub fn request(data: &[u8]) {
 /// A request, an answer or a stream to be translated: it is translated or refused, and the cuts make no difference.
 pub fn translation(data: &[u8]) {
     let (how, text) = cuts(data);
+    translate_all(how, text);
+    translate_all(how, &mended(text));
+}
+
+fn translate_all(how: u8, text: &[u8]) {
     for (operation, dialect) in TRANSLATED {
         let translation = Translation::of(operation, Dialect::Bedrock).unwrap();
         match translation.request(text, translate::Spoken::default()) {

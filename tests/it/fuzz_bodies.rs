@@ -176,12 +176,32 @@ fn request() {
     rounds(&bodies.map(|body| body.as_bytes().to_vec()), bodies::request);
 }
 
+/// Streams in binary frames, of Converse and of InvokeModel.
+fn framed() -> Vec<Vec<u8>> {
+    let seeds = seeds(&["tests/cases/translate"]);
+    let converse = seeds.iter().filter(|seed| seed.starts_with(b"{\"event\"")).map(|lines| super::translate::frames(lines));
+    let invoke = seeds.iter().filter(|seed| seed.starts_with(b"event: message_start")).map(|events| {
+        let data = std::str::from_utf8(events).unwrap().lines().filter_map(|line| line.strip_prefix("data: "));
+        let chunk = |data: &str| {
+            let bytes = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, data);
+            format!("{{\"event\":\"chunk\",\"payload\":{{\"bytes\":\"{bytes}\"}}}}\n")
+        };
+        super::translate::frames(data.map(chunk).collect::<String>().as_bytes())
+    });
+    let framed: Vec<Vec<u8>> = converse.chain(invoke).collect();
+    assert!(framed.len() > 2);
+    framed
+}
+
 #[test]
 fn translation() {
-    let seeds = seeds(&["tests/cases/translate"]);
-    let streams = seeds.iter().filter(|seed| seed.starts_with(b"{\"event\"")).map(|lines| super::translate::frames(lines));
-    let seeds: Vec<Vec<u8>> = streams.chain(seeds.iter().cloned()).collect();
+    let seeds: Vec<Vec<u8>> = framed().into_iter().chain(seeds(&["tests/cases/translate"])).collect();
     rounds(&seeds, bodies::translation);
+}
+
+#[test]
+fn event_stream() {
+    rounds(&framed(), bodies::event_stream);
 }
 
 #[test]
