@@ -7,12 +7,12 @@
 //!
 //! | promise | shown by |
 //! |---|---|
-//! | HTTP/1.1 that is ambiguous is refused with a reason, `Connection: close` and an end of the connection, and nothing of it reaches a backend; the unusual but valid passes | `every_case_as_it_was_sent`, `every_case_in_pieces_that_end_within_line_ends`, `short_cases_byte_by_byte` |
+//! | HTTP/1.1 that is ambiguous is refused with a reason, `Connection: close` and an end of the connection within two seconds, and nothing of it reaches a backend; the unusual but valid passes | `every_case_as_it_was_sent`, `every_case_in_pieces_that_end_within_line_ends`, `short_cases_byte_by_byte` |
 //! | What passes is, to hyper, exactly one message; and what is read without hyper is the request that hyper would have seen | fuzz body `framing` |
 //! | A refusal waits for the answers before it, and a body that breaks is the client's fault | `a_refusal_waits_for_the_response_before_it`, `a_broken_upload_ends_the_attempt_and_is_the_clients_fault` |
-//! | HTTP/2 that is malformed is refused and reaches no backend | `what_is_malformed_is_refused_and_reaches_no_backend` |
+//! | HTTP/2 that is malformed is refused and reaches no backend, and what is only unusual is answered: all that h2spec sends, and more | `what_is_malformed_is_refused_and_reaches_no_backend`, `settings_are_acknowledged_each_time` |
 //! | A response of HTTP/2 goes out as its client's windows allow, also where a setting makes one of them negative | `a_stream_gets_what_its_window_is_for_and_not_a_byte_more`, `a_setting_moves_the_windows_of_streams_that_are_open_also_below_zero` |
-//! | A flood of frames ends its connection while others are served, and what many clients do is no flood | `a_flood_is_ended_and_others_are_served_meanwhile`, `others_wait_for_little_of_a_flood`, `what_many_clients_do_is_no_flood` |
+//! | A flood of frames ends its connection while others are served, within a second, and what many clients do is no flood | `a_flood_is_ended_and_others_are_served_meanwhile`, `others_wait_for_little_of_a_flood`, `what_many_clients_do_is_no_flood` |
 //! | A backend of HTTP/2 that floods its connection is left at once | `a_flood_from_an_http2_backend_ends_its_connection` |
 //! | What is about one connection ends with it, in both directions and versions of HTTP; no trailer becomes a field, and an upload of a known length still says it | `what_a_client_says_of_its_connection_ends_here`, `what_a_backend_says_of_its_connection_ends_here_and_no_trailer_becomes_a_field`, `it_ends_here_for_a_client_of_http2_as_well` |
 //! | A request that comes back to where it has been is refused at once | `a_request_that_comes_back_is_refused_at_once`, `a_request_that_comes_back_is_known` |
@@ -22,11 +22,12 @@
 //!
 //! | promise | shown by |
 //! |---|---|
-//! | A backend that answers nonsense gives 502, or a cut once its head is out; nothing is sent a second time, and no byte gets into another exchange | `every_answer_at_once`, `short_answers_byte_by_byte`, `every_answer_to_an_upload` |
+//! | A backend that answers nonsense gives 502, or a cut once its head is out; nothing is sent a second time, and no byte gets into another exchange | `every_answer_at_once`, `short_answers_byte_by_byte`, `every_answer_to_an_upload`, `an_http2_peer_that_misbehaves_is_never_taken_for_whole` |
 //! | A client of HTTP/1.0, to whom the end of the connection is the end of the body, sees a reset where it was cut | `a_stream_that_breaks_is_a_reset_to_who_would_take_an_end_for_the_end` |
 //! | The bytes of an event stream pass unchanged, and each before the next one exists | `an_event_is_passed_on_before_the_next_exists`, `a_client_that_asked_for_usage_gets_the_bytes_as_they_came` |
 //! | An answer of 200 that is an error is passed on as it came, and counts as none | `an_answer_that_is_an_error_is_passed_on_whole_and_is_no_answer`, `a_stream_that_ends_with_an_error_is_passed_on_whole_and_is_no_answer`, `what_breaks_within_a_stream_keeps_what_was_said_of_its_prompt` |
 //! | What is translated says all that was said, or is refused by the name of what cannot be; a stream that is cut anywhere is never a whole one, and where the network cut it makes no difference | `what_has_no_counterpart_is_refused_by_its_name`, `what_only_anthropics_service_does_is_refused_by_its_name`, `a_stream_that_is_cut_anywhere_is_never_a_whole_one`, `where_it_is_cut_makes_no_difference`, `a_stream_that_breaks_is_a_broken_one_here_too`, fuzz body `translation` |
+//! | No member of a request is translated, or passed over, that is there twice | `a_name_that_is_there_twice_is_refused_however_it_is_written` |
 //! | Whoever speaks the client's dialect gets the client's own bytes, whatever was translated for others | `who_speaks_the_clients_dialect_gets_its_own_bytes_whoever_was_asked_before` |
 //! | A backend that cannot prove who it is gets no request | `who_cannot_prove_who_he_is_gets_no_request`, `who_speaks_no_tls_that_is_safe_gets_no_request` |
 //!
@@ -52,13 +53,17 @@
 //! | A client of Azure's classic API or of OpenAI's is served by a backend of either, by its own name for the model | `a_client_of_either_api_is_served_by_a_backend_of_either`, `a_fall_back_goes_from_one_of_its_apis_to_the_other` |
 //! | Retries stay a share of the requests, whatever the backends do | `retries_never_double_an_outage` |
 //! | No more than half of the candidates are ejected, and never the last | `no_more_than_half_are_ejected_and_the_last_one_never` |
-//! | A client that leaves ends its backend's work in every phase, is booked as waste, and costs the backend no health | `a_connection_that_is_closed_or_reset_ends_the_exchange_in_every_phase`, `a_stream_that_is_reset_ends_the_exchange_in_every_phase` |
+//! | A client that leaves ends its backend's work in every phase within a second, is booked as waste, and costs the backend no health | `a_connection_that_is_closed_or_reset_ends_the_exchange_in_every_phase`, `a_stream_that_is_reset_ends_the_exchange_in_every_phase`, `a_hundred_that_leave_at_once_leave_nothing_behind`, `a_client_that_leaves_a_stream_which_is_translated_ends_it` |
+//! | A backend that never answers is let go of in its time, and nobody else is asked for the same work | `a_backend_that_never_answers_is_given_up`, `what_was_not_refused_is_sent_again_only_if_the_policy_says_so` |
+//! | The cleanest backend being down holds nobody up, and it is used again when it is back | `the_cleanest_backend_being_down_holds_nobody_up_and_it_comes_back` |
 //!
 //! # Everything is bounded
 //!
 //! | promise | shown by |
 //! |---|---|
-//! | A body over the limit is refused before it is read | `a_body_over_the_limit_is_refused_before_it_is_read` |
+//! | A body over the limit is refused before it is read, and a head by its bytes and by its fields | `a_body_over_the_limit_is_refused_before_it_is_read`, `a_bad_head_is_answered_and_counted`, `a_head_has_as_many_fields_as_the_configuration_says` |
+//! | There is no queue: who finds no place, for a connection, a request, its bytes or a stream, is told so at once | `one_connection_too_many_is_closed_and_counted`, `who_finds_no_place_is_told_at_once_when_to_come_again`, `one_stream_more_than_allowed_is_refused_and_the_others_go_on` |
+//! | An open stream takes no more than 40 KiB | `an_open_stream_takes_little_memory` |
 //! | A request that its head alone condemns is refused while its body is still on its way | `a_refusal_does_not_wait_for_a_body_that_is_late`, `what_a_head_is_refused_for_is_known_without_its_body_and_asking_leaves_no_trace` |
 //! | An upload that stalls ends by its own limit with 408, its attempt with it, and the backend is not blamed; one that takes nothing more is | `an_upload_that_stalls_ends_by_its_own_limit_and_is_the_clients_fault`, `a_call_whose_body_stalls_reaches_nobody`, `a_backend_that_answers_an_upload_which_stalls_is_not_the_one_who_is_idle`, `a_backend_that_takes_no_more_of_an_upload_is_blamed_for_it` |
 //! | An exchange ends with its time, also while both sides always have something or the client takes next to nothing, and so does a tunnel that carries nothing | `a_stream_without_an_end_ends_with_the_time_of_its_exchange`, `an_upload_without_an_end_ends_with_the_time_of_its_exchange`, `a_client_that_does_not_read_has_the_time_of_its_exchange_and_no_more`, `an_answer_has_its_time_however_little_of_it_is_read_at_once`, `a_stream_has_the_time_of_its_exchange_however_its_client_reads`, `a_tunnel_that_carries_nothing_is_given_up` |
@@ -69,6 +74,12 @@
 //! | Without a file descriptor left for clients it waits instead of turning round, answers 503 when there is none for a backend, blames none, still answers on the admin address, and goes on when there are some | `without_descriptors_it_waits_and_blames_nobody_and_then_goes_on`, `clients_are_left_none_before_backends_and_those_none_before_ourselves` |
 //! | A name is looked up once for everybody who wants it, and its last good addresses are used while no lookup succeeds, not for long where no certificate proves them | `who_wants_a_name_at_once_waits_for_one_lookup_and_its_answer_counts_for_a_while`, `the_last_good_addresses_count_while_no_lookup_succeeds_and_not_for_ever`, `a_lookup_that_hangs_is_waited_for_only_by_who_has_nothing_else`, `addresses_that_no_certificate_proves_are_given_up_soon`, `who_waits_for_one_lookup_takes_turns_as_well` |
 //! | A decision among sixteen candidates allocates nothing | `a_decision_among_sixteen_allocates_nothing` |
+//!
+//! # What it is built from is known
+//!
+//! | promise | shown by |
+//! |---|---|
+//! | All of it comes from one registry, with a checksum, and none of it is known to be open to what its neighbours were open to | `all_of_it_comes_from_one_registry_with_a_checksum`, `what_is_known_to_be_open_is_not_among_it` |
 //!
 //! # Secrets stay where they belong
 //!
@@ -126,7 +137,7 @@
 //! | A feed that lies, stalls or dies changes no request; its last good value stays for its time, then the next source speaks | `the_last_good_value_stays`, `the_next_source_speaks_for_a_feed_that_never_did`, `a_value_past_its_age_limit_gives_way_to_the_next_source` |
 //! | A feed is asked at its own pace | `a_feed_is_asked_at_its_pace_and_not_by_requests` |
 //! | A bad file changes nothing and is said until it is mended; a stream survives the removal of its backend | `a_bad_file_changes_nothing_and_is_said_until_it_is_mended`, `a_stream_survives_the_removal_of_its_backend` |
-//! | Reloads under load, good and bad ones, fail no request and cut no stream | `thirty_reloads_and_nine_bad_files_fail_no_request_and_cut_no_stream` |
+//! | Reloads under load, good and bad ones, fail and delay no request and cut no stream | `thirty_reloads_and_nine_bad_files_fail_no_request_and_cut_no_stream` |
 //! | A file that is larger than it looks is refused in little memory, and says what to do about it | `what_is_too_much_is_refused_in_little_memory_and_says_how_to_mend_it`, `bombs_go_off_harmlessly` |
 //! | A drain lets all bodies end and loses no line, also with no descriptor left for clients | `a_drain_lets_streams_end_and_loses_no_line`, `a_signal_lets_all_bodies_end_and_no_line_is_lost`, `it_does_so_as_well_without_a_descriptor_left_for_clients` |
 //! | Who was half through a head when the server stops is answered, and told that the connection ends | `half_a_head_is_waited_for_when_the_server_stops` |

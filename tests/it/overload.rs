@@ -66,3 +66,37 @@ fn a_request_that_was_held_is_served_once_there_is_room() {
     assert_eq!((first.answer().status, second.answer().status), (200, 200));
     assert_eq!((peer.connections(), proxy.in_flight("a")), (2, 0));
 }
+
+/// There is no queue: while one is held, whoever comes is told so at once.
+#[test]
+fn who_finds_no_place_is_told_at_once_when_to_come_again() {
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let peer = Peer::start(move |_, socket| {
+        let _ = wait.lock().unwrap().recv();
+        respond(socket, "200 OK", "content-type: application/json\r\n", OK.as_bytes());
+        Then::Next
+    });
+    // Of requests, and of the bytes of their bodies.
+    for (limits, long) in [("in_flight: 1", 0), ("body: 1KiB, buffered: 1KiB", 600)] {
+        let proxy = Harness::with(&format!("limits: {{ {limits} }}"), &[("a", peer.address, "")], "");
+        let body = format!("{}{}", r#"{"model":"m"}"#, " ".repeat(long));
+        let mut first = Client::connect(proxy.address);
+        first.post("/v1/chat/completions", "", &body);
+        peer.next();
+        for _ in 0..20 {
+            let mut other = Client::connect(proxy.address);
+            other.post("/v1/chat/completions", "", &body);
+            let answer = other.answer();
+            assert_eq!((answer.status, answer.field("retry-after")), (503, Some("1")), "{limits}");
+            assert_eq!(answer.json()["error"]["code"], "overloaded", "{limits}");
+        }
+        release.send(()).unwrap();
+        assert_eq!(first.answer().status, 200);
+        assert!(!peer.saw_more(), "{limits}");
+        release.send(()).unwrap();
+        first.post("/v1/chat/completions", "", &body);
+        assert_eq!(first.answer().status, 200, "there is a place again");
+        peer.next();
+    }
+}

@@ -16,7 +16,7 @@ use windward::config::{self, Env, Files};
 use windward::control::pricing::Pricer;
 use windward::decide::{Candidate, Decision, NoCandidate, Standing, Verdict, decide};
 use windward::estimate::Demand;
-use windward::grid::{Basis, Freshness, Quality, Reading, Signal, ZoneId};
+use windward::grid::{Basis, Freshness, Grid, Quality, Reading, Signal, ZoneId};
 use windward::live::Permit;
 use windward::policy::{Objective, OnNoCandidate};
 use windward::route::Route;
@@ -91,7 +91,8 @@ impl World {
         match self.random.u32(..100) {
             0..8 => self.pass_time(),
             8..10 => self.price(),
-            10..22 => self.read_grid(),
+            10..20 => self.read_grid(),
+            20..22 => self.lose_readings(),
             22..27 => self.change_file(),
             27..45 => self.end_one(),
             45..55 => self.fail_one(),
@@ -144,6 +145,18 @@ impl World {
             let age = self.wall.duration_since(at.reading.measured_at).unsigned_abs();
             let limit = after.plan.carbon.max_age;
             assert!(age <= limit || at.freshness == Freshness::Assumed, "{age:?} old and {:?}", at.freshness);
+        }
+    }
+
+    /// The sources say nothing any more, and what they said is gone.
+    fn lose_readings(&mut self) {
+        let snapshot = self.state.load();
+        let plan = &snapshot.plan;
+        self.state.publish(snapshot.with_grid(Arc::new(Grid::new(plan.carbon.yearly.clone(), plan.carbon.max_age))));
+        let after = self.state.load();
+        for zone in 0..plan.zones.len() {
+            let left = after.grid.at(ZoneId(zone as u16), self.wall);
+            assert!(left.is_none_or(|left| left.freshness == Freshness::Assumed));
         }
     }
 

@@ -2,11 +2,11 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::support::h2::PREFACE;
 use super::support::peer::PATIENCE;
-use super::support::{Client, Harness, Peer};
+use super::support::{Client, Harness, Peer, in_the_middle};
 
 /// Of each kind.
 const CLIENTS: usize = 60;
@@ -68,16 +68,19 @@ fn three_hundred_slow_clients_are_gone_within_their_limits_and_others_are_served
     let proxy = Harness::with(limits, &[("a", backend.address, "")], "");
     let mut slow: Vec<Slow> = (0..CLIENTS).flat_map(|_| KINDS.iter().map(|kind| Slow::connect(kind, proxy.address))).collect();
     let begun = Instant::now();
-    let mut turn = 0;
+    let (mut turn, mut took) = (0, Vec::new());
     while !slow.is_empty() {
         // Each turn takes as long as somebody else's request.
+        let asked = Instant::now();
         let mut other = Client::connect(proxy.address);
         other.post("/v1/chat/completions", "", r#"{"model":"m"}"#);
         assert_eq!(other.answer().status, 200);
+        took.push(asked.elapsed());
         turn += 1;
         slow.retain_mut(|client| client.goes_on(turn));
         assert!(turn > 1 || slow.len() == KINDS.len() * CLIENTS, "somebody was served while all of them were there");
         let left: Vec<_> = slow.iter().map(|client| client.kind.name).collect();
         assert!(begun.elapsed() < PATIENCE, "still there: {left:?}");
     }
+    assert!(in_the_middle(took) < Duration::from_secs(1), "others waited");
 }
