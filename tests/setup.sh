@@ -4,6 +4,7 @@
 #   tests/setup.sh             the SDKs of OpenAI, Anthropic, AWS, Google for Python (about 130 MB, seconds)
 #   tests/setup.sh --clients   also those for Node, and AWS's for Rust               (about 400 MB more, a minute)
 #   tests/setup.sh --server    also llama.cpp's server and a tiny model              (about 200 MB more, seconds)
+#   tests/setup.sh --checks    also cargo-deny, as a program                         (about 15 MB more, seconds)
 #
 # The folder is $WINDWARD_CACHE, or ~/.cache/windward. It needs python3 with venv, and for --clients also Node 20 or later, npm and
 # cargo, which compiles tests/clients/rust. What is there already in the right version stays. Versions are pinned in
@@ -12,13 +13,14 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${WINDWARD_CACHE:-$HOME/.cache/windward}
-with_clients=false with_server=false
+with_clients=false with_server=false with_checks=false
 for option; do
     case "$option" in
         --clients) with_clients=true ;;
         --server) with_server=true ;;
+        --checks) with_checks=true ;;
         *)
-            sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+            sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
             exit 2
             ;;
     esac
@@ -33,6 +35,9 @@ fi
 wanted=(-r "$here/tools/requirements-sdk.txt")
 if $with_server; then
     wanted+=(-r "$here/tools/requirements-server.txt")
+fi
+if $with_checks; then
+    wanted+=(-r "$here/tools/requirements-checks.txt")
 fi
 "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "${wanted[@]}"
 if $with_server; then
