@@ -16,7 +16,7 @@ use super::generate::{Stream, whole};
 use super::listen::{Door, Tasks};
 use super::openai::{Fault, Voice};
 use super::site::{Cut, Exchange, Refusal, Site};
-use super::{anthropic, bedrock, gemini};
+use super::{anthropic, azure, bedrock, gemini};
 use crate::fleet::{Faults, Patch};
 use crate::wire::sigv4::{PayloadHash, Received, Scope, verify};
 use crate::wire::{self, Dialect, Named, Operation};
@@ -66,6 +66,8 @@ enum Asked {
     Bedrock(Named),
     /// Of Gemini or Vertex AI, and whether its stream is to be events.
     Gemini(Named, bool),
+    /// Of Azure's classic API.
+    Azure(azure::Called),
 }
 
 impl Asked {
@@ -80,7 +82,11 @@ impl Asked {
         let as_events = uri.query().is_some_and(|query| query.split('&').any(|one| one == "alt=sse"));
         let by_bedrock = named(Dialect::Bedrock).map(Self::Bedrock);
         let by_gemini = || named(Dialect::Gemini).map(|named| Self::Gemini(named, as_events));
-        by_bedrock.or_else(by_gemini).or_else(|| Kind::of(uri.path()).map(Self::OpenAi))
+        // It names its model in its body.
+        let counts = wire::call(Dialect::Gemini, method, uri.path()) == wire::Call::Inference(Operation::CountTokens);
+        let by_count = || counts.then_some(Self::OpenAi(Kind::CountMessages));
+        let by_azure = || azure::call(method, uri).map(Self::Azure);
+        by_bedrock.or_else(by_gemini).or_else(by_count).or_else(by_azure).or_else(|| Kind::of(uri.path()).map(Self::OpenAi))
     }
 }
 
@@ -104,7 +110,7 @@ async fn generate(site: Arc<Site>, asked: Asked, request: Request<Incoming>) -> 
         Asked::OpenAi(kind) if kind.is_anthropic() => in_anthropics_words,
         Asked::Gemini(named, _) if named.operation == Operation::Messages => in_anthropics_words,
         Asked::Gemini(..) => in_googles_words,
-        Asked::OpenAi(_) => |answer| answer,
+        Asked::OpenAi(_) | Asked::Azure(_) => |answer| answer,
     };
     Ok(translate(answer_call(site, asked, request).await?))
 }
@@ -147,6 +153,7 @@ async fn understand(site: &Site, asked: Asked, seen: &Seen<'_>, body: Incoming) 
         Asked::OpenAi(kind) => Call::parse(kind, &body)?,
         Asked::Bedrock(named) => bedrock::parse(named, &body)?,
         Asked::Gemini(named, as_events) => gemini::parse(named, as_events, &body)?,
+        Asked::Azure(called) => called.parse(&body)?,
     };
     if !site.models.iter().any(|model| **model == *call.model) {
         return Err(Fault::NoSuchModel);
@@ -189,7 +196,7 @@ fn voice(site: &Site, call: Call, headers: &HeaderMap, id: &str) -> Voice {
     let ordered = headers.get(OUTPUT_TOKENS).and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok());
     let (output_tokens, seed) = site.with_rng(|rng| (call.output_tokens(ordered, rng), rng.u64(..)));
     let id = id.chars().filter(char::is_ascii_alphanumeric).collect();
-    Voice { call, id, created: site.clock.wall().as_second(), seed, output_tokens }
+    Voice { call, id, created: site.clock.wall().as_second(), seed, output_tokens, filtered: azure::is_region(&site.name) }
 }
 
 fn turn_away(site: &Site, mut exchange: Exchange, fault: Fault) -> Answer {
@@ -309,7 +316,7 @@ fn models(site: &Site, created: i64) -> Value {
 fn authorized(site: &Site, seen: &Seen<'_>, body: &[u8]) -> Result<(), Fault> {
     let given = seen.fields.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let bearer = given.and_then(|value| value.strip_prefix("Bearer "));
-    let key = || seen.fields.get(anthropic::KEY).or_else(|| seen.fields.get("x-goog-api-key"));
+    let key = || [anthropic::KEY, azure::KEY, gemini::KEY].iter().find_map(|name| seen.fields.get(name));
     let bearer = bearer.or_else(|| key()?.to_str().ok());
     match (&site.bearer, &site.signed) {
         (None, None) => Ok(()),
@@ -383,6 +390,9 @@ fn full(bytes: Bytes) -> UnsyncBoxBody<Bytes, Cut> {
 fn mark(site: &Site, response: &mut Answer) {
     if let Ok(region) = HeaderValue::from_str(&site.name) {
         response.headers_mut().insert(REGION, region);
+    }
+    if let Some((name, region)) = azure::says_region(&site.name) {
+        response.headers_mut().insert(name, region);
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) enum Kind {
     CountContents,
     /// Gemini's embedContent.
     EmbedContent,
+    /// Gemini's batchEmbedContents.
+    EmbedContents,
 }
 
 impl Kind {
@@ -56,7 +58,7 @@ impl Kind {
     }
 
     pub(super) const fn is_gemini(self) -> bool {
-        matches!(self, Self::Generate | Self::GenerateArray | Self::CountContents | Self::EmbedContent)
+        matches!(self, Self::Generate | Self::GenerateArray | Self::CountContents | Self::EmbedContent | Self::EmbedContents)
     }
 
     /// By a path, which may have Bedrock's prefix for the API of OpenAI or of Anthropic.
@@ -82,7 +84,7 @@ pub(super) struct Call {
     /// The most that the client wants to hear.
     pub(super) limit: Option<u32>,
     pub(super) streamed: bool,
-    pub(super) include_usage: bool,
+    pub(super) usage: Asked,
     pub(super) inputs: usize,
     pub(super) dimensions: usize,
     pub(super) base64: bool,
@@ -115,13 +117,39 @@ struct Body {
 #[derive(Deserialize)]
 struct StreamOptions {
     include_usage: Option<bool>,
+    continuous_usage_stats: Option<bool>,
+}
+
+/// What a client wants to hear of usage on a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Nothing,
+    AtEnd,
+    /// And in each event what there is so far, as vLLM can say it.
+    InEach,
+}
+
+impl StreamOptions {
+    fn asked(&self) -> Asked {
+        match (self.include_usage, self.continuous_usage_stats) {
+            (Some(true), Some(true)) => Asked::InEach,
+            (Some(true), _) => Asked::AtEnd,
+            _ => Asked::Nothing,
+        }
+    }
 }
 
 impl Call {
     /// Reads a body. What is wrong with it is said in the client's dialect, and never quotes it.
     pub(super) fn parse(kind: Kind, body: &[u8]) -> Result<Self, Fault> {
+        Self::of_deployment(kind, None, body)
+    }
+
+    /// The same where the path may name the model, and then counts alone.
+    pub(super) fn of_deployment(kind: Kind, deployment: Option<&str>, body: &[u8]) -> Result<Self, Fault> {
         let body: Body = serde_json::from_slice(body).map_err(|_| Fault::BadRequest("the body is not the JSON of this call"))?;
-        let model = body.model.ok_or(Fault::BadRequest("you must provide a model parameter"))?;
+        let model =
+            deployment.map(str::to_owned).or(body.model).ok_or(Fault::BadRequest("you must provide a model parameter"))?;
         let asked = match kind {
             Kind::Messages if body.max_tokens.is_none() => return Err(Fault::BadRequest("max_tokens: field required")),
             Kind::Chat | Kind::CountMessages | Kind::Messages => &body.messages,
@@ -144,7 +172,7 @@ impl Call {
             prompt_tokens: u32::try_from(bytes.div_ceil(BYTES_PER_TOKEN).max(1)).unwrap_or(u32::MAX),
             limit: body.max_completion_tokens.or(body.max_output_tokens).or(body.max_tokens).map(|limit| limit.max(1)),
             streamed: !matches!(kind, Kind::Embedding | Kind::CountMessages) && body.stream.unwrap_or(false),
-            include_usage: body.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
+            usage: body.stream_options.map_or(Asked::Nothing, |options| options.asked()),
             inputs,
             dimensions,
             base64: body.encoding_format.as_deref() == Some("base64"),
@@ -156,14 +184,14 @@ impl Call {
     pub(super) fn of_texts(kind: Kind, model: String, texts: &[Value], limit: Option<u32>, streamed: bool) -> Self {
         let bytes: usize = texts.iter().map(text_bytes).sum();
         let prompt_tokens = u32::try_from(bytes.div_ceil(BYTES_PER_TOKEN).max(1)).unwrap_or(u32::MAX);
-        let (include_usage, inputs, dimensions, base64) = (true, 1, DIMENSIONS, false);
-        Self { kind, model, prompt_tokens, limit, streamed, include_usage, inputs, dimensions, base64, tool: None }
+        let (usage, inputs, dimensions, base64) = (Asked::AtEnd, 1, DIMENSIONS, false);
+        Self { kind, model, prompt_tokens, limit, streamed, usage, inputs, dimensions, base64, tool: None }
     }
 
     /// How long the answer becomes: what the header ordered, or a draw that stops at the client's limit.
     pub(super) fn output_tokens(&self, ordered: Option<u32>, rng: &mut fastrand::Rng) -> u32 {
-        use Kind::{Count, CountContents, CountMessages, EmbedContent, Embedding};
-        if matches!(self.kind, Embedding | EmbedContent | Count | CountMessages | CountContents) {
+        use Kind::{Count, CountContents, CountMessages, EmbedContent, EmbedContents, Embedding};
+        if matches!(self.kind, Embedding | EmbedContent | EmbedContents | Count | CountMessages | CountContents) {
             return 0;
         }
         let usual = Size {
@@ -218,7 +246,7 @@ mod tests {
         assert!((0..100).all(|_| (1..=5).contains(&call.output_tokens(None, &mut rng))));
         assert_eq!(call.output_tokens(Some(9), &mut rng), 9);
         assert_eq!(call.output_tokens(Some(0), &mut rng), 1);
-        assert!(call.streamed && call.include_usage);
+        assert!(call.streamed && call.usage == Asked::AtEnd);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! there.
 
 use bytes::Bytes;
+use http::HeaderName;
 use serde_json::{Value, json};
 
 use super::call::{Call, Kind};
@@ -10,11 +11,15 @@ use super::words;
 use crate::wire::error::error_body;
 use crate::wire::{Dialect, Named, Operation};
 
+/// Where a client without a token shows its key.
+pub(super) const KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
+
 /// Reads a call; as events, where a stream is asked for in that form.
 pub(super) fn parse(named: Named, as_events: bool, body: &[u8]) -> Result<Call, Fault> {
     let body: Value = serde_json::from_slice(body).map_err(|_| Fault::BadRequest("Invalid JSON payload received"))?;
     let kind = match named.operation {
         Operation::CountTokens => Kind::CountContents,
+        Operation::Embeddings if body.get("requests").is_some() => Kind::EmbedContents,
         Operation::Embeddings => Kind::EmbedContent,
         Operation::Messages if body.get("anthropic_version").is_none() => {
             return Err(Fault::BadRequest("anthropic_version: field required"));
@@ -23,6 +28,16 @@ pub(super) fn parse(named: Named, as_events: bool, body: &[u8]) -> Result<Call, 
         _ if named.streamed == Some(true) && !as_events => Kind::GenerateArray,
         _ => Kind::Generate,
     };
+    let requests = body.get("requests").and_then(Value::as_array).map_or(std::slice::from_ref(&body), Vec::as_slice);
+    let own = format!("models/{}", named.model);
+    if named.operation == Operation::Embeddings && requests.iter().any(|one| one.get("model").is_some_and(|name| *name != *own)) {
+        return Err(Fault::BadRequest("the model of the body is not that of the path"));
+    }
+    if kind == Kind::EmbedContents {
+        let contents: Vec<Value> = requests.iter().filter_map(|one| one.get("content").cloned()).collect();
+        let inputs = requests.len();
+        return Ok(Call { inputs, ..Call::of_texts(kind, named.model.into(), &contents, None, false) });
+    }
     let asked = ["contents", "content", "messages"].iter().find_map(|name| body.get(*name)).cloned().unwrap_or_default();
     if asked.is_null() {
         return Err(Fault::BadRequest("contents is not specified"));
@@ -54,7 +69,14 @@ pub(super) fn closing(voice: &Voice) -> String {
 pub(super) fn whole(voice: &Voice) -> Value {
     match voice.call.kind {
         Kind::CountContents => json!({"totalTokens": voice.call.prompt_tokens}),
-        Kind::EmbedContent => json!({"embedding": {"values": vec![0.5; voice.call.dimensions]}}),
+        Kind::EmbedContent => {
+            let usage = json!({"promptTokenCount": voice.call.prompt_tokens, "totalTokenCount": voice.call.prompt_tokens});
+            json!({"embedding": {"values": vec![0.5; voice.call.dimensions]}, "usageMetadata": usage})
+        }
+        Kind::EmbedContents => {
+            let one = json!({"values": vec![0.5; voice.call.dimensions]});
+            json!({"embeddings": vec![one; voice.call.inputs], "usageMetadata": {"promptTokenCount": voice.call.prompt_tokens}})
+        }
         _ => answer(voice, &words::text(voice.seed, 0..voice.output_tokens), Some(stop(voice)), voice.output_tokens),
     }
 }

@@ -5,13 +5,15 @@
 //! proxy for streams is judged by. Each region keeps a ledger of what it really served, against which the proxy's log is checked.
 //!
 //! A region answers Bedrock's `/model/{id}/invoke`, `invoke-with-response-stream`, `converse`, `converse-stream` and `count-tokens`, and
-//! holds requests to AWS's signature where it is told to; and Gemini's `../models/{model}:{verb}`. Besides, also below `/openai`, it answers `/v1/chat/completions`, `/v1/completions`, `/v1/responses`, `/v1/embeddings`, Anthropic's `/v1/messages` and
-//! `/v1/messages/count_tokens` (also below `/anthropic`), `/v1/models`, `/v1/files` and an
-//! echoing upgrade at `/v1/realtime`. Its operator has `/_ctl` (faults, see [`Patch`]) and `/_ledger` (see [`Row`]);
+//! holds requests to AWS's signature where it is told to; Gemini's `../models/{model}:{verb}`; and Azure's classic
+//! `/openai/deployments/{deployment}/{operation}`. Besides, also below `/openai`, it answers `/v1/chat/completions`, `/v1/completions`,
+//! `/v1/responses`, `/v1/embeddings`, Anthropic's `/v1/messages` and `/v1/messages/count_tokens` (also below `/anthropic`), `/v1/models`,
+//! `/v1/files` and an echoing upgrade at `/v1/realtime`. Its operator has `/_ctl` (faults, see [`Patch`]) and `/_ledger` (see [`Row`]);
 //! with `?region=NAME` they mean another region of the fleet, since one that is down cannot be asked itself.
 
 mod anthropic;
 mod api;
+mod azure;
 mod bedrock;
 mod call;
 mod files;

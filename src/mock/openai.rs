@@ -4,8 +4,8 @@ use base64::Engine as _;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::call::{Call, Kind};
-use super::{anthropic, bedrock, gemini, words};
+use super::call::{Asked, Call, Kind};
+use super::{anthropic, azure, bedrock, gemini, words};
 use crate::wire::sigv4::Mistrust;
 
 /// An answer other than success.
@@ -69,6 +69,8 @@ pub(super) struct Voice {
     /// Decides the words.
     pub(super) seed: u64,
     pub(super) output_tokens: u32,
+    /// Whether a stream begins with what Azure's filter says of the prompt.
+    pub(super) filtered: bool,
 }
 
 impl Voice {
@@ -88,7 +90,9 @@ impl Voice {
             Kind::Response => self.response("completed", &json!([self.item(&text, "completed")]), Some(&self.usage())),
             Kind::Embedding => self.embeddings(),
             Kind::Messages | Kind::CountMessages => anthropic::whole(self),
-            Kind::Generate | Kind::GenerateArray | Kind::CountContents | Kind::EmbedContent => gemini::whole(self),
+            Kind::Generate | Kind::GenerateArray | Kind::CountContents | Kind::EmbedContent | Kind::EmbedContents => {
+                gemini::whole(self)
+            }
             Kind::Converse | Kind::Invoke | Kind::InvokeClaude | Kind::Count => bedrock::whole(self),
         }
     }
@@ -111,7 +115,10 @@ impl Voice {
     /// The events that begin a stream.
     fn opening(&self) -> String {
         match self.call.kind {
-            Kind::Chat => self.chat_chunk(&json!({"role": "assistant", "content": ""}), None),
+            Kind::Chat => {
+                let filter = if self.filtered { azure::filter_event() } else { String::new() };
+                filter + &self.chat_chunk(&json!({"role": "assistant", "content": ""}), None, 0)
+            }
             Kind::Response => self.response_opening(),
             Kind::Messages => anthropic::opening(self),
             kind if kind.is_gemini() => gemini::opening(self),
@@ -129,24 +136,24 @@ impl Voice {
 
     /// The event that carries these tokens.
     fn delta(&self, tokens: std::ops::Range<u32>) -> String {
-        let sequence = tokens.start + 3;
+        let (sequence, so_far) = (tokens.start + 3, tokens.end);
         let text = words::text(self.seed, tokens.clone());
         match self.call.kind {
-            Kind::Chat => self.chat_chunk(&json!({"content": text}), None),
+            Kind::Chat => self.chat_chunk(&json!({"content": text}), None, so_far),
             Kind::Response => event(sequence, "response.output_text.delta", self.placed(json!({"delta": text}))),
             Kind::Messages => anthropic::delta(self, tokens),
             kind if kind.is_gemini() => gemini::delta(self, tokens),
-            _ => self.completion_chunk(&text, None),
+            _ => self.completion_chunk(&text, None, so_far),
         }
     }
 
     /// The events that end a stream, with the usage for those who asked.
     fn closing(&self) -> String {
-        let asked = self.call.include_usage;
+        let asked = self.call.usage != Asked::Nothing;
         match self.call.kind {
             Kind::Chat => {
                 let usage = if asked { self.usage_chunk("chat.completion.chunk") } else { String::new() };
-                self.chat_chunk(&json!({}), Some(self.finish())) + &usage + "data: [DONE]\n\n"
+                self.chat_chunk(&json!({}), Some(self.finish()), self.output_tokens) + &usage + "data: [DONE]\n\n"
             }
             Kind::Messages => anthropic::closing(self),
             kind if kind.is_gemini() => gemini::closing(self),
@@ -163,7 +170,7 @@ impl Voice {
             }
             _ => {
                 let usage = if asked { self.usage_chunk("text_completion") } else { String::new() };
-                self.completion_chunk("", Some(self.finish())) + &usage + "data: [DONE]\n\n"
+                self.completion_chunk("", Some(self.finish()), self.output_tokens) + &usage + "data: [DONE]\n\n"
             }
         }
     }
@@ -173,7 +180,11 @@ impl Voice {
     }
 
     fn usage(&self) -> Value {
-        let (prompt, output) = (self.call.prompt_tokens, self.output_tokens);
+        self.usage_of(self.output_tokens)
+    }
+
+    fn usage_of(&self, output: u32) -> Value {
+        let prompt = self.call.prompt_tokens;
         let total = u64::from(prompt) + u64::from(output);
         match self.call.kind {
             Kind::Response => json!({
@@ -195,20 +206,25 @@ impl Voice {
             "model": self.call.model, "choices": choices,
         });
         // A stream whose client asked for usage says `null` in all events but the last; other streams do not mention it.
-        if usage.is_some() || (self.call.streamed && self.call.include_usage) {
+        if usage.is_some() || (self.call.streamed && self.call.usage != Asked::Nothing) {
             body["usage"] = usage.cloned().unwrap_or_default();
         }
         body
     }
 
-    fn chat_chunk(&self, delta: &Value, finish: Option<&str>) -> String {
+    fn chat_chunk(&self, delta: &Value, finish: Option<&str>, so_far: u32) -> String {
         let choice = json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish});
-        data(&self.envelope("chat.completion.chunk", &json!([choice]), None))
+        data(&self.envelope("chat.completion.chunk", &json!([choice]), self.running_total(so_far).as_ref()))
     }
 
-    fn completion_chunk(&self, text: &str, finish: Option<&str>) -> String {
+    fn completion_chunk(&self, text: &str, finish: Option<&str>, so_far: u32) -> String {
         let choice = json!({"index": 0, "text": text, "logprobs": null, "finish_reason": finish});
-        data(&self.envelope("text_completion", &json!([choice]), None))
+        data(&self.envelope("text_completion", &json!([choice]), self.running_total(so_far).as_ref()))
+    }
+
+    /// What an event with choices says of usage, for a client that asked for that.
+    fn running_total(&self, so_far: u32) -> Option<Value> {
+        (self.call.usage == Asked::InEach).then(|| self.usage_of(so_far))
     }
 
     fn usage_chunk(&self, object: &str) -> String {
@@ -278,7 +294,7 @@ mod tests {
 
     fn voice(kind: Kind, body: &str) -> Voice {
         let call = Call::parse(kind, body.as_bytes()).unwrap();
-        Voice { call, id: "1".to_owned(), created: 0, seed: 9, output_tokens: 3 }
+        Voice { call, id: "1".to_owned(), created: 0, seed: 9, output_tokens: 3, filtered: false }
     }
 
     fn payloads(stream: &str) -> Vec<Value> {
@@ -301,6 +317,15 @@ mod tests {
         assert_eq!((last["choices"].clone(), last["usage"]["completion_tokens"].clone()), (json!([]), json!(3)));
         assert!(others.iter().all(|event| event.get("usage") == Some(&Value::Null)));
         assert!(text.ends_with("data: [DONE]\n\n"));
+    }
+
+    #[test]
+    fn every_event_tells_usage_to_those_who_asked_for_that() {
+        let options = r#""stream_options":{"include_usage":true,"continuous_usage_stats":true}"#;
+        let asking = voice(Kind::Chat, &format!(r#"{{"model":"m","messages":[],"stream":true,{options}}}"#));
+        let told: Vec<u64> =
+            payloads(&stream(&asking)).iter().filter_map(|event| event["usage"]["completion_tokens"].as_u64()).collect();
+        assert_eq!(told, [0, 1, 3, 3, 3]);
     }
 
     #[test]

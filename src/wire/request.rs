@@ -310,7 +310,8 @@ impl RequestScan {
         self.value_start = self.offset + at;
         self.value.clear();
         self.value_cut = false;
-        if self.member == Member::Model && byte != b'"' {
+        // A client that names its model in the path may say so by `null`.
+        if self.member == Member::Model && byte != b'"' && !(self.named_elsewhere && byte == b'n') {
             self.fault = Some(Malformed::ModelNotString { at: self.value_start });
             return at;
         }
@@ -383,6 +384,7 @@ impl RequestScan {
                     fields.model = model;
                     fields.model_span = start..end;
                 }
+                None if self.named_elsewhere && value == b"null" => fields.model_span = start..end,
                 None => self.fault = Some(Malformed::ModelNotString { at: start }),
             },
             Member::StreamOptions if self.value_cut => fields.stream_options = StreamOptions::Unreadable,

@@ -132,6 +132,23 @@ fn faults_are_named_with_their_place() {
 }
 
 #[test]
+fn a_model_that_the_path_names_may_be_null_in_the_body() {
+    let body = r#"{"model": null ,"messages":[]}"#;
+    for size in [1, 3, body.len()] {
+        let mut scan = RequestScan::new().of_named();
+        body.as_bytes().chunks(size).for_each(|chunk| scan.feed(chunk));
+        let fields = scan.finish().unwrap();
+        assert_eq!((&*fields.model, fields.model_span), ("", 10..14));
+    }
+    for body in [r#"{"model":nil}"#, r#"{"model":7}"#, r#"{"model":null,"model":"m"}"#] {
+        let mut scan = RequestScan::new().of_named();
+        scan.feed(body.as_bytes());
+        assert!(scan.finish().is_err(), "{body}");
+    }
+    assert!(read(r#"{"model":null}"#).is_err(), "where nothing else names it");
+}
+
+#[test]
 fn deeper_faults_are_left_to_the_backend() {
     assert!(read(r#"{"model":"m","messages":[tru,,"\q"],"temperature":1.2.3}"#).is_ok());
 }

@@ -42,6 +42,9 @@ fn a_client_of_either_api_is_served_by_a_backend_of_either() {
             "/base/chat/completions".to_owned(),
             r#"{"messages":[],"stream":true,"stream_options":{"include_usage":true},"model":"gpt-41"}"#,
         ),
+        // As LangChain's client writes it.
+        (V1, classic, r#"{"model":null,"x":1}"#, "/base/chat/completions".to_owned(), r#"{"model":"gpt-41","x":1}"#),
+        (CLASSIC, classic, r#"{"model": null}"#, format!("{deployment}{version}"), r#"{"model": "my gpt"}"#),
         (CLASSIC, "/v1/responses", r#"{"model":"gpt-4.1"}"#, format!("/base/responses{version}"), r#"{"model":"my gpt"}"#),
         (CLASSIC, "/v1/files?limit=2&api-version=1", "{}", "/base/files?limit=2&api-version=2024-10-21".to_owned(), "{}"),
     ] {

@@ -191,14 +191,16 @@ impl Installed {
 
     /// A command that succeeds where it is installed.
     fn trial(self, cache: &Path) -> Command {
-        let import = |package: &str| {
+        // Looked for and not imported, which takes a second for some of them.
+        let has = |packages: &str| {
             let mut command = Command::new(python(cache));
-            command.arg("-c").arg(format!("import {package}"));
+            let found = "import sys, importlib.util as it; sys.exit(not all(map(it.find_spec, sys.argv[1].split())))";
+            command.args(["-c", found, packages]);
             command
         };
         match self {
-            Self::Sdk => import("openai, boto3, anthropic, google.genai"),
-            Self::Server => import("xllamacpp"),
+            Self::Sdk => has("openai boto3 anthropic google.genai langchain_openai"),
+            Self::Server => has("xllamacpp"),
             Self::Node => {
                 let mut command = node(cache);
                 command.arg("-e").arg("require('openai'); require('@aws-sdk/client-bedrock-runtime')");

@@ -324,3 +324,80 @@ backends:
     let text = serde_json::to_string(&lines).unwrap();
     assert!(!text.contains("wind blow") && !text.contains("a-key-of") && !text.contains("own-token"), "a secret is in the log");
 }
+
+/// Resources of Azure's: one that wants its key, one that wants none, and one that is full.
+const AZURE_FLEET: &str = r#"
+models: [gpt-there, ada-there]
+regions:
+  - { region: azure/swedencentral, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1, token_ms: 0.5, token_ms_per_request: 0, require_bearer: own-key }
+  - { region: azure/francecentral, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1, token_ms: 0.5, token_ms_per_request: 0 }
+  - { region: azure/westeurope, listen: "127.0.0.1:0", rtt_ms: 1, replicas: 1 }
+"#;
+
+/// A resource behind each of Azure's two APIs, before clients of both and of OpenAI's.
+fn azure_configuration(urls: &HashMap<String, String>) -> String {
+    format!(
+        r#"
+listeners: [{{ address: "127.0.0.1:0" }}]
+log: {{ access: access.jsonl }}
+limits: {{ drain_delay: 1ms, drain_deadline: 5s }}
+keys: [{{ name: app, secret: a-key-of-the-gateway }}]
+backends:
+  - name: classic
+    url: {}/openai
+    dialect: azure-openai
+    api_version: 2024-10-21
+    region: azure/swedencentral
+    simulated: true
+    auth: {{ header: {{ name: api-key, value: own-key }} }}
+    models: {{ gpt: gpt-there, ada: ada-there }}
+  - {{ name: v1, url: "{}/openai/v1", dialect: azure-openai, region: azure/francecentral, simulated: true, models: {{ gpt-v1: gpt-there }} }}
+  - {{ name: full, url: "{}/openai/v1", dialect: azure-openai, region: azure/westeurope, simulated: true, models: {{ crowded: gpt-there }} }}
+routes:
+  - {{ name: openai, backends: &all [classic, v1, full] }}
+  - {{ name: azure, match: {{ path: /openai }}, backends: *all }}
+  - {{ name: azure-v1, match: {{ path: /openai/v1 }}, backends: *all }}
+"#,
+        urls["azure/swedencentral"], urls["azure/francecentral"], urls["azure/westeurope"],
+    )
+}
+
+/// Runs a script of clients of Azure's, of whose requests so many at least have to be answered.
+fn before_azure(name: &'static str, answers: usize) {
+    let Some(cache) = Installed::Sdk.folder() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (fleet, urls) = fleet(folder.path(), AZURE_FLEET);
+    let (proxy, address) = serve(folder.path(), &azure_configuration(&urls));
+    let mut checks = script(&cache, &format!("sdk/{name}"));
+    checks.env("WINDWARD", &address).env("FULL", &urls["azure/westeurope"]);
+    // What stands there would be taken for the client's own choice.
+    for variable in ["OPENAI_API_KEY", "OPENAI_BASE_URL", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_TOKEN", "OPENAI_API_VERSION"] {
+        checks.env_remove(variable);
+    }
+    let (status, said) = Program::start(name, &mut checks).finish();
+    let (served, log) = proxy.stop();
+    fleet.stop();
+    assert!(status.success(), "{}\n\nthe proxy said:\n{}", said.join("\n"), log.join("\n"));
+    assert!(served.success(), "{served}: {}", log.join("\n"));
+    let lines = access_log(folder.path());
+    let answered: Vec<_> =
+        lines.iter().filter(|line| line["backend"].is_string() && line["http.response.status_code"] == 200).collect();
+    assert!(answered.len() >= answers, "{} of {answers}", answered.len());
+    for line in answered {
+        assert_eq!((&line["usage_source"], &line["key"]), (&"reported".into(), &"app".into()), "{line}");
+        let place = line["region"].as_str().and_then(|region| region.strip_prefix("azure/")).unwrap();
+        assert_eq!(line["placement_evidence"], format!("x-ms-region={place}"), "{line}");
+    }
+    let text = serde_json::to_string(&lines).unwrap();
+    assert!(!text.contains("wind blow") && !text.contains("a-key-of") && !text.contains("own-key"), "a secret is in the log");
+}
+
+#[test]
+fn azures_client_notices_nothing() {
+    before_azure("azures.py", 14);
+}
+
+#[test]
+fn langchain_notices_nothing() {
+    before_azure("langchains.py", 16);
+}
