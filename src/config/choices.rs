@@ -4,9 +4,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::decode::{At, Decode, Filled, Problems, Table, only_key};
 use super::file::{
-    CommandFile, ElectricityMapsFile, GridFile, HeaderFile, LatencyFile, ModelFile, SecretPathFile, SigV4File, WeightedFile,
+    CommandFile, ElectricityMapsFile, GridFile, HeaderFile, HostFile, LatencyFile, ModelFile, OfferFile, SecretPathFile,
+    SigV4File, WeightedFile,
 };
-use super::node::{Node, Value};
+use super::node::{Mark, Node, Value};
 use super::values::Span;
 use crate::backend::Secret;
 
@@ -149,6 +150,33 @@ impl Decode for CandidateFile {
     }
 }
 
+/// A row of the catalogue: a model, or a host.
+pub(super) enum RowFile {
+    Offer(Box<OfferFile>),
+    Host(HostFile),
+}
+
+impl RowFile {
+    /// Where it stands.
+    pub(super) const fn mark(&self) -> Mark {
+        match self {
+            Self::Offer(offer) => offer.model.mark,
+            Self::Host(host) => host.host.mark,
+        }
+    }
+}
+
+impl Decode for RowFile {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Map(entries) if entries.iter().any(|entry| entry.key == "host") => {
+                HostFile::decode(node, problems).map(Self::Host)
+            }
+            _ => OfferFile::decode(node, problems).map(|offer| Self::Offer(Box::new(offer))),
+        }
+    }
+}
+
 /// A latency budget, or none on purpose.
 pub(super) enum BudgetFile {
     None,
@@ -279,6 +307,7 @@ either! {
     ] });
     Models: |g| json_schema!({ "anyOf": [{ "type": "array", "items": { "type": "string" } }, g.subschema_for::<Table<NameThere>>()] });
     NameThere: |g| json_schema!({ "anyOf": [{ "type": ["string", "null"] }, g.subschema_for::<ModelFile>()] });
+    RowFile: |g| json_schema!({ "anyOf": [g.subschema_for::<OfferFile>(), g.subschema_for::<HostFile>()] });
     CandidateFile: |g| json_schema!({ "anyOf": [{ "type": "string" }, g.subschema_for::<WeightedFile>()] });
     BudgetFile: |g| json_schema!({ "anyOf": [{ "const": "none" }, g.subschema_for::<LatencyFile>()] });
     AffinityFile: |g| json_schema!({ "anyOf": [{ "const": "none" }, g.subschema_for::<ConversationFile>()] });

@@ -3,7 +3,8 @@
 //! Nothing is judged here beyond the shape, and every default is made in [`super::check`], where the reason for it stands.
 
 use super::choices::{
-    AffinityFile, Auth, BandFile, BudgetFile, CandidateFile, Models, OneOrMany, PricesFile, SecretFile, SourceFile, TokenFile,
+    AffinityFile, Auth, BandFile, BudgetFile, CandidateFile, Models, OneOrMany, PricesFile, RowFile, SecretFile, SourceFile,
+    TokenFile,
 };
 use super::decode::{At, Filled, Stated, Table, section};
 use super::plan::Balance;
@@ -35,8 +36,8 @@ section! {
         carbon: Option<CarbonFile>,
         /// Energy per token of your own models, before the shipped table.
         energy: Option<Vec<EnergyFile>>,
-        /// Which model is reached where, before what is shipped: suppliers move them every month.
-        catalogue: Option<Vec<OfferFile>>,
+        /// Which model is reached where, and what hosts say of where they work, before what is shipped: suppliers change both every month.
+        catalogue: Option<Vec<RowFile>>,
         /// Regional model endpoints.
         backends: At<Filled<BackendFile>>,
         /// Which requests go to which backends; everything to all of them when left out.
@@ -210,6 +211,14 @@ section! {
         id: At<String>,
         /// The endpoint's regions, such as us-west-2 or eu-*.
         regions: Filled<At<String>>,
+    }
+
+    /// A host that says in which countries it works.
+    struct HostFile {
+        /// As in the URL of a backend, without scheme, port and path.
+        host: At<String>,
+        /// Country codes such as DE, of whose known grids the dirtiest counts; anywhere when left out.
+        countries: Option<Filled<At<String>>>,
     }
 
     /// Energy per token at the machine, before PUE.

@@ -1,4 +1,4 @@
-//! Which model is reached where, by which id, and what an id says of where a request may run.
+//! Which model is reached where, by which id, and what an id or a host says of where a request may run.
 //!
 //! Suppliers open regions and move models between endpoints every month, so this is a table and not a line of code: the
 //! configuration can put rows of its own before those that are shipped.
@@ -7,11 +7,11 @@ use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
 
-use super::{Glob, TableError, reader};
+use super::{Glob, Host, TableError, hosts, reader};
 
 static SHIPPED: LazyLock<Catalogue> = LazyLock::new(|| {
     #[expect(clippy::expect_used, reason = "the files are part of the program, and the tests parse these very texts")]
-    Catalogue::parse(include_str!("catalogue.csv")).expect("the shipped catalogue parses")
+    Catalogue::parse(include_str!("catalogue.csv"), include_str!("hosts.csv")).expect("the shipped catalogue parses")
 });
 
 static PROFILES: LazyLock<Vec<Profile>> = LazyLock::new(|| {
@@ -34,10 +34,11 @@ pub struct Offer {
     pub regions: Vec<Glob>,
 }
 
-/// Offers, the first of which counts.
+/// Offers and hosts, the first of which counts.
 #[derive(Clone, Debug, Default)]
 pub struct Catalogue {
     offers: Vec<Offer>,
+    hosts: Vec<Host>,
 }
 
 /// What is found of a model at one endpoint.
@@ -57,7 +58,7 @@ impl Catalogue {
         &SHIPPED
     }
 
-    fn parse(text: &str) -> Result<Self, TableError> {
+    fn parse(text: &str, hosts: &str) -> Result<Self, TableError> {
         #[derive(Deserialize)]
         struct Row {
             model: String,
@@ -78,13 +79,19 @@ impl Catalogue {
             let regions = regions.map_err(|_| TableError::value(&model, "a region is no pattern"))?;
             offers.push(Offer { model: model.into(), endpoint: endpoint.into(), path: path.into(), id: id.into(), regions });
         }
-        Ok(Self { offers })
+        Ok(Self { offers, hosts: hosts::parse(hosts)? })
     }
 
     /// This catalogue behind rows of somebody's own.
     #[must_use]
-    pub fn behind(&self, own: Vec<Offer>) -> Self {
-        Self { offers: own.into_iter().chain(self.offers.iter().cloned()).collect() }
+    pub fn behind(&self, own: Vec<Offer>, own_hosts: Vec<Host>) -> Self {
+        let offers = own.into_iter().chain(self.offers.iter().cloned()).collect();
+        Self { offers, hosts: own_hosts.into_iter().chain(self.hosts.iter().cloned()).collect() }
+    }
+
+    /// What a host says of where it works; `None` for one that says nothing.
+    pub fn host(&self, name: &str) -> Option<&Host> {
+        self.hosts.iter().find(|host| *host.name == *name)
     }
 
     /// A model, by the client's name or by its id there, at an endpoint in a region.
@@ -187,7 +194,7 @@ mod tests {
             id: "eu.openai.gpt-6-sol".into(),
             regions: vec![Glob::new("eu-*").unwrap()],
         };
-        let both = Catalogue::shipped().behind(vec![own]);
+        let both = Catalogue::shipped().behind(vec![own], Vec::new());
         let id = |region| match both.find("gpt-6-sol", "bedrock-runtime", region) {
             Found::Here(offer) => offer.id.to_string(),
             _ => String::new(),

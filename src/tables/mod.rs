@@ -8,6 +8,7 @@
 mod catalogue;
 mod energy;
 mod glob;
+mod hosts;
 mod regions;
 mod render;
 mod similar;
@@ -16,6 +17,7 @@ mod withheld;
 pub use catalogue::{Catalogue, Found, Offer, Profile, Reach};
 pub use energy::{Band, Coefficients, EnergyBand, EnergyQuality, EnergyTable, Override, TokenCounts};
 pub use glob::{Glob, GlobError};
+pub use hosts::Host;
 pub use regions::{PueScope, Region, Regions, Zone};
 pub use render::{to_csv, to_text};
 pub use similar::nearest;

@@ -249,7 +249,7 @@ impl Check<'_> {
         let names: Vec<String> = match (&file.grid_zone, profile.filter(|_| file.placement.is_none())) {
             (Some(written), _) => self.grid_zones(written, zones),
             (None, Some(profile)) => catalogue::zones_of(profile),
-            (None, None) if known.is_none() && !nowhere => zones_of(host),
+            (None, None) if known.is_none() && !nowhere => zones_of(&self.catalogue, host),
             (None, None) => known.iter().map(|region| region.grid_zone.as_str().to_owned()).collect(),
         };
         let placement = self.placement(file, profile, (host, &names), zones);
@@ -299,7 +299,7 @@ impl Check<'_> {
         let by_zones = match (names, profile.map(|profile| profile.reach)) {
             (_, Some(Reach::Global)) => PlacementKind::Global,
             // Unless somebody says in which zones it may be at all.
-            _ if everywhere(host) && file.grid_zone.is_none() => PlacementKind::Global,
+            _ if everywhere(&self.catalogue, host) && file.grid_zone.is_none() => PlacementKind::Global,
             _ if file.region.is_none() && file.grid_zone.is_none() && !names.is_empty() => PlacementKind::Geo,
             ([], None) => PlacementKind::Unknown,
             ([_], None) => PlacementKind::Pinned,

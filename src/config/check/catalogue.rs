@@ -8,27 +8,58 @@ use super::Check;
 use super::aws::AwsHost;
 use super::backend::Model;
 use crate::backend::Origin;
+use crate::config::choices::RowFile;
 use crate::config::decode::{At, quoted};
-use crate::config::file::OfferFile;
+use crate::config::file::{HostFile, OfferFile};
 use crate::config::node::Mark;
 use crate::dialect::Dialect;
-use crate::tables::{Catalogue, Found, Glob, Offer, Profile, Reach, Region, Regions};
+use crate::tables::{Catalogue, Found, Glob, Host, Offer, Profile, Reach, Region, Regions};
 use crate::units::Pue;
 
-/// The most rows of somebody's own: every supplier together has some hundred.
+/// The most rows of somebody's own: all suppliers together have some hundred.
 const MOST_OFFERS: usize = 1000;
 /// The endpoints that there are.
 const ENDPOINTS: [&str; 2] = ["bedrock-runtime", "bedrock-mantle"];
 
 impl Check<'_> {
     /// The rows of the file before those that are shipped.
-    pub(super) fn catalogue(&mut self, written: Option<Vec<OfferFile>>) -> Catalogue {
+    pub(super) fn catalogue(&mut self, written: Option<Vec<RowFile>>) -> Catalogue {
         let written = written.unwrap_or_default();
         if let Some(past) = written.get(MOST_OFFERS) {
-            self.problems.add(past.model.mark, format!("more than {MOST_OFFERS} models in the catalogue"));
+            self.problems.add(past.mark(), format!("more than {MOST_OFFERS} rows in the catalogue"));
         }
-        let own = written.into_iter().take(MOST_OFFERS).map(|offer| self.offer(offer)).collect();
-        Catalogue::shipped().behind(own)
+        let (mut offers, mut hosts) = (Vec::new(), Vec::new());
+        for row in written.into_iter().take(MOST_OFFERS) {
+            match row {
+                RowFile::Offer(offer) => offers.push(self.offer(*offer)),
+                RowFile::Host(host) => hosts.push(self.host(host)),
+            }
+        }
+        Catalogue::shipped().behind(offers, hosts)
+    }
+
+    fn host(&mut self, written: HostFile) -> Host {
+        let HostFile { host, countries } = written;
+        let is_part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+        if host.value.is_empty() || !host.value.bytes().all(is_part) {
+            self.problems.add(host.mark, format!("{} is no host", host.shown())).mend =
+                Some("it looks like `eu.api.example.com`, without scheme, port and path".to_owned());
+        }
+        let countries = countries.map(|countries| countries.0).unwrap_or_default();
+        for country in &countries {
+            let known = |region: &Region| {
+                Host { name: "".into(), countries: vec![(*country.value).into()] }.may_be_in(region.grid_zone.as_str())
+            };
+            if !Host::is_code(&country.value) {
+                self.problems.add(country.mark, format!("{} is no country", country.shown())).mend =
+                    Some("it has two capital letters, as in `DE`".to_owned());
+            } else if !Regions::shipped().iter().any(known) {
+                let message = format!("no region is known in {}, so its grids count for nothing", country.shown());
+                self.warnings.add(country.mark, message).mend =
+                    Some("give the backend `grid_zone` with the zones that it may be".to_owned());
+            }
+        }
+        Host { name: host.value.into(), countries: countries.into_iter().map(|country| country.value.into()).collect() }
     }
 
     fn offer(&mut self, written: OfferFile) -> Offer {

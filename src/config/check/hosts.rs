@@ -4,35 +4,12 @@ use super::Check;
 use crate::backend::{Origin, PlacementKind};
 use crate::config::decode::quoted;
 use crate::config::file::BackendFile;
-use crate::tables::Regions;
-
-/// Hosts that answer from anywhere, by their suppliers' own documentation.
-const EVERYWHERE: [&str; 4] =
-    ["aiplatform.googleapis.com", "api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com"];
-
-/// OpenAI's regional hosts by their first label (OpenAI's guide to data residency), and what the labels are taken to mean: a country, or
-/// for `eu` the EU member states. In which cloud and region of these it works, nobody says.
-const OPENAI: [(&str, &[&str]); 6] = [
-    ("us", &["US"]),
-    (
-        "eu",
-        &[
-            "AT", "BE", "BG", "CY", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU", "IE", "IT", "LT", "LU", "LV",
-            "MT", "NL", "PL", "PT", "RO", "SE", "SI", "SK",
-        ],
-    ),
-    ("au", &["AU"]),
-    ("in", &["IN"]),
-    ("jp", &["JP"]),
-    ("ae", &["AE"]),
-];
+use crate::tables::{Catalogue, Regions};
 
 /// The grid zones of every region known in the countries that a host says it works in; empty for a host that says nothing of that.
-pub(super) fn zones_of(host: &str) -> Vec<String> {
-    let label = host.strip_suffix(".api.openai.com");
-    let countries = OPENAI.iter().find(|(name, _)| Some(*name) == label).map_or(&[][..], |(_, countries)| countries);
-    let inside = |zone: &str| countries.contains(&zone.split('-').next().unwrap_or(zone));
-    let zones = Regions::shipped().iter().map(|region| region.grid_zone.as_str()).filter(|zone| inside(zone));
+pub(super) fn zones_of(catalogue: &Catalogue, host: &str) -> Vec<String> {
+    let Some(host) = catalogue.host(host) else { return Vec::new() };
+    let zones = Regions::shipped().iter().map(|region| region.grid_zone.as_str()).filter(|zone| host.may_be_in(zone));
     let mut zones: Vec<String> = zones.map(str::to_owned).collect();
     zones.sort_unstable();
     zones.dedup();
@@ -40,8 +17,8 @@ pub(super) fn zones_of(host: &str) -> Vec<String> {
 }
 
 /// Whether a service at this host may work anywhere.
-pub(super) fn everywhere(host: &str) -> bool {
-    EVERYWHERE.contains(&host)
+pub(super) fn everywhere(catalogue: &Catalogue, host: &str) -> bool {
+    catalogue.host(host).is_some_and(|host| host.countries.is_empty())
 }
 
 /// The location in the name of one of Vertex AI's regional hosts.
@@ -59,7 +36,7 @@ impl Check<'_> {
     pub(super) fn location(&mut self, file: &BackendFile, origin: &Origin) {
         let written = file.region.as_ref().filter(|_| file.grid_zone.is_none());
         let pinned = file.placement.as_ref().is_some_and(|placement| placement.value == PlacementKind::Pinned);
-        if everywhere(&origin.host) && pinned {
+        if everywhere(&self.catalogue, &origin.host) && pinned {
             let mark = file.placement.as_ref().map_or(file.url.mark, |placement| placement.mark);
             let message = format!("{} may answer from anywhere", quoted(&origin.host));
             self.warnings.add(mark, message).mend =
@@ -83,23 +60,25 @@ mod tests {
 
     #[test]
     fn openais_regional_hosts_say_their_countries() {
+        let zones_of = |host: &str| zones_of(Catalogue::shipped(), host);
         let (us, eu) = (zones_of("us.api.openai.com"), zones_of("eu.api.openai.com"));
         assert!(us.len() > 3 && us.iter().all(|zone| zone.starts_with("US-")), "{us:?}");
         assert!(["FR", "SE-SE3", "PL", "DE"].iter().all(|zone| eu.iter().any(|other| other == zone)), "{eu:?}");
         assert!(!eu.iter().any(|zone| zone.starts_with("NO") || zone.starts_with("GB") || zone.starts_with("CH")), "{eu:?}");
-        for (label, _) in OPENAI {
+        for label in ["us", "eu", "au", "in", "jp", "ae"] {
             assert!(!zones_of(&format!("{label}.api.openai.com")).is_empty(), "{label}");
         }
         for host in ["api.openai.com", "xx.api.openai.com", "us.example.com"] {
             assert!(zones_of(host).is_empty(), "{host}");
         }
-        assert!(everywhere("api.openai.com"));
+        assert!(everywhere(Catalogue::shipped(), "api.openai.com"));
     }
 
     #[test]
     fn a_location_is_read_from_host_and_path() {
         assert_eq!(of_vertex("europe-west4-aiplatform.googleapis.com"), Some("europe-west4"));
         assert_eq!(of_vertex("aiplatform.googleapis.com"), None);
+        let everywhere = |host: &str| everywhere(Catalogue::shipped(), host);
         assert!(everywhere("aiplatform.googleapis.com") && !everywhere("europe-west4-aiplatform.googleapis.com"));
         assert_eq!(in_path("/v1/projects/p/locations/europe-west4/publishers/google"), Some("europe-west4"));
         assert_eq!(in_path("/v1beta"), None);
