@@ -203,6 +203,9 @@ pub enum UsageMode {
     /// `stream_options.include_usage` is spliced in, and the extra event taken out again for a client that did not ask.
     #[default]
     Inject,
+    /// The same, and each event is made to say what there is so far (`continuous_usage_stats`), which vLLM and its kin can: then also a
+    /// stream that breaks off has said it. It is taken out of every event again.
+    Continuous,
     /// The request is left alone.
     Never,
 }

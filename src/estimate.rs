@@ -7,7 +7,7 @@
 use crate::backend::Backend;
 use crate::cost::TokenPrices;
 pub use crate::demand::{Demand, Size};
-use crate::live::{Load, ModelLive};
+use crate::live::{Load, ModelLive, Wanted};
 use crate::tables::{Coefficients, TokenCounts};
 use crate::units::{Grams, GramsPerKwh, Joules, Millis, Usd};
 
@@ -51,6 +51,12 @@ impl Estimate {
     /// Prompt tokens that it has to read.
     pub const fn tokens_to_read(&self) -> u32 {
         self.prompt_tokens.saturating_sub(self.cached_tokens)
+    }
+
+    /// What it takes of what a service allows.
+    pub const fn wanted(&self) -> Wanted {
+        let (prompt_tokens, output_tokens) = (self.prompt_tokens as u64, self.output_tokens as u64);
+        Wanted { prompt_tokens, to_read: self.tokens_to_read() as u64, output_tokens }
     }
 }
 

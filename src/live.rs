@@ -23,10 +23,10 @@ mod token_rate;
 mod window;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-pub use allowance::{Allowance, Allowances};
+pub use allowance::{Allowance, Allowances, Sent, Wanted};
 pub use first_token::FirstTokenEstimate;
 pub use flow::{Asked, Flow, PROMPT_CLASSES};
 use health::Health;
@@ -83,6 +83,8 @@ struct Counts {
     /// The least round trip that connecting took, in microseconds and one more; 0 while it was never measured.
     round_trip_us: AtomicU64,
     others: Others,
+    /// Whether its answers say how much more it will take.
+    says_allowances: AtomicBool,
 }
 
 /// What a backend has before it, from all replicas of this gateway.
@@ -275,11 +277,20 @@ impl Live {
         }
     }
 
-    /// An answer said how much more it will take of a model.
-    pub fn told(&self, model: &str, allowances: &Allowances, now: Instant) {
+    /// The answer to a request that was sent then said how much more it will take of a model.
+    pub fn told(&self, model: &str, allowances: &Allowances, then: Sent, now: Instant) {
         if let Some(model) = self.model(model) {
-            model.told(allowances, self.millis(now), LONGEST_RETRY_AFTER);
+            self.counts.says_allowances.store(true, Relaxed);
+            model.told(allowances, then, self.millis(now), LONGEST_RETRY_AFTER);
         }
+    }
+
+    /// Counts a request against what is left of a model, for a backend that says that.
+    pub fn sends(&self, model: &str, wanted: impl FnOnce() -> Wanted) -> Sent {
+        if !self.counts.says_allowances.load(Relaxed) {
+            return Sent::default();
+        }
+        self.model(model).map_or_else(Sent::default, |model| model.sends(wanted()))
     }
 
     /// It has no room for anything: what it takes of the calls that say so tells nothing of how many requests it bears.

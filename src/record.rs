@@ -15,7 +15,7 @@ use std::ops::Deref;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::books::{AttemptUsed, Carbon, CarbonUsed, Emissions, EnergyUsed};
+pub use self::books::{AttemptUsed, BackendTime, Carbon, CarbonUsed, Emissions, EnergyUsed};
 pub use self::decided::{CandidateUsed, DecisionUsed, NarrowedBy, ShadowUsed};
 pub use self::words::{Ended, UsageSource};
 
@@ -149,6 +149,9 @@ pub struct AccessRecord<'a> {
     /// From the request's arrival to the end.
     #[serde(default)]
     pub total_ms: Millis,
+    /// What the backend says of its own time, and what the way took; left out where it says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_time: Option<BackendTime>,
     /// The latency budget that applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_ms: Option<Millis>,

@@ -269,8 +269,7 @@ impl Snapshot {
             price_per_output_token: self.prices.get(deployment.backend.index()).copied().unwrap_or(Grams::ZERO),
         };
         let estimate = estimate(*size, backend, learned, load, &terms);
-        let wanted = u64::from(estimate.prompt_tokens) + u64::from(estimate.output_tokens);
-        let is_full = live.is_full_for(learned, now_ms) || learned.lacks(wanted, now_ms);
+        let is_full = live.is_full_for(learned, now_ms) || learned.lacks(estimate.wanted(), now_ms);
         let in_flight = if is_full { u32::MAX } else { estimate.in_flight };
         // Two that come back at once are not let in by the same turns.
         let own_turn = turn.wrapping_add(deployment.backend.0.into());

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind};
 use smallvec::SmallVec;
+use windward::backend::UsageMode;
 use windward::decide::{Candidate, Decision, NoCandidate, decide};
 use windward::policy::Policy;
 use windward::record::AccessRecord;
@@ -69,7 +70,7 @@ fn scan(body: Vec<Bytes>) -> (Result<RequestFields, Malformed>, Vec<Bytes>) {
 #[bench::large(args = (to_splice(256 << 10)), config = at_most(1_570))]
 fn splice(input: (RequestFields, Vec<Bytes>, Bytes)) -> (Spliced, (RequestFields, Vec<Bytes>, Bytes)) {
     let (fields, body, model) = black_box(&input);
-    let spliced = apply(body, &edits(fields, Some(model), true));
+    let spliced = apply(body, &edits(fields, Some(model), UsageMode::Inject));
     (black_box(spliced), input)
 }
 

@@ -27,7 +27,7 @@ words! {
     }
     Balance: "balance" { "kernel" => Self::Kernel, "round_robin" => Self::RoundRobin, }
     Protocol: "protocol" { "http1" => Self::Http1, "http2" => Self::Http2, }
-    UsageMode: "usage mode" { "inject" => Self::Inject, "never" => Self::Never, }
+    UsageMode: "usage mode" { "inject" => Self::Inject, "continuous" => Self::Continuous, "never" => Self::Never, }
     Objective: "objective" {
         "least_carbon" => Self::LeastCarbon,
         "least_cost" => Self::LeastCost,

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::AtomicF64;
-use super::allowance::{Allowances, Told};
+use super::allowance::{Allowances, Sent, Told, Wanted};
 use super::cached::CachedShare;
 use super::first_token::{FirstToken, FirstTokenEstimate};
 use super::quota::Quota;
@@ -143,13 +143,17 @@ impl ModelLive {
         self.quota.full_for(now_ms)
     }
 
-    /// Whether one more request of so many tokens is likely to be refused, by what answers said of what is left.
-    pub fn lacks(&self, tokens: u64, now_ms: u64) -> bool {
-        self.allowance.lacks(tokens, now_ms)
+    /// Whether one more request of that size is likely to be refused, by what answers said of what is left.
+    pub fn lacks(&self, wanted: Wanted, now_ms: u64) -> bool {
+        self.allowance.lacks(wanted, now_ms)
     }
 
-    pub(super) fn told(&self, allowances: &Allowances, now_ms: u64, longest: std::time::Duration) {
-        self.allowance.told(allowances, now_ms, longest);
+    pub(super) fn told(&self, allowances: &Allowances, then: Sent, now_ms: u64, longest: std::time::Duration) {
+        self.allowance.told(allowances, then, now_ms, longest);
+    }
+
+    pub(super) fn sends(&self, wanted: Wanted) -> Sent {
+        self.allowance.sends(wanted)
     }
 
     pub(super) fn refused(&self, now_ms: u64, until_ms: u64) {

@@ -17,13 +17,15 @@ use crate::grid::Quality;
 use crate::ledger::{Account, Attempted, Baseline, account, at_baseline};
 use crate::policy::Policy;
 use crate::record::{
-    AccessRecord, AttemptUsed, CandidateUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, ShadowUsed, Text, UsageSource,
+    AccessRecord, AttemptUsed, BackendTime, CandidateUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, ShadowUsed, Text,
+    UsageSource,
 };
 use crate::state::Seen;
 use crate::tables::{Coefficients, EnergyBand, TokenCounts};
 use crate::telemetry::line;
 use crate::units::{Millis, Usd};
-use crate::wire::{self, Operation, usage::Usage};
+use crate::wire::usage::{Clocked, Usage};
+use crate::wire::{self, Operation};
 
 /// Closes the books of an exchange that found its route.
 pub(super) fn close(x: &mut Exchange) {
@@ -88,7 +90,7 @@ fn judge(x: &Exchange, now: Instant) {
     let status = forward::judged(x.status, backend);
     match x.ended {
         // It works, and says so of the request. Anybody could shut a backend by sending it such ones.
-        Ended::UpstreamBroke if relay::blames_request(x.error) => {}
+        Ended::UpstreamBroke if relay::clears_backend(x.error) => {}
         // Its status was counted when it came, and a tunnel in which nobody says anything is nobody's fault.
         Ended::UpstreamBroke | Ended::TimedOut if status.is_server_error() => {}
         Ended::TimedOut if x.status == StatusCode::SWITCHING_PROTOCOLS => {}
@@ -393,6 +395,7 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         attempts: Vec::new(),
         first_token_ms: first_token,
         total_ms: total,
+        backend_time: backend_time(x, now),
         budget_ms: budget,
         within_budget: budget.zip(waited).map(|(budget, waited)| waited <= budget),
         overhead_us: Some(x.overhead_us),
@@ -400,6 +403,20 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         error: x.error.map(Text::from),
         simulated: simulated(x, ledger),
     }
+}
+
+/// What the backend says of its own time, and what the way there and back took besides.
+fn backend_time(x: &Exchange, now: Instant) -> Option<BackendTime> {
+    let Clocked { first_byte_ms, whole_ms } = x.clocked;
+    first_byte_ms.or(whole_ms)?;
+    let took = |until: Instant| x.attempts.last().map(|attempt| until.saturating_duration_since(attempt.begun));
+    let (took, own) = match first_byte_ms.zip(x.first_token) {
+        Some((own, at)) => (took(at), Some(own)),
+        None => (took(now), whole_ms),
+    };
+    let network =
+        took.filter(|took| !x.was_held_up(*took)).zip(own).map(|(took, own)| took.saturating_sub(Duration::from_millis(own)));
+    Some(BackendTime { first_token_ms: first_byte_ms, total_ms: whole_ms, network_ms: network.map(Millis::from) })
 }
 
 /// The latency budget that the backend which served it had for a prompt of that size.
@@ -411,10 +428,17 @@ fn budget_of(x: &Exchange) -> Option<Millis> {
 }
 
 fn attempts_used<'l>(x: &'l Exchange, ledger: &'l Ledger<'_>) -> impl Iterator<Item = AttemptUsed<'l>> {
-    x.attempts.iter().zip(&ledger.charged).map(|(attempt, charged)| AttemptUsed {
+    // The record has that of the last one.
+    let before = x.attempts.len().saturating_sub(1);
+    let id_of = move |nth: usize, attempt: &Attempt| {
+        let mut ids = x.ids_before.iter().filter(|_| nth < before);
+        ids.find(|(backend, _)| *backend == attempt.backend).map(|(_, id)| text(id))
+    };
+    x.attempts.iter().zip(&ledger.charged).enumerate().map(move |(nth, (attempt, charged))| AttemptUsed {
         backend: Text::from(&*x.snapshot.plan.backend(attempt.backend).name),
         outcome: Text::from(attempt.outcome.as_str()),
         status: attempt.status.map(|status| status.as_u16()),
+        provider_request_id: id_of(nth, attempt),
         ms: Millis::from(attempt.ended - attempt.begun),
         input_tokens: charged.tokens().map(|tokens| tokens.input),
         cached_input_tokens: charged.tokens().map(|tokens| tokens.cached).filter(|cached| *cached > 0),

@@ -34,9 +34,9 @@ pub(super) fn address(
     if let Some(native) = outgoing.native.take() {
         outgoing.request.head.fields = native;
     }
-    let inject = if deployment.translated {
+    let asked_for = if deployment.translated {
         translated::speak(outgoing, x, backend, deployment)?;
-        false
+        UsageMode::Never
     } else {
         pass(outgoing, x, (backend, deployment))?
     };
@@ -46,17 +46,21 @@ pub(super) fn address(
     // Also where it cannot be signed, its fields are there to be taken out again.
     *addressed_to = Some(Arc::clone(backend));
     signature::sign(request, backend, &x.snapshot, || x.shared.clock.wall())?;
-    Ok(if inject { UsageEvent::Strip } else { UsageEvent::Keep })
+    Ok(match asked_for {
+        UsageMode::Inject => UsageEvent::Strip,
+        UsageMode::Continuous => UsageEvent::StripEach,
+        UsageMode::Never => UsageEvent::Keep,
+    })
 }
 
-/// Makes method, target and body those that a backend of the client's dialect is to get, and says whether it is asked for usage.
-fn pass(outgoing: &mut Outgoing, x: &Exchange, (backend, deployment): (&Backend, &Deployment)) -> Result<bool, Error> {
+/// Makes method, target and body those that a backend of the client's dialect is to get, and says which usage it is asked for besides.
+fn pass(outgoing: &mut Outgoing, x: &Exchange, (backend, deployment): (&Backend, &Deployment)) -> Result<UsageMode, Error> {
     let Outgoing { request, below, bare, intake, .. } = outgoing;
-    let inject = x.streamed
-        && backend.usage == UsageMode::Inject
+    let asks = x.streamed
         && x.operation.is_some_and(Operation::usage_needs_asking)
         && matches!(intake.fields.stream_options, StreamOptions::Absent | StreamOptions::NotAsked { .. });
-    let edits = edits(intake, x, (backend, deployment), inject);
+    let usage = if asks { backend.usage } else { UsageMode::Never };
+    let edits = edits(intake, x, (backend, deployment), usage);
     request.body = SendBody::chunks(splice::apply(&intake.chunks, &edits));
     request.head.method = x.method.clone();
     let operation = x.operation;
@@ -68,7 +72,7 @@ fn pass(outgoing: &mut Outgoing, x: &Exchange, (backend, deployment): (&Backend,
         (_, Some(route)) if route.prefix == backend.origin.base_path => Uri::from(x.path.clone()),
         _ => target(backend, below)?,
     };
-    Ok(inject)
+    Ok(usage)
 }
 
 /// What has to change in the body. A model that a client of Azure's names in its path goes into the body as well, where it may be missing.
@@ -76,22 +80,35 @@ fn edits(
     intake: &Intake,
     x: &Exchange,
     (backend, deployment): (&Backend, &Deployment),
-    inject: bool,
+    usage: UsageMode,
 ) -> SmallVec<[splice::Splice; 2]> {
     let (fields, there) = (&intake.fields, deployment.upstream_model_json.as_ref());
     let model = x.model.as_deref().unwrap_or_default();
+    if backend.dialect == Dialect::Gemini && x.operation == Some(Operation::Embeddings) {
+        return there.map(|there| renamed(intake, model, there)).unwrap_or_default();
+    }
     let needs_none = fields.model_span.is_empty() && backend.api_version.is_some();
     if *fields.model == *model || needs_none || !matches!(backend.dialect, Dialect::Openai | Dialect::AzureOpenai) {
-        return splice::edits(fields, there, inject);
+        return splice::edits(fields, there, usage);
     }
     let name = there.cloned().unwrap_or_else(|| Bytes::from(serde_json::Value::from(model).to_string()));
-    let mut edits = splice::edits(fields, Some(&name), inject);
+    let mut edits = splice::edits(fields, Some(&name), usage);
     if fields.model_span.is_empty() {
         // There is always a member before it: no call is without a prompt.
         let with = [b",\"model\":", &name[..]].concat();
         edits.push(splice::Splice { at: fields.object_end..fields.object_end, with: with.into() });
     }
     edits
+}
+
+/// A body for embeddings with the model's name there, where it names it besides its path.
+fn renamed(intake: &Intake, model: &str, there: &Bytes) -> SmallVec<[splice::Splice; 2]> {
+    let names = match &intake.chunks[..] {
+        [whole] => gemini::names_in(whole, model),
+        chunks => gemini::names_in(&chunks.concat(), model),
+    };
+    let with = Bytes::from(gemini::name_in_body(there));
+    names.into_iter().map(|at| splice::Splice { at, with: with.clone() }).collect()
 }
 
 /// The path, with the query, of a call whose path names the model here or there: by its name there, and escaped as it is signed.

@@ -34,6 +34,22 @@ impl Edit {
         }
     }
 
+    /// Bytes that are held until more of an answer has come that is translated. What an event of ours takes is bounded by itself.
+    pub(super) fn held(&self) -> usize {
+        match self {
+            Self::Strip(_) => 0,
+            Self::Translate(answer) => answer.held(),
+        }
+    }
+
+    /// There is no room for what it holds.
+    pub(super) fn give_up(&mut self) {
+        match self {
+            Self::Strip(_) => {}
+            Self::Translate(answer) => answer.give_up(),
+        }
+    }
+
     /// Why it cannot be gone on with, once it cannot. What is ready by then is good.
     pub(super) fn broken(&self) -> Option<Broken> {
         match self {

@@ -34,7 +34,7 @@ use crate::state::{Lesson, Snapshot};
 use crate::units::Millis;
 use crate::wire::fields::{Fields, Name};
 use crate::wire::message::RequestHead;
-use crate::wire::usage::{Usage, UsageSource};
+use crate::wire::usage::{Clocked, Usage, UsageSource};
 use crate::wire::{Operation, bedrock, gemini};
 
 /// How sure it is that a key is the client's.
@@ -127,6 +127,8 @@ pub struct Exchange {
     pub(super) id: Id,
     pub(super) client_request_id: Option<HeaderValue>,
     pub(super) provider_request_id: Option<HeaderValue>,
+    /// Those of attempts that were answered and followed by another.
+    pub(super) ids_before: Vec<(BackendId, HeaderValue)>,
     pub(super) method: Method,
     pub(super) path: http::uri::PathAndQuery,
     pub(super) http1: bool,
@@ -179,6 +181,8 @@ pub struct Exchange {
     /// Requests that the backend had in flight when the first token came.
     pub(super) in_flight_then: u32,
     pub(super) usage: (Usage, UsageSource),
+    /// What the backend says of its own time.
+    pub(super) clocked: Clocked,
     /// The model as the backend names it.
     pub(super) response_model: Option<Bytes>,
     /// What the answer says of where the model ran.
@@ -203,6 +207,7 @@ impl Exchange {
             id: shared.next_id(),
             client_request_id,
             provider_request_id: None,
+            ids_before: Vec::new(),
             method: request.method.clone(),
             says_version: request.fields.has(Name::AnthropicVersion).then_some(Dialect::Anthropic),
             path,
@@ -239,6 +244,7 @@ impl Exchange {
             held_up: Duration::ZERO,
             in_flight_then: 0,
             usage: (Usage::default(), UsageSource::Unknown),
+            clocked: Clocked::default(),
             response_model: None,
             evidence: None,
             // Until something better is known: the whole future is dropped when the client leaves.
@@ -246,6 +252,12 @@ impl Exchange {
             over: None,
             shared: Arc::clone(shared),
         })
+    }
+
+    /// The id that a backend gave to what it was asked, as far as it can be kept.
+    pub(super) fn provider_id(fields: &Fields) -> Option<HeaderValue> {
+        let names = [Name::XRequestId, Name::RequestId, Name::XAmznRequestid];
+        names.into_iter().find_map(|name| fields.value(name)).filter(|id| id.len() <= MAX_ID)
     }
 
     /// The route, once there is one.

@@ -25,7 +25,7 @@ use super::tries::Tries;
 use crate::backend::{Backend, Credential};
 use crate::decide::Standing;
 use crate::dialect::Dialect;
-use crate::live::{Allowances, Live};
+use crate::live::{Live, Sent};
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
 use crate::wire::Operation;
 use crate::wire::allowance::allowances;
@@ -71,11 +71,13 @@ impl Outgoing {
     }
 }
 
-/// Whether the usage event that was asked for has to be taken out of the stream again.
+/// Whether the usage that was asked for has to be taken out of the stream again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UsageEvent {
-    /// It was spliced in for a client that did not ask.
+    /// Its event was asked for, for a client that did not.
     Strip,
+    /// So was what each event says of it.
+    StripEach,
     /// The client gets what comes.
     Keep,
 }
@@ -89,6 +91,8 @@ pub(super) struct Asked {
     /// How long its head may take.
     pub(super) within: Duration,
     usage_event: UsageEvent,
+    /// How much of what it says is left had been sent.
+    sent: Sent,
 }
 
 /// What came of an attempt.
@@ -102,7 +106,7 @@ pub(super) enum Outcome {
 }
 
 /// What came of sending: the inner error is the connection's, the outer one says that no head came in time.
-pub(super) type Sent = Result<Result<UpstreamResponse, SendError>, Elapsed>;
+pub(super) type Came = Result<Result<UpstreamResponse, SendError>, Elapsed>;
 
 /// Candidates that were not tried yet, in their order.
 pub(super) type Waiting = SmallVec<[u16; 16]>;
@@ -203,11 +207,13 @@ pub(super) fn begin(outgoing: &mut Outgoing, x: &mut Exchange, index: usize) -> 
     let begun = x.shared.clock.monotonic();
     let Some(within) = in_time(x, &backend, begun) else { return Ok(None) };
     open(x, &backend, begun);
-    Ok(Some(Asked { index, backend, live, within, usage_event }))
+    let wanted = || x.candidates.get(index).map(|candidate| candidate.estimate.wanted()).unwrap_or_default();
+    let sent = live.sends(&deployment.model, wanted);
+    Ok(Some(Asked { index, backend, live, within, usage_event, sent }))
 }
 
 /// Books what came of an attempt, the last one in the exchange's list.
-pub(super) fn book(tries: &mut Tries, x: &mut Exchange, asked: &Asked, sent: Sent, now: Instant) -> Outcome {
+pub(super) fn book(tries: &mut Tries, x: &mut Exchange, asked: &Asked, sent: Came, now: Instant) -> Outcome {
     let Asked { backend, live, .. } = asked;
     let failed = |x: &Exchange| live.failed(now, || x.remedy(backend.id, now));
     match sent {
@@ -237,6 +243,9 @@ fn book_response(tries: &mut Tries, x: &mut Exchange, asked: &Asked, response: U
     let Asked { backend, live, usage_event, .. } = asked;
     let status = response.head.status;
     note_allowance(x, asked, &response.head, now);
+    if !status.is_success() {
+        note_id(x, backend, &response.head);
+    }
     if refuses(status) {
         note_refusal(x, asked, &response.head, now);
         close(x, AttemptOutcome::Refused, Some(status), now);
@@ -254,6 +263,7 @@ fn book_response(tries: &mut Tries, x: &mut Exchange, asked: &Asked, response: U
         // Known before a byte went to the client, who is told so as of any answer that is none.
         tracing::warn!(backend = &*backend.name, id = ?x.id, %why, "an answer cannot be translated");
         live.failed(now, || x.remedy(backend.id, now));
+        note_id(x, backend, &response.head);
         close(x, AttemptOutcome::Broken, Some(status), now);
         tries.may_be_done(Error::BadGateway);
         return Outcome::Failed(None);
@@ -269,7 +279,7 @@ fn book_response(tries: &mut Tries, x: &mut Exchange, asked: &Asked, response: U
 }
 
 /// Whether what came is an answer that the client is to get, and no error, failure or refusal.
-pub(super) fn is_answer(sent: &Sent, asked: &Asked, x: &Exchange) -> bool {
+pub(super) fn is_answer(sent: &Came, asked: &Asked, x: &Exchange) -> bool {
     let Ok(Ok(response)) = sent else { return false };
     let (status, backend) = (response.head.status, &*asked.backend);
     let fine = !refuses(status) && !refuses_credential(status, backend) && !failed(judged(status, backend));
@@ -282,7 +292,7 @@ pub(super) async fn send(
     backend: &Arc<Backend>,
     request: &Message<RequestHead, SendBody>,
     within: Duration,
-) -> Sent {
+) -> Came {
     // Pinned, since by value it would be copied into the timeout, and with that into the wait for it.
     let sending = pin!(shared.upstreams.send_kept(backend, request));
     timeout(within, sending).await
@@ -303,6 +313,13 @@ fn close(x: &mut Exchange, outcome: AttemptOutcome, status: Option<StatusCode>, 
         attempt.outcome = outcome;
         attempt.status = status;
         attempt.ended = now;
+    }
+}
+
+/// Keeps the id that an attempt was answered with, for whoever holds the log against the supplier's own, in case another follows.
+fn note_id(x: &mut Exchange, backend: &Backend, head: &ResponseHead) {
+    if let Some(id) = Exchange::provider_id(&head.fields).and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok()) {
+        x.ids_before.push((backend.id, id));
     }
 }
 
@@ -345,9 +362,9 @@ fn note_refusal(x: &Exchange, asked: &Asked, head: &ResponseHead, now: Instant) 
 fn note_allowance(x: &Exchange, asked: &Asked, head: &ResponseHead, now: Instant) {
     let Asked { backend, live, .. } = asked;
     let said = allowances(&head.fields, backend.dialect, || x.shared.clock.wall());
-    if said != Allowances::default() && backend.credential != Credential::PassThrough {
+    if let Some(said) = said.filter(|_| backend.credential != Credential::PassThrough) {
         let model = x.deployments.as_ref().and_then(|all| all.get(asked.index)).map(|deployment| &*deployment.model);
-        live.told(model.unwrap_or_default(), &said, now);
+        live.told(model.unwrap_or_default(), &said, asked.sent, now);
     }
 }
 

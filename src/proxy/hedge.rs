@@ -14,7 +14,7 @@ use std::time::Instant;
 use tokio::time::sleep;
 
 use super::exchange::{AttemptOutcome, Exchange};
-use super::forward::{self, Asked, Outgoing, Sent, Waiting};
+use super::forward::{self, Asked, Came, Outgoing, Waiting};
 use super::reject::Error;
 use super::tries::Tries;
 use crate::decide::{self, Second};
@@ -44,7 +44,7 @@ pub(super) struct Race<'a> {
 
 /// Sends the request, and a second one if that is late. Gives who came in last of those that count: the one that answered, or else
 /// the one whose failure is not booked yet. It is the last in the exchange's list, and has its place.
-pub(super) async fn race(race: Race<'_>, outgoing: &mut Outgoing, x: &mut Exchange) -> (Asked, Sent) {
+pub(super) async fn race(race: Race<'_>, outgoing: &mut Outgoing, x: &mut Exchange) -> (Asked, Came) {
     let Race { asked: first, second, policy, waiting, tries } = race;
     // The other attempt is addressed to somebody else while this one is sent.
     let request = copied(&outgoing.request);

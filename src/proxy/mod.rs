@@ -63,7 +63,7 @@ use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::{Call, Operation};
 
 pub use exchange::{Attempt, AttemptOutcome, Exchange};
-use exchange::{MAX_ID, Proof, Shadowed};
+use exchange::{Proof, Shadowed};
 use id::Id;
 use pool::{Claiming, Pool};
 pub use provenance::Client;
@@ -443,9 +443,7 @@ const MS_REGION: HeaderName = HeaderName::from_static("x-ms-region");
 fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x: Box<Exchange>) -> Message<ResponseHead, Body> {
     let UpstreamResponse { mut head, body, .. } = response;
     headers::strip_hop_by_hop(&mut head.fields);
-    let ids = [Name::XRequestId, Name::RequestId, Name::XAmznRequestid];
-    let provider_id = ids.into_iter().find_map(|name| head.fields.value(name));
-    x.provider_request_id = provider_id.filter(|id| id.len() <= MAX_ID);
+    x.provider_request_id = Exchange::provider_id(&head.fields);
     let by_azure = x.serving.as_ref().is_some_and(|(backend, _)| backend.dialect == Dialect::AzureOpenai);
     x.evidence = by_azure.then(|| head.fields.get_text(&MS_REGION)).flatten().and_then(evidence::of_azure);
     let translated = translated::answer(&mut head, &x);

@@ -59,6 +59,12 @@ impl Buffered {
         self.pool.unproven.fetch_sub(unproven, Relaxed);
     }
 
+    /// Holds so many from now on, more or less than before; false as above.
+    pub(super) fn hold(&mut self, bytes: usize, limits: &Limits) -> bool {
+        self.shrink(self.bytes.saturating_sub(bytes));
+        bytes == self.bytes || self.grow(bytes - self.bytes, Proof::Shown, limits)
+    }
+
     /// It is signed as it claimed.
     pub(super) fn proved(&mut self) {
         self.pool.unproven.fetch_sub(std::mem::take(&mut self.unproven), Relaxed);
@@ -105,6 +111,8 @@ mod tests {
         one.shrink(25);
         assert_eq!((pool.all.load(Relaxed), pool.unproven.load(Relaxed)), (5, 0));
         one.shrink(usize::MAX);
+        assert!(one.hold(limits.buffered, &limits) && !one.hold(limits.buffered + 1, &limits));
+        assert!(one.hold(7, &limits) && pool.all.load(Relaxed) == 7);
         drop(one);
         assert_eq!((pool.all.load(Relaxed), pool.unproven.load(Relaxed)), (0, 0));
     }

@@ -17,13 +17,16 @@ use super::edit::Edit;
 use super::exchange::Exchange;
 use super::forward::UsageEvent;
 use super::pinned::{self, Keeps};
+use super::pool::Buffered;
 use super::reject::Error;
+use crate::dialect::Dialect;
 use crate::record::Ended;
 use crate::upstream::{BodyError, UpstreamBody};
+use crate::wire::Operation;
 use crate::wire::fields::{Fields, Name};
 use crate::wire::response::keep_trailers;
 use crate::wire::strip::UsageStripper;
-use crate::wire::translate::Answer;
+use crate::wire::translate::{self, Answer};
 use crate::wire::usage::{Meter, StreamError};
 
 /// The code of a stream in which the backend said that it failed ..
@@ -37,10 +40,12 @@ const BACKEND_ERROR_BODY: &str = "backend_error_body";
 const REQUEST_ERROR_BODY: &str = "request_error_body";
 /// The code of an answer that ended in the middle because it cannot be said in the client's dialect, or is none of the backend's.
 const UNTRANSLATABLE: &str = "untranslatable_answer";
+/// The code of one that ended so because there was no room to hold what has to be held of it until it can be translated.
+const NO_ROOM: &str = "no_room_to_translate";
 
-/// Whether a code says that the backend found fault with the request.
-pub(super) fn blames_request(code: Option<&str>) -> bool {
-    matches!(code, Some(REQUEST_ERROR_EVENT | REQUEST_ERROR_BODY))
+/// Whether a code says that the backend is not to blame: it found fault with the request, or had no part in it.
+pub(super) fn clears_backend(code: Option<&str>) -> bool {
+    matches!(code, Some(REQUEST_ERROR_EVENT | REQUEST_ERROR_BODY | NO_ROOM))
 }
 
 /// A response body that has its time, also when nobody asks it for more: a client that hardly reads asks for nothing, and would
@@ -66,6 +71,8 @@ pub struct Metered {
     exchange: Box<Exchange>,
     meter: Meter,
     edit: Option<Edit>,
+    /// What the edit holds, among all that is held.
+    held: Option<Buffered>,
     /// What the edit let go and nobody took yet.
     ready: VecDeque<Bytes>,
     /// Trailers, until what came before them is gone.
@@ -118,8 +125,12 @@ impl Metered {
             exchange.let_go_of_heads();
         }
         let meter = meter_for(content, fields, &exchange);
-        let strips = usage_event == UsageEvent::Strip && content == Content::Events;
-        let edit = translated.map(Edit::Translate).or_else(|| strips.then(|| Edit::Strip(UsageStripper::new())));
+        let strip = match usage_event {
+            UsageEvent::Strip if content == Content::Events => Some(UsageStripper::new()),
+            UsageEvent::StripEach if content == Content::Events => Some(UsageStripper::of_each()),
+            _ => None,
+        };
+        let edit = translated.map(Edit::Translate).or_else(|| strip.map(Edit::Strip));
         let timeouts = exchange.serving.as_ref().map(|(backend, _)| backend.timeouts).unwrap_or_default();
         // Its head came just now.
         let now = exchange.attempts.last().map_or(exchange.begun, |attempt| attempt.ended);
@@ -134,6 +145,7 @@ impl Metered {
             exchange,
             meter,
             edit,
+            held: None,
             ready: VecDeque::new(),
             trailers: None,
             unread: None,
@@ -183,6 +195,7 @@ impl Metered {
         self.look();
         self.exchange.held_up = self.held_up;
         self.exchange.usage = self.meter.finish();
+        self.exchange.clocked = self.meter.clocked();
         self.exchange.ended = ended;
         if self.exchange.keeps != Keeps::Nothing && ended == Ended::Complete {
             pinned::remember(&mut self.exchange, &mut self.meter, true);
@@ -287,6 +300,7 @@ impl Metered {
                     }
                     Some(edit) => edit.feed(&chunk, &mut self.ready),
                 }
+                self.count_held();
                 if self.upstream_done {
                     self.release_held();
                 }
@@ -305,7 +319,7 @@ impl Metered {
     fn breaks(&mut self) -> bool {
         let Some(broken) = self.edit.as_ref().and_then(Edit::broken).filter(|_| self.ended.is_none()) else { return false };
         tracing::warn!(id = ?self.exchange.id, why = %broken, "an answer cannot be translated");
-        self.exchange.error = Some(UNTRANSLATABLE);
+        self.exchange.error = Some(if broken == translate::NO_ROOM { NO_ROOM } else { UNTRANSLATABLE });
         self.finish(Ended::UpstreamBroke);
         true
     }
@@ -323,6 +337,21 @@ impl Metered {
     fn release_held(&mut self) {
         if let Some(edit) = &mut self.edit {
             edit.finish(&mut self.ready);
+            self.count_held();
+        }
+    }
+
+    /// Counts what is held of an answer among the bytes that all requests hold together.
+    fn count_held(&mut self) {
+        let Some(edit) = &mut self.edit else { return };
+        let held = edit.held();
+        if held == 0 && self.held.is_none() {
+            return;
+        }
+        let buffered = self.held.get_or_insert_with(|| Buffered::none(&self.exchange.shared.buffered));
+        if !buffered.hold(held, &self.exchange.snapshot.plan.limits) {
+            edit.give_up();
+            self.held = None;
         }
     }
 
@@ -454,6 +483,7 @@ fn meter_for(content: Content, fields: &Fields, x: &Exchange) -> Meter {
         _ if encoded => Meter::off(),
         Content::Events => Meter::sse(operation).telling_id(x.keeps == Keeps::Answer),
         Content::Frames => Meter::event_stream(),
+        Content::Json if operation == Operation::Embeddings && x.dialect() == Dialect::Gemini => Meter::embeddings_of_google(),
         Content::Json => Meter::json(operation, fields),
         Content::Other => Meter::off(),
     }

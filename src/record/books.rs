@@ -70,6 +70,21 @@ pub struct EnergyUsed<'a> {
     pub joules_high: Joules,
 }
 
+/// How long the backend says that it took, by its own clock, and what was spent on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BackendTime {
+    /// Until its first byte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_token_ms: Option<u64>,
+    /// Until its last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_ms: Option<u64>,
+    /// Of the time from the beginning of the answering attempt to its first data what `first_token_ms` does not account for; where the
+    /// backend says only its total, the same of the whole answer. Left out where the client was slow to take it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_ms: Option<Millis>,
+}
+
 /// Grams of the whole exchange. `saved_grams` is `baseline_grams - grams`, and `waste_grams` is part of `grams`. The attempt that
 /// gave the answer is the last one, when the exchange is `complete` with a status of 2xx; all others are waste. The baseline is the
 /// answer's tokens with the coefficients of the decision's candidate of that name, at `carbon.baseline`; of its prompt tokens those
@@ -107,6 +122,9 @@ pub struct AttemptUsed<'a> {
     /// Status that the backend gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// The id that it was answered with, where another attempt followed; that of the last one is the record's.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub provider_request_id: Option<Text<'a>>,
     /// How long it took.
     #[serde(default)]
     pub ms: Millis,

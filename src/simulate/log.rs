@@ -92,6 +92,7 @@ impl Written<'_> {
         AccessRecord {
             narrowed: None,
             shadow: None,
+            backend_time: None,
             time: over.wall,
             instance: Text::from("simulate"),
             run: Text::from(run),
@@ -230,6 +231,7 @@ impl Written<'_> {
                 backend: Text::from(&*backend.name),
                 outcome: Text::from(outcome),
                 status,
+                provider_request_id: None,
                 ms: Millis::from(attempt.ended.saturating_sub(attempt.begun)),
                 input_tokens: attempt.tokens.map(|tokens| tokens.input),
                 cached_input_tokens: attempt.tokens.map(|tokens| tokens.cached).filter(|cached| *cached > 0),

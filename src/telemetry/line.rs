@@ -15,8 +15,8 @@ use crate::backend::PlacementKind;
 use crate::cost::{Costs, TokenPrices};
 use crate::grid::{Basis, Freshness, Quality, Signal};
 use crate::record::{
-    AccessRecord, AttemptUsed, CandidateUsed, Carbon, CarbonUsed, DecisionUsed, Emissions, EnergyUsed, NarrowedBy, ShadowUsed,
-    Text, UsageSource,
+    AccessRecord, AttemptUsed, BackendTime, CandidateUsed, Carbon, CarbonUsed, DecisionUsed, Emissions, EnergyUsed, NarrowedBy,
+    ShadowUsed, Text, UsageSource,
 };
 use crate::units::{Grams, GramsPerKwh, Joules, Pue, Usd};
 
@@ -119,7 +119,7 @@ fn write_record<'a>(
         time, instance, run, seq, generation, id, client_request_id, provider_request_id, route, policy, narrowed, key, method, path, status,
         request_bytes, response_bytes, operation, model, response_model, stream, backend, region, grid_zone, placement, placement_evidence, decision,
         shadow, carbon, input_tokens, output_tokens, cached_input_tokens, reasoning_tokens, usage_source, input_tokens_source, energy,
-        emissions, cost, attempts: _, first_token_ms, total_ms, budget_ms, within_budget, overhead_us, ended, error, simulated,
+        emissions, cost, attempts: _, first_token_ms, total_ms, backend_time, budget_ms, within_budget, overhead_us, ended, error, simulated,
     } = record;
     json.constant(b"{\"time\":");
     json.time(*time);
@@ -164,6 +164,7 @@ fn write_record<'a>(
         "attempts" always write_attempts, attempts_used;
         "first_token_ms" left_out Json::millis, *first_token_ms;
         "total_ms" always Json::millis, *total_ms;
+        "backend_time" left_out write_backend_time, backend_time;
         "budget_ms" left_out Json::millis, *budget_ms;
         "within_budget" left_out Json::boolean, *within_budget;
         "overhead_us" left_out Json::integer, *overhead_us;
@@ -278,9 +279,13 @@ fn write_candidates<'a, C: Iterator<Item: Borrow<CandidateUsed<'a>>>>(
     });
 }
 
-/// Rare, and of any combination of fields: left to the library.
+/// Rare, and of any combination of fields: left to the library, as the next one.
 fn write_narrowed(json: &mut Json, narrowed: &NarrowedBy<'_>) {
     json.raw(&serde_json::to_vec(narrowed).unwrap_or_default());
+}
+
+fn write_backend_time(json: &mut Json, time: &BackendTime) {
+    json.raw(&serde_json::to_vec(time).unwrap_or_default());
 }
 
 fn write_shadow(json: &mut Json, shadow: &ShadowUsed<'_>) {
@@ -426,7 +431,7 @@ fn write_attempts<'a>(json: &mut Json, attempts: impl Iterator<Item: Borrow<Atte
     json.list(attempts, |json, attempt: &AttemptUsed<'a>| {
         #[rustfmt::skip]
         let AttemptUsed {
-            backend, outcome, status, ms, input_tokens, cached_input_tokens, output_tokens, coefficient, joules, pue,
+            backend, outcome, status, provider_request_id, ms, input_tokens, cached_input_tokens, output_tokens, coefficient, joules, pue,
             intensity_g_per_kwh, grams, cost_usd,
         } = attempt;
         json.constant(b"{\"backend\":");
@@ -434,6 +439,7 @@ fn write_attempts<'a>(json: &mut Json, attempts: impl Iterator<Item: Borrow<Atte
         members! { json;
             "outcome" always Json::text, outcome;
             "status" left_out Json::integer, *status;
+            "provider_request_id" left_out Json::text, provider_request_id;
             "ms" always Json::millis, *ms;
             "input_tokens" left_out Json::integer, *input_tokens;
             "cached_input_tokens" left_out Json::integer, *cached_input_tokens;

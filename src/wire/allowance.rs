@@ -20,25 +20,37 @@ const TOKENS: [HeaderName; 3] = [
     HeaderName::from_static("anthropic-ratelimit-tokens-reset"),
 ];
 
-/// What a head says; empty where it says nothing that can be read.
-pub fn allowances(fields: &Fields, dialect: Dialect, now: impl Fn() -> Timestamp) -> Allowances {
+const INPUT_TOKENS: [HeaderName; 3] = [
+    HeaderName::from_static("anthropic-ratelimit-input-tokens-remaining"),
+    HeaderName::from_static("anthropic-ratelimit-input-tokens-limit"),
+    HeaderName::from_static("anthropic-ratelimit-input-tokens-reset"),
+];
+const OUTPUT_TOKENS: [HeaderName; 3] = [
+    HeaderName::from_static("anthropic-ratelimit-output-tokens-remaining"),
+    HeaderName::from_static("anthropic-ratelimit-output-tokens-limit"),
+    HeaderName::from_static("anthropic-ratelimit-output-tokens-reset"),
+];
+
+/// What a head says, if it says anything that can be read.
+pub fn allowances(fields: &Fields, dialect: Dialect, now: impl Fn() -> Timestamp) -> Option<Allowances> {
     if dialect == Dialect::Anthropic {
         let of = |[left, limit, reset]: &[HeaderName; 3]| {
             let until: Timestamp = fields.get_text(reset)?.parse().ok()?;
             let full_in = Duration::try_from(until.duration_since(now())).unwrap_or_default();
             Some(Allowance { left: number(fields.get_text(left)?)?, limit: fields.get_text(limit).and_then(number), full_in })
         };
-        return Allowances { requests: of(&REQUESTS), tokens: of(&TOKENS) };
+        let (input_tokens, output_tokens) = (of(&INPUT_TOKENS), of(&OUTPUT_TOKENS));
+        let said = Allowances { requests: of(&REQUESTS), tokens: of(&TOKENS), input_tokens, output_tokens };
+        return Some(said).filter(|said| *said != Allowances::default());
     }
     let of = |left: Name, limit: Name, reset: Name| {
         let full_in = span(fields.get_text(reset)?)?;
         Some(Allowance { left: number(fields.get_text(left)?)?, limit: fields.get_text(limit).and_then(number), full_in })
     };
     let (requests, tokens) = (Name::XRatelimitRemainingRequests, Name::XRatelimitRemainingTokens);
-    Allowances {
-        requests: of(requests, Name::XRatelimitLimitRequests, Name::XRatelimitResetRequests),
-        tokens: of(tokens, Name::XRatelimitLimitTokens, Name::XRatelimitResetTokens),
-    }
+    let requests = of(requests, Name::XRatelimitLimitRequests, Name::XRatelimitResetRequests);
+    let tokens = of(tokens, Name::XRatelimitLimitTokens, Name::XRatelimitResetTokens);
+    (requests.is_some() || tokens.is_some()).then_some(Allowances { requests, tokens, ..Allowances::default() })
 }
 
 /// A whole number; below none at all counts as none, as some services say it.
@@ -79,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    fn read(dialect: Dialect, given: &[(&'static str, &'static str)]) -> Allowances {
+    fn read(dialect: Dialect, given: &[(&'static str, &'static str)]) -> Option<Allowances> {
         let map = given.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         allowances(&Fields::of_map(&map.collect::<HeaderMap>()), dialect, || Timestamp::from_second(1_767_225_600).unwrap())
     }
@@ -106,8 +118,9 @@ mod tests {
         ];
         let read_as = read(Dialect::Openai, &openai);
         let bucket = |left, limit, millis| Some(Allowance { left, limit, full_in: Duration::from_millis(millis) });
-        assert_eq!(read_as, Allowances { requests: bucket(0, Some(100), 12), tokens: bucket(0, None, 360_000) });
-        assert_eq!(read(Dialect::Openai, &openai[..2]), Allowances::default(), "without its end it says nothing");
+        let both = |requests, tokens| Some(Allowances { requests, tokens, ..Allowances::default() });
+        assert_eq!(read_as, both(bucket(0, Some(100), 12), bucket(0, None, 360_000)));
+        assert_eq!(read(Dialect::Openai, &openai[..2]), None, "without its end it says nothing");
         let anthropic = [
             ("anthropic-ratelimit-requests-remaining", "7"),
             ("anthropic-ratelimit-requests-reset", "2026-01-01T00:00:30Z"),
@@ -115,8 +128,21 @@ mod tests {
             ("anthropic-ratelimit-tokens-remaining", "1000"),
             ("anthropic-ratelimit-tokens-reset", "2025-12-31T00:00:00Z"),
         ];
-        let read_as = read(Dialect::Anthropic, &anthropic);
-        assert_eq!(read_as, Allowances { requests: bucket(7, None, 30_000), tokens: bucket(1_000, Some(80_000), 0) });
+        assert_eq!(read(Dialect::Anthropic, &anthropic), both(bucket(7, None, 30_000), bucket(1_000, Some(80_000), 0)));
+        let apart = [
+            ("anthropic-ratelimit-input-tokens-remaining", "9000"),
+            ("anthropic-ratelimit-input-tokens-limit", "10000"),
+            ("anthropic-ratelimit-input-tokens-reset", "2026-01-01T00:00:06Z"),
+            ("anthropic-ratelimit-output-tokens-remaining", "0"),
+            ("anthropic-ratelimit-output-tokens-reset", "2026-01-01T00:01:00Z"),
+        ];
+        let expected = Allowances {
+            input_tokens: bucket(9_000, Some(10_000), 6_000),
+            output_tokens: bucket(0, None, 60_000),
+            ..Allowances::default()
+        };
+        assert_eq!(read(Dialect::Anthropic, &apart), Some(expected));
+        assert_eq!(read(Dialect::Openai, &apart), None);
     }
 
     proptest! {

@@ -48,6 +48,11 @@ impl EventFrames {
         !self.lost && (self.skip > 0 || !self.handed_out && !self.held.is_empty())
     }
 
+    /// Bytes of a frame that are held until it is whole.
+    pub(super) const fn held(&self) -> usize {
+        if self.handed_out { 0 } else { self.held.len() }
+    }
+
     /// Bytes of memory that it takes.
     #[cfg(test)]
     pub(super) const fn kept(&self) -> usize {

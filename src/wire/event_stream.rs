@@ -12,10 +12,13 @@ use super::Operation;
 use super::event_frames::{EventFrames, Piece};
 use super::events::{StreamError, piece_has_output};
 use super::json::members;
-use super::usage::{Usage, UsageSource, read};
+use super::usage::{Clocked, Usage, UsageSource, count, read};
 
 /// The largest frame that is looked into, in bytes. Those with text have some hundred; only pictures and sound make longer ones.
 const MOST: usize = 256 << 10;
+
+/// What the last piece of an invocation says of it besides the model's own words.
+const METRICS: &[u8] = b"amazon-bedrock-invocationMetrics";
 
 /// Reads one stream.
 #[derive(Debug)]
@@ -33,6 +36,7 @@ pub(super) struct Read {
     pub(super) saw_last: bool,
     pub(super) error: Option<StreamError>,
     usage: Usage,
+    pub(super) clocked: Clocked,
 }
 
 impl Default for EventStream {
@@ -80,7 +84,10 @@ impl Read {
             (Some("error"), _) => self.fail(""),
             (_, Some("chunk")) => self.chunk(payload),
             (_, Some("contentBlockDelta")) => self.with_output += 1,
-            (_, Some("metadata")) => self.take_usage(payload, b"usage", true),
+            (_, Some("metadata")) => {
+                self.take_usage(payload, b"usage", true);
+                self.take_times(payload, b"metrics");
+            }
             _ => {}
         }
     }
@@ -109,7 +116,23 @@ impl Read {
             self.take_usage(message, b"usage", false);
         }
         self.take_usage(&piece, b"usage", false);
-        self.take_usage(&piece, b"amazon-bedrock-invocationMetrics", true);
+        self.take_usage(&piece, METRICS, true);
+        self.take_times(&piece, METRICS);
+    }
+
+    /// What the backend says of its own time.
+    fn take_times(&mut self, object: &[u8], wanted: &[u8]) {
+        let Some((_, metrics)) = members(object).find(|(name, value)| *name == wanted && value.first() == Some(&b'{')) else {
+            return;
+        };
+        for (name, value) in members(metrics) {
+            let slot = match name {
+                b"firstByteLatency" => &mut self.clocked.first_byte_ms,
+                b"invocationLatency" | b"latencyMs" => &mut self.clocked.whole_ms,
+                _ => continue,
+            };
+            *slot = count(value).ok().flatten().or(*slot);
+        }
     }
 
     fn take_usage(&mut self, object: &[u8], wanted: &[u8], last: bool) {

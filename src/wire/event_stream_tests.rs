@@ -116,6 +116,23 @@ fn streams_are_read_wherever_they_are_cut() {
 }
 
 #[test]
+fn what_a_backend_says_of_its_own_time_is_read_wherever_it_is_cut() {
+    for (name, first_byte_ms, whole_ms) in
+        [("invoke-gpt-oss", Some(150), Some(420)), ("converse", None, Some(812)), ("converse-exception", None, None)]
+    {
+        let (_, stream, _) = cases().into_iter().find(|(other, ..)| *other == name).unwrap();
+        for cut in 0..stream.len() {
+            let mut meter = Meter::event_stream();
+            let (one, two) = stream.split_at(cut);
+            for chunk in [one, two] {
+                meter.feed(&Bytes::copy_from_slice(chunk));
+            }
+            assert_eq!(meter.clocked(), Clocked { first_byte_ms, whole_ms }, "{name} cut at {cut}");
+        }
+    }
+}
+
+#[test]
 fn a_stream_that_breaks_off_has_what_was_said_until_then() {
     let (_, stream, _) = cases().remove(0);
     let frames = |count: usize| {

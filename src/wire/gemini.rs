@@ -3,10 +3,14 @@
 //! What stands before `models/` says whose models they are, and on Vertex AI in which project and where; that is the backend's own, and
 //! belongs to its URL. A client may write anything there, since its SDK takes this gateway for one of many.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use http::Method;
+use serde::Deserialize;
 
 use super::bedrock::escaped;
-use super::json::members;
+use super::json::{Nest, Walk, after, members, skip_space};
 use super::usage::{Usage, count};
 use super::{Call, Named, Operation, decoded};
 
@@ -66,6 +70,55 @@ pub fn path(segment: &str, operation: Operation, streamed: bool, asked: &str) ->
     let fits = || VERBS.iter().filter(|(_, of, streams)| (*of, *streams) == (operation, streamed));
     let (name, _, _) = fits().find(|(name, _, _)| asked.as_deref() == Some(*name)).or_else(|| fits().next())?;
     Some(["/", MODELS, "/", segment, ":", name].concat())
+}
+
+/// What comes before a model's name in a body.
+const PREFIX: &str = "models/";
+/// The most names in a body that are put right; the service takes a hundred requests in a batch.
+const MOST_NAMES: usize = 1024;
+
+/// Where a body for embeddings names that model once more: itself, or in the requests of a batch. In order, in bytes, with the quotes;
+/// each is to become [`name_in_body`].
+pub fn names_in(body: &[u8], model: &str) -> Vec<Range<usize>> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    let is_it = |value: &[u8]| {
+        let name: Option<Text<'_>> = serde_json::from_slice(value).ok();
+        name.is_some_and(|Text(name)| name.strip_prefix(PREFIX).is_some_and(|name| name == model))
+    };
+    // Slices of the body, so that the distance between their beginnings is a place in it.
+    let place = |part: &[u8]| part.as_ptr().addr() - body.as_ptr().addr();
+    let found = |value: &[u8]| is_it(value).then(|| place(value)..place(value) + value.len());
+    let mut names = Vec::new();
+    for (name, value) in members(body.trim_ascii_start()) {
+        match name {
+            b"model" => names.extend(found(value)),
+            b"requests" => {
+                let of_one =
+                    |request: &[u8]| members(request).find(|(name, _)| *name == b"model").and_then(|(_, value)| found(value));
+                names.extend(objects(value).take(MOST_NAMES).filter_map(of_one));
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+/// The objects of an array, as long as there is nothing else in it.
+fn objects(array: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut at = after(array, 0, b'[');
+    std::iter::from_fn(move || {
+        let from = skip_space(array, at?);
+        let is_object = array.get(from) == Some(&b'{');
+        let Walk::Ended(end) = Some(Nest::default().walk(array, from)).filter(|_| is_object)? else { return None };
+        at = after(array, end, b',');
+        array.get(from..end)
+    })
+}
+
+/// A model's name, given as a JSON string, as it stands in a body.
+pub fn name_in_body(there: &[u8]) -> Vec<u8> {
+    [b"\"", PREFIX.as_bytes(), there.strip_prefix(b"\"").unwrap_or(there)].concat()
 }
 
 /// The verb that a path ends in, whatever its query.
@@ -199,6 +252,36 @@ mod tests {
     }
 
     #[test]
+    fn a_body_may_name_its_model_again() {
+        let renamed = |body: &str| {
+            let mut text = body.to_owned();
+            let with = String::from_utf8(name_in_body(b"\"there\\\"\"")).unwrap();
+            names_in(body.as_bytes(), "m@1").into_iter().rev().for_each(|at| text.replace_range(at, &with));
+            text
+        };
+        for (body, expected) in [
+            (r#" {"model": "models/m@1" ,"content":{}}"#, r#" {"model": "models/there\"" ,"content":{}}"#),
+            (
+                r#"{"content":{"model":"models/m@1"},"model":"models\/m@1"}"#,
+                r#"{"content":{"model":"models/m@1"},"model":"models/there\""}"#,
+            ),
+            (
+                r#"{"requests":[{"model":"models/m@1"}, {"content":[{"model":"models/m@1"}],"model":"models/m@1"},{"model":"models/other"}]}"#,
+                r#"{"requests":[{"model":"models/there\""}, {"content":[{"model":"models/m@1"}],"model":"models/there\""},{"model":"models/other"}]}"#,
+            ),
+        ] {
+            assert_eq!(renamed(body), expected);
+        }
+        for same in
+            [r#"{"model":"m@1"}"#, r#"{"model":"models/m"}"#, r#"{"requests":{"model":"models/m@1"}}"#, "", "[]", r#"{"model":"#]
+        {
+            assert_eq!(renamed(same), same);
+        }
+        let many = format!(r#"{{"requests":[{}]}}"#, vec![r#"{"model":"models/m@1"}"#; 2 * MOST_NAMES].join(","));
+        assert_eq!(names_in(many.as_bytes(), "m@1").len(), MOST_NAMES);
+    }
+
+    #[test]
     fn parts_are_summed_at_the_end() {
         let read = |said: &[&str]| {
             let mut counts = Counts::default();
@@ -220,6 +303,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn names_lie_within_any_body(body in r#"(\{|\}|\[|\]|"model"|"requests"|"models/m"|:|,|"| |\\){0,40}"#) {
+            let mut end = 0;
+            for name in names_in(body.as_bytes(), "m") {
+                prop_assert!(name.start >= end && &body[name.clone()] == "\"models/m\"");
+                end = name.end;
+            }
+        }
+
         #[test]
         fn what_is_escaped_is_read_again(model in "[a-z0-9:@._ %é-]{1,30}") {
             let path = path(&segment(&model), Operation::GenerateContent, true, "").unwrap();

@@ -16,6 +16,8 @@ pub(super) const USAGE_BYTES: usize = 4096;
 #[derive(Debug)]
 pub(super) struct UsageSearch {
     pub(super) operation: Operation,
+    /// Whether it is written as Gemini writes it.
+    of_google: bool,
     key: &'static [u8],
     finder: &'static Finder<'static>,
     /// Where a model's words may stand as JSON; boxed, because most are strings.
@@ -49,11 +51,21 @@ enum Search {
 
 impl UsageSearch {
     pub(super) fn new(operation: Operation) -> Self {
-        let key = if operation == Operation::GenerateContent { USAGE_METADATA_KEY } else { USAGE_KEY };
-        let in_strings =
-            matches!(operation, Operation::Chat | Operation::Completions | Operation::Responses | Operation::Embeddings);
+        Self::of(operation, operation == Operation::GenerateContent)
+    }
+
+    /// Of an answer of Gemini's, to whatever.
+    pub(super) fn of_google(operation: Operation) -> Self {
+        Self::of(operation, true)
+    }
+
+    fn of(operation: Operation, of_google: bool) -> Self {
+        let key = if of_google { USAGE_METADATA_KEY } else { USAGE_KEY };
+        let in_strings = !of_google
+            && matches!(operation, Operation::Chat | Operation::Completions | Operation::Responses | Operation::Embeddings);
         Self {
             operation,
+            of_google,
             key,
             finder: &USAGE,
             own: (!in_strings).then(Box::default),
@@ -176,7 +188,7 @@ impl UsageSearch {
     }
 
     fn take(&mut self, object: &[u8]) {
-        if let Some(own) = self.own.as_mut().filter(|_| self.operation == Operation::GenerateContent) {
+        if let Some(own) = self.own.as_mut().filter(|_| self.of_google) {
             own.counts.take(object);
             return;
         }

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::request::RequestFields;
 use super::stream_options::StreamOptions;
+use crate::backend::UsageMode;
 
 /// Bytes of the body to be replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,19 +25,22 @@ pub struct Splice {
 ///
 /// `upstream_model_json` is the backend's name for the model as a JSON string with its quotes, if it has one of its own;
 /// it is nothing to a body that names no model.
-/// `inject_usage` asks for usage on the stream where the client did not; it does nothing for a request that does not stream,
-/// because backends refuse the option there.
-pub fn edits(fields: &RequestFields, upstream_model_json: Option<&Bytes>, inject_usage: bool) -> SmallVec<[Splice; 2]> {
+/// `usage` asks for it on the stream where the client did not; it does nothing for a request that does not stream,
+/// because backends refuse the option there. A client that has options of its own is asked no more for than its usage at the end.
+pub fn edits(fields: &RequestFields, upstream_model_json: Option<&Bytes>, usage: UsageMode) -> SmallVec<[Splice; 2]> {
     let mut edits: SmallVec<[Splice; 2]> = SmallVec::new();
     if let Some(model) = upstream_model_json.filter(|_| !fields.model_span.is_empty()) {
         edits.push(Splice { at: fields.model_span.clone(), with: model.clone() });
     }
-    if inject_usage && fields.stream {
+    if usage != UsageMode::Never && fields.stream {
         match &fields.stream_options {
             // There is always a member before it, as the object has a model.
             StreamOptions::Absent => edits.push(Splice {
                 at: fields.object_end..fields.object_end,
-                with: Bytes::from_static(br#","stream_options":{"include_usage":true}"#),
+                with: Bytes::from_static(match usage {
+                    UsageMode::Continuous => br#","stream_options":{"include_usage":true,"continuous_usage_stats":true}"#,
+                    _ => br#","stream_options":{"include_usage":true}"#,
+                }),
             }),
             StreamOptions::NotAsked { at, with } => {
                 edits.push(Splice { at: at.clone(), with: Bytes::from_static(with.as_bytes()) });
@@ -105,13 +109,30 @@ mod tests {
         scan.finish().expect("well made")
     }
 
-    fn edited(body: &str, chunks: &[Bytes], model: Option<&str>, inject: bool) -> String {
+    fn edited(body: &str, chunks: &[Bytes], model: Option<&str>, usage: UsageMode) -> String {
         let model = model.map(|model| Bytes::from(Value::from(model).to_string()));
-        let edits = edits(&read(body), model.as_ref(), inject);
+        let edits = edits(&read(body), model.as_ref(), usage);
         let out = apply(chunks, &edits).concat();
         let expected = i64::try_from(body.len()).expect("short") + length_change(&edits);
         assert_eq!(i64::try_from(out.len()), Ok(expected));
         String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn each_event_is_asked_for_usage_unless_the_client_has_options_of_its_own() {
+        for (body, expected) in [
+            (
+                r#"{"model":"m","stream":true}"#,
+                r#"{"model":"m","stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true}}"#,
+            ),
+            (
+                r#"{"model":"m","stream":true,"stream_options":{"x":1}}"#,
+                r#"{"model":"m","stream":true,"stream_options":{"include_usage":true,"x":1}}"#,
+            ),
+            (r#"{"model":"m"}"#, r#"{"model":"m"}"#),
+        ] {
+            assert_eq!(edited(body, &[Bytes::copy_from_slice(body.as_bytes())], None, UsageMode::Continuous), expected);
+        }
     }
 
     #[test]
@@ -146,8 +167,8 @@ mod tests {
             (r#"{"model":"m","stream":false}"#, r#"{"model":"a/b","stream":false}"#),
         ];
         for (body, expected) in table {
-            assert_eq!(edited(body, &[Bytes::copy_from_slice(body.as_bytes())], Some("a/b"), true), expected);
-            assert_eq!(edited(body, &[Bytes::copy_from_slice(body.as_bytes())], None, false), body);
+            assert_eq!(edited(body, &[Bytes::copy_from_slice(body.as_bytes())], Some("a/b"), UsageMode::Inject), expected);
+            assert_eq!(edited(body, &[Bytes::copy_from_slice(body.as_bytes())], None, UsageMode::Never), body);
         }
     }
 
@@ -155,7 +176,7 @@ mod tests {
     fn chunks_are_sliced_and_not_copied() {
         let body = Bytes::from_static(br#"{"model":"m","stream":true}"#);
         let fields = read(r#"{"model":"m","stream":true}"#);
-        let out = apply(std::slice::from_ref(&body), &edits(&fields, Some(&Bytes::from_static(b"\"x\"")), true));
+        let out = apply(std::slice::from_ref(&body), &edits(&fields, Some(&Bytes::from_static(b"\"x\"")), UsageMode::Inject));
         assert_eq!(out[0].as_ptr(), body.as_ptr());
         assert_eq!(out[2].as_ptr(), body[12..].as_ptr());
         assert_eq!(out.len(), 5);
@@ -177,14 +198,15 @@ mod tests {
             ];
             let body = format!("{{{}}} ", order.map(|place| members[place].clone()).join(" , "));
             let chunks: Vec<Bytes> = body.as_bytes().chunks(size).map(Bytes::copy_from_slice).collect();
-            let out = edited(&body, &chunks, upstream.as_deref(), inject);
-            prop_assert_eq!(&out, &edited(&body, &[Bytes::from(body.clone())], upstream.as_deref(), inject));
+            let usage = if inject { UsageMode::Inject } else { UsageMode::Never };
+            let out = edited(&body, &chunks, upstream.as_deref(), usage);
+            prop_assert_eq!(&out, &edited(&body, &[Bytes::from(body.clone())], upstream.as_deref(), usage));
 
             let mut expected: Value = serde_json::from_str(&body).expect("json");
             if let Some(upstream) = &upstream { expected["model"] = upstream.as_str().into(); }
             if inject { expected["stream_options"]["include_usage"] = true.into(); }
             prop_assert_eq!(serde_json::from_str::<Value>(&out).expect("json"), expected);
-            let edits = edits(&read(&body), None, inject);
+            let edits = edits(&read(&body), None, usage);
             prop_assert!(edits.windows(2).all(|pair| pair[0].at.end <= pair[1].at.start));
         }
 

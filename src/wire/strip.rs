@@ -1,15 +1,18 @@
-//! Takes out of a stream the one event that Windward itself asked for.
+//! Takes out of a stream what Windward itself asked for.
 //!
 //! Where `include_usage` was spliced into a request, the backend sends one more event, without choices, and some clients index the
-//! first choice of every event. A client that did not ask must not get it. Only here do bytes leave at event borders; every other
-//! stream is forwarded as it comes.
+//! first choice of every event; where `continuous_usage_stats` was, every event has its usage, which some clients add up. A client that
+//! did not ask must get neither. Only here do bytes leave at event borders; every other stream is forwarded as it comes.
+
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
+use super::events::members;
 use super::json::{USAGE, USAGE_KEY, after};
 use super::sse::{EventBorders, data_lines};
 
@@ -27,12 +30,44 @@ pub struct UsageStripper {
     passing: bool,
     last_was_stripped: bool,
     passed_unread: bool,
+    asked_for: AskedFor,
+}
+
+/// What has to be taken out again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum AskedFor {
+    /// The event of its own.
+    #[default]
+    Event,
+    /// And what the events with choices say.
+    Each,
+}
+
+/// What becomes of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    Goes,
+    /// All but these bytes of it stay.
+    Loses(Range<usize>),
 }
 
 impl UsageStripper {
     /// Before the first byte.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, and what every other event says of usage goes as well.
+    pub fn of_each() -> Self {
+        Self { asked_for: AskedFor::Each, ..Self::default() }
+    }
+
+    fn fate(&self, event: &[u8]) -> Fate {
+        if is_usage_event(event) {
+            return Fate::Goes;
+        }
+        Some(event).filter(|_| self.asked_for == AskedFor::Each).and_then(usage_in).map_or(Fate::Stays, Fate::Loses)
     }
 
     /// What of the chunk, and of what was held before it, may leave now.
@@ -44,36 +79,48 @@ impl UsageStripper {
         // The bytes from here up to `event` are to leave; a late LF goes the way of the event that it completes.
         let mut keep = if between_events && self.last_was_stripped { at } else { 0 };
         while let Some(end) = self.borders.next(chunk, at) {
-            let strip = if self.passing {
-                false
+            let fate = if self.passing {
+                Fate::Stays
             } else if self.held.is_empty() {
-                is_usage_event(&chunk[event..end])
+                let fate = self.fate(&chunk[event..end]);
+                match &fate {
+                    Fate::Stays => {}
+                    Fate::Goes => {
+                        push(&mut out, chunk, keep..event);
+                        keep = end;
+                    }
+                    Fate::Loses(part) => {
+                        push(&mut out, chunk, keep..event + part.start);
+                        keep = event + part.end;
+                    }
+                }
+                fate
             } else {
                 self.held.extend_from_slice(&chunk[event..end]);
                 keep = end;
                 let whole = self.held.split().freeze();
-                let strip = is_usage_event(&whole);
-                if !strip {
-                    out.push(whole);
-                }
-                strip
+                let fate = self.fate(&whole);
+                leave(&mut out, &whole, &fate);
+                fate
             };
-            if strip {
-                push(&mut out, chunk, keep..event);
-                keep = end;
-            }
             self.passing = false;
-            self.last_was_stripped = strip;
+            self.last_was_stripped = fate == Fate::Goes;
             (at, event) = (end, end);
         }
         self.hold(chunk, event, keep, &mut out);
+        if self.asked_for == AskedFor::Each && out.len() > 1 {
+            // Two pieces of every event would be two writes of each.
+            out = smallvec![Bytes::from(out.concat())];
+        }
         out
     }
 
-    /// What was still held when the stream ended: an event without its empty line.
-    pub fn finish(&mut self) -> Option<Bytes> {
+    /// What was still held when the stream ended, of an event without its empty line.
+    pub fn finish(&mut self) -> SmallVec<[Bytes; 4]> {
         let rest = self.held.split().freeze();
-        (!rest.is_empty() && !is_usage_event(&rest)).then_some(rest)
+        let mut out = SmallVec::new();
+        leave(&mut out, &rest, &self.fate(&rest));
+        out
     }
 
     /// Whether an event was too large to be held and passed on unread.
@@ -100,7 +147,19 @@ impl UsageStripper {
     }
 }
 
-fn push(out: &mut SmallVec<[Bytes; 4]>, chunk: &Bytes, range: std::ops::Range<usize>) {
+/// Gives out what stays of an event.
+fn leave(out: &mut SmallVec<[Bytes; 4]>, event: &Bytes, fate: &Fate) {
+    match fate {
+        Fate::Stays => push(out, event, 0..event.len()),
+        Fate::Goes => {}
+        Fate::Loses(part) => {
+            push(out, event, 0..part.start);
+            push(out, event, part.end..event.len());
+        }
+    }
+}
+
+fn push(out: &mut SmallVec<[Bytes; 4]>, chunk: &Bytes, range: Range<usize>) {
     if !range.is_empty() {
         out.push(chunk.slice(range));
     }
@@ -115,10 +174,7 @@ fn is_usage_event(event: &[u8]) -> bool {
         #[serde(borrow)]
         usage: &'a RawValue,
     }
-    let has_usage = USAGE
-        .find_iter(event)
-        .any(|found| after(event, found + USAGE_KEY.len(), b':').is_some_and(|value| after(event, value, b'{').is_some()));
-    if !has_usage {
+    if !may_have_usage(event) {
         return false;
     }
     let lines = data_lines(event);
@@ -133,6 +189,36 @@ fn is_usage_event(event: &[u8]) -> bool {
     serde_json::from_slice::<Chunk<'_>>(data).is_ok_and(|chunk| chunk.choices.is_empty() && chunk.usage.get().starts_with('{'))
 }
 
+/// Whether an event has usage anywhere, be it in what the model says.
+fn may_have_usage(event: &[u8]) -> bool {
+    let is_one =
+        |found: usize| after(event, found + USAGE_KEY.len(), b':').is_some_and(|value| after(event, value, b'{').is_some());
+    USAGE.find_iter(event).any(is_one)
+}
+
+/// The place of the member `usage` of an event's object, with the comma that goes with it. None of an event whose data is in more than one
+/// line: no backend that has such usage writes it so.
+fn usage_in(event: &[u8]) -> Option<Range<usize>> {
+    if !may_have_usage(event) {
+        return None;
+    }
+    let lines = data_lines(event);
+    let [data] = &lines[..] else { return None };
+    // Slices of the event, so that the distance between their beginnings is a place in it.
+    let place = |part: &[u8]| part.as_ptr().addr() - event.as_ptr().addr();
+    let (name, value) = members(data).find(|(name, value)| *name == b"usage" && value.first() == Some(&b'{'))?;
+    let (from, to) = (place(name) - 1, place(value) + value.len());
+    if value.last() != Some(&b'}') {
+        return None;
+    }
+    let before = event.get(..from)?.trim_ascii_end();
+    if before.last() == Some(&b',') {
+        return Some(before.len() - 1..to);
+    }
+    // The first member of its object: the comma behind it goes, if there is one.
+    Some(from..after(event, to, b',').unwrap_or(to))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -140,7 +226,10 @@ mod tests {
     use super::*;
 
     fn strip(chunks: &[&[u8]]) -> Vec<u8> {
-        let mut stripper = UsageStripper::new();
+        strip_by(UsageStripper::new(), chunks)
+    }
+
+    fn strip_by(mut stripper: UsageStripper, chunks: &[&[u8]]) -> Vec<u8> {
         let mut out: Vec<u8> = Vec::new();
         for chunk in chunks {
             for bytes in stripper.feed(&Bytes::copy_from_slice(chunk)) {
@@ -148,7 +237,7 @@ mod tests {
                 out.extend_from_slice(&bytes);
             }
         }
-        out.extend(stripper.finish().unwrap_or_default());
+        out.extend(stripper.finish().concat());
         out
     }
 
@@ -176,6 +265,34 @@ mod tests {
     }
 
     #[test]
+    fn what_every_event_says_of_usage_goes_wherever_it_stands() {
+        let usage = r#""usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}"#;
+        let spaced = r#""usage" : { "prompt_tokens" : 3 }"#;
+        let said = r#"{"delta":{"content":"\"usage\":{\"a\":1}"}}"#;
+        let deep = r#"{"delta":{"tool_calls":[{"usage":{"a":1}}]}}"#;
+        for (with, without) in [
+            (format!(r#"{{"id":"c","choices":[{said}],{usage}}}"#), format!(r#"{{"id":"c","choices":[{said}]}}"#)),
+            (format!(r#"{{{usage},"choices":[{deep}]}}"#), format!(r#"{{"choices":[{deep}]}}"#)),
+            (format!(r#"{{ {spaced} , "choices":[{{}}] }}"#), r#"{  "choices":[{}] }"#.to_owned()),
+            (format!(r#"{{"a":1 , {spaced} , "choices":[{{}}]}}"#), r#"{"a":1  , "choices":[{}]}"#.to_owned()),
+            (r#"{"choices":[{}],"usage":null}"#.to_owned(), r#"{"choices":[{}],"usage":null}"#.to_owned()),
+            (format!(r#"{{"choices":[],{usage}}}"#), String::new()),
+        ] {
+            let event = |data: &str| if data.is_empty() { String::new() } else { format!("data: {data}\n\n") };
+            let end = "data: [DONE]\n\n";
+            let (stream, expected) = (event(&with) + &event(&with) + end, event(&without) + &event(&without) + end);
+            for cut in 0..=stream.len() {
+                let (one, two) = stream.as_bytes().split_at(cut);
+                let out = strip_by(UsageStripper::of_each(), &[one, two]);
+                assert_eq!(String::from_utf8(out).unwrap(), expected, "cut at {cut}");
+            }
+            let parsed: Option<serde_json::Value> =
+                Some(&without).filter(|text| !text.is_empty()).map(|text| serde_json::from_str(text).unwrap());
+            assert!(parsed.is_none_or(|parsed| parsed["usage"].is_null()));
+        }
+    }
+
+    #[test]
     fn whole_events_are_passed_without_a_copy() {
         let mut stripper = UsageStripper::new();
         let chunk = Bytes::from(format!("data: 1\n\ndata: 2\n\n{USAGE_EVENT}\n\ndata: [DONE]\n\n"));
@@ -184,7 +301,7 @@ mod tests {
         assert_eq!(out[0].as_ptr(), chunk.as_ptr());
         assert_eq!(&out[0][..], b"data: 1\n\ndata: 2\n\n");
         assert_eq!(&out[1][..], b"data: [DONE]\n\n");
-        assert_eq!(stripper.finish(), None);
+        assert!(stripper.finish().is_empty());
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub use super::events::StreamError;
 /// Where Bedrock says how many tokens went into a model, and came out of it.
 const INPUT_TOKENS: &[u8] = b"x-amzn-bedrock-input-token-count";
 const OUTPUT_TOKENS: &[u8] = b"x-amzn-bedrock-output-token-count";
+/// Where it says how long that took, in milliseconds.
+const LATENCY: &[u8] = b"x-amzn-bedrock-invocation-latency";
 
 /// Tokens of one exchange; `None` is unknown, which is never the same as none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +59,15 @@ impl Usage {
     }
 }
 
+/// What a backend says of its own time, in milliseconds by its own clock. What passed besides was spent on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clocked {
+    /// Until its first byte.
+    pub first_byte_ms: Option<u64>,
+    /// Until its last.
+    pub whole_ms: Option<u64>,
+}
+
 /// How the tokens came to be known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -82,6 +93,7 @@ pub struct Meter {
     frames: Option<Box<EventStream>>,
     /// What the head of the response said.
     by_head: Option<Usage>,
+    latency_by_head: Option<u64>,
     any_byte: bool,
 }
 
@@ -111,7 +123,15 @@ impl Meter {
     pub fn json(operation: Operation, fields: &Fields) -> Self {
         let (beginning, usage) = (Some(Beginning::default()), Some(UsageSearch::new(operation)));
         let elements = (operation == Operation::GenerateContent).then(Box::default);
-        Self { events: None, beginning, usage, elements, frames: None, by_head: by_head(fields), any_byte: false }
+        // Elsewhere no head says anything of tokens.
+        let (by_head, latency_by_head) = if operation == Operation::InvokeModel { by_head(fields) } else { (None, None) };
+        Self { events: None, beginning, usage, elements, frames: None, by_head, latency_by_head, any_byte: false }
+    }
+
+    /// For a JSON body of Gemini's with embeddings.
+    pub fn embeddings_of_google() -> Self {
+        let usage = Some(UsageSearch::of_google(Operation::Embeddings));
+        Self { beginning: Some(Beginning::default()), usage, ..Self::off() }
     }
 
     /// For a JSON body that is no answer of a model: what it is about.
@@ -121,7 +141,22 @@ impl Meter {
 
     /// For a body that cannot be read, because it is compressed or of another type.
     pub const fn off() -> Self {
-        Self { events: None, beginning: None, usage: None, elements: None, frames: None, by_head: None, any_byte: false }
+        Self {
+            events: None,
+            beginning: None,
+            usage: None,
+            elements: None,
+            frames: None,
+            by_head: None,
+            latency_by_head: None,
+            any_byte: false,
+        }
+    }
+
+    /// What the backend says of its own time. To be asked at the end.
+    pub fn clocked(&self) -> Clocked {
+        let by_head = Clocked { whole_ms: self.latency_by_head, ..Clocked::default() };
+        self.frames.as_ref().map_or(by_head, |frames| frames.read().clocked)
     }
 
     /// Looks at a chunk that was forwarded.
@@ -249,18 +284,20 @@ impl Meter {
 }
 
 /// What Bedrock says in the head of an answer to InvokeModel, whose body is the model's own.
-fn by_head(fields: &Fields) -> Option<Usage> {
-    let (mut input_tokens, mut output_tokens) = (None, None);
-    // In one pass over the few whose names are not known: nearly every answer says it in its body, and pays only for that look.
+fn by_head(fields: &Fields) -> (Option<Usage>, Option<u64>) {
+    let (mut input_tokens, mut output_tokens, mut latency) = (None, None, None);
+    // In one pass over the few whose names are not known: many an answer says it in its body, and pays only for that look.
     for field in fields.iter().filter(|field| field.known.is_none()) {
         let place = match field.name {
             name if name.eq_ignore_ascii_case(INPUT_TOKENS) => &mut input_tokens,
             name if name.eq_ignore_ascii_case(OUTPUT_TOKENS) => &mut output_tokens,
+            name if name.eq_ignore_ascii_case(LATENCY) => &mut latency,
             _ => continue,
         };
         *place = place.or_else(|| count(field.value).ok().flatten());
     }
-    (input_tokens.is_some() || output_tokens.is_some()).then(|| Usage { input_tokens, output_tokens, ..Usage::default() })
+    let usage = Usage { input_tokens, output_tokens, ..Usage::default() };
+    (Some(usage).filter(|usage| *usage != Usage::default()), latency)
 }
 
 /// Reads a usage object of any API; `None` where it is another thing of that name (a tool's parameter, say). Chat and completions

@@ -102,12 +102,16 @@ fn cases() -> Vec<(&'static str, &'static [u8], Expected)> {
 }
 
 #[test]
-fn streams_are_metered_whole_and_byte_by_byte() {
+fn streams_are_metered_wherever_they_are_cut() {
     for (name, stream, expected) in cases() {
         let expected_all = (expected.usage, expected.source, true);
         assert_eq!(meter(Meter::sse(expected.operation), &[stream]), expected_all, "{name}");
         let bytes: Vec<&[u8]> = stream.chunks(1).collect();
         assert_eq!(meter(Meter::sse(expected.operation), &bytes), expected_all, "{name} by bytes");
+        for cut in 0..stream.len() {
+            let (one, two) = stream.split_at(cut);
+            assert_eq!(meter(Meter::sse(expected.operation), &[one, two]), expected_all, "{name} cut at {cut}");
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use windward::backend::UsageMode;
 use windward::carbon::file::{FileOptions, parse};
 use windward::clock::{Clock, SystemClock};
 use windward::config::{self, Env, Files};
@@ -68,8 +69,15 @@ pub fn sse(data: &[u8]) {
             assert_eq!(whole.finish(), cut.finish());
         }
     }
+    for stripper in [UsageStripper::new as fn() -> UsageStripper, UsageStripper::of_each] {
+        strips(stripper, how, stream);
+    }
+}
+
+/// What is left out of a stream is usage alone, wherever the network cut it.
+fn strips(new: fn() -> UsageStripper, how: u8, stream: &[u8]) {
     let strip = |chunks: &mut dyn Iterator<Item = &[u8]>| {
-        let mut stripper = UsageStripper::new();
+        let mut stripper = new();
         let mut out = Vec::new();
         for chunk in chunks {
             stripper.feed(&Bytes::copy_from_slice(chunk)).iter().for_each(|bytes| out.extend_from_slice(bytes));
@@ -135,7 +143,7 @@ pub fn request(data: &[u8]) {
 
     let chunks: Vec<Bytes> = pieces(body, how).map(Bytes::copy_from_slice).collect();
     let name = Bytes::from_static(br#""another \"name\"""#);
-    let edits = edits(&fields, Some(&name), true);
+    let edits = edits(&fields, Some(&name), UsageMode::Inject);
     let edited = apply(&chunks, &edits).concat();
     assert_eq!(i64::try_from(edited.len()).unwrap() - i64::try_from(body.len()).unwrap(), length_change(&edits));
     // The scan is no validator: what is wrong deeper inside is the backend's to refuse. What was right must stay so.

@@ -99,9 +99,24 @@ fn every_verb_is_sent_to_the_backends_own_project_and_metered() {
     assert_eq!((answer.status, answer.json()["totalTokens"].as_u64()), (200, Some(8)));
     let record = proxy.record();
     assert_eq!((&record["gen_ai.operation.name"], record["emissions"]["grams"].as_f64()), (&"count_tokens".into(), Some(0.0)));
-    let embed = r#"{"model":"models/flash","content":{"parts":[{"text":"The wind"}]}}"#;
-    assert_eq!(ask(&proxy, "/v1beta/models/flash:embedContent", "", embed).status, 200);
-    let paths: Vec<String> = fleet.rows(8).into_iter().map(|(path, _)| path).collect();
+    let one = r#"{"model":"models/flash","content":{"parts":[{"text":"The wind"}]}}"#;
+    let batch = format!(r#"{{"requests":[{one},{one}]}}"#);
+    // The body of either names the model once more, and the region holds it to its path.
+    for (verb, body, input) in [("embedContent", one, 2), ("batchEmbedContents", &batch, 4)] {
+        let answer = ask(&proxy, &format!("/v1beta/models/flash:{verb}"), "", body);
+        assert_eq!(answer.status, 200, "{verb}: {}", answer.text());
+        let record = proxy.record();
+        assert_eq!((&record["gen_ai.operation.name"], record["usage_source"].as_str()), (&"embeddings".into(), Some("reported")));
+        assert_eq!(record["gen_ai.usage.input_tokens"], input, "{verb}: {record}");
+        assert!(record["emissions"]["grams"].as_f64().is_some_and(|grams| grams > 0.0), "{record}");
+    }
+    let count = r#"{"model":"flash","messages":[{"role":"user","content":"Which way?"}]}"#;
+    let answer = ask(&proxy, &format!("{vertex}/anthropic/models/count-tokens:rawPredict"), "", count);
+    assert_eq!((answer.status, answer.json()["input_tokens"].as_u64()), (200, Some(3)), "{}", answer.text());
+    let record = proxy.record();
+    assert_eq!((&record["gen_ai.operation.name"], record["emissions"]["grams"].as_f64()), (&"count_tokens".into(), Some(0.0)));
+    assert_eq!(record["gen_ai.request.model"], "flash");
+    let paths: Vec<String> = fleet.rows(10).into_iter().map(|(path, _)| path).collect();
     assert_eq!(paths[0], format!("{THERE}/models/flash-there@001:generateContent"), "the name there, and the project");
     assert!(paths.iter().all(|path| path.starts_with(THERE)), "{paths:?}");
 }

@@ -49,6 +49,45 @@ fn an_event_is_passed_on_before_the_next_exists() {
 }
 
 #[test]
+fn a_stream_that_says_its_usage_as_it_goes_has_said_it_when_it_breaks() {
+    let event = |text: &str, usage: &str| format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]{usage}}}\n\n");
+    let so_far = |tokens: u32| {
+        format!(",\"usage\":{{\"prompt_tokens\":11,\"total_tokens\":{},\"completion_tokens\":{tokens}}}", 11 + tokens)
+    };
+    let events = [event("", &so_far(0)), event("Hel", &so_far(3)), event("lo", &so_far(5))];
+    let peer = Peer::start(move |_, stream| {
+        begin_events(stream);
+        for event in &events {
+            chunk(stream, event.as_bytes());
+        }
+        Then::Close
+    });
+    let proxy = Harness::start(&[("vllm", peer.address, "usage: continuous")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", STREAM);
+    let last = event("lo", "");
+    let seen = client.read_until(&last);
+    assert!(seen.contains(&event("Hel", "")) && !seen.contains("usage"), "{seen}");
+    let options = peer.next().json()["stream_options"].clone();
+    assert_eq!((&options["include_usage"], &options["continuous_usage_stats"]), (&true.into(), &true.into()));
+    let record = proxy.record();
+    let counts = [&record["gen_ai.usage.input_tokens"], &record["gen_ai.usage.output_tokens"]];
+    assert_eq!((counts, &record["usage_source"]), ([&11.into(), &5.into()], &"reported".into()), "five tokens in two events");
+    assert_eq!(record["ended"], "upstream_broke");
+
+    // A client that asks by itself is the backend's own affair, also where it asks for less.
+    let peer = Peer::answering("200 OK", "{}");
+    let proxy = Harness::start(&[("vllm", peer.address, "usage: continuous")], "");
+    for options in [r#"{"include_usage":true}"#, r#"{"include_usage":true,"continuous_usage_stats":false}"#] {
+        let body = format!(r#"{{"model":"m","stream":true,"stream_options":{options}}}"#);
+        let mut client = Client::connect(proxy.address);
+        client.post("/v1/chat/completions", "", &body);
+        client.answer();
+        assert_eq!(peer.next().body, body.as_bytes());
+    }
+}
+
+#[test]
 fn a_client_that_asked_for_usage_gets_the_bytes_as_they_came() {
     let (peer, go) = in_two_parts();
     go.send(()).unwrap();

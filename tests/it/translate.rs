@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use windward::fleet::Patch;
 
 use super::support::peer::{Then, chunk, end_chunks, respond};
-use super::support::{Answer, Client, Fleet, Harness, Peer};
+use super::support::{Answer, Client, Fleet, Harness, Peer, text};
 
 const FLEET: &str = r"
 models: [a.claude]
@@ -444,4 +444,43 @@ fn who_cannot_be_asked_in_its_words_is_no_candidate() {
     assert_eq!(ask(&proxy, "/v1/embeddings", &json!({"model": "claude", "input": "x"})).status, 200);
     assert_eq!(ask(&proxy, "/v1/files", &json!({})).status, 200, "home is who needs no translation");
     assert!(!bedrock.saw_more());
+}
+
+#[test]
+fn an_answer_that_there_is_no_room_to_hold_is_cut_and_blames_nobody() {
+    // Half of a pair stands for no character, and passes as the model wrote it.
+    let whole = |text: &str| {
+        let content = format!(
+            r#"{{"output":{{"message":{{"content":[{{"text":"{text}"}},{{"text":"\ud83d"}}]}}}},"stopReason":"end_turn","#
+        );
+        content + r#""usage":{"inputTokens":3,"outputTokens":4}}"#
+    };
+    let (long, short) = (whole(&"wind ".repeat(60_000)), whole("wind"));
+    let peer = Peer::start(move |seen, stream| {
+        let is_long = seen.json()["messages"][0]["content"][0]["text"] == "long";
+        respond(stream, "200 OK", "content-type: application/json\r\n", if is_long { &long } else { &short }.as_bytes());
+        Then::Next
+    });
+    let backends = [("bedrock", peer.address, BEDROCK), ("spare", Peer::nobody(), BEDROCK)];
+    let proxy = Harness::of(|log| {
+        text(log, "limits: { body: 64KiB, buffered: 200KiB }", &backends, "dialect: openai\n    policy: in_order")
+    });
+    for (prompt, error, ended) in [
+        ("long", json!("no_room_to_translate"), "upstream_broke"),
+        ("short", Value::Null, "complete"),
+        ("long", json!("no_room_to_translate"), "upstream_broke"),
+    ] {
+        let mut client = Client::connect(proxy.address);
+        let body = json!({"model": "claude", "messages": [{"role": "user", "content": prompt}]});
+        client.post("/v1/chat/completions", "connection: close\r\n", &body.to_string());
+        let seen = client.read_to_end();
+        assert_eq!(seen.contains(r#""content":"wind\ud83d""#), prompt == "short", "{seen}");
+        let record = proxy.record();
+        assert_eq!(
+            (&record["error"], &record["ended"], &record["backend"]),
+            (&error, &ended.into(), &"bedrock".into()),
+            "{record}"
+        );
+    }
+    assert_eq!(proxy.backend("bedrock")["failures"], 0);
 }

@@ -37,7 +37,7 @@ struct Choice<'a> {
 #[derive(Serialize)]
 struct Reply<'a> {
     role: &'static str,
-    content: Option<String>,
+    content: Option<Box<RawValue>>,
     refusal: (),
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<Call<'a>>,
@@ -104,7 +104,10 @@ pub(super) fn whole(body: &[u8], of: &Occasion) -> Result<Vec<u8>, Broken> {
     let (mut content, mut tool_calls) = (None, Vec::new());
     for said in answer.output.message.content {
         match said {
-            Said::Text(text) => content.get_or_insert_with(String::new).push_str(&text),
+            Said::Text(text) => {
+                let inside = text.get().strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+                content.get_or_insert_with(|| "\"".to_owned()).push_str(inside.ok_or(Broken("a text is none"))?);
+            }
             Said::ToolUse { tool_use_id: id, name, input } => {
                 tool_calls.push(Call { id, r#type: "function", function: Function { name, arguments: input.get() } });
             }
@@ -112,8 +115,9 @@ pub(super) fn whole(body: &[u8], of: &Occasion) -> Result<Vec<u8>, Broken> {
         }
     }
     if tool_calls.is_empty() {
-        content.get_or_insert_default();
+        content.get_or_insert_with(|| "\"".to_owned());
     }
+    let content = content.map(|text| RawValue::from_string(text + "\"")).transpose().map_err(|_| Broken("a text is none"))?;
     let message = Reply { role: "assistant", content, refusal: (), tool_calls };
     let finish_reason = finish_reason(&answer.stop_reason)?;
     Ok(super::document::written(&Completion {

@@ -227,7 +227,7 @@ fn parts<'a>(
 ) -> Result<Vec<Block<'a>>, Refusal> {
     let at = &at.member("content");
     if is_string(value) {
-        return Ok(if is_blank(value, at)? { Vec::new() } else { vec![Block::Text(value)] });
+        return Ok(if is_blank(value) { Vec::new() } else { vec![Block::Text(value)] });
     }
     let parts = list(value, at).map_err(|_| at.refuse("must be a string or an array"))?;
     let mut blocks = Vec::with_capacity(parts.len());
@@ -237,7 +237,7 @@ fn parts<'a>(
         let kind = part.text("type", at)?.ok_or_else(|| at.member("type").refuse("is missing"))?;
         if kind == "text" {
             let text = part.required("text", at)?;
-            if !is_blank(text, &at.member("text"))? {
+            if !is_blank(text) {
                 blocks.push(Block::Text(text));
             }
         } else {
@@ -354,7 +354,7 @@ fn tool<'a>(value: Raw<'a>, at: &Path<'_>) -> Result<Tool<'a>, Refusal> {
     let strict = function.take("strict").map(|value| flag(value, &place.member("strict"))).transpose()?.unwrap_or(false);
     function.done(place)?;
     tool.done(at)?;
-    let blank = description.map(|text| is_blank(text, &place.member("description"))).transpose()?.unwrap_or(true);
+    let blank = description.is_none_or(is_blank);
     Ok(Tool::ToolSpec { name, description: description.filter(|_| !blank), input_schema, strict })
 }
 

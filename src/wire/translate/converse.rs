@@ -189,8 +189,9 @@ pub(super) struct Message<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(super) enum Said<'a> {
+    /// As it was written.
     #[serde(borrow)]
-    Text(Cow<'a, str>),
+    Text(Raw<'a>),
     ToolUse {
         #[serde(borrow)]
         tool_use_id: Cow<'a, str>,

@@ -222,10 +222,12 @@ impl<'de> Visitor<'de> for Listed {
     }
 }
 
-/// A string without its escapes.
+/// A string without its escapes. One that is well made and stands for no text has an escape for one half of a surrogate pair; as long as
+/// nobody has to read it, it passes as it was written.
 pub(super) fn text<'a>(value: Raw<'a>, at: &Path<'_>) -> Result<Cow<'a, str>, Refusal> {
     let text: Result<Key<'a>, _> = serde_json::from_str(value.get());
-    text.map(|Key(text)| text).map_err(|_| at.refuse("must be a string"))
+    let why = if is_string(value) { "has half of a surrogate pair, which is no text" } else { "must be a string" };
+    text.map(|Key(text)| text).map_err(|_| at.refuse(why))
 }
 
 /// A string as it was written, to be written so again.
@@ -238,10 +240,11 @@ pub(super) fn is_string(value: Raw<'_>) -> bool {
 }
 
 /// Whether a string has nothing but white space. Most are known by their first letter.
-pub(super) fn is_blank(value: Raw<'_>, at: &Path<'_>) -> Result<bool, Refusal> {
+pub(super) fn is_blank(value: Raw<'_>) -> bool {
     match value.get().trim_start_matches('"').trim_start().chars().next() {
-        None | Some('"' | '\\') => Ok(text(value, at)?.trim().is_empty()),
-        Some(_) => Ok(false),
+        // What stands for no text is not blank.
+        None | Some('"' | '\\') => text(value, &Path::Root).is_ok_and(|text| text.trim().is_empty()),
+        Some(_) => false,
     }
 }
 
@@ -305,6 +308,16 @@ mod tests {
         let body = format!("{{\"{}\":1}}", "\u{e9}".repeat(1000));
         let refusal = Object::of_body(body.as_bytes()).ok().unwrap().done(&Path::Root).unwrap_err();
         assert_eq!(refusal.field, format!("{}..", "\u{e9}".repeat(LONGEST_NAME)));
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_passes_as_it_was_written_and_is_no_text_where_one_is_read() {
+        let raw = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
+        let half = raw(r#""\ud83d""#);
+        assert_eq!(text(&half, &Path::Root).unwrap_err().why, "has half of a surrogate pair, which is no text");
+        assert!(!is_blank(&half) && is_text(&half, &Path::Root).is_ok());
+        assert_eq!(text(&raw("1"), &Path::Root).unwrap_err().why, "must be a string");
+        assert!(is_blank(&raw(r#""\n\u0020""#)) && !is_blank(&raw(r#""\n.""#)));
     }
 
     #[test]

@@ -109,6 +109,9 @@ pub struct Occasion {
 #[error("{0}")]
 pub struct Broken(&'static str);
 
+/// Why an answer that nobody is to blame for is not gone on with.
+pub const NO_ROOM: Broken = Broken("there is no room to hold it until it can be translated");
+
 /// What a response's head says of its body.
 #[derive(Clone, Copy, Debug)]
 pub struct Head<'a> {
@@ -200,6 +203,27 @@ impl Answer {
         self.broken
     }
 
+    /// Bytes of it that are held until more has come.
+    pub fn held(&self) -> usize {
+        match &self.body {
+            Body::Whole(held) | Body::Fault { held, .. } => held.len(),
+            Body::Stream(frames, _) => frames.held(),
+        }
+    }
+
+    /// It is not gone on with, because there is no room for what has to be held of it.
+    pub fn give_up(&mut self) {
+        self.broken.get_or_insert(NO_ROOM);
+        self.let_go();
+    }
+
+    fn let_go(&mut self) {
+        match &mut self.body {
+            Body::Whole(held) | Body::Fault { held, .. } => *held = Vec::new(),
+            Body::Stream(frames, _) => *frames = EventFrames::new(LONGEST_FRAME),
+        }
+    }
+
     /// What becomes of a chunk.
     pub fn feed(&mut self, chunk: &[u8]) -> Bytes {
         let mut out = Vec::new();
@@ -224,12 +248,13 @@ impl Answer {
             return Bytes::new();
         }
         let mut out = Vec::new();
-        let ended = match &mut self.body {
+        let said = match &mut self.body {
             Body::Whole(held) => chat_answer::whole(held, &self.of).map(Bytes::from),
             Body::Fault { held, status, exception } => Ok(fault::whole(held, self.of.dialect, *status, exception.as_deref())),
             Body::Stream(frames, stream) => stream.finish(frames, &self.of, &mut out).map(|()| Bytes::from(out)),
         };
-        ended.unwrap_or_else(|broken| {
+        self.let_go();
+        said.unwrap_or_else(|broken| {
             self.broken = Some(broken);
             Bytes::new()
         })
