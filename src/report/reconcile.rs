@@ -2,163 +2,53 @@
 //! (`additionalEventData.inferenceRegion`), hours later, under the request id that the log has as `provider_request_id`.
 //!
 //! The trail is read first and kept as two numbers for each call, then the logs go by, so that memory is bounded by the trail's calls
-//! alone. Only the answer's own attempt is restated: an attempt before it has no id in the log.
+//! alone. Every attempt that has an id is restated by where it ran; what has none (nobody answered it) keeps its live figure. A
+//! baseline that is the backend which answered would have run where this one did.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt::{self, Write as _};
-use std::io::{self, BufRead, Read};
+mod trail;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, BufRead};
+
+use serde::Serialize;
 
 use super::lines::{self, Line};
 use crate::config::builtin_reading;
 use crate::grid::{Basis, Signal};
-use crate::record::AccessRecord;
+use crate::record::{AccessRecord, AttemptUsed, Emissions, Ended};
 use crate::tables::{Region, Regions};
-use crate::units::GramsPerKwh;
+use crate::units::{Grams, GramsPerKwh};
+pub use trail::Trail;
+use trail::uuid;
 
-/// Calls that are kept of the trails, of about 50 bytes each.
-const MOST_CALLS: usize = 2_000_000;
 /// Joules of a kilowatt-hour.
 const JOULES_PER_KWH: f64 = 3.6e6;
 
-/// Calls of a model by their request ids, and where they ran.
-#[derive(Debug, Default)]
-pub struct Trail {
-    calls: HashMap<u128, u16>,
-    regions: Vec<Box<str>>,
-    /// Events of the trail that were read.
-    pub events: u64,
-    /// Those that are past what is kept.
-    pub left_out: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Event {
-    #[serde(default, rename = "eventSource")]
-    source: String,
-    #[serde(default, rename = "requestID")]
-    request_id: Option<String>,
-    #[serde(default)]
-    aws_region: Option<String>,
-    #[serde(default)]
-    additional_event_data: Option<Additional>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Additional {
-    #[serde(default)]
-    inference_region: Option<String>,
-}
-
-impl Trail {
-    /// Reads one file as CloudTrail writes it (`{"Records": [..]}`), event by event.
-    pub fn read(&mut self, reader: impl Read) -> Result<(), serde_json::Error> {
-        let mut json = serde_json::Deserializer::from_reader(reader);
-        json.deserialize_map(File(self))?;
-        json.end()
-    }
-
-    /// Where a call ran.
-    pub fn region(&self, request_id: &str) -> Option<&str> {
-        let index = self.calls.get(&uuid(request_id)?)?;
-        self.regions.get(usize::from(*index)).map(|region| &**region)
-    }
-
-    fn take(&mut self, event: Event) {
-        self.events += 1;
-        let Event { source, request_id, aws_region, additional_event_data } = event;
-        let region = additional_event_data.and_then(|data| data.inference_region).or(aws_region);
-        let id = request_id.and_then(|id| uuid(&id));
-        let (Some(id), Some(region), true) = (id, region, source.starts_with("bedrock")) else { return };
-        if self.calls.len() >= MOST_CALLS {
-            self.left_out += 1;
-            return;
-        }
-        let known = self.regions.iter().position(|known| **known == *region);
-        let index = known.unwrap_or_else(|| {
-            self.regions.push(region.into());
-            self.regions.len() - 1
-        });
-        // Regions are few; a trail that names more of them is none.
-        if let Ok(index) = u16::try_from(index) {
-            self.calls.insert(id, index);
-        }
-    }
-}
-
-/// The number that an id of AWS's is; `None` for one that is another kind.
-fn uuid(text: &str) -> Option<u128> {
-    let mut digits = text.bytes().filter(|byte| *byte != b'-');
-    let read = |number: u128, byte: u8| Some(number << 4 | u128::from(char::from(byte).to_digit(16)?));
-    let number = digits.by_ref().take(32).try_fold(0, read)?;
-    (text.len() == 36 && text.bytes().filter(|byte| *byte == b'-').count() == 4 && digits.next().is_none()).then_some(number)
-}
-
-struct File<'t>(&'t mut Trail);
-
-impl<'de> Visitor<'de> for File<'_> {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a file of CloudTrail, with `Records`")
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut found = false;
-        while let Some(name) = map.next_key::<String>()? {
-            if name == "Records" {
-                found = true;
-                map.next_value_seed(Events(self.0))?;
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        if found { Ok(()) } else { Err(serde::de::Error::missing_field("Records")) }
-    }
-}
-
-struct Events<'t>(&'t mut Trail);
-
-impl<'de> DeserializeSeed<'de> for Events<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Events<'_> {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of events")
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut events: A) -> Result<(), A::Error> {
-        while let Some(event) = events.next_element()? {
-            self.0.take(event);
-        }
-        Ok(())
-    }
-}
-
-/// What the logs said live, and what the trail makes of it. Grams are those of the answers' attempts.
+/// What the logs said live, and what the trail makes of it.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Reconciled {
-    /// Records of answers with an id of AWS's kind.
+    /// Records of exchanges with an id of AWS's kind.
     pub records: u64,
     /// Those of them that a trail knows.
     pub joined: u64,
-    /// Joined records that ran in a region which the shipped table lacks, or whose energy or grid is unknown: not restated.
+    /// Attempts of these that were restated: the answer's own, and those before it.
+    pub attempts: u64,
+    /// Attempts that a trail knows and that ran in a region which the shipped table lacks, or whose energy or grid is unknown.
     pub not_restated: u64,
-    /// Restated with a yearly figure, since the line has no reading of that grid.
+    /// Attempts restated with a yearly figure, since the line has no reading of that grid.
     pub by_yearly_figure: u64,
     /// Lines that are no records.
     pub bad_lines: u64,
-    /// Restated records with grams of their own: what these said ..
-    pub live_grams: f64,
-    /// .. and what they are by the trail.
-    pub restated_grams: f64,
-    /// Sum of how far each of them was off, in whichever direction.
+    /// Of records with grams of their own, of which something was restated: every attempt.
+    pub emitted: Figures,
+    /// The part of it that gave nobody anything.
+    pub waste: Figures,
+    /// What the same answers would have emitted at the baseline.
+    pub baseline: Figures,
+    /// The difference.
+    pub saved: Figures,
+    /// Sum of how far each record was off, in whichever direction.
     pub off_grams: f64,
     /// Restated records that had no grams, because nobody knew where they would run.
     pub unknown_live: u64,
@@ -168,15 +58,78 @@ pub struct Reconciled {
     pub regions: BTreeMap<String, Ran>,
 }
 
+/// Grams as the log had them, and by the trail, with the ends of the energy's band.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Figures {
+    /// What the log says.
+    pub live_grams: f64,
+    /// What it is by the trail.
+    pub restated_grams: f64,
+    /// The same at the lower end of the band.
+    pub restated_grams_low: f64,
+    /// The same at its upper end.
+    pub restated_grams_high: f64,
+}
+
 /// What ran in one region.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Ran {
-    /// Restated records.
-    pub requests: u64,
+    /// Restated attempts.
+    pub attempts: u64,
     /// Of those, what the log thought to be in another grid.
     pub elsewhere: u64,
-    /// Grams by the trail.
+    /// Grams by the trail, of every attempt.
     pub grams: f64,
+    /// Grams of those attempts that had a live figure.
+    pub known: Figures,
+    /// Sum of how far each of these was off, in whichever direction.
+    pub off_grams: f64,
+    /// The least that one of them was off, as a part of what it is by the trail; below zero where the log had too little.
+    pub least_off: Option<f64>,
+    /// The most.
+    pub most_off: Option<f64>,
+}
+
+/// An attempt as the trail has it.
+struct Restated {
+    region: &'static Region,
+    grams: f64,
+    yearly: bool,
+}
+
+/// How far the ends of a band are from its middle, as factors.
+#[derive(Clone, Copy)]
+struct Band {
+    low: f64,
+    high: f64,
+}
+
+impl Band {
+    /// Of the whole exchange, else of its answer: one model has one band.
+    fn of(record: &AccessRecord<'_>) -> Self {
+        let of = |low: f64, mid: f64, high: f64| (mid > 0.0).then(|| Self { low: low / mid, high: high / mid });
+        let whole = record.emissions.as_ref().and_then(|e| of(e.grams_low.get(), e.grams.get(), e.grams_high.get()));
+        let answer = || record.energy.as_ref().and_then(|e| of(e.joules_low.get(), e.joules.get(), e.joules_high.get()));
+        whole.or_else(answer).unwrap_or(Self { low: 1.0, high: 1.0 })
+    }
+}
+
+impl Figures {
+    fn add(&mut self, live: f64, restated: f64, band: Band) {
+        self.live_grams += live;
+        self.restated_grams += restated;
+        self.restated_grams_low += restated * band.low;
+        self.restated_grams_high += restated * band.high;
+    }
+
+    /// How much more the live figure is, in percent.
+    fn off_percent(&self) -> f64 {
+        percent(self.live_grams - self.restated_grams, self.restated_grams)
+    }
+}
+
+fn percent(part: f64, whole: f64) -> f64 {
+    if whole == 0.0 { 0.0 } else { 100.0 * part / whole }
 }
 
 impl Reconciled {
@@ -198,64 +151,154 @@ impl Reconciled {
     }
 
     fn add(&mut self, trail: &Trail, record: &AccessRecord<'_>) {
-        let Some(id) = record.provider_request_id.as_deref().filter(|id| uuid(id).is_some()) else { return };
-        self.records += 1;
-        let Some(name) = trail.region(id) else { return };
-        self.joined += 1;
-        let attempt = record.attempts.last();
-        let restated = Regions::shipped().lookup(&format!("aws/{name}")).and_then(|region| {
-            let (intensity, yearly) = intensity(record, region)?;
-            let joules = attempt?.joules?.get();
-            Some((region, joules / JOULES_PER_KWH * region.pue.get() * intensity.get(), yearly))
-        });
-        let Some((region, grams, yearly)) = restated else {
-            self.not_restated += 1;
-            return;
+        let Some((last, others)) = record.attempts.split_last() else { return };
+        let ids = || {
+            let before = others.iter().map(|attempt| (attempt, attempt.provider_request_id.as_deref()));
+            let all = before.chain([(last, record.provider_request_id.as_deref())]);
+            all.map(|(attempt, id)| (attempt, id.filter(|id| uuid(id).is_some())))
         };
+        if ids().all(|(_, id)| id.is_none()) {
+            return;
+        }
+        self.records += 1;
+        let known = |id: Option<&str>| id.and_then(|id| trail.region(id));
+        if ids().all(|(_, id)| known(id).is_none()) {
+            return;
+        }
+        self.joined += 1;
+        let band = Band::of(record);
+        let mut grams = Vec::with_capacity(record.attempts.len());
+        let mut restated_any = false;
+        for (attempt, id) in ids() {
+            let restated = known(id).map(|region| restate(record, attempt, region));
+            self.not_restated += u64::from(matches!(restated, Some(None)));
+            let restated = restated.flatten();
+            restated_any |= restated.is_some();
+            grams.push(restated.as_ref().map(|it| it.grams).or(attempt.grams.map(Grams::get)));
+            if let Some(restated) = restated {
+                let thought = if std::ptr::eq(attempt, last) { record.grid_zone.as_deref() } else { zone_of(record, attempt) };
+                self.ran(&restated, attempt, thought, band);
+            }
+        }
+        if restated_any {
+            self.sum_up(record, &grams, band);
+        }
+    }
+
+    fn ran(&mut self, restated: &Restated, attempt: &AttemptUsed<'_>, thought: Option<&str>, band: Band) {
+        let Restated { region, grams, yearly } = *restated;
+        self.attempts += 1;
         self.by_yearly_figure += u64::from(yearly);
         let ran = self.regions.entry(region.name.to_string()).or_default();
-        ran.requests += 1;
+        ran.attempts += 1;
         ran.grams += grams;
-        ran.elsewhere += u64::from(record.grid_zone.as_deref() != Some(region.grid_zone.as_str()));
-        if let Some(live) = attempt.and_then(|attempt| attempt.grams) {
-            self.live_grams += live.get();
-            self.restated_grams += grams;
-            self.off_grams += (live.get() - grams).abs();
-        } else {
-            self.unknown_live += 1;
-            self.unknown_live_grams += grams;
+        ran.elsewhere += u64::from(thought != Some(region.grid_zone.as_str()));
+        let Some(live) = attempt.grams.map(Grams::get) else { return };
+        ran.known.add(live, grams, band);
+        ran.off_grams += (live - grams).abs();
+        if grams > 0.0 {
+            let off = (live - grams) / grams;
+            ran.least_off = Some(ran.least_off.map_or(off, |least| least.min(off)));
+            ran.most_off = Some(ran.most_off.map_or(off, |most| most.max(off)));
         }
+    }
+
+    /// Adds an exchange whose attempts emitted so much by the trail; `None` of one that nobody knows.
+    fn sum_up(&mut self, record: &AccessRecord<'_>, grams: &[Option<f64>], band: Band) {
+        let total: f64 = grams.iter().flatten().sum();
+        let Some(live) = record.emissions.as_ref() else {
+            self.unknown_live += 1;
+            self.unknown_live_grams += total;
+            return;
+        };
+        let Emissions { grams: live_grams, baseline_grams, saved_grams, waste_grams, .. } = live;
+        let answered = record.ended == Ended::Complete && record.status.is_some_and(|status| (200..300).contains(&status));
+        let answer = grams.last().copied().flatten().filter(|_| answered).unwrap_or_default();
+        let live_answer = record.attempts.last().and_then(|last| last.grams).map_or(0.0, Grams::get);
+        // The same machine: it would have run where this one did.
+        let same =
+            record.decision.as_ref().is_some_and(|decision| decision.baseline.is_some() && decision.baseline == record.backend);
+        let as_the_answer = if live_answer > 0.0 && same { answer / live_answer } else { 1.0 };
+        let baseline = baseline_grams.get() * as_the_answer;
+        self.emitted.add(live_grams.get(), total, band);
+        self.waste.add(waste_grams.get(), total - answer, band);
+        self.baseline.add(baseline_grams.get(), baseline, band);
+        self.saved.add(saved_grams.get(), baseline - total, band);
+        self.off_grams += (live_grams.get() - total).abs();
     }
 
     /// For eyes.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let percent = |part: f64| if self.restated_grams > 0.0 { 100.0 * part / self.restated_grams } else { 0.0 };
-        let _ = writeln!(text, "{} answers with an AWS request id, {} of them in the trail", self.records, self.joined);
-        let (live, restated) = (self.live_grams, self.restated_grams);
-        let _ = writeln!(text, "live      {live:.3} g\nrestated  {restated:.3} g");
+        let Self { records, joined, attempts, .. } = self;
+        let _ =
+            writeln!(text, "{records} records with an AWS request id, {joined} of them in the trail, with {attempts} attempts");
+        let _ = writeln!(text, "\n{:<16} {:>12} {:>14}   low to high", "grams", "live", "by the trail");
+        let rows =
+            [("emitted", &self.emitted), ("of it waste", &self.waste), ("baseline", &self.baseline), ("saved", &self.saved)];
+        for (what, Figures { live_grams, restated_grams, restated_grams_low, restated_grams_high }) in rows {
+            let _ = writeln!(
+                text,
+                "{what:<16} {live_grams:>12.3} {restated_grams:>14.3}   {restated_grams_low:.3} to {restated_grams_high:.3}"
+            );
+        }
         let _ = writeln!(
             text,
-            "the live figure was off by {:+.1} % in all, and by {:.1} % request by request",
-            percent(live - restated),
-            percent(self.off_grams)
+            "\nthe live figure was off by {:+.1} % in all, and by {:.1} % request by request",
+            self.emitted.off_percent(),
+            percent(self.off_grams, self.emitted.restated_grams)
         );
         for (count, what) in [
-            (self.unknown_live, format!("had no live figure and emitted {:.3} g", self.unknown_live_grams)),
-            (self.by_yearly_figure, "are restated with a yearly figure, as their line has no reading of that grid".to_owned()),
-            (self.not_restated, "are not restated: their region, grid or energy is unknown".to_owned()),
+            (self.unknown_live, format!("records had no live figure and emitted {:.3} g", self.unknown_live_grams)),
+            (
+                self.by_yearly_figure,
+                "attempts are restated with a yearly figure, as their line has no reading of that grid".to_owned(),
+            ),
+            (self.not_restated, "attempts are not restated: their region, grid or energy is unknown".to_owned()),
             (self.bad_lines, "lines are no records".to_owned()),
         ] {
             if count > 0 {
                 let _ = writeln!(text, "{count} {what}");
             }
         }
-        let _ = writeln!(text, "\n{:<24} {:>9} {:>16} {:>14}", "ran in", "requests", "thought elsewhere", "grams");
-        for (region, Ran { requests, elsewhere, grams }) in &self.regions {
-            let _ = writeln!(text, "{region:<24} {requests:>9} {elsewhere:>17} {grams:>14.3}");
-        }
+        self.regions_text(&mut text);
         text
     }
+
+    fn regions_text(&self, text: &mut String) {
+        let _ = writeln!(
+            text,
+            "\n{:<24} {:>8} {:>17} {:>10} {:>12} {:>8}   one by one, and low to high",
+            "ran in", "attempts", "thought elsewhere", "live", "by the trail", "off"
+        );
+        for (region, Ran { attempts, elsewhere, known, grams, least_off, most_off, .. }) in &self.regions {
+            let range =
+                least_off.zip(*most_off).map(|(least, most)| format!("{:+.1} to {:+.1} %, ", 100.0 * least, 100.0 * most));
+            let _ = writeln!(
+                text,
+                "{region:<24} {attempts:>8} {elsewhere:>17} {:>10.3} {grams:>12.3} {:>+6.1} %   {}{:.3} to {:.3} g",
+                known.live_grams,
+                known.off_percent(),
+                range.unwrap_or_default(),
+                known.restated_grams_low,
+                known.restated_grams_high,
+            );
+        }
+    }
+}
+
+/// An attempt by where it ran; `None` where that cannot be said.
+fn restate(record: &AccessRecord<'_>, attempt: &AttemptUsed<'_>, region: &str) -> Option<Restated> {
+    let region = Regions::shipped().lookup(&format!("aws/{region}"))?;
+    let (intensity, yearly) = intensity(record, region)?;
+    let grams = attempt.joules?.get() / JOULES_PER_KWH * region.pue.get() * intensity.get();
+    Some(Restated { region, grams, yearly })
+}
+
+/// The grid that an attempt was thought to be in: that of the decision's candidate of its name.
+fn zone_of<'r>(record: &'r AccessRecord<'_>, attempt: &AttemptUsed<'_>) -> Option<&'r str> {
+    let candidates = record.decision.iter().flat_map(|decision| &decision.candidates);
+    candidates.into_iter().find(|candidate| candidate.backend == attempt.backend)?.grid_zone.as_deref()
 }
 
 /// The intensity of a region's grid at the decision, and whether that is a yearly figure: by the line itself where it has that grid.
@@ -278,28 +321,111 @@ fn intensity(record: &AccessRecord<'_>, region: &'static Region) -> Option<(Gram
 mod tests {
     use super::*;
 
-    #[test]
-    fn ids_are_numbers() {
-        assert_eq!(uuid("00000000-0000-0000-0000-0000000000ff"), Some(255));
-        for other in ["", "req_011", "00000000-0000-0000-0000-0000000000fg", "000000000000-0000-0000-0000000000ff0"] {
-            assert_eq!(uuid(other), None, "{other}");
-        }
+    const ID: [&str; 3] =
+        ["00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002", "00000000-0000-0000-0000-000000000003"];
+
+    fn trail(regions: &[&str]) -> Trail {
+        let event = |(id, region): (&&str, &&str)| {
+            format!(
+                r#"{{"eventSource":"bedrock.amazonaws.com","requestID":"{id}","awsRegion":"x","additionalEventData":{{"inferenceRegion":"{region}"}}}}"#
+            )
+        };
+        let events: Vec<String> = ID.iter().zip(regions).map(event).collect();
+        let mut trail = Trail::default();
+        trail.read(format!(r#"{{"Records":[{}]}}"#, events.join(",")).as_bytes()).unwrap();
+        trail
+    }
+
+    /// A failed attempt at one backend and the answer of another, both through profiles, and a baseline of that name. The joules are
+    /// those of a gram at 360 g/kWh and a PUE of one.
+    fn line(baseline: &str, emissions: bool) -> String {
+        let attempt = |backend: &str, outcome: &str, id: &str| {
+            format!(
+                r#"{{"backend":"{backend}","outcome":"{outcome}","ms":1,"joules":10000.0,"pue":1.0,"intensity_g_per_kwh":720.0,{id}"grams":2.0}}"#
+            )
+        };
+        let candidate = |backend: &str, zone: &str, intensity: f64| {
+            format!(
+                r#"{{"backend":"{backend}","grid_zone":"{zone}","verdict":"dirtier","intensity_g_per_kwh":{intensity},"in_flight":0}}"#
+            )
+        };
+        let emissions = if emissions {
+            r#""emissions":{"grams":4.0,"grams_low":2.0,"grams_high":12.0,"baseline_grams":3.0,"baseline_grams_low":1.5,
+                "baseline_grams_high":9.0,"saved_grams":-1.0,"waste_grams":2.0},"#
+        } else {
+            ""
+        };
+        let text = format!(
+            r#"{{"time":"2026-11-20T10:00:00Z","instance":"i","run":"r","seq":0,"generation":1,"id":"x","provider_request_id":"{}",
+            "http.request.method":"POST","url.path":"/model/m/converse","http.response.status_code":200,"backend":"states","grid_zone":"US-MIDW-MISO",
+            "decision":{{"reason":"least_carbon","baseline":"{baseline}","candidates":[{},{},{}]}},
+            "carbon":{{"chosen":{{"grid_zone":"US-MIDW-MISO"}},"baseline":{{}}}},{emissions}
+            "attempts":[{},{}],"ended":"complete"}}"#,
+            ID[1],
+            candidate("union", "PL", 720.0),
+            candidate("oregon", "US-NW-PACW", 180.0),
+            candidate("stockholm", "SE-SE3", 18.0),
+            attempt("union", "broken", &format!(r#""provider_request_id":"{}","#, ID[0])),
+            attempt("states", "answered", ""),
+        );
+        text.replace('\n', "")
+    }
+
+    fn reconciled(trail: &Trail, line: &str) -> Reconciled {
+        let mut reconciled = Reconciled::default();
+        reconciled.add_log(trail, line.as_bytes()).unwrap();
+        reconciled
+    }
+
+    fn near(number: f64, expected: f64) -> bool {
+        (number - expected).abs() < 1e-9
     }
 
     #[test]
-    fn a_trail_is_read_event_by_event() {
-        let mut trail = Trail::default();
-        let text = r#"{"version":1,"Records":[
-            {"eventSource":"bedrock.amazonaws.com","requestID":"00000000-0000-0000-0000-000000000001","awsRegion":"us-east-1","additionalEventData":{"inferenceRegion":"us-west-2"}},
-            {"eventSource":"bedrock-mantle.amazonaws.com","requestID":"00000000-0000-0000-0000-000000000002","awsRegion":"us-east-1","additionalEventData":null},
-            {"eventSource":"s3.amazonaws.com","requestID":"00000000-0000-0000-0000-000000000003","awsRegion":"us-east-1"},
-            {"eventSource":"bedrock.amazonaws.com","requestID":null}]}"#;
-        trail.read(text.as_bytes()).unwrap();
-        let of = |n: u8| trail.region(&format!("00000000-0000-0000-0000-00000000000{n}"));
-        assert_eq!([of(1), of(2), of(3)], [Some("us-west-2"), Some("us-east-1"), None]);
-        assert_eq!(trail.events, 4);
-        for bad in ["{}", "[]", r#"{"Records":{}}"#, r#"{"Records":[]} more"#, "{"] {
-            assert!(Trail::default().read(bad.as_bytes()).is_err(), "{bad}");
-        }
+    fn every_attempt_is_restated_by_where_it_ran() {
+        let found = reconciled(&trail(&["eu-north-1", "us-west-2"]), &line("other", true));
+        let counts = [found.records, found.joined, found.attempts, found.not_restated, found.by_yearly_figure];
+        assert_eq!(counts, [1, 1, 2, 0, 0]);
+        let pue = |name| Regions::shipped().lookup(name).unwrap().pue.get();
+        // 10 kJ at 18 and at 180 g/kWh.
+        let (waste, answer) = (0.05 * pue("aws/eu-north-1"), 0.5 * pue("aws/us-west-2"));
+        let Figures { live_grams, restated_grams, restated_grams_low, restated_grams_high } = found.emitted;
+        assert!(near(live_grams, 4.0) && near(restated_grams, waste + answer), "{found:?}");
+        assert!(near(restated_grams_low, 0.5 * (waste + answer)) && near(restated_grams_high, 3.0 * (waste + answer)));
+        assert!(near(found.waste.live_grams, 2.0) && near(found.waste.restated_grams, waste));
+        assert!(
+            near(found.baseline.live_grams, 3.0) && near(found.baseline.restated_grams, 3.0),
+            "another backend stays as it was"
+        );
+        assert!(near(found.saved.live_grams, -1.0) && near(found.saved.restated_grams, 3.0 - waste - answer));
+        assert!(near(found.off_grams, 4.0 - waste - answer));
+        let oregon = &found.regions["aws/us-west-2"];
+        assert_eq!((oregon.attempts, oregon.elsewhere), (1, 1));
+        assert!(near(oregon.known.live_grams, 2.0) && near(oregon.grams, answer) && near(oregon.off_grams, 2.0 - answer));
+        assert!(near(oregon.least_off.unwrap(), (2.0 - answer) / answer) && oregon.least_off == oregon.most_off);
+        let text = found.text();
+        assert!(text.contains("aws/us-west-2") && text.contains("aws/eu-north-1") && text.contains("of it waste"), "{text}");
+    }
+
+    #[test]
+    fn what_the_trail_does_not_know_keeps_its_figure_and_a_baseline_runs_where_the_same_backend_did() {
+        // Of the first attempt there is no event.
+        let mut only_the_answer = Trail::default();
+        let event = format!(
+            r#"{{"Records":[{{"eventSource":"bedrock.amazonaws.com","requestID":"{}","awsRegion":"us-west-2"}}]}}"#,
+            ID[1]
+        );
+        only_the_answer.read(event.as_bytes()).unwrap();
+        let found = reconciled(&only_the_answer, &line("states", true));
+        let answer = 0.5 * Regions::shipped().lookup("aws/us-west-2").unwrap().pue.get();
+        assert_eq!((found.joined, found.attempts), (1, 1));
+        assert!(near(found.emitted.restated_grams, 2.0 + answer) && near(found.waste.restated_grams, 2.0), "{found:?}");
+        assert!(near(found.baseline.restated_grams, 3.0 * answer / 2.0), "as much less as its answer");
+        let unknown = reconciled(&only_the_answer, &line("states", false));
+        assert_eq!((unknown.unknown_live, unknown.emitted), (1, Figures::default()));
+        assert!(near(unknown.unknown_live_grams, 2.0 + answer));
+        assert_eq!(reconciled(&Trail::default(), &line("states", true)).joined, 0);
+        let nowhere = reconciled(&trail(&["atlantis-1", "atlantis-2"]), &line("states", true));
+        assert_eq!((nowhere.joined, nowhere.not_restated, nowhere.emitted), (1, 2, Figures::default()));
     }
 }
