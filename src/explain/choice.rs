@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::words;
+use crate::backend::{Backend, PlacementKind};
 use crate::record::CandidateUsed;
 use crate::units::Grams;
 
@@ -37,6 +38,28 @@ pub struct Predicted {
     pub backend: String,
     /// What it would emit.
     pub grams: Grams,
+}
+
+/// A candidate that may run in more places than one: to choose it is no choice of a grid.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Wide {
+    /// Its name.
+    pub backend: String,
+    /// Within a set of places, or anywhere.
+    pub placement: PlacementKind,
+    /// In how many grid zones it may be, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grid_zones: Option<usize>,
+}
+
+impl Wide {
+    /// Of a backend, if it is one.
+    pub fn of(backend: &Backend) -> Option<Self> {
+        let (placement, zones) = (backend.placement.kind, backend.placement.zones.len());
+        let is_wide = placement == PlacementKind::Global || placement == PlacementKind::Geo && zones > 1;
+        let grid_zones = Some(zones).filter(|_| placement == PlacementKind::Geo);
+        is_wide.then(|| Self { backend: backend.name.to_string(), placement, grid_zones })
+    }
 }
 
 impl Choice {

@@ -13,7 +13,7 @@ pub mod render;
 mod search;
 mod words;
 
-pub use choice::{Choice, Predicted};
+pub use choice::{Choice, Predicted, Wide};
 pub use question::{Question, Target, Unanswered, answer};
 pub use search::{Found, MOST_FOUND, Search, search};
 
@@ -22,7 +22,8 @@ use serde::Serialize;
 
 use crate::policy::Objective;
 use crate::record::{
-    AccessRecord, AttemptUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, NarrowedBy, ShadowUsed, Text, UsageSource,
+    AccessRecord, AttemptUsed, BackendTime, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, NarrowedBy, ShadowUsed, Text,
+    UsageSource,
 };
 use crate::units::Millis;
 
@@ -56,6 +57,9 @@ pub struct Explanation<'a> {
     pub shadow: Option<ShadowUsed<'a>>,
     /// How much choice there was.
     pub choice: Choice,
+    /// Candidates that may run in more places than one, by the configuration.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub wide: Vec<Wide>,
     /// What came of it, where it has happened.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exchange: Option<Box<Exchange<'a>>>,
@@ -123,6 +127,9 @@ pub struct Exchange<'a> {
     pub first_token_ms: Option<Millis>,
     /// From the arrival to the end.
     pub total_ms: Millis,
+    /// What the backend says of its own time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend_time: Option<BackendTime>,
     /// Whether the budget was met.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub within_budget: Option<bool>,
@@ -175,6 +182,7 @@ impl<'a> From<AccessRecord<'a>> for Explanation<'a> {
             error: record.error,
             first_token_ms: record.first_token_ms,
             total_ms: record.total_ms,
+            backend_time: record.backend_time,
             within_budget: record.within_budget,
             input_tokens: record.input_tokens,
             output_tokens: record.output_tokens,
@@ -192,6 +200,7 @@ impl<'a> From<AccessRecord<'a>> for Explanation<'a> {
             refusal: None,
             shadow: record.shadow,
             choice,
+            wide: Vec::new(),
             exchange: Some(Box::new(exchange)),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use http::Method;
 use jiff::Timestamp;
 
-use super::{Asked, Choice, Explanation, Source};
+use super::{Asked, Choice, Explanation, Source, Wide};
 use crate::affinity::Warm;
 use crate::backend::BackendId;
 use crate::decide::{Candidate, Decision, Verdict, decide, exclusion};
@@ -166,6 +166,7 @@ pub fn answer<'a>(
             at: question.at,
         },
         choice: Choice::among(&decision.reason, &decision.candidates),
+        wide: deployments.iter().filter_map(|one| Wide::of(plan.backend(one.backend))).collect(),
         decision: Some(decision),
         refusal: decided.err().map(|why| why.to_string()),
         shadow,

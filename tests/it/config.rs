@@ -124,6 +124,25 @@ fn the_reference_names_every_key() {
     }
 }
 
+/// Where a key comes first it is explained, on its line or in the lines above it.
+#[test]
+fn the_examples_explain_every_key() {
+    let schema: serde_json::Value = serde_json::from_str(&config::schema()).unwrap();
+    let mut keys = BTreeSet::new();
+    properties(&schema, &mut keys);
+    for name in ["bedrock.yaml", "azure.yaml", "anthropic.yaml", "vertex.yaml", "vllm.yaml"] {
+        let (text, mut explained, mut above) = (shipped(name), BTreeSet::new(), false);
+        for line in text.lines().map(str::trim) {
+            let key = line.strip_prefix("- ").unwrap_or(line).split_once(':').map(|(key, _)| key);
+            if let Some(key) = key.filter(|key| keys.contains(*key) && explained.insert(key.to_owned())) {
+                assert!(above || line.contains(" # "), "{name} says nothing of `{key}`: {line}");
+            }
+            above = line.starts_with('#');
+        }
+        assert!(explained.len() >= 15, "{name}: {explained:?}");
+    }
+}
+
 fn properties(schema: &serde_json::Value, keys: &mut BTreeSet<String>) {
     match schema {
         serde_json::Value::Object(map) => {

@@ -99,3 +99,57 @@ fn what_is_not_found_is_1_and_wrong_usage_is_2() {
         assert!(!error.is_empty());
     }
 }
+
+#[test]
+fn the_examples_say_how_much_choice_their_models_have() {
+    for (file, route, model, said) in [
+        (
+            "bedrock",
+            "chat",
+            "gpt-oss-120b",
+            &["choice       3 candidates in 3 grid zones; 3 meet every constraint, in 3 zones"][..],
+        ),
+        ("bedrock", "native", "gpt-oss-20b", &["choice       3 candidates in 3 grid zones"]),
+        (
+            "bedrock",
+            "chat",
+            "gpt-6-sol",
+            &[
+                "choice       2 candidates in 1 grid zone; 2 meet every constraint, in 1 zone",
+                "they are on one grid, where only PUE tells them apart; the dirtiest (united-states",
+                "% more than the cleanest",
+                "placement    united-states may run in any of 3 grid zones, of which the dirtiest counts: which it is, its provider chooses",
+            ],
+        ),
+        ("bedrock", "chat", "nova-pro", &["where only one meets every constraint there is nothing to choose"]),
+        (
+            "bedrock",
+            "claude",
+            "claude-3-5-haiku-20241022",
+            &["nothing to choose", "oregon-claude may run in any of 3 grid zones"],
+        ),
+        ("azure", "openai", "gpt-4.1", &["choice       2 candidates in 2 grid zones"]),
+        (
+            "anthropic",
+            "claude",
+            "claude-haiku-4-5",
+            &["choice       4 candidates", "placement    anthropic may run in any of 5 grid zones"],
+        ),
+        ("vertex", "gemini", "gemini-2.5-flash", &["choice       3 candidates in 3 grid zones"]),
+        ("vertex", "claude", "claude-haiku-4-5", &["choice       2 candidates in 2 grid zones"]),
+        ("vllm", "chat", "llama-3.1-8b-instruct", &["choice       2 candidates in 2 grid zones"]),
+    ] {
+        let path = format!("{}/config/{file}.yaml", env!("CARGO_MANIFEST_DIR"));
+        let mut command = windward(["explain", "-c", &path, "--route", route, "--model", model]);
+        for secret in ["ELECTRICITY_MAPS_TOKEN", "AWS_BEARER_TOKEN_BEDROCK", "AZURE_SWEDEN_KEY", "ANTHROPIC_API_KEY", "VLLM_KEY"]
+        {
+            command.env(secret, "none");
+        }
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
+        for words in said {
+            assert!(text.contains(words), "{file}, {model}: {words}\n{text}");
+        }
+    }
+}

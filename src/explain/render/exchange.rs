@@ -3,7 +3,7 @@
 use super::table::Table;
 use super::{fact, grams, mass, ms, name, per_kwh, shown};
 use crate::explain::{Asked, Exchange};
-use crate::record::{CarbonUsed, Emissions, Text};
+use crate::record::{BackendTime, CarbonUsed, Emissions, Text};
 
 pub(super) fn write(out: &mut String, exchange: &Exchange<'_>, asked: &Asked<'_>) {
     fact(out, "arrived", &format!("{}, generation {} of the configuration", exchange.time, exchange.generation));
@@ -14,6 +14,9 @@ pub(super) fn write(out: &mut String, exchange: &Exchange<'_>, asked: &Asked<'_>
     }
     fact(out, "ended", &ended(exchange));
     fact(out, "took", &took(exchange, asked));
+    if let Some(time) = &exchange.backend_time {
+        fact(out, "", &own_time(time));
+    }
     let tokens = |count: Option<u64>| count.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
     let (input, output) = (tokens(exchange.input_tokens), tokens(exchange.output_tokens));
     fact(out, "tokens", &format!("{input} in, {output} out, {}", exchange.usage_source.as_str()));
@@ -57,6 +60,17 @@ fn took(exchange: &Exchange<'_>, asked: &Asked<'_>) -> String {
         _ => String::new(),
     };
     format!("{}{} in all{budget}", first.unwrap_or_default(), ms(exchange.total_ms))
+}
+
+/// By the backend's own clock, and what the way took besides.
+fn own_time(time: &BackendTime) -> String {
+    let BackendTime { first_token_ms, total_ms, network_ms } = time;
+    let parts = [
+        first_token_ms.map(|first| format!("first token after {first} ms")),
+        total_ms.map(|total| format!("{total} ms in all")),
+        network_ms.map(|network| format!("{} on the way", ms(network))),
+    ];
+    format!("by the backend itself: {}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
 fn emitted(out: &mut String, emissions: &Emissions) {

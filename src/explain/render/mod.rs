@@ -8,7 +8,7 @@ mod table;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::{Asked, Choice, Exchange, Explanation, Predicted, Source, words};
+use super::{Asked, Choice, Exchange, Explanation, Predicted, Source, Wide, words};
 use crate::record::{CandidateUsed, DecisionUsed, NarrowedBy, ShadowUsed, Text};
 use crate::report::render::{Paint, dollars, fact, line, mass, paint, shown};
 use crate::units::{Grams, GramsPerKwh, Millis, Pue};
@@ -39,6 +39,9 @@ pub fn text(explanation: &Explanation<'_>, colour: bool) -> String {
             out.push('\n');
             chosen(&mut out, explanation, decision);
             choice(&mut out, &explanation.choice);
+            for (nth, wide) in explanation.wide.iter().enumerate() {
+                fact(&mut out, if nth == 0 { "placement" } else { "" }, &place(wide));
+            }
         }
         None => fact(&mut out, "decided", "nothing: it was refused before, or it was no call that is decided"),
     }
@@ -254,6 +257,17 @@ fn choice(out: &mut String, choice: &Choice) {
     fact(out, "", &worth(choice));
 }
 
+/// Where one may run that is not in one place.
+fn place(wide: &Wide) -> String {
+    let name = shown(&wide.backend);
+    match wide.grid_zones {
+        Some(zones) => format!(
+            "{name} may run in any of {zones} grid zones, of which the dirtiest counts: which it is, its provider chooses"
+        ),
+        None => format!("{name} may run anywhere, and never wins as green"),
+    }
+}
+
 fn worth(choice: &Choice) -> String {
     let named = |it: &Predicted| format!("{}, {}", shown(&it.backend), grams(it.grams));
     match (choice.feasible, &choice.cleanest, &choice.dirtiest) {
@@ -270,6 +284,10 @@ fn worth(choice: &Choice) -> String {
                 return format!("{grids}their grams differ by less than 1 %: there is hardly a choice");
             }
             let (dirtiest, cleanest) = (named(dirtiest), named(cleanest));
+            if spread < 1.1 {
+                let more = 100.0 * (spread - 1.0);
+                return format!("{grids}the dirtiest ({dirtiest}) emits {more:.1} % more than the cleanest does ({cleanest})");
+            }
             format!("{grids}the dirtiest ({dirtiest}) emits {spread:.1} times what the cleanest does ({cleanest})")
         }
     }
