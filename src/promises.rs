@@ -31,6 +31,14 @@
 //! | Whoever speaks the client's dialect gets the client's own bytes, whatever was translated for others | `who_speaks_the_clients_dialect_gets_its_own_bytes_whoever_was_asked_before` |
 //! | A backend that cannot prove who it is gets no request | `who_cannot_prove_who_he_is_gets_no_request`, `who_speaks_no_tls_that_is_safe_gets_no_request` |
 //!
+//! # An application notices nothing but its base URL
+//!
+//! | promise | shown by |
+//! |---|---|
+//! | The official SDKs of OpenAI, Azure, Anthropic, AWS and Google, and LangChain, get the answers, streams and exceptions that they expect | `the_official_sdk_notices_nothing`, `openais_sdk_for_node_notices_nothing`, `azures_client_notices_nothing`, `langchain_notices_nothing`, `anthropics_sdk_notices_nothing`, `boto3_notices_nothing`, `awss_sdk_for_node_notices_nothing`, `awss_sdk_for_rust_notices_nothing`, `googles_sdk_notices_nothing`, `sdks_of_other_apis_notice_nothing_of_bedrock` |
+//! | What a client did not ask for does not reach it, and a stream that says its usage as it goes has said it when it breaks | `a_stream_that_says_its_usage_as_it_goes_has_said_it_when_it_breaks`, `what_every_event_says_of_usage_goes_wherever_it_stands` |
+//! | How much choice of a grid a model leaves is said as it is | `the_examples_say_how_much_choice_their_models_have`, `the_examples_explain_every_key` |
+//!
 //! # Work is done once, unless the policy says otherwise
 //!
 //! | promise | shown by |
@@ -73,6 +81,7 @@
 //! | No flood makes the program hold 32 MiB more, and neither do two hundred streams of which a client takes nothing | `no_flood_makes_the_program_hold_much_and_others_are_served_meanwhile` |
 //! | Without a file descriptor left for clients it waits instead of turning round, answers 503 when there is none for a backend, blames none, still answers on the admin address, and goes on when there are some | `without_descriptors_it_waits_and_blames_nobody_and_then_goes_on`, `clients_are_left_none_before_backends_and_those_none_before_ourselves` |
 //! | A name is looked up once for everybody who wants it, and its last good addresses are used while no lookup succeeds, not for long where no certificate proves them | `who_wants_a_name_at_once_waits_for_one_lookup_and_its_answer_counts_for_a_while`, `the_last_good_addresses_count_while_no_lookup_succeeds_and_not_for_ever`, `a_lookup_that_hangs_is_waited_for_only_by_who_has_nothing_else`, `addresses_that_no_certificate_proves_are_given_up_soon`, `who_waits_for_one_lookup_takes_turns_as_well` |
+//! | An answer that has to be held until it can be translated takes room that there is for it, or is cut | `an_answer_that_there_is_no_room_to_hold_is_cut_and_blames_nobody` |
 //! | A decision among sixteen candidates allocates nothing | `a_decision_among_sixteen_allocates_nothing` |
 //!
 //! # What it is built from is known
@@ -90,10 +99,10 @@
 //! | A field that holds one backend's credential passes from a client to no other | `a_field_that_holds_one_backends_credential_passes_to_no_backend`, `trailers_of_an_upload_bring_no_credential` |
 //! | A token is renewed beside the traffic, the last good one stays, and who has none is asked only where nobody else can be | `a_token_comes_from_a_program_or_a_file_and_is_renewed_beside_the_traffic`, `a_backend_without_a_token_is_asked_last_and_says_why`, `who_could_not_be_asked_does_not_hide_who_failed`, `the_last_good_one_is_kept_until_its_end`, `a_program_has_its_time` |
 //! | Each attempt at AWS is signed for its own region, and nothing of a client's signature goes on | `each_attempt_is_signed_for_its_own_region`, `nothing_of_a_clients_own_signature_goes_on`, `a_signature_is_the_one_that_the_documented_steps_give` |
-//! | Emissions are restated by where CloudTrail says that a request ran | `what_ran_elsewhere_is_restated`, `a_trail_is_read_event_by_event` |
-//! | Who says that nothing is left of a model is not asked for it until there is some | `who_says_that_nothing_is_left_of_a_model_is_not_asked_for_it`, `an_empty_bucket_fills_in_its_time` |
+//! | Emissions are restated by where CloudTrail says that a request ran, attempt by attempt, and a baseline that is the same backend with them | `what_ran_elsewhere_is_restated`, `every_attempt_is_restated_by_where_it_ran`, `what_the_trail_does_not_know_keeps_its_figure_and_a_baseline_runs_where_the_same_backend_did`, `a_trail_is_read_event_by_event` |
+//! | Who says that nothing is left of a model is not asked for it until there is some | `who_says_that_nothing_is_left_of_a_model_is_not_asked_for_it`, `an_empty_bucket_fills_in_its_time`, `what_is_on_its_way_counts_against_what_is_left`, `prompts_and_answers_may_have_buckets_of_their_own` |
 //! | What an answer says of where it ran outranks what its backend is declared to be, in the record and its grams | `azures_word_on_the_region_counts_for_the_grams`, `anthropics_word_on_the_geography_counts_for_the_grams` |
-//! | AWS keys come from where AWS's own tools look, and none of them is in a log | `a_machines_role_signs`, `a_containers_role_signs`, `a_web_identity_signs`, `a_role_is_taken_on_by_configuration_and_by_profile`, `keys_sign_until_their_end` |
+//! | AWS keys come from where AWS's own tools look, and none of them is in a log | `a_machines_role_signs`, `a_containers_role_signs`, `a_web_identity_signs`, `a_role_is_taken_on_by_configuration_and_by_profile`, `keys_that_end_are_used_to_their_end_and_replaced_where_there_are_others`, `keys_sign_until_their_end` |
 //! | A request that is signed with a key instead of showing it is held to its signature before anybody is contacted | `a_client_may_sign_with_its_key_instead_of_showing_it` |
 //! | Bodies of requests that only claim to be signed take no place of those whose key was shown | `who_only_claims_to_have_signed_takes_no_place_of_those_who_show_a_key` |
 //! | What cannot be signed as it is sent is neither signed nor believed | `a_query_that_is_no_text_is_neither_signed_nor_believed` |

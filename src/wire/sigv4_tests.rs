@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::backend::Secret;
+use crate::wire::Operation;
 
 const SCOPE: Scope<'static> = Scope { service: "bedrock", region: "us-west-2" };
 const HOST_NAME: &str = "bedrock-runtime.us-west-2.amazonaws.com";
@@ -38,9 +39,18 @@ fn by_hand(target: &str, fields: &[(&str, &str)], payload: &PayloadHash) -> Stri
             write!(twice, "%{byte:02X}").unwrap();
         }
     }
-    let lines = fields.iter().map(|(name, value)| [name, ":", value, "\n"].concat()).collect::<Vec<_>>().concat();
     let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
-    let canonical = format!("POST\n{twice}\n{query}\n{lines}\n{}\n{}", names.join(";"), payload.as_str());
+    signature_of(&twice, query, fields, &names.join(";"), payload)
+}
+
+/// The same with a path as it stands in the canonical request.
+fn by_path(canonical_path: &str, fields: &[(&str, &str)], names: &str) -> String {
+    signature_of(canonical_path, "", fields, names, &hash(BODY))
+}
+
+fn signature_of(path: &str, query: &str, fields: &[(&str, &str)], names: &str, payload: &PayloadHash) -> String {
+    let lines = fields.iter().map(|(name, value)| [name, ":", value, "\n"].concat()).collect::<Vec<_>>().concat();
+    let canonical = format!("POST\n{path}\n{query}\n{lines}\n{names}\n{}", payload.as_str());
     let scope = "20261123/us-west-2/bedrock/aws4_request";
     let to_sign = format!("AWS4-HMAC-SHA256\n20261123T100000Z\n{scope}\n{}", hash(canonical.as_bytes()).as_str());
     let mac = |key: &[u8], text: &str| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes());
@@ -59,8 +69,7 @@ fn sign_it(target: &str, token: Option<&str>) -> Signed {
     Signer::new(&keys(token)).sign(SCOPE, &subject, now()).unwrap()
 }
 
-/// The targets of three reports of gateways whose signatures AWS refused: a version with its colon (higress 2396), the same through a
-/// second encoding (maki 212), and an ARN, whose slash is a part of the id.
+/// A version with its colon, an ARN, whose slash is a part of the id, and a path without an id.
 const TARGETS: [&str; 4] = [
     TARGET,
     "/model/anthropic.claude-3-haiku-20240307-v1%3A0/invoke-with-response-stream",
@@ -87,6 +96,67 @@ fn a_signature_is_the_one_that_the_documented_steps_give() {
             assert!(signed.authorization.is_sensitive() && signed.security_token.is_none_or(|token| token.is_sensitive()));
         }
     }
+}
+
+/// Three public reports of gateways whose signatures AWS refused: the id each was about, the path in its canonical request that AWS
+/// wanted, and those that were signed instead.
+///
+/// * higress 2396: the id had been encoded twice where it was sent, so that AWS wanted a third encoding.
+/// * higress 3590: what was encoded was decoded before it was signed, in an ARN its slash with it.
+/// * maki 212: the path was signed as it is sent, and `host` stood twice in the list of signed fields.
+const REFUSED: [(&str, &str, &[&str]); 3] = [
+    (
+        "anthropic.claude-3-5-sonnet-20240620-v1:0",
+        "/model/anthropic.claude-3-5-sonnet-20240620-v1%253A0/converse",
+        &["/model/anthropic.claude-3-5-sonnet-20240620-v1%25253A0/converse"],
+    ),
+    (
+        "arn:aws:bedrock:us-east-1:123456789012:inference-profile/global.anthropic.claude-sonnet-4-20250514-v1:0",
+        "/model/arn%253Aaws%253Abedrock%253Aus-east-1%253A123456789012%253Ainference-profile%252Fglobal.anthropic.claude-sonnet-4-20250514-v1%253A0/converse",
+        &[
+            "/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A123456789012%3Ainference-profile%2Fglobal.anthropic.claude-sonnet-4-20250514-v1%3A0/converse",
+            "/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A123456789012%3Ainference-profile/global.anthropic.claude-sonnet-4-20250514-v1%3A0/converse",
+        ],
+    ),
+    (
+        "us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+        "/model/us.anthropic.claude-sonnet-4-5-20250929-v1%253A0/converse",
+        &[
+            "/model/us.anthropic.claude-sonnet-4-5-20250929-v1%3A0/converse",
+            "/model/us.anthropic.claude-sonnet-4-5-20250929-v1:0/converse",
+        ],
+    ),
+];
+
+#[test]
+fn what_aws_refused_of_others_is_signed_as_it_wants_it_and_refused_as_they_did_it() {
+    let names = ["content-type", "host", "x-amz-date"];
+    let values = ["application/json", HOST_NAME, "20261123T100000Z"];
+    let fields: Vec<(&str, &str)> = names.into_iter().zip(values).collect();
+    for (id, wanted, others) in REFUSED {
+        let target = super::super::bedrock::path(&super::super::bedrock::segment(id), Operation::Converse, false).unwrap();
+        let signed = sign_it(&target, None);
+        let signature = |canonical: &str, names: &str, fields: &[(&str, &str)]| {
+            let credential = "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20261123/us-west-2/bedrock/aws4_request";
+            format!("{credential}, SignedHeaders={names}, Signature={}", by_path(canonical, fields, names))
+        };
+        assert_eq!(signed.authorization, signature(wanted, "content-type;host;x-amz-date", &fields), "{id}");
+        let mut received = received(&signed);
+        let mut ask = |authorization: &str| {
+            received.insert(AUTHORIZATION, HeaderValue::from_str(authorization).unwrap());
+            check(&received, &target, BODY, None, SCOPE, now())
+        };
+        assert_eq!(ask(&signature(wanted, "content-type;host;x-amz-date", &fields)), Ok(()), "{id}");
+        for other in others {
+            assert_eq!(ask(&signature(other, "content-type;host;x-amz-date", &fields)), Err(Mistrust::Signature), "{other}");
+        }
+        let twice: Vec<(&str, &str)> = fields[..2].iter().chain(&fields[1..]).copied().collect();
+        assert_eq!(ask(&signature(wanted, "content-type;host;host;x-amz-date", &twice)), Err(Mistrust::Fields), "{id}");
+    }
+    // And higress 2396 as it was sent.
+    let target = "/model/anthropic.claude-3-5-sonnet-20240620-v1%253A0/converse";
+    let signed = sign_it("/model/anthropic.claude-3-5-sonnet-20240620-v1%3A0/converse", None);
+    assert_eq!(check(&received(&signed), target, BODY, None, SCOPE, now()), Err(Mistrust::Signature));
 }
 
 #[test]

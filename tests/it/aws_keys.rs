@@ -3,10 +3,13 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use jiff::{SignedDuration, Timestamp};
 
 use super::process::{Program, windward};
 use super::support::peer::{Seen, Then, respond};
-use super::support::{Client, Fleet, Peer};
+use super::support::{Answer, Client, Fleet, Peer, patiently};
 
 const FLEET: &str = r"
 models: [m]
@@ -86,11 +89,15 @@ policies: [{{ name: in_order, objective: listed_order }}]
 
     /// Who answers a request.
     fn backend(&self) -> String {
-        let mut client = Client::connect(self.address);
-        client.post("/model/m/converse", "x-mock-output-tokens: 3\r\n", CONVERSE);
-        let answer = client.answer();
+        let answer = self.ask();
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.field("x-windward-backend").unwrap().to_owned()
+    }
+
+    fn ask(&self) -> Answer {
+        let mut client = Client::connect(self.address);
+        client.post("/model/m/converse", "x-mock-output-tokens: 3\r\n", CONVERSE);
+        client.answer()
     }
 
     /// All that it said, in which no secret is.
@@ -230,4 +237,58 @@ fn without_keys_another_is_asked_and_it_is_said_why() {
         let failed = said.iter().find(|line| line.contains("a credential cannot be renewed"));
         assert!(failed.is_some_and(|line| line.contains(why)), "{environment:?}: {failed:?}");
     }
+}
+
+/// A container's service: how it answers the first time, and how after that.
+fn container(first: String, then: (&'static str, String)) -> Peer {
+    let asked = AtomicUsize::new(0);
+    Peer::start(move |_, stream| {
+        let (status, body) = if asked.fetch_add(1, SeqCst) == 0 { ("200 OK", &first) } else { (then.0, &then.1) };
+        respond(stream, status, "content-type: application/json\r\n", body.as_bytes());
+        Then::Next
+    })
+}
+
+/// Keys that end so many seconds from now.
+fn ending(id: &str, seconds: i64) -> String {
+    let end = Timestamp::now().checked_add(SignedDuration::from_secs(seconds)).unwrap();
+    KEYS.replace("AKIDMOCK", id).replace("2100-01-01T00:00:00Z", &end.to_string())
+}
+
+#[test]
+fn keys_that_end_are_used_to_their_end_and_replaced_where_there_are_others() {
+    let fleet = Fleet::start(FLEET);
+    let start = |peer: &Peer, folder: &Path| {
+        let environment = [("AWS_CONTAINER_CREDENTIALS_FULL_URI", &*url(peer, "/role"))];
+        Running::start(folder, &fleet, "{}", &environment)
+    };
+    // Others take the place of those that end. The region knows only the others.
+    let (peer, folder) = (container(ending("AKIDOLD", 3), ("200 OK", KEYS.to_owned())), tempfile::tempdir().unwrap());
+    let proxy = start(&peer, folder.path());
+    assert_eq!(proxy.backend(), "spare");
+    // Whoever asks so often has no attempt left for another backend some time.
+    patiently("the next keys", || (proxy.ask().field("x-windward-backend") == Some("signed")).then_some(()));
+    assert_eq!(proxy.ask().status, 200);
+    for _ in 0..2 {
+        peer.next();
+    }
+    proxy.stop();
+    assert!(!peer.saw_more(), "keys that last are asked for once");
+
+    // At their end they are not used any more, whoever gives no others.
+    let (peer, folder) = (container(ending("AKIDMOCK", 4), ("403 Forbidden", "{}".to_owned())), tempfile::tempdir().unwrap());
+    let proxy = start(&peer, folder.path());
+    patiently("their end", || (proxy.backend() == "spare").then_some(()));
+    let said = proxy.stop();
+    assert!(
+        !said.iter().any(|line| line.contains("refuses the gateway's own credential")),
+        "none that had ended was sent: {said:#?}"
+    );
+
+    // Those that have ended already are none.
+    let (peer, folder) = (container(ending("AKIDMOCK", -60), ("403 Forbidden", "{}".to_owned())), tempfile::tempdir().unwrap());
+    let proxy = start(&peer, folder.path());
+    assert_eq!(proxy.backend(), "spare");
+    let said = proxy.stop();
+    assert!(said.iter().any(|line| line.contains("a credential cannot be renewed")), "{said:#?}");
 }
