@@ -4,8 +4,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::decode::{At, Decode, Filled, Problems, Table, only_key};
 use super::file::{
-    CommandFile, ElectricityMapsFile, GridFile, HeaderFile, HostFile, LatencyFile, ModelFile, OfferFile, SecretPathFile,
-    SigV4File, WeightedFile,
+    CommandFile, ElectricityMapsFile, GridFile, HeaderFile, LatencyFile, ModelFile, OfferFile, SecretPathFile, SigV4File,
+    WeightedFile,
 };
 use super::node::{Mark, Node, Value};
 use super::values::Span;
@@ -245,6 +245,14 @@ super::decode::section! {
         ttl: Option<At<Span>>,
         /// A header field that names it. Without one, the body's `prompt_cache_key` or `user` does, or how the prompt begins.
         header: Option<At<String>>,
+    }
+
+    /// A host that says in which countries it works.
+    struct HostFile {
+        /// As in the URL of a backend, without scheme, port and path.
+        host: At<String>,
+        /// Country codes such as DE, of whose known grids the dirtiest counts; anywhere when left out.
+        countries: Option<Filled<At<String>>>,
     }
 
     /// A best guess between two ends.

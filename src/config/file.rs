@@ -213,14 +213,6 @@ section! {
         regions: Filled<At<String>>,
     }
 
-    /// A host that says in which countries it works.
-    struct HostFile {
-        /// As in the URL of a backend, without scheme, port and path.
-        host: At<String>,
-        /// Country codes such as DE, of whose known grids the dirtiest counts; anywhere when left out.
-        countries: Option<Filled<At<String>>>,
-    }
-
     /// Energy per token at the machine, before PUE.
     struct CoefficientsFile {
         /// Their name in the log: a name, `@` and a revision. Made of the figures when left out.
