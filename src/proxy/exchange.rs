@@ -387,7 +387,8 @@ impl Exchange {
         })
     }
 
-    /// The first body data of the response came `at` that time, and it is an answer or says that there is none.
+    /// The first body data of the response came `at` that time, and it is an answer or says that there is none. To be called once: it
+    /// teaches.
     pub(super) fn saw_first_data(&mut self, answers: impl FnOnce() -> bool, at: Instant) {
         self.first_token = Some(at);
         if let Some(permit) = &mut self.permit {
