@@ -61,7 +61,7 @@
 //! | A client of Azure's classic API or of OpenAI's is served by a backend of either, by its own name for the model | `a_client_of_either_api_is_served_by_a_backend_of_either`, `a_fall_back_goes_from_one_of_its_apis_to_the_other` |
 //! | Retries stay a share of the requests, whatever the backends do | `retries_never_double_an_outage` |
 //! | No more than half of the candidates are ejected, and never the last | `no_more_than_half_are_ejected_and_the_last_one_never` |
-//! | A client that leaves ends its backend's work in every phase within a second, is booked as waste, and costs the backend no health | `a_connection_that_is_closed_or_reset_ends_the_exchange_in_every_phase`, `a_stream_that_is_reset_ends_the_exchange_in_every_phase`, `a_hundred_that_leave_at_once_leave_nothing_behind`, `a_client_that_leaves_a_stream_which_is_translated_ends_it` |
+//! | A client that leaves ends its backend's work in every phase within a second, is booked as waste, and costs the backend no health | `a_connection_that_is_closed_or_reset_ends_the_exchange_in_every_phase`, `a_stream_that_is_reset_ends_the_exchange_in_every_phase`, `a_hundred_that_leave_at_once_leave_nothing_behind`, `a_client_that_leaves_is_noticed_however_much_it_had_said_before`, `a_client_that_leaves_a_stream_which_is_translated_ends_it` |
 //! | A backend that never answers is let go of in its time, and nobody else is asked for the same work | `a_backend_that_never_answers_is_given_up`, `what_was_not_refused_is_sent_again_only_if_the_policy_says_so` |
 //! | The cleanest backend being down holds nobody up, and it is used again when it is back | `the_cleanest_backend_being_down_holds_nobody_up_and_it_comes_back` |
 //!

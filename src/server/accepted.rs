@@ -4,15 +4,17 @@
 //! all that tells it that it has the whole. Where the body was cut, the connection is reset instead. The client may lose what it has
 //! not read yet, which is why every other client, who sees by the framing that something is missing, gets the ordinary end.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::tracked::ConnState;
 
@@ -28,6 +30,33 @@ impl Accepted {
         // Small chunks of a stream must not wait for the peer's acknowledgement; a socket that refuses is as good as closed.
         let _ = socket.set_nodelay(true);
         Self { socket, connection: Arc::clone(connection) }
+    }
+}
+
+/// A connection whose end can be seen although something was said before it that nobody has read.
+pub(super) trait SeesEnd {
+    /// Whether its peer has ended it, as far as the kernel has told.
+    fn has_ended(&self) -> bool;
+}
+
+impl SeesEnd for Accepted {
+    fn has_ended(&self) -> bool {
+        // It is asked and not waited for: as long as something is unread it is ready.
+        let ready = pin!(self.socket.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop()));
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+}
+
+impl SeesEnd for TlsStream<Accepted> {
+    fn has_ended(&self) -> bool {
+        self.get_ref().0.has_ended()
+    }
+}
+
+#[cfg(test)]
+impl SeesEnd for tokio::io::DuplexStream {
+    fn has_ended(&self) -> bool {
+        false
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
-use super::accepted::Accepted;
+use super::accepted::{Accepted, SeesEnd};
 use super::detect::{Prefix, Version, detect};
 use super::direct::{self, Left};
 use super::guard::{Guard, Held};
@@ -192,7 +192,7 @@ pub(super) async fn run<S, IO>(
 ) -> Outcome
 where
     S: Answers,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + SeesEnd + Unpin + Send + 'static,
 {
     let Setting { limits, held, .. } = setting;
     match version {
@@ -211,7 +211,7 @@ where
 async fn http1<S, IO>(socket: IO, held: Held, read: Vec<u8>, service: S, limits: Limits) -> Outcome
 where
     S: Answers,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + SeesEnd + Unpin + Send + 'static,
 {
     let state = Arc::clone(&held.entry.state);
     let timers = Timers::new(limits.header_read, limits.idle, false, Instant::now());
@@ -227,7 +227,7 @@ where
 async fn http2<S, IO>(socket: IO, held: Held, prefix: Prefix, service: S, limits: Limits) -> Outcome
 where
     S: Answers,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + SeesEnd + Unpin + Send + 'static,
 {
     let state = Arc::clone(&held.entry.state);
     // Its preface is there, so that it is idle from now on and not since it was accepted.

@@ -24,9 +24,10 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::accepted::SeesEnd;
 use super::connection::{Answers, Outcome};
 use super::detect::Prefix;
-use super::guard::{Guard, Held, READ_AHEAD};
+use super::guard::{Guard, Held, LOOK_EVERY, READ_AHEAD};
 use super::respond::{Occasion, Written};
 use super::timers::{Expired, LazyTimer, Timers};
 use super::tracked::{ConnState, InProgress};
@@ -67,6 +68,7 @@ pub(super) struct Link<IO> {
     reader: Reader,
     timers: Timers,
     timer: LazyTimer,
+    left_timer: LazyTimer,
     /// Of a head that waits for its body.
     body: Option<Awaited>,
     pub(super) write_timer: LazyTimer,
@@ -99,7 +101,7 @@ enum Next {
 pub(super) async fn serve<S, IO>(socket: IO, read: &[u8], mut service: S, limits: &Limits, held: Held, begun: Instant) -> Left<IO>
 where
     S: Answers,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + SeesEnd + Unpin + Send + 'static,
 {
     let mut link = Link {
         socket,
@@ -109,6 +111,7 @@ where
         reader: Reader::new(limits.head, limits.body).with_fields(limits.fields),
         timers: Timers::new(limits.header_read, limits.idle, false, begun),
         timer: LazyTimer::default(),
+        left_timer: LazyTimer::default(),
         body: None,
         write_timer: LazyTimer::default(),
         write_since: None,
@@ -232,7 +235,7 @@ impl<IO> Link<IO> {
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Link<IO> {
+impl<IO: AsyncRead + AsyncWrite + SeesEnd + Unpin> Link<IO> {
     /// Reads until there is a request, or none to come.
     fn poll_next(&mut self, cx: &mut Context<'_>, service: &mut impl Answers) -> Poll<Next> {
         loop {
@@ -294,7 +297,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Link<IO> {
                 return left;
             }
         }
-        Poll::Pending
+        // The rest is left to the kernel, and behind it the end cannot be read.
+        while !self.socket.has_ended() {
+            ready!(self.left_timer.poll(Instant::now() + LOOK_EVERY, cx));
+        }
+        Poll::Ready(())
     }
 
     /// What the service answers; `None` when the client does not wait for it.

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::accepted::SeesEnd;
 use super::detect::Prefix;
 use super::listener::Place;
 use super::refuse;
@@ -38,6 +39,8 @@ const LINGER_BYTES: usize = 1 << 20;
 /// So much is read ahead of the last answer, and more is left to the kernel. It is read at all to see that a client left, which
 /// ends the work for it, also when it had said something more before.
 pub(super) const READ_AHEAD: usize = 8 << 10;
+/// How often it is looked for the end of a client that has said more than that, and whose end cannot be read.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What an open connection occupies.
 #[derive(Debug)]
@@ -56,6 +59,7 @@ pub(super) struct Guard<S> {
     held: Held,
     write_timer: LazyTimer,
     write_since: Option<Instant>,
+    left_timer: LazyTimer,
     /// Whether the last read found something, so that there may be more.
     unread: bool,
     lingering: Option<Lingering>,
@@ -99,6 +103,7 @@ impl<S> Guard<S> {
             held,
             write_timer: LazyTimer::default(),
             write_since: None,
+            left_timer: LazyTimer::default(),
             unread: false,
             lingering: None,
             framing,
@@ -216,7 +221,7 @@ impl<S: AsyncRead + Unpin> Guard<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
+impl<S: AsyncRead + AsyncWrite + SeesEnd + Unpin> Guard<S> {
     /// Reads what may be seen of the messages that come.
     fn poll_messages(&mut self, framing: &mut Framing, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
@@ -231,7 +236,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             let waits = framing.is_between() && framing.messages() != self.settled;
             if waits && self.stash.len() >= READ_AHEAD {
                 self.waiting = true;
-                return Poll::Pending;
+                while !self.socket.has_ended() {
+                    ready!(self.left_timer.poll(Instant::now() + LOOK_EVERY, cx));
+                }
+                return Poll::Ready(Ok(()));
             }
             if !waits && self.stash.take_news() {
                 self.look_at_stash(framing);
@@ -259,7 +267,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             }
         }
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     /// Looks at bytes that came when none were kept, and keeps those that are not good; says how many are.
     fn look_at(&mut self, read: &[u8], framing: &mut Framing) -> usize {
         let fed = framing.feed(read);
@@ -319,7 +329,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
+impl<S: AsyncRead + AsyncWrite + SeesEnd + Unpin> AsyncRead for Guard<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if let Some(mut framing) = self.framing.take()
             && !self.held.entry.state.is_switched()

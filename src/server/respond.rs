@@ -10,6 +10,7 @@ use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+use super::accepted::SeesEnd;
 use super::date;
 use super::direct::Link;
 use super::guard::WRITE_STALL;
@@ -57,7 +58,7 @@ enum Gathered {
     All,
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Link<IO> {
+impl<IO: AsyncRead + AsyncWrite + SeesEnd + Unpin> Link<IO> {
     /// Writes a response to its end. Dropping the future drops the body.
     pub(super) async fn respond<B: Limited<Data = Bytes>>(
         &mut self,

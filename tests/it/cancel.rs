@@ -281,6 +281,32 @@ fn a_hundred_that_leave_at_once_leave_nothing_behind() {
     is_served(&proxy);
 }
 
+/// What is said ahead of an answer is read only in part, and the end lies behind it.
+#[test]
+fn a_client_that_leaves_is_noticed_however_much_it_had_said_before() {
+    let ahead = format!("POST /v1/files HTTP/1.1\r\nhost: w\r\ncontent-length: 100000\r\n\r\n{}", "x".repeat(50_000));
+    for phase in [Phase::BeforeTheFirstByte, Phase::Body] {
+        let (address, happened) = backend(phase, "protocol: http1");
+        let proxy = before(address, "protocol: http1");
+        let mut took = Vec::new();
+        for nth in 0..TIMES {
+            let mut client = begun(&proxy, phase, if nth % 4 < 2 { Sent::Plain } else { Sent::InChunks });
+            happens(&happened, Happened::Asked);
+            client.send(ahead.as_bytes());
+            if nth % 2 == 1 {
+                socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            let left = Instant::now();
+            drop(client);
+            happens(&happened, Happened::Ended);
+            took.push(left.elapsed());
+        }
+        assert!(in_the_middle(took) < WITHIN, "{phase:?}");
+        (0..TIMES).for_each(|_| check(&proxy, phase));
+        is_served(&proxy);
+    }
+}
+
 #[test]
 fn a_client_that_leaves_a_stream_which_is_translated_ends_it() {
     let (address, happened) = conversing(|mut stream, say| {
