@@ -8,12 +8,12 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
 use super::support::peer::{Seen, Then, respond, wait_for_close};
-use super::support::{Client, Harness, Peer, patiently};
+use super::support::{Client, Harness, Peer, in_the_middle, patiently};
 
 const TOKEN: &str = "feed-t0ken";
 const OK: &str = r#"{"choices":[],"usage":{"prompt_tokens":1000,"completion_tokens":100}}"#;
@@ -187,18 +187,24 @@ impl World {
         }
     }
 
-    /// A request is served by `backend`, chosen for `grams`.
-    fn serves(&self, backend: &str, grams: &str, case: &str) {
+    /// A request is served by `backend`, chosen for `grams`; in so much time.
+    fn serves(&self, backend: &str, grams: &str, case: &str) -> Duration {
+        let asked = Instant::now();
         let mut client = Client::connect(self.proxy.address);
         client.post("/v1/chat/completions", "", r#"{"model":"m"}"#);
         let answer = client.answer();
         assert_eq!((answer.status, answer.field("x-windward-backend")), (200, Some(backend)), "{case}");
         assert_eq!(answer.field("x-windward-carbon-intensity"), Some(grams), "{case}");
+        asked.elapsed()
     }
 }
 
+/// Whatever the feed does, a request waits for nothing of it.
+const WITHIN: Duration = Duration::from_secs(1);
+
 #[test]
 fn the_last_good_value_stays() {
+    let mut took = Vec::new();
     for case in cases() {
         let feed = Feed::start(None);
         let world = World::of(&feed, "5ms");
@@ -206,21 +212,24 @@ fn the_last_good_value_stays() {
         let before = feed.asked.load(SeqCst);
         *feed.case.lock().unwrap() = Some(case.clone());
         world.wait_for_the_end_of(&case, &feed, before);
-        world.serves("poland", "52", &case.name);
+        took.push(world.serves("poland", "52", &case.name));
         feed.check_questions(&[&world.backends[1]]);
     }
+    assert!(in_the_middle(took) < WITHIN);
 }
 
 #[test]
 fn the_next_source_speaks_for_a_feed_that_never_did() {
+    let mut took = Vec::new();
     for case in cases() {
         let feed = Feed::start(Some(case.clone()));
         let world = World::of(&feed, "5ms");
         world.wait_for_the_end_of(&case, &feed, 0);
         world.wait_for(NEXT, "file", &case.name);
-        world.serves("france", "70", &case.name);
+        took.push(world.serves("france", "70", &case.name));
         feed.check_questions(&[&world.backends[0]]);
     }
+    assert!(in_the_middle(took) < WITHIN);
 }
 
 #[test]
