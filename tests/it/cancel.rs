@@ -3,6 +3,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
@@ -304,6 +306,62 @@ fn a_client_that_leaves_is_noticed_however_much_it_had_said_before() {
         assert!(in_the_middle(took) < WITHIN, "{phase:?}");
         (0..TIMES).for_each(|_| check(&proxy, phase));
         is_served(&proxy);
+    }
+}
+
+/// What a client of TLS trusts, and the listener that it is, as the configuration has it.
+fn tls(files: &Path) -> (Arc<rustls::ClientConfig>, String) {
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (files.join("certificate.pem"), files.join("key.pem"));
+    std::fs::write(&certificate, own.cert.pem()).unwrap();
+    std::fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(own.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let listener = format!("address: 127.0.0.1:0, tls: {{ certificate: {}, key: {} }}", certificate.display(), key.display());
+    (Arc::new(config.with_root_certificates(roots).with_no_client_auth()), listener)
+}
+
+#[test]
+fn a_client_that_leaves_through_tls_is_noticed_with_a_goodbye_and_without() {
+    let files = tempfile::tempdir().unwrap();
+    let (config, listener) = tls(files.path());
+    for phase in [Phase::BeforeTheFirstByte, Phase::Body, Phase::Stream] {
+        let (address, happened) = backend(phase, "protocol: http1");
+        let backends = [("a", address, ""), ("b", super::support::Peer::nobody(), "")];
+        let plain = "listeners: [{ address: 127.0.0.1:0 }]";
+        let proxy = Harness::of(|log| {
+            super::support::text(log, "", &backends, "policy: in_order").replace(plain, &format!("listeners: [{{ {listener} }}]"))
+        });
+        let mut took = Vec::new();
+        for nth in 0..TIMES {
+            let socket = TcpStream::connect(proxy.address).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            let client = rustls::ClientConnection::new(Arc::clone(&config), "localhost".try_into().unwrap()).unwrap();
+            let mut client = rustls::StreamOwned::new(client, socket);
+            let head = format!("POST {} HTTP/1.1\r\nhost: w\r\ncontent-length: {}\r\n\r\n", phase.path(), CALL.len());
+            client.write_all(format!("{head}{CALL}").as_bytes()).unwrap();
+            happens(&happened, Happened::Asked);
+            let (mut seen, mut more) = (Vec::new(), [0; 4096]);
+            while phase.answer().is_some() && memchr::memmem::find(&seen, b"Hel").is_none() {
+                let count = client.read(&mut more).unwrap();
+                seen.extend_from_slice(&more[..count]);
+            }
+            match nth % 3 {
+                0 => client.conn.send_close_notify(),
+                1 => socket2::SockRef::from(&client.sock).set_linger(Some(Duration::ZERO)).unwrap(),
+                _ => {}
+            }
+            let left = Instant::now();
+            let _ = client.flush();
+            drop(client);
+            happens(&happened, Happened::Ended);
+            took.push(left.elapsed());
+        }
+        assert!(in_the_middle(took) < WITHIN, "{phase:?}");
+        (0..TIMES).for_each(|_| check(&proxy, phase));
+        assert_eq!((proxy.in_flight("a"), &proxy.backend("a")["failures"]), (0, &0.into()), "its health is none the worse");
     }
 }
 
