@@ -1,10 +1,11 @@
 //! Streams: chunk by chunk, metered, with the usage event that was asked for taken out again, and cut where they break.
 
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
-use super::support::peer::{PATIENCE, Then, begin_events, chunk, end_chunks, wait_for_close};
+use super::support::h2::{End, H2Client};
+use super::support::peer::{PATIENCE, Then, begin_events, chunk, end_chunks, respond, wait_for_close};
 use super::support::{Client, Harness, Peer};
 
 const FIRST: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"Hel\"}}],\"usage\":null}\n\n";
@@ -408,4 +409,35 @@ fn a_tunnel_that_carries_nothing_is_given_up() {
     client.get("/v1/realtime", "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n");
     client.read_to_end();
     assert_eq!(proxy.record()["ended"], "timed_out");
+}
+
+#[test]
+fn a_stream_that_breaks_is_a_reset_over_http2_and_the_connection_goes_on() {
+    for begun in [
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\nx\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{",
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n",
+    ] {
+        let peer = Peer::start(move |seen, stream| {
+            if seen.json()["user"] == "next" {
+                respond(stream, "200 OK", "content-type: application/json\r\n", b"{}");
+                return Then::Next;
+            }
+            stream.write_all(begun.as_bytes()).unwrap();
+            Then::Close
+        });
+        let proxy = Harness::start(&[("a", peer.address, "")], "");
+        let mut client = H2Client::connect(proxy.address);
+        assert!(client.call(1, r#"{"model":"m","stream":true}"#));
+        assert!(matches!(client.end(1), End::Reset(code) if code != 0), "a reset with a code of an error, and no end: {begun}");
+        let record = proxy.record();
+        assert_eq!(
+            (&record["ended"], &record["attempts"][0]["outcome"]),
+            (&"upstream_broke".into(), &"broken".into()),
+            "{record}"
+        );
+        assert!(client.call(3, r#"{"model":"m","user":"next"}"#));
+        assert_eq!(client.end(3), End::Answered(200), "{begun}");
+    }
 }
