@@ -46,6 +46,8 @@ pub enum KeySource {
 pub struct AwsChain {
     /// The only one that is asked for the first keys; `None` leaves it to AWS's own order.
     pub profile: Option<Arc<str>>,
+    /// What writes the first keys where the profile names a program for that, as the line of a shell.
+    pub program: Option<Secret>,
     /// Whose rights are taken on with what is found.
     pub role: Option<AwsRole>,
     /// In which region the service is asked that gives out such rights.
@@ -55,7 +57,7 @@ pub struct AwsChain {
 impl AwsChain {
     /// Whether the same keys come from it: they are good in every region.
     pub fn gives_as(&self, other: &Self) -> bool {
-        (&self.profile, &self.role) == (&other.profile, &other.role)
+        (&self.profile, &self.program, &self.role) == (&other.profile, &other.program, &other.role)
     }
 }
 

@@ -52,20 +52,25 @@ pub fn profile_keys(text: &str, profile: &str) -> Result<AwsKeys, NoKeys> {
 
 /// What the shared files say of where a profile's keys come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct ProfileOrigin {
+pub(super) struct ProfileOrigin<'t> {
     /// It is there.
     pub(super) known: bool,
     /// Somebody is to be asked for its keys, whatever else is written there: a role or an identity outranks keys that lie beside it. A
     /// program or a browser does not, which is for filling in keys that are missing.
     pub(super) asks: bool,
+    /// The program that it names for filling them in.
+    pub(super) program: Option<&'t str>,
 }
 
 /// Of a profile in the texts of the credentials file and of the configuration file, where the sections of all but `default` begin with
 /// `profile`.
-pub(super) fn profile_origin(credentials: &str, configuration: &str, profile: &str) -> ProfileOrigin {
-    let mut asks = false;
-    let mut ask = |name: &str, _: &str| {
+pub(super) fn profile_origin<'t>(credentials: &'t str, configuration: &'t str, profile: &str) -> ProfileOrigin<'t> {
+    let (mut asks, mut program) = (false, None);
+    let mut ask = |name: &str, value: &'t str| {
         asks |= matches!(name, "role_arn" | "credential_source" | "web_identity_token_file");
+        if name == "credential_process" && !value.is_empty() {
+            program = Some(value);
+        }
     };
     let in_credentials = settings(credentials, |section| section == profile, &mut ask);
     let named = |section: &str| match section.strip_prefix("profile") {
@@ -73,7 +78,7 @@ pub(super) fn profile_origin(credentials: &str, configuration: &str, profile: &s
         _ => profile == "default" && section == profile,
     };
     let in_configuration = settings(configuration, named, &mut ask);
-    ProfileOrigin { known: in_credentials || in_configuration, asks }
+    ProfileOrigin { known: in_credentials || in_configuration, asks, program }
 }
 
 /// Gives every setting, its name in lower case, of the sections that are meant; whether there is one.
@@ -132,7 +137,8 @@ aws_secret_access_key =
         let configuration =
             "[default]\nregion = us-west-2\n[profile deploy]\nrole_arn = arn\nsource_profile = default\n[prod]\nrole_arn=x";
         let of = |profile| profile_origin(FILE, configuration, profile);
-        let (plain, asking) = (ProfileOrigin { known: true, asks: false }, ProfileOrigin { known: true, asks: true });
+        let plain = ProfileOrigin { known: true, ..ProfileOrigin::default() };
+        let asking = ProfileOrigin { asks: true, ..plain };
         assert_eq!(
             [of("default"), of("prod"), of("deploy")],
             [plain, plain, asking],
@@ -141,8 +147,13 @@ aws_secret_access_key =
         assert_eq!(of("nobody"), ProfileOrigin::default());
         assert_eq!(profile_origin("[a]\nrole_arn=x", "", "a"), asking);
         for other in ["credential_process = fill", "sso_session = work"] {
-            assert_eq!(profile_origin(FILE, &format!("[default]\n{other}"), "default"), plain, "keys that lie there are taken");
+            let configuration = format!("[default]\n{other}");
+            let origin = profile_origin(FILE, &configuration, "default");
+            assert_eq!(ProfileOrigin { program: None, ..origin }, plain, "keys that lie there are taken");
+            assert_eq!(origin.program.is_some(), other.starts_with("credential_process"));
         }
+        let program = profile_origin("", "[profile p]\ncredential_process = /opt/fill --as \"a b\" x=y\n", "p").program;
+        assert_eq!(program, Some("/opt/fill --as \"a b\" x=y"));
     }
 
     proptest! {

@@ -6,7 +6,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_config::BehaviorVersion;
 use aws_config::identity::IdentityCache;
@@ -26,11 +26,13 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, header};
 use http_body_util::Full;
 use jiff::Timestamp;
+use serde::Deserialize;
 use tokio::time::timeout;
 use tracing::instrument::WithSubscriber as _;
 use tracing::subscriber::NoSubscriber;
 
 use super::fetch::{Limits, Place, ask};
+use super::program;
 use crate::backend::{AwsChain, AwsKeys, Secret};
 
 /// How long all of it may take: a chain of roles asks several times. The start waits for it too, also on a machine without metadata.
@@ -48,8 +50,12 @@ const MOST_SAID: usize = 300;
 
 /// Asks for keys, and when they end if that is known.
 pub(super) async fn keys(chain: &AwsChain) -> Result<(AwsKeys, Option<Timestamp>), String> {
+    let first = match &chain.program {
+        Some(line) => Some(written(&program::output("sh", ["-c", line.expose()].into_iter()).await?)?),
+        None => None,
+    };
     // What the crate says of its work is heard by nobody, since it may show what must not be seen; what fails comes back from here.
-    let asked = timeout(LONGEST, provide(chain).with_subscriber(NoSubscriber::default())).await;
+    let asked = timeout(LONGEST, provide(chain, first).with_subscriber(NoSubscriber::default())).await;
     let given = asked
         .map_err(|_| format!("nobody gave AWS keys within {} s", LONGEST.as_secs()))?
         .map_err(|error| said(&error, chain))?;
@@ -62,7 +68,27 @@ pub(super) async fn keys(chain: &AwsChain) -> Result<(AwsKeys, Option<Timestamp>
     Ok((keys, until))
 }
 
-async fn provide(chain: &AwsChain) -> Result<Credentials, CredentialsError> {
+/// What a program writes that a profile names (`credential_process`). The crate would run it as well, without an end to one that hangs.
+fn written(text: &str) -> Result<Credentials, String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Written {
+        version: u32,
+        access_key_id: String,
+        secret_access_key: String,
+        session_token: Option<String>,
+        expiration: Option<Timestamp>,
+    }
+    // What is wrong with it is not repeated, since that would be some of it.
+    let keys: Written = serde_json::from_str(text).map_err(|_| "the profile's program wrote no AWS keys".to_owned())?;
+    if keys.version != 1 {
+        return Err("the profile's program wrote AWS keys of an unknown version".to_owned());
+    }
+    let until = keys.expiration.map(SystemTime::from);
+    Ok(Credentials::new(keys.access_key_id, keys.secret_access_key, keys.session_token, until, "windward"))
+}
+
+async fn provide(chain: &AwsChain, first: Option<Credentials>) -> Result<Credentials, CredentialsError> {
     let client = http_client_fn(|settings, _| Line::of(settings).into());
     let region = aws_config::Region::new(chain.region.to_string());
     let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS);
@@ -74,7 +100,9 @@ async fn provide(chain: &AwsChain) -> Result<Credentials, CredentialsError> {
         .timeout_config(limits.clone())
         // Whatever was found before is asked for because it ends.
         .identity_cache(IdentityCache::no_cache());
-    if let Some(profile) = &chain.profile {
+    if let Some(keys) = first {
+        loader = loader.credentials_provider(SharedCredentialsProvider::new(keys));
+    } else if let Some(profile) = &chain.profile {
         // Only it: the crate's chain would ask the environment before the profile and the machine after it, and either may be another
         // account's.
         let asked = ProviderConfig::without_region()

@@ -13,6 +13,7 @@ pub mod keep;
 pub mod peers;
 pub mod pricing;
 pub mod probe;
+mod program;
 pub mod regular;
 pub mod reload;
 pub mod tokens;

@@ -1,26 +1,20 @@
 //! Renews the tokens that backends are sent, and the AWS keys that are asked for, beside the traffic: a request only takes what is there.
 //!
-//! A program is run once for all backends that are sent its token, one run at a time, within a time and up to a length. It gets no input,
-//! and what it writes to its standard error is thrown away, because that may show what must not be seen; its status says that it failed,
-//! and to run it by hand says why. A token that was good stays until its end, or, where nobody says when that is, until another comes.
+//! A program ([`super::program`]) is run once for all backends that are sent its token, one run at a time. A token that was good stays until its end, or, where nobody says when that is, until another comes.
 
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
+use super::program::{self, MOST, bounded};
 use super::regular::open_regular;
 use crate::backend::{AwsChain, AwsKeys, Renewable, Secret, TokenSource};
 use crate::clock::Clock;
@@ -28,12 +22,6 @@ use crate::state::{Snapshot, Token};
 
 /// How often it is looked which token is due, and whether a file has another one.
 pub(super) const EVERY: Duration = Duration::from_secs(5);
-/// The longest output that is read, in bytes. A token has a few thousand, and must fit into a head.
-const MOST: u64 = 64 << 10;
-/// How long a program may take. Those of Azure and Google start an interpreter and ask a server.
-const LONGEST: Duration = Duration::from_secs(30);
-/// How long the output of a program that has ended is read on. All it wrote lies ready then; but others may hold the pipe for hours.
-const AFTER_END: Duration = Duration::from_secs(1);
 /// After a failure it is tried again so soon, in seconds.
 const AGAIN: i64 = 15;
 /// A token that says when it ends is renewed so long before, in seconds, or a tenth of what it has left where that is less.
@@ -188,68 +176,7 @@ fn read(path: &Path) -> Result<Fetched, String> {
 
 async fn run(words: &[Box<str>], asked: Timestamp) -> Result<Fetched, String> {
     let Some((program, told)) = words.split_first() else { return Err("there is no program".to_owned()) };
-    let mut command = Command::new(&**program);
-    command.args(told.iter().map(|word| &**word)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    // One that is not waited for any more has to end, or every try would leave one behind; and with it all that it has started, since
-    // many a program is a script around another.
-    command.process_group(0).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| format!("it cannot be started: {error}"))?;
-    // Dropped before the child is, so that its number is still its own.
-    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
-    let ended = timeout(LONGEST, output_of(&mut child, &mut group)).await;
-    let ended = ended.map_err(|_| format!("it took longer than {} s", LONGEST.as_secs()))?;
-    let (text, status) = ended.map_err(|error| error.to_string())?;
-    let text = bounded(text)?;
-    match status {
-        Some(status) if !status.success() => Err(format!("it ended with {status}")),
-        _ => understood(&text, asked),
-    }
-}
-
-/// What it writes until it ends, and how it ended; `None` where it writes on and on, and nobody waits for the end.
-async fn output_of(child: &mut Child, group: &mut Group) -> io::Result<(Vec<u8>, Option<ExitStatus>)> {
-    let (mut text, output) = (Vec::new(), child.stdout.take());
-    let mut output = output.ok_or(io::ErrorKind::BrokenPipe)?.take(MOST + 1);
-    let ended = loop {
-        tokio::select! {
-            read = output.read_buf(&mut text) => if read? == 0 { break None },
-            ended = child.wait() => break Some(ended?),
-        }
-    };
-    if text.len() as u64 > MOST {
-        return Ok((text, None));
-    }
-    let status = match ended {
-        None => child.wait().await?,
-        Some(status) => {
-            let rest = async { while output.read_buf(&mut text).await.is_ok_and(|read| read > 0) {} };
-            // What comes later, or never, is somebody's whom it left behind.
-            let _ = timeout(AFTER_END, rest).await;
-            status
-        }
-    };
-    group.0 = None;
-    Ok((text, Some(status)))
-}
-
-/// A program and all that it starts, which end with this unless the program has ended by itself: what it leaves behind then, it means
-/// to, and its number may be another's.
-struct Group(Option<Pid>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(leader) = self.0 {
-            // It may have ended this very moment.
-            let _ = kill_process_group(leader, Signal::KILL);
-        }
-    }
-}
-
-fn bounded(text: Vec<u8>) -> Result<String, String> {
-    if text.len() as u64 > MOST {
-        return Err(format!("it is longer than {MOST} bytes"));
-    }
-    String::from_utf8(text).map_err(|_| "it is no text".to_owned())
+    understood(&program::output(program, told.iter().map(|word| &**word)).await?, asked)
 }
 
 /// What programs that write tokens in JSON call them, and their ends: Azure's (`accessToken`, `expires_on`), OAuth's (`access_token`,
@@ -461,7 +388,8 @@ mod tests {
         is_open.await.unwrap();
         running.abort();
         assert!(running.await.unwrap_err().is_cancelled());
-        assert!(timeout(LONGEST, reading).await.is_ok(), "the other end is still held");
+        let ended = tokio::time::timeout(Duration::from_secs(30), reading).await;
+        assert!(ended.is_ok(), "the other end is still held");
     }
 
     #[tokio::test]

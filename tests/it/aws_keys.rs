@@ -68,6 +68,7 @@ impl Running {
             r#"
 listeners: [{{ address: 127.0.0.1:0 }}]
 log: {{ access: {log} }}
+limits: {{ drain_delay: 1ms, drain_deadline: 5s }}
 backends:
   - {{ name: signed, url: "{url}", dialect: bedrock, region: aws/eu-north-1, auth: {{ sigv4: {sigv4} }}, models: [m] }}
   - {{ name: spare, url: "{url}", dialect: bedrock, region: aws/eu-north-1, auth: {{ sigv4: {{ access_key_id: AKIDMOCK, secret_access_key: hush, session_token: temporary }} }}, models: [m] }}
@@ -291,4 +292,46 @@ fn keys_that_end_are_used_to_their_end_and_replaced_where_there_are_others() {
     assert_eq!(proxy.backend(), "spare");
     let said = proxy.stop();
     assert!(said.iter().any(|line| line.contains("a credential cannot be renewed")), "{said:#?}");
+}
+
+#[test]
+fn a_program_that_a_profile_names_gives_keys() {
+    let (fleet, folder) = (Fleet::start(FLEET), tempfile::tempdir().unwrap());
+    let (config, keys) = (folder.path().join("config"), folder.path().join("keys.json"));
+    let written = |id: &str, version: u8| {
+        format!(
+            r#"{{"Version":{version},"AccessKeyId":"{id}","SecretAccessKey":"hush","SessionToken":"temporary","Expiration":"2100-01-01T00:00:00Z"}}"#
+        )
+    };
+    for (line, text, backend, why) in [
+        ("cat KEYS", written("AKIDMOCK", 1), "signed", None),
+        ("cat KEYS", written("AKIDMOCK", 2), "spare", Some("of an unknown version")),
+        ("cat KEYS", "hush".to_owned(), "spare", Some("wrote no AWS keys")),
+        ("sh -c 'exit 3'", String::new(), "spare", Some("it ended with exit status: 3")),
+    ] {
+        std::fs::write(&keys, text).unwrap();
+        let line = line.replace("KEYS", keys.to_str().unwrap());
+        std::fs::write(&config, format!("[profile fill]\ncredential_process = {line}\n")).unwrap();
+        // Another account's, which a profile that is named outranks.
+        let environment = [
+            ("AWS_CONFIG_FILE", config.to_str().unwrap()),
+            ("AWS_ACCESS_KEY_ID", "AKIDOTHER"),
+            ("AWS_SECRET_ACCESS_KEY", "OTHERSECRET"),
+        ];
+        let proxy = Running::start(folder.path(), &fleet, "{ profile: fill }", &environment);
+        assert_eq!(proxy.backend(), backend, "{line}");
+        let said = proxy.stop();
+        assert_eq!(said.iter().any(|line| line.contains("a credential cannot be renewed")), why.is_some(), "{said:#?}");
+        assert!(why.is_none_or(|why| said.iter().any(|line| line.contains(why))), "{said:#?}");
+    }
+
+    // And a role is taken on with them.
+    let peer = security_token_service();
+    std::fs::write(&keys, written("AKIDBASE", 1)).unwrap();
+    std::fs::write(&config, format!("[default]\ncredential_process = cat {}\n", keys.display())).unwrap();
+    let environment = [("AWS_CONFIG_FILE", config.to_str().unwrap()), ("AWS_ENDPOINT_URL_STS", &*url(&peer, ""))];
+    let proxy = Running::start(folder.path(), &fleet, &format!("{{ role_arn: {ROLE} }}"), &environment);
+    assert_eq!(proxy.backend(), "signed");
+    assert!(peer.next().field("authorization").unwrap().contains("Credential=AKIDBASE/"));
+    proxy.stop();
 }

@@ -152,7 +152,24 @@ impl Check<'_> {
             written.role_arn.as_ref().map(|arn| AwsRole { arn: text(arn), external_id: written.external_id.as_ref().map(text) });
         let by_environment = self.variable("AWS_REGION").or_else(|| self.variable("AWS_DEFAULT_REGION"));
         let region = by_environment.map_or_else(|| Arc::clone(region), Arc::from);
-        Some(KeySource::Chain(Arc::new(AwsChain { profile: written.profile.as_ref().map(text), role, region })))
+        let (profile, program) = (written.profile.as_ref().map(text), self.program(written));
+        Some(KeySource::Chain(Arc::new(AwsChain { profile, program, role, region })))
+    }
+
+    /// The program that a profile names where it has no keys, unless the environment has some and no profile is named here.
+    fn program(&self, written: &SigV4File) -> Option<Secret> {
+        let in_environment = self.variable("AWS_ACCESS_KEY_ID").and(self.variable("AWS_SECRET_ACCESS_KEY")).is_some();
+        let named = written.profile.as_ref().map(|profile| profile.value.as_str());
+        if named.is_none() && in_environment {
+            return None;
+        }
+        let name = named.or_else(|| self.variable("AWS_PROFILE")).unwrap_or("default");
+        let text = |variable, usual| self.usual_file(variable, usual).and_then(|path| self.text(&path).ok()).unwrap_or_default();
+        let credentials = text("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials");
+        let configuration = text("AWS_CONFIG_FILE", ".aws/config");
+        let origin = profile_origin(&credentials, &configuration, name);
+        let fills_in = !origin.asks && profile_keys(&credentials, name).is_err();
+        origin.program.filter(|_| fills_in).map(Secret::new)
     }
 
     fn variable(&self, name: &str) -> Option<&str> {
