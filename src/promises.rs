@@ -10,7 +10,7 @@
 //! | HTTP/1.1 that is ambiguous is refused with a reason, `Connection: close` and an end of the connection within two seconds, and nothing of it reaches a backend; the unusual but valid passes | `every_case_as_it_was_sent`, `every_case_in_pieces_that_end_within_line_ends`, `short_cases_byte_by_byte` |
 //! | What passes is, to hyper, exactly one message; and what is read without hyper is the request that hyper would have seen | fuzz body `framing` |
 //! | A refusal waits for the answers before it, and a body that breaks is the client's fault | `a_refusal_waits_for_the_response_before_it`, `a_broken_upload_ends_the_attempt_and_is_the_clients_fault` |
-//! | HTTP/2 that is malformed is refused and reaches no backend, and what is only unusual is answered: all that h2spec sends, and more | `what_is_malformed_is_refused_and_reaches_no_backend`, `settings_are_acknowledged_each_time` |
+//! | HTTP/2 that is malformed is refused and reaches no backend, and what is only unusual is answered: all that h2spec sends, and more. One thing is forbidden and not refused: a pseudo-header in trailers, which goes no further | `what_is_malformed_is_refused_and_reaches_no_backend`, `one_thing_alone_is_answered_although_it_is_forbidden`, `settings_are_acknowledged_each_time`, `a_stream_gets_what_its_window_is_for_and_not_a_byte_more`, `a_setting_moves_the_windows_of_streams_that_are_open_also_below_zero`, `one_stream_more_than_allowed_is_refused_and_the_others_go_on` |
 //! | A response of HTTP/2 goes out as its client's windows allow, also where a setting makes one of them negative | `a_stream_gets_what_its_window_is_for_and_not_a_byte_more`, `a_setting_moves_the_windows_of_streams_that_are_open_also_below_zero` |
 //! | A flood of frames ends its connection while others are served, within a second, and what many clients do is no flood | `a_flood_is_ended_and_others_are_served_meanwhile`, `others_wait_for_little_of_a_flood`, `what_many_clients_do_is_no_flood` |
 //! | A backend of HTTP/2 that floods its connection is left at once | `a_flood_from_an_http2_backend_ends_its_connection` |
@@ -27,7 +27,7 @@
 //! | The bytes of an event stream pass unchanged, and each before the next one exists | `an_event_is_passed_on_before_the_next_exists`, `a_client_that_asked_for_usage_gets_the_bytes_as_they_came` |
 //! | An answer of 200 that is an error is passed on as it came, and counts as none | `an_answer_that_is_an_error_is_passed_on_whole_and_is_no_answer`, `a_stream_that_ends_with_an_error_is_passed_on_whole_and_is_no_answer`, `what_breaks_within_a_stream_keeps_what_was_said_of_its_prompt` |
 //! | What is translated says all that was said, or is refused by the name of what cannot be; a stream that is cut anywhere is never a whole one, and where the network cut it makes no difference | `what_has_no_counterpart_is_refused_by_its_name`, `what_only_anthropics_service_does_is_refused_by_its_name`, `a_stream_that_is_cut_anywhere_is_never_a_whole_one`, `where_it_is_cut_makes_no_difference`, `a_stream_that_breaks_is_a_broken_one_here_too`, fuzz body `translation` |
-//! | No member of a request is translated, or passed over, that is there twice | `a_name_that_is_there_twice_is_refused_however_it_is_written` |
+//! | A member that is there twice in an object of a request is refused where the translation looks at that object; what goes on as it was written (a schema, the arguments of a call) is its reader's to judge | `a_name_that_is_there_twice_is_refused_however_it_is_written`, `what_has_no_counterpart_is_refused_by_its_name`, `what_only_anthropics_service_does_is_refused_by_its_name` |
 //! | Whoever speaks the client's dialect gets the client's own bytes, whatever was translated for others | `who_speaks_the_clients_dialect_gets_its_own_bytes_whoever_was_asked_before` |
 //! | A backend that cannot prove who it is gets no request | `who_cannot_prove_who_he_is_gets_no_request`, `who_speaks_no_tls_that_is_safe_gets_no_request` |
 //!
@@ -69,7 +69,7 @@
 //!
 //! | promise | shown by |
 //! |---|---|
-//! | A body over the limit is refused before it is read, and a head by its bytes and by its fields | `a_body_over_the_limit_is_refused_before_it_is_read`, `a_bad_head_is_answered_and_counted`, `a_head_has_as_many_fields_as_the_configuration_says` |
+//! | A body over the limit is refused before it is read, and a head by its bytes and by its fields; trailers by their fields, in either version of HTTP | `a_body_over_the_limit_is_refused_before_it_is_read`, `a_bad_head_is_answered_and_counted`, `a_head_has_as_many_fields_as_the_configuration_says`, `a_head_has_so_many_fields_and_a_trailer_section_the_usual_number`, `trailers_of_more_fields_than_may_be_end_it_as_broken` |
 //! | There is no queue: who finds no place, for a connection, a request, its bytes or a stream, is told so at once | `one_connection_too_many_is_closed_and_counted`, `who_finds_no_place_is_told_at_once_when_to_come_again`, `one_stream_more_than_allowed_is_refused_and_the_others_go_on` |
 //! | An open stream takes no more than 40 KiB | `an_open_stream_takes_little_memory` |
 //! | A request that its head alone condemns is refused while its body is still on its way | `a_refusal_does_not_wait_for_a_body_that_is_late`, `what_a_head_is_refused_for_is_known_without_its_body_and_asking_leaves_no_trace` |

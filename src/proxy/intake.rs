@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body::Body;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -25,6 +25,7 @@ use super::{Received, admit};
 use crate::affinity::{PrefixScan, Session, SessionKey};
 use crate::estimate::Demand;
 use crate::wire::fields::{Fields, Name};
+use crate::wire::framing::USUAL_FIELDS;
 use crate::wire::request::{RequestFields, RequestScan};
 use crate::wire::{Named, Operation};
 
@@ -151,8 +152,10 @@ where
             }
         };
         let Some(frame) = frame else { break };
-        let Ok(chunk) = frame.map_err(|error| broken(&error))?.into_data() else {
-            continue; // Trailers of a request mean nothing to the APIs and are not passed on.
+        let chunk = match frame.map_err(|error| broken(&error))?.into_data() {
+            Ok(chunk) => chunk,
+            Err(trailers) if fits(&trailers) => continue, // They mean nothing to the APIs and are not passed on.
+            Err(_) => return Err(Error::BodyBroken),
         };
         length += chunk.len();
         if length > limits.body {
@@ -165,6 +168,12 @@ where
         chunks.push(chunk);
     }
     Ok(chunks.finish())
+}
+
+/// Whether a frame is one of data, or trailers of no more fields than may be. Those of HTTP/1.1 were counted as they came; of
+/// HTTP/2 whoever read them counted the bytes alone.
+pub(super) fn fits(frame: &Frame<Bytes>) -> bool {
+    frame.trailers_ref().is_none_or(|trailers| trailers.len() <= USUAL_FIELDS as usize)
 }
 
 /// Why a client's body failed. That its connection or its stream ended is its right; all else is its mistake.

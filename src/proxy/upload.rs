@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::exchange::Proof;
-use super::intake::{broken, due};
+use super::intake::{broken, due, fits};
 use super::reject::Error;
 use crate::upstream::BoxError;
 
@@ -155,6 +155,9 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Paced<B> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let me = self.get_mut();
         match Pin::new(&mut me.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) if !fits(&frame) => {
+                Poll::Ready(Some(Err(me.turn.failed.get_or_init(|| Error::BodyBroken).to_string().into())))
+            }
             Poll::Ready(frame) => {
                 me.came(frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len));
                 Poll::Ready(frame.map(|frame| {
@@ -246,6 +249,19 @@ mod tests {
         let (sender, chunks) = mpsc::channel(1);
         let turn = Turn::new(Instant::now());
         (sender, Paced::new(Sent(chunks), PROGRESS, &turn), turn)
+    }
+
+    #[tokio::test]
+    async fn trailers_of_more_fields_than_may_be_end_it_as_broken() {
+        let name = http::HeaderName::from_static("x");
+        for (fields, fits) in [(100, true), (101, false)] {
+            let trailers = std::iter::repeat_n((name.clone(), http::HeaderValue::from_static("y")), fields).collect();
+            let sent = http_body_util::Empty::<Bytes>::new().with_trailers(std::future::ready(Some(Ok(trailers))));
+            let turn = Turn::new(Instant::now());
+            let mut body = Paced::new(sent, PROGRESS, &turn);
+            assert_eq!(body.frame().await.unwrap().is_ok(), fits, "{fields}");
+            assert_eq!(turn.failed.get().is_some_and(|error| matches!(error, Error::BodyBroken)), !fits, "{fields}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

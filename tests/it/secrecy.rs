@@ -152,7 +152,7 @@ backends:
             // What a backend answers is the client's; what the proxy says itself has to be bare.
             shown.extend(answer.filter(|answer| answer.field("x-windward-backend").is_none()).map(|answer| answer.text()));
         }
-        // Of these the last two are refused for what no other API has a word for.
+        // Of these the third is refused for what no other API has a word for, and the last for what is given twice.
         for more in ["", r#","stream":true"#, r#","seed":1"#, r#","messages":[]"#] {
             for word in ["hello", "events", "odd", "fails"] {
                 let body = format!(r#"{{"messages":[{{"role":"user","content":"{PROMPT} {word}"}}],"model":"claude"{more}}}"#);

@@ -35,7 +35,7 @@ def cases():
                 case["steps"].append(int(text))
             else:
                 case[key] = int(text) if key == "stream" else text
-        case["valid"] = case["want"] == "answered 200"
+        case["valid"] = case["want"] == "answered 200" and "forbidden" not in case
         yield case
 
 

@@ -30,7 +30,7 @@ use head::{Extent, Head, Most};
 
 /// Bytes of a trailer section: some checksums and signatures fit, and it has to be kept until all of it is there.
 const MAX_TRAILERS: usize = 8 << 10;
-/// The most fields of a head, unless it is said otherwise, and of a trailer section in any case: what hyper takes without an allocation
+/// The most fields of a head, unless it is said otherwise, and of a trailer section in any case and either version of HTTP: what hyper takes without an allocation
 /// for each message, and three times as many as any client is known to send.
 pub const USUAL_FIELDS: u32 = 100;
 

@@ -8,12 +8,13 @@ use crate::wire::fields::Name;
 use crate::wire::message::RequestHead;
 
 /// Whether it is clear what is asked for, and of whom (RFC 9113, 8.3.1), in at most so many fields: of those whoever read them counted
-/// the bytes alone.
+/// the bytes alone. A cookie may come in pieces, each a field, and is one (8.2.3).
 ///
 /// # Errors
 /// The first thing that is wrong.
 pub fn check(request: &RequestHead, fields: u32) -> Result<(), Refusal> {
-    if request.fields.len() > fields as usize {
+    let pieces = || request.fields.all(Name::Cookie).skip(1).count();
+    if request.fields.len() > fields as usize && request.fields.len() - pieces() > fields as usize {
         return Err(Refusal::HeadTooLarge);
     }
     let uri = &request.target;

@@ -19,7 +19,7 @@ use crate::wire::message::{Message, RequestHead};
 /// that is saved on its head.
 pub const MAX_WHOLE: usize = 64 << 10;
 /// Fields for which there is room without an allocation; the official SDKs send about 20.
-const USUAL_FIELDS: usize = 24;
+const INLINE_FIELDS: usize = 24;
 
 /// Reads the requests of one connection. Between two of them it holds no memory.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ struct Field {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Places(SmallVec<[Field; USUAL_FIELDS]>);
+struct Places(SmallVec<[Field; INLINE_FIELDS]>);
 
 impl Notes for Places {
     fn field(&mut self, at: usize, name: usize, value: usize) {

@@ -6,6 +6,7 @@
 //! name path twice
 //! rule the section of an RFC, or the policy, that it rests on
 //! want reset        `answered STATUS`, `reset` (the stream alone), or `ended` (the connection is given up, with a code of an error)
+//! forbidden yes     the rule asks for a refusal, and it is answered all the same; left out of all others
 //! stream 3          whose end it is; 1 when left out
 //! > HEADERS END_HEADERS+END_STREAM 1 \{GET}\{:path=/}     a frame: type, flags or `-`, stream, payload
 //! | bytes           what is no frame
@@ -16,7 +17,8 @@
 //! of a good request and a good call. That a fault of a stream is taken for one of the connection is allowed (RFC 9113, 5.4.2), and so the
 //! code is left to whoever reads the frames. A case that is answered with 200 reaches the backend, no other.
 //!
-//! All that h2spec 2.6 sends is among them. `tests/framing_peers.py` reads the same files and sends them to other proxies.
+//! All that h2spec 2.6 sends is among them, but for what depends on what comes back: windows are in `windows.rs`, more streams than are
+//! allowed in `floods.rs`. `tests/framing_peers.py` reads the same files and sends them to other proxies.
 
 use super::super::support::cases::{blocks, unescaped};
 use super::super::support::h2::{
@@ -63,6 +65,8 @@ pub(super) struct Case {
     pub name: String,
     pub rule: String,
     pub want: Want,
+    /// It should not be answered, and is.
+    pub forbidden: bool,
     pub steps: Vec<Step>,
     /// Whose end it is.
     pub stream: u32,
@@ -74,12 +78,13 @@ pub(super) fn all() -> Vec<Case> {
 }
 
 fn case(lines: &[(String, String)]) -> Case {
-    let (mut name, mut rule, mut want, mut steps, mut stream) = ("", "", None, Vec::new(), 1);
+    let (mut name, mut rule, mut want, mut forbidden, mut steps, mut stream) = ("", "", None, false, Vec::new(), 1);
     for (key, text) in lines {
         match &**key {
             "name" => name = text,
             "rule" => rule = text,
             "want" => want = wanted(text),
+            "forbidden" => forbidden = text == "yes",
             "stream" => stream = text.parse().unwrap(),
             "wait" => steps.push(Step::Wait(text.parse().unwrap())),
             ">" => steps.push(Step::Send(frame_of(text))),
@@ -89,7 +94,7 @@ fn case(lines: &[(String, String)]) -> Case {
     }
     assert!(!rule.is_empty() && !steps.is_empty(), "{name} is not whole");
     let want = want.unwrap_or_else(|| panic!("{name} does not say how it ends"));
-    Case { name: name.to_owned(), rule: rule.to_owned(), want, steps, stream }
+    Case { name: name.to_owned(), rule: rule.to_owned(), want, forbidden, steps, stream }
 }
 
 fn wanted(text: &str) -> Option<Want> {
