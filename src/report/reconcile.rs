@@ -54,6 +54,8 @@ pub struct Reconciled {
     pub unknown_live: u64,
     /// What these emitted by the trail.
     pub unknown_live_grams: f64,
+    /// Restated records that are in no sum above, because what another of their attempts emitted is unknown.
+    pub unknown_in_part: u64,
     /// By the region where it ran.
     pub regions: BTreeMap<String, Ran>,
 }
@@ -162,6 +164,8 @@ impl Reconciled {
         }
         self.records += 1;
         let known = |id: Option<&str>| id.and_then(|id| trail.region(id));
+        // Its events are calls that were turned away.
+        let ran = |attempt: &AttemptUsed<'_>| !matches!(&*attempt.outcome, "refused" | "unreachable");
         if ids().all(|(_, id)| known(id).is_none()) {
             return;
         }
@@ -170,7 +174,7 @@ impl Reconciled {
         let mut grams = Vec::with_capacity(record.attempts.len());
         let mut restated_any = false;
         for (attempt, id) in ids() {
-            let restated = known(id).map(|region| restate(record, attempt, region));
+            let restated = known(id.filter(|_| ran(attempt))).map(|region| restate(record, attempt, region));
             self.not_restated += u64::from(matches!(restated, Some(None)));
             let restated = restated.flatten();
             restated_any |= restated.is_some();
@@ -181,7 +185,11 @@ impl Reconciled {
             }
         }
         if restated_any {
-            self.sum_up(record, &grams, band);
+            // A sum with an unknown part is unknown.
+            match grams.iter().copied().sum() {
+                Some(total) => self.sum_up(record, total, grams.last().copied().flatten(), band),
+                None => self.unknown_in_part += 1,
+            }
         }
     }
 
@@ -203,9 +211,8 @@ impl Reconciled {
         }
     }
 
-    /// Adds an exchange whose attempts emitted so much by the trail; `None` of one that nobody knows.
-    fn sum_up(&mut self, record: &AccessRecord<'_>, grams: &[Option<f64>], band: Band) {
-        let total: f64 = grams.iter().flatten().sum();
+    /// Adds an exchange whose attempts emitted so much by the trail, and the last of them so much.
+    fn sum_up(&mut self, record: &AccessRecord<'_>, total: f64, last: Option<f64>, band: Band) {
         let Some(live) = record.emissions.as_ref() else {
             self.unknown_live += 1;
             self.unknown_live_grams += total;
@@ -213,7 +220,7 @@ impl Reconciled {
         };
         let Emissions { grams: live_grams, baseline_grams, saved_grams, waste_grams, .. } = live;
         let answered = record.ended == Ended::Complete && record.status.is_some_and(|status| (200..300).contains(&status));
-        let answer = grams.last().copied().flatten().filter(|_| answered).unwrap_or_default();
+        let answer = last.filter(|_| answered).unwrap_or_default();
         let live_answer = record.attempts.last().and_then(|last| last.grams).map_or(0.0, Grams::get);
         // The same machine: it would have run where this one did.
         let same =
@@ -250,6 +257,7 @@ impl Reconciled {
         );
         for (count, what) in [
             (self.unknown_live, format!("records had no live figure and emitted {:.3} g", self.unknown_live_grams)),
+            (self.unknown_in_part, "records are in no sum: what another of their attempts emitted is unknown".to_owned()),
             (
                 self.by_yearly_figure,
                 "attempts are restated with a yearly figure, as their line has no reading of that grid".to_owned(),
@@ -408,6 +416,17 @@ mod tests {
     }
 
     #[test]
+    fn what_was_turned_away_ran_nowhere() {
+        let refused = line("other", true).replace("broken", "refused").replacen("10000.0", "0.0", 1).replacen(
+            r#""grams":2.0"#,
+            r#""grams":0.0"#,
+            1,
+        );
+        let found = reconciled(&trail(&["eu-north-1", "us-west-2"]), &refused);
+        assert_eq!((found.attempts, found.regions.keys().map(String::as_str).collect::<Vec<_>>()), (1, vec!["aws/us-west-2"]));
+    }
+
+    #[test]
     fn what_the_trail_does_not_know_keeps_its_figure_and_a_baseline_runs_where_the_same_backend_did() {
         // Of the first attempt there is no event.
         let mut only_the_answer = Trail::default();
@@ -424,6 +443,10 @@ mod tests {
         let unknown = reconciled(&only_the_answer, &line("states", false));
         assert_eq!((unknown.unknown_live, unknown.emitted), (1, Figures::default()));
         assert!(near(unknown.unknown_live_grams, 2.0 + answer));
+        // Nor is a part of a sum shown as the sum.
+        let lost = line("states", false).replacen(r#""grams":2.0"#, r#""grams":null"#, 1);
+        let partly = reconciled(&only_the_answer, &lost);
+        assert_eq!((partly.unknown_in_part, partly.unknown_live, partly.unknown_live_grams), (1, 0, 0.0), "{lost}");
         assert_eq!(reconciled(&Trail::default(), &line("states", true)).joined, 0);
         let nowhere = reconciled(&trail(&["atlantis-1", "atlantis-2"]), &line("states", true));
         assert_eq!((nowhere.joined, nowhere.not_restated, nowhere.emitted), (1, 2, Figures::default()));

@@ -277,8 +277,10 @@ fn keys_that_end_are_used_to_their_end_and_replaced_where_there_are_others() {
     assert!(!peer.saw_more(), "keys that last are asked for once");
 
     // At their end they are not used any more, whoever gives no others.
-    let (peer, folder) = (container(ending("AKIDMOCK", 4), ("403 Forbidden", "{}".to_owned())), tempfile::tempdir().unwrap());
+    // Long enough for a machine that is busy to begin with them.
+    let (peer, folder) = (container(ending("AKIDMOCK", 12), ("403 Forbidden", "{}".to_owned())), tempfile::tempdir().unwrap());
     let proxy = start(&peer, folder.path());
+    assert_eq!(proxy.backend(), "signed", "until then they are");
     patiently("their end", || (proxy.backend() == "spare").then_some(()));
     let said = proxy.stop();
     assert!(
