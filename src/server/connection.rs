@@ -26,7 +26,7 @@ use tower::Service;
 use super::accepted::{Accepted, SeesEnd};
 use super::detect::{Prefix, Version, detect};
 use super::direct::{self, Left};
-use super::guard::{Guard, Held};
+use super::guard::{Guard, Held, LOOK_EVERY};
 use super::streams::Streams;
 use super::timers::{Expired, LazyTimer, Timers};
 use super::tracked::{ConnState, InProgress, TrackedBody};
@@ -293,7 +293,8 @@ async fn drive<C>(mut connection: Pin<&mut C>, state: &ConnState, mut timers: Ti
 where
     C: Future<Output = hyper::Result<()>>,
 {
-    let (mut timer, mut dismissed) = (LazyTimer::default(), false);
+    let (mut timer, mut look_timer) = (LazyTimer::default(), LazyTimer::default());
+    let (mut dismissed, mut next_look) = (false, None);
     std::future::poll_fn(|cx| {
         state.run_by(cx.waker());
         loop {
@@ -316,6 +317,15 @@ where
             }
             let Some(deadline) = timers.waiting(begun, ended, Instant::now) else {
                 // Of HTTP/1.1 only: the bodies of streams are looked after one by one.
+                if state.is_uploading() {
+                    // hyper reads no more of a body than is taken of it; but it flushes at every turn.
+                    let at = *next_look.get_or_insert_with(|| Instant::now() + LOOK_EVERY);
+                    if look_timer.poll(at, cx).is_ready() {
+                        next_look = None;
+                        state.look_for_end();
+                        continue;
+                    }
+                }
                 let Some(until) = state.body_until() else { return Poll::Pending };
                 ready!(timer.poll(until, cx));
                 tracing::debug!("a response had its time, and its client had not taken it");

@@ -39,7 +39,8 @@ const LINGER_BYTES: usize = 1 << 20;
 /// So much is read ahead of the last answer, and more is left to the kernel. It is read at all to see that a client left, which
 /// ends the work for it, also when it had said something more before.
 pub(super) const READ_AHEAD: usize = 8 << 10;
-/// How often it is looked for the end of a client that has said more than that, and whose end cannot be read.
+/// How often it is looked for the end of a client whose end cannot be read: it has said more than that, or a body that its backend does
+/// not take.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What an open connection occupies.
@@ -280,6 +281,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             self.stash.keep(rest, fed.then == Then::Next);
             self.held.entry.state.keeps_part_of_head(fed.then == Then::More && framing.is_in_head());
         }
+        self.held.entry.state.uploads(!framing.is_in_head());
         fed.pass
     }
 
@@ -290,6 +292,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         let fed = framing.feed(self.stash.doubtful());
         self.stash.approve(fed.pass, fed.then == Then::Next);
         self.held.entry.state.keeps_part_of_head(fed.then == Then::More && framing.is_in_head());
+        self.held.entry.state.uploads(!framing.is_in_head());
         if let Some(refusing) = Refusing::of(fed.then, self.stash.doubtful()) {
             self.refuse(refusing);
         }
@@ -345,7 +348,7 @@ impl<S: AsyncRead + AsyncWrite + SeesEnd + Unpin> AsyncRead for Guard<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
+impl<S: AsyncRead + AsyncWrite + SeesEnd + Unpin> AsyncWrite for Guard<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
         self.sent(&written);
@@ -353,6 +356,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.entry.state.take_look() && self.socket.has_ended() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         let flushed = Pin::new(&mut self.socket).poll_flush(cx);
         if matches!(flushed, Poll::Ready(Ok(()))) {
             self.settle(cx);

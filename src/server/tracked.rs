@@ -37,6 +37,8 @@ pub(super) struct ConnState {
     received: AtomicBool,
     dismissed: AtomicBool,
     half_head: AtomicBool,
+    uploads: AtomicBool,
+    look: AtomicBool,
     refused: AtomicBool,
     switched: AtomicBool,
     flooded: AtomicBool,
@@ -59,6 +61,8 @@ impl Default for ConnState {
             received: AtomicBool::default(),
             dismissed: AtomicBool::default(),
             half_head: AtomicBool::default(),
+            uploads: AtomicBool::default(),
+            look: AtomicBool::default(),
             refused: AtomicBool::default(),
             switched: AtomicBool::default(),
             flooded: AtomicBool::default(),
@@ -101,6 +105,25 @@ impl ConnState {
     /// Whether part of a head is kept that nobody else knows of.
     pub(super) fn keeps_part_of_head(&self, keeps: bool) {
         self.half_head.store(keeps, Relaxed);
+    }
+
+    /// Whether a request's body is on its way.
+    pub(super) fn uploads(&self, uploads: bool) {
+        self.uploads.store(uploads, Relaxed);
+    }
+
+    pub(super) fn is_uploading(&self) -> bool {
+        self.uploads.load(Relaxed)
+    }
+
+    /// Asks whoever has the socket to look for its end.
+    pub(super) fn look_for_end(&self) {
+        self.look.store(true, Relaxed);
+    }
+
+    /// Whether that was asked since this was last called.
+    pub(super) fn take_look(&self) -> bool {
+        self.look.load(Relaxed) && self.look.swap(false, Relaxed)
     }
 
     /// Whether it may be ended: not with half a head, whose sender counts on an answer as others do.

@@ -309,6 +309,47 @@ fn a_client_that_leaves_is_noticed_however_much_it_had_said_before() {
     }
 }
 
+/// Of a body that its backend does not take nothing more is read, and the end lies behind what is not. A client's own kernel keeps the
+/// good end of a connection back until all before it was taken; only a reset comes at once.
+#[test]
+fn a_client_that_breaks_off_an_upload_which_nobody_takes_is_noticed() {
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let (address, happened) = conversing(move |mut stream, say| {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.read_exact(&mut [0; 16]).unwrap();
+        say.send(Happened::Asked).unwrap();
+        let _ = wait.lock().unwrap().recv();
+        wait_for_close(&mut stream);
+        say.send(Happened::Ended).unwrap();
+    });
+    let proxy = before(address, "protocol: http1");
+    let mut took = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::connect(proxy.address);
+        client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ncontent-length: 1000000000\r\n\r\n");
+        happens(&happened, Happened::Asked);
+        // Until nobody takes any more.
+        client.stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        while client.stream.write_all(&vec![b'x'; 64 << 10]).is_ok() {}
+        socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        let left = Instant::now();
+        drop(client);
+        let record = proxy.record();
+        took.push(left.elapsed());
+        assert_eq!(
+            (&record["ended"], &record["attempts"][0]["outcome"]),
+            (&"client_gone".into(), &"abandoned".into()),
+            "{record}"
+        );
+        assert_eq!(proxy.in_flight("a"), 0);
+        release.send(()).unwrap();
+        happens(&happened, Happened::Ended);
+    }
+    assert!(in_the_middle(took) < WITHIN);
+    assert_eq!(proxy.backend("a")["failures"], 0, "its health is none the worse");
+}
+
 /// What a client of TLS trusts, and the listener that it is, as the configuration has it.
 fn tls(files: &Path) -> (Arc<rustls::ClientConfig>, String) {
     let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
