@@ -1,4 +1,4 @@
-//! A credential that somebody else makes anew: a command, whoever writes a file, or AWS.
+//! A credential that somebody else makes anew: a command, whoever writes a file, a machine's metadata, or AWS.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +20,13 @@ pub enum TokenSource {
         /// How long after it had one it is asked for the next.
         every: Duration,
     },
+    /// The metadata of a machine of Google's, which says whose token it is and when that ends.
+    GoogleMetadata {
+        /// Host and port, as in a URL.
+        authority: Arc<str>,
+        /// As above.
+        every: Duration,
+    },
 }
 
 impl TokenSource {
@@ -28,15 +35,18 @@ impl TokenSource {
         match (self, other) {
             (Self::File(path), Self::File(other)) => path == other,
             (Self::Command { words, .. }, Self::Command { words: other, .. }) => words == other,
-            (Self::File(_), Self::Command { .. }) | (Self::Command { .. }, Self::File(_)) => false,
+            (Self::GoogleMetadata { authority, .. }, Self::GoogleMetadata { authority: other, .. }) => authority == other,
+            (Self::File(_) | Self::Command { .. } | Self::GoogleMetadata { .. }, _) => false,
         }
     }
 
-    /// Seconds after which a program is asked for the next one; 0 for a file, which is not asked.
+    /// Seconds after which it is asked for the next one; 0 for a file, which is not asked.
     pub fn every_s(&self) -> i64 {
         match self {
             Self::File(_) => 0,
-            Self::Command { every, .. } => i64::try_from(every.as_secs()).unwrap_or(i64::MAX),
+            Self::Command { every, .. } | Self::GoogleMetadata { every, .. } => {
+                i64::try_from(every.as_secs()).unwrap_or(i64::MAX)
+            }
         }
     }
 }

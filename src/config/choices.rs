@@ -1,6 +1,7 @@
 //! Values that may be written in more than one way: a word or a mapping, one thing or a list of them.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
 
 use super::decode::{At, Decode, Filled, Problems, Table, only_key};
 use super::file::{
@@ -31,6 +32,7 @@ impl Decode for SecretFile {
 pub(super) enum TokenFile {
     Kept(SecretFile),
     Command(Box<CommandFile>),
+    Metadata(MetadataFile),
 }
 
 impl Decode for TokenFile {
@@ -39,8 +41,9 @@ impl Decode for TokenFile {
             Value::Map(_) if node.get("command").is_some() => {
                 CommandFile::decode(node, problems).map(|command| Self::Command(Box::new(command)))
             }
+            Value::Map(_) if node.get("metadata").is_some() => MetadataFile::decode(node, problems).map(Self::Metadata),
             Value::Map(_) | Value::Text(_) | Value::Expanded(_) => SecretFile::decode(node, problems).map(Self::Kept),
-            _ => problems.expected(node, "text, `{ file: PATH }` or `{ command: [..] }`"),
+            _ => problems.expected(node, "text, `{ file: PATH }`, `{ command: [..] }` or `{ metadata: google }`"),
         }
     }
 }
@@ -239,6 +242,12 @@ super::decode::section! {
         output: At<f64>,
     }
 
+    /// A machine whose metadata gives a token of the account that it runs as.
+    struct MetadataFile {
+        /// Whose machine it is.
+        metadata: MetadataOf,
+    }
+
     /// How a conversation is known, and how long it is expected to be at hand where it was served last.
     struct ConversationFile {
         /// Since its last turn.
@@ -277,6 +286,18 @@ impl Decode for BandFile {
     }
 }
 
+/// Whose machines give out tokens by their metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum MetadataOf {
+    /// Google Cloud: Compute Engine, Cloud Run, GKE.
+    Google,
+}
+
+super::decode::words! {
+    MetadataOf: "metadata" { "google" => Self::Google, }
+}
+
 macro_rules! either {
     ($($ty:ty: |$generator:ident| $schema:expr;)*) => {$(
         impl JsonSchema for $ty {
@@ -301,6 +322,7 @@ either! {
         { "type": "string" },
         g.subschema_for::<SecretPathFile>(),
         g.subschema_for::<CommandFile>(),
+        g.subschema_for::<MetadataFile>(),
     ] });
     SourceFile: |g| json_schema!({ "oneOf": [
         { "const": "builtin" },

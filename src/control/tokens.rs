@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{Request, header};
+use http_body_util::Full;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
+use super::fetch::{self, Limits, Place};
 use super::program::{self, MOST, bounded};
 use super::regular::open_regular;
 use crate::backend::{AwsChain, AwsKeys, Renewable, Secret, TokenSource};
@@ -26,6 +29,11 @@ pub(super) const EVERY: Duration = Duration::from_secs(5);
 const AGAIN: i64 = 15;
 /// A token that says when it ends is renewed so long before, in seconds, or a tenth of what it has left where that is less.
 const BEFORE_END: i64 = 300;
+
+/// How long the metadata of the very machine may take, which has no network in between: until it is connected to, and in all. It may have to
+/// ask for the token itself.
+const METADATA_CONNECTS: Duration = Duration::from_secs(2);
+const METADATA_ANSWERS: Duration = Duration::from_secs(10);
 
 /// A token, and when it ends if that is known.
 type Fetched = (Secret, Option<Timestamp>);
@@ -85,6 +93,7 @@ async fn renew(token: &Token, clock: &dyn Clock) -> i64 {
             let (fetched, every) = match &how.source {
                 TokenSource::File(path) => (read(path), EVERY.as_secs().cast_signed()),
                 TokenSource::Command { words, .. } => (run(words, asked).await, token.every_s()),
+                TokenSource::GoogleMetadata { authority, .. } => (of_google(authority, asked).await, token.every_s()),
             };
             (fetched.and_then(|fetched| keep(token, fetched, clock.wall())), every)
         }
@@ -152,6 +161,7 @@ fn shown(how: &Renewable) -> &str {
         Renewable::Token(how) => match &how.source {
             TokenSource::File(path) => path.to_str().unwrap_or("a file"),
             TokenSource::Command { words, .. } => words.first().map_or("", |program| program),
+            TokenSource::GoogleMetadata { .. } => "Google's metadata",
         },
         Renewable::Keys(chain) => match (&chain.role, &chain.profile) {
             (Some(role), _) => &role.arn,
@@ -172,6 +182,25 @@ fn read(path: &Path) -> Result<Fetched, String> {
     }
     // Somebody else sees to it that it is renewed, and may know better than it says.
     Ok((Secret::new(token), None))
+}
+
+/// A token of the account that a machine of Google's runs as, by its metadata. The field keeps a browser, or whoever can make a program
+/// fetch a URL, from asking.
+async fn of_google(authority: &str, asked: Timestamp) -> Result<Fetched, String> {
+    const PATH: &str = "/computeMetadata/v1/instance/service-accounts/default/token";
+    let (host, port) = match authority.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
+        Some((host, Ok(port))) => (host, port),
+        _ => (authority, 80),
+    };
+    let request = Request::get(PATH).header(header::HOST, authority).header("metadata-flavor", "Google");
+    let request = request.body(Full::default()).map_err(|_| "the metadata's host is none".to_owned())?;
+    let limits = Limits { connect: METADATA_CONNECTS, total: METADATA_ANSWERS, body: MOST as usize };
+    let place = Place { tls: false, host: host.to_owned(), port };
+    let answer = fetch::ask(&place, request, limits).await.map_err(|why| format!("the machine's metadata: {why}"))?;
+    if !answer.status().is_success() {
+        return Err(format!("the machine's metadata answers {}", answer.status()));
+    }
+    understood(&bounded(answer.into_body().into())?, asked)
 }
 
 async fn run(words: &[Box<str>], asked: Timestamp) -> Result<Fetched, String> {
@@ -296,7 +325,7 @@ mod tests {
 
     fn token(source: TokenSource) -> Token {
         Token::new(Renewable::Token(Arc::new(Renewed {
-            name: http::header::AUTHORIZATION,
+            name: header::AUTHORIZATION,
             prefix: "Bearer ",
             source,
             first: None,

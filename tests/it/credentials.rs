@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use serde_json::Value;
 
+use super::process::{serve_by, windward};
 use super::support::h2::{DATA, END_HEADERS, END_STREAM, End, H2Client, HEADERS, block, frame};
 use super::support::peer::{Seen, Then, respond};
 use super::support::{Answer, Client, Harness, Peer, patiently};
@@ -356,4 +357,36 @@ fn a_token_is_kept_when_it_is_only_asked_for_at_other_times() {
     proxy.wait_for_status("the second generation", |status| status["generation"] == 2);
     assert_eq!(ask(&proxy, "/v1/chat/completions", "").status, 200);
     assert_eq!(peer.next().field("authorization"), Some("Bearer ONCE"));
+}
+
+#[test]
+fn a_machines_metadata_gives_a_token_of_googles() {
+    let metadata = Peer::start(|seen, stream| {
+        let asks_well = seen.field("metadata-flavor") == Some("Google");
+        let (status, body) = if asks_well {
+            ("200 OK", r#"{"access_token":"ya29.own","expires_in":3599,"token_type":"Bearer"}"#)
+        } else {
+            ("403 Forbidden", "{}")
+        };
+        respond(stream, status, "content-type: application/json\r\n", body.as_bytes());
+        Then::Next
+    });
+    let backend = Peer::answering("200 OK", OK);
+    let folder = tempfile::tempdir().unwrap();
+    let configuration = format!(
+        "listeners: [{{ address: 127.0.0.1:0 }}]\nlog: {{ access: access.jsonl }}\nlimits: {{ drain_delay: 1ms, drain_deadline: 5s }}\n\
+         backends: [{{ name: vertex, url: \"http://{}/v1\", region: gcp/europe-north1, auth: {{ bearer: {{ metadata: google }} }} }}]\n",
+        backend.address
+    );
+    let mut command = windward([""; 0]);
+    command.env("GCE_METADATA_HOST", metadata.address.to_string());
+    let (proxy, address) = serve_by(command, folder.path(), &configuration);
+    let mut client = Client::connect(address);
+    client.post("/v1/chat/completions", "authorization: Bearer CLIENT\r\n", r#"{"model":"m","messages":[]}"#);
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(metadata.next().target(), "/computeMetadata/v1/instance/service-accounts/default/token");
+    assert_eq!(backend.next().field("authorization"), Some("Bearer ya29.own"));
+    let (status, said) = proxy.stop();
+    assert!(status.success() && !said.iter().any(|line| line.contains("ya29")), "{said:#?}");
+    assert!(!metadata.saw_more(), "a token that lasts is asked for once");
 }

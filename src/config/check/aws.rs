@@ -172,7 +172,7 @@ impl Check<'_> {
         origin.program.filter(|_| fills_in).map(Secret::new)
     }
 
-    fn variable(&self, name: &str) -> Option<&str> {
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.env.get(name).filter(|value| !value.is_empty())
     }
 

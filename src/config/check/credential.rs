@@ -10,7 +10,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Check;
 use crate::backend::{Credential, Identity, Renewed, Secret, TokenSource};
-use crate::config::choices::{Auth, SecretFile, TokenFile};
+use crate::config::choices::{Auth, MetadataFile, MetadataOf, SecretFile, TokenFile};
 use crate::config::decode::At;
 use crate::config::file::{CommandFile, TlsFile};
 use crate::config::node::Mark;
@@ -73,6 +73,12 @@ impl Check<'_> {
         let (kept, source) = match &secret.value {
             TokenFile::Command(command) => {
                 let source = self.command(command, secret.mark);
+                return Credential::Renewed(Arc::new(Renewed { name, prefix, source, first: None }));
+            }
+            TokenFile::Metadata(MetadataFile { metadata: MetadataOf::Google }) => {
+                // What Google's own libraries read.
+                let authority = self.variable("GCE_METADATA_HOST").unwrap_or("metadata.google.internal").into();
+                let source = TokenSource::GoogleMetadata { authority, every: TOKEN_EVERY };
                 return Credential::Renewed(Arc::new(Renewed { name, prefix, source, first: None }));
             }
             TokenFile::Kept(kept @ SecretFile::In(path)) => (kept, Some(TokenSource::File(self.path(&path.value)))),
