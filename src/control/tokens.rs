@@ -1,6 +1,7 @@
 //! Renews the tokens that backends are sent, and the AWS keys that are asked for, beside the traffic: a request only takes what is there.
 //!
-//! A program ([`super::program`]) is run once for all backends that are sent its token, one run at a time. A token that was good stays until its end, or, where nobody says when that is, until another comes.
+//! A program (`program`, beside this) is run once for all backends that are sent its token, one run at a time. A token that was good stays
+//! until its end, or, where nobody says when that is, until another comes.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -324,12 +325,7 @@ mod tests {
     }
 
     fn token(source: TokenSource) -> Token {
-        Token::new(Renewable::Token(Arc::new(Renewed {
-            name: header::AUTHORIZATION,
-            prefix: "Bearer ",
-            source,
-            first: None,
-        })))
+        Token::new(Renewable::Token(Arc::new(Renewed { name: header::AUTHORIZATION, prefix: "Bearer ", source, first: None })))
     }
 
     async fn renewed(words: &[&str]) -> (bool, Option<String>) {

@@ -74,6 +74,7 @@ macro_rules! cases {
 fn cases() -> Vec<(&'static str, &'static [u8], Expected)> {
     cases![
         "chat-asked",
+        "chat-azure-filtered",
         "chat-cut",
         "chat-reasoning",
         "chat-running-total-cut",
