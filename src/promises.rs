@@ -88,7 +88,7 @@
 //!
 //! | promise | shown by |
 //! |---|---|
-//! | All of it comes from one registry, with a checksum, and none of it is known to be open to what its neighbours were open to | `all_of_it_comes_from_one_registry_with_a_checksum`, `what_is_known_to_be_open_is_not_among_it` |
+//! | All of it comes from one registry, cargo's default, with a checksum, and none of it is known to be open to what its neighbours were open to | `all_of_it_comes_from_one_registry_with_a_checksum`, `what_is_known_to_be_open_is_not_among_it` |
 //!
 //! # Secrets stay where they belong
 //!
