@@ -109,14 +109,14 @@ impl Cut {
 struct Bench {
     proxy: Harness,
     backend: Peer,
-    /// From each refusal to the end of its connection.
+    /// From each refusal of the last case to the end of its connection.
     ended_after: Mutex<Vec<Duration>>,
 }
 
 /// A connection ends so soon after its refusal ..
 const FIN_WITHIN: Duration = Duration::from_secs(2);
-/// .. but for one of so many, between whose ends the machine may have turned to others.
-const LATE: usize = 50;
+/// .. in one of so many runs of its case: in the others the machine may have turned to somebody else meanwhile.
+const RUNS: usize = 3;
 
 impl Bench {
     fn new() -> Self {
@@ -126,6 +126,21 @@ impl Bench {
         });
         let proxy = Harness::with("limits: { body: 1MiB }", &[("a", backend.address, "")], "");
         Self { proxy, backend, ended_after: Mutex::default() }
+    }
+
+    /// Runs a case, and again if an end was late.
+    fn run_in_time(&self, case: &Case, cut: Cut) -> Result<(), String> {
+        let mut slowest = Duration::ZERO;
+        for _ in 0..RUNS {
+            let ran = self.run(case, cut);
+            while self.backend.saw_more() {}
+            ran?;
+            slowest = std::mem::take(&mut *self.ended_after.lock().unwrap()).into_iter().max().unwrap_or_default();
+            if slowest < FIN_WITHIN {
+                return Ok(());
+            }
+        }
+        Err(format!("the end came {slowest:?} after the refusal"))
     }
 
     /// Sends a case and says what is not as it was to be.
@@ -212,16 +227,11 @@ fn run_all(cut: Cut, choose: impl Fn(&Case) -> bool) {
     let mut wrong = Vec::new();
     let chosen: Vec<Case> = cases().into_iter().filter(choose).collect();
     for case in &chosen {
-        if let Err(error) = bench.run(case, cut) {
+        if let Err(error) = bench.run_in_time(case, cut) {
             wrong.push(format!("{}: {error}", case.name));
         }
-        while bench.backend.saw_more() {}
     }
     assert!(wrong.is_empty(), "{} of {} ({cut:?}):\n{}", wrong.len(), chosen.len(), wrong.join("\n"));
-    let mut ended_after = bench.ended_after.into_inner().unwrap();
-    ended_after.sort_unstable();
-    let slowest = ended_after[ended_after.len() - 1 - ended_after.len() / LATE];
-    assert!(slowest < FIN_WITHIN, "the end came {slowest:?} after a refusal");
 }
 
 #[test]
