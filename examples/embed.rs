@@ -20,7 +20,7 @@ use windward::config::{self, Env, fleet::FleetPlan};
 use windward::proxy::{Parts, Proxy};
 use windward::state::{Snapshot, State};
 use windward::telemetry::{log::AccessLog, log::Identity, metrics::Metrics};
-use windward::upstream::{Upstreams, system_roots, tcp};
+use windward::upstream::{Names, Upstreams, system_roots, tcp};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -41,7 +41,7 @@ fn proxy(backend: SocketAddr) -> Result<Proxy, Error> {
     let tasks = TaskTracker::new();
     Ok(Proxy::new(Parts {
         state: Arc::new(State::new(Snapshot::first(Arc::new(plan), clock.monotonic()))),
-        upstreams: Upstreams::new(tcp(|| Ok(())), system_roots, tasks.clone(), Arc::clone(&clock)),
+        upstreams: Upstreams::new(tcp(Names::of_this_system(), || Ok(())), system_roots, tasks.clone(), Arc::clone(&clock)),
         log: AccessLog::off(Identity::new("embedded", 0)),
         metrics: Arc::new(Metrics::default()),
         run: 0,

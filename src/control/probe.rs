@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::backend::{Backend, BackendId};
 use crate::state::{Snapshot, State};
-use crate::upstream::round_trip;
+use crate::upstream::{Names, Target, round_trip};
 
 /// From one look to the next. A cold backend stays one while it is too far or too dirty, so this goes on; a connection in ten seconds
 /// is nothing to whoever serves models.
@@ -24,13 +24,15 @@ const AT_ONCE: usize = 16;
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// Measures for as long as it is polled.
-pub async fn run(state: Arc<State>) {
+pub async fn run(state: Arc<State>, names: Names) {
     loop {
         let snapshot = state.load();
         for some in cold(&snapshot).chunks(AT_ONCE) {
             let mut probes: JoinSet<(BackendId, Option<Duration>)> = JoinSet::new();
             for backend in some.iter().cloned() {
-                probes.spawn(async move { (backend.id, round_trip(&backend.origin.host, backend.origin.port, LONGEST).await) });
+                let (names, origin) = (names.clone(), &backend.origin);
+                let target = Target { host: Arc::clone(&origin.host), port: origin.port, within: LONGEST, tls: origin.tls };
+                probes.spawn(async move { (backend.id, round_trip(&names, &target).await) });
             }
             while let Some(probed) = probes.join_next().await {
                 if let Ok((id, Some(span))) = probed {

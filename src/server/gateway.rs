@@ -16,7 +16,7 @@ use crate::control::{health, probe};
 use crate::proxy::{Client, Parts, Proxy};
 use crate::state::State;
 use crate::telemetry::log::AccessLog;
-use crate::upstream::{Upstreams, system_roots, tcp};
+use crate::upstream::{Names, Upstreams, system_roots, tcp};
 
 /// How often a worker closes upstream connections that were idle too long. The shortest default is four seconds.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -25,7 +25,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 pub fn start_proxy(mut serve: Serve) -> Result<Handle, StartError> {
     let tasks = TaskTracker::new();
     let descriptors = Descriptors::of_this_process();
-    let connector = tcp(move || descriptors.left_for_backends());
+    let names = Names::of_this_system();
+    let connector = tcp(names.clone(), move || descriptors.left_for_backends());
     let upstreams = Upstreams::new(connector, system_roots, tasks.clone(), Arc::clone(&serve.clock));
     prepare(&upstreams, &serve.plan).map_err(StartError::Backend)?;
     if let Some(config) = &mut serve.config {
@@ -37,7 +38,7 @@ pub fn start_proxy(mut serve: Serve) -> Result<Handle, StartError> {
         });
     }
     let state = Arc::new(OnceLock::new());
-    serve.background = Some(background(&upstreams, &serve, &state));
+    serve.background = Some(background(&upstreams, names, &serve, &state));
     start(serve, move |shared| {
         // It is set before any worker runs.
         let _ = state.set(Arc::clone(&shared.state));
@@ -66,15 +67,15 @@ fn prepare(upstreams: &Upstreams, plan: &Plan) -> Result<(), String> {
 
 /// What the workers do: each closes its own idle connections, and the first one asks backends whether they work. That takes a few
 /// requests a second of one worker, and finds its connections swept and its end told as every other's.
-fn background(upstreams: &Upstreams, serve: &Serve, state: &Arc<OnceLock<Arc<State>>>) -> Background {
+fn background(upstreams: &Upstreams, names: Names, serve: &Serve, state: &Arc<OnceLock<Arc<State>>>) -> Background {
     let (upstreams, clock, state) = (upstreams.clone(), Arc::clone(&serve.clock), Arc::clone(state));
     let is_first = AtomicBool::new(true);
     Arc::new(move || {
         let state = state.get().filter(|_| is_first.swap(false, Relaxed)).cloned();
-        let (upstreams, clock) = (upstreams.clone(), Arc::clone(&clock));
+        let (upstreams, names, clock) = (upstreams.clone(), names.clone(), Arc::clone(&clock));
         Box::pin(async move {
             let checks = state.map(|state| {
-                let probes = probe::run(Arc::clone(&state));
+                let probes = probe::run(Arc::clone(&state), names);
                 (health::run(state, upstreams.clone(), Arc::clone(&clock)), probes)
             });
             let sweeping = sweep(upstreams, clock);

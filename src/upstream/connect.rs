@@ -50,8 +50,8 @@ pub type Connector = BoxCloneSyncService<Target, BoxIo, io::Error>;
 
 /// The connector over TCP, with Nagle's algorithm off and keep-alive probes on. `may_open` is asked before every socket and every lookup
 /// of a name; what it fails with is why there is no connection.
-pub fn tcp(may_open: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Connector {
-    BoxCloneSyncService::new(Tcp { names: Names::of_this_system(), may_open: Arc::new(may_open) })
+pub fn tcp(names: Names, may_open: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Connector {
+    BoxCloneSyncService::new(Tcp { names, may_open: Arc::new(may_open) })
 }
 
 /// The machine's trusted certificates. Unreadable ones are left out; a store that stays empty makes every https backend without a
@@ -157,11 +157,16 @@ impl Tcp {
 }
 
 /// How long one round trip to a host takes, seen by connecting to it over TCP; nothing is sent. `None` when nobody answered in time.
-pub async fn round_trip(host: &str, port: u16, within: Duration) -> Option<Duration> {
-    let addresses = timeout(within, tokio::net::lookup_host((host, port))).await.ok()?.ok()?;
-    for address in addresses.take(ADDRESSES_PROBED) {
+/// Looking up its name is no part of it, and is done once for all who want that name.
+pub async fn round_trip(names: &Names, target: &Target) -> Option<Duration> {
+    let Target { host, port, within, tls } = target;
+    let addresses = match host.parse() {
+        Ok(address) => vec![address],
+        Err(_) => timeout(*within, names.addresses(host, *within, *tls)).await.ok()?.ok()?,
+    };
+    for address in addresses.into_iter().take(ADDRESSES_PROBED) {
         let begun = tokio_now();
-        if let Ok(Ok(_)) = timeout(within, TcpStream::connect(address)).await {
+        if let Ok(Ok(_)) = timeout(*within, TcpStream::connect(SocketAddr::new(address, *port))).await {
             return Some(begun.elapsed());
         }
     }

@@ -39,6 +39,7 @@ pub use body::{Chunks, SendBody, UpstreamBody};
 pub use connect::{BoxIo, Connector, Io, Target, round_trip, system_roots, tcp};
 pub use error::{BodyError, BoxError, ConnectError, SendError, SendErrorKind};
 pub use heads::{for_hyper, head_of};
+pub use names::Names;
 
 use crate::backend::{Backend, Protocol};
 use crate::clock::Clock;

@@ -44,7 +44,7 @@ type Lookup = dyn Fn(Arc<str>) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpA
 
 /// What is known of names. The lock is taken once for each connection that is opened, for the time of a look into a map.
 #[derive(Clone)]
-pub(super) struct Names(Arc<Shared>);
+pub struct Names(Arc<Shared>);
 
 struct Shared {
     lookup: Box<Lookup>,
@@ -78,7 +78,7 @@ struct Stale {
 
 impl Names {
     /// By the system's resolver.
-    pub(super) fn of_this_system() -> Self {
+    pub fn of_this_system() -> Self {
         Self::by(|name| {
             Box::pin(async move {
                 // The port is none of the resolver's business.

@@ -106,7 +106,7 @@ impl World {
     async fn on_socket() -> (Self, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        (Self::new(tcp(|| Ok(())), backend_at("127.0.0.1", port)), listener)
+        (Self::new(tcp(Names::of_this_system(), || Ok(())), backend_at("127.0.0.1", port)), listener)
     }
 
     async fn send(&self, request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {

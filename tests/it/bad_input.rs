@@ -10,7 +10,7 @@ use windward::proxy::{Parts, Proxy};
 use windward::state::{Snapshot, State};
 use windward::telemetry::log::{AccessLog, Identity};
 use windward::telemetry::metrics::Metrics;
-use windward::upstream::{Upstreams, system_roots, tcp};
+use windward::upstream::{Names, Upstreams, system_roots, tcp};
 
 use super::support::peer::{Then, wait_for_close};
 use super::support::{Client, Harness, Peer};
@@ -87,7 +87,7 @@ fn what_a_head_is_refused_for_is_known_without_its_body_and_asking_leaves_no_tra
     let (tasks, metrics) = (TaskTracker::new(), Arc::new(Metrics::default()));
     let proxy = Proxy::new(Parts {
         state: Arc::new(State::new(Snapshot::first(Arc::new(plan), clock.monotonic()))),
-        upstreams: Upstreams::new(tcp(|| Ok(())), system_roots, tasks.clone(), Arc::clone(&clock)),
+        upstreams: Upstreams::new(tcp(Names::of_this_system(), || Ok(())), system_roots, tasks.clone(), Arc::clone(&clock)),
         log: log.clone(),
         metrics: Arc::clone(&metrics),
         run: 0,

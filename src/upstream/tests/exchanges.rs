@@ -267,7 +267,7 @@ async fn a_connection_that_breaks_before_the_head_is_not_tried_again() {
 #[tokio::test]
 async fn what_was_not_sent_is_given_back_whole() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-    let refused = World::new(tcp(|| Ok(())), backend_at("127.0.0.1", free));
+    let refused = World::new(tcp(Names::of_this_system(), || Ok(())), backend_at("127.0.0.1", free));
     let never = Connector::new(tower::service_fn(|_: Target| std::future::pending()));
     let mut impatient = backend_at("peer", 80);
     impatient.timeouts.connect = Duration::from_millis(1);
