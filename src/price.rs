@@ -37,7 +37,7 @@ pub struct Clearing {
 const DUST: f64 = 1e-9;
 /// Steps for each pair of group and backend. A problem of this kind takes about one for each group and each full backend; the bound is
 /// there so that rounding cannot make it endless.
-const STEPS_PER_PAIR: usize = 4;
+pub const STEPS_PER_PAIR: usize = 4;
 /// The place of last resort costs so many times what the dearest place does.
 const LAST_RESORT: f64 = 2.0;
 
@@ -45,7 +45,12 @@ impl Market {
     /// Serves as much as there is room for, at the least cost. `None` when that takes more steps than it may, or when the market is
     /// not one: sizes that do not match, or numbers that are none.
     pub fn clear(&self) -> Option<Clearing> {
-        Work::begin(self)?.run()
+        self.clear_within(STEPS_PER_PAIR)
+    }
+
+    /// The same in so many steps for each pair of group and backend.
+    pub fn clear_within(&self, steps_per_pair: usize) -> Option<Clearing> {
+        Work::begin(self)?.run(steps_per_pair)
     }
 }
 
@@ -106,8 +111,8 @@ impl Work {
         })
     }
 
-    fn run(mut self) -> Option<Clearing> {
-        let most = STEPS_PER_PAIR * self.groups * self.places;
+    fn run(mut self, steps_per_pair: usize) -> Option<Clearing> {
+        let most = steps_per_pair * self.groups * self.places;
         let mut steps = 0;
         while self.left.iter().any(|left| *left > self.dust) {
             steps += 1;

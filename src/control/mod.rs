@@ -233,12 +233,15 @@ impl Control {
                 _ = resolve.tick() => self.publisher.resolve(),
                 _ = tokens.tick() => tokens::look(&self.publisher.snapshot(), &self.clock),
                 _ = renew.tick() => credentials::renew(&self.publisher.snapshot()),
-                _ = price.tick() => {
-                    if !self.publisher.price(&mut pricer) {
-                        self.metrics.prices_kept.add_one();
-                    }
-                }
+                _ = price.tick() => self.price(&mut pricer),
             }
+        }
+    }
+
+    /// Adapts limits and prices. A market that takes too long to clear leaves the prices as they are, which is counted.
+    fn price(&self, pricer: &mut Pricer) {
+        if !self.publisher.price(pricer) {
+            self.metrics.prices_kept.add_one();
         }
     }
 
@@ -295,5 +298,54 @@ impl Control {
             metrics: Arc::clone(&self.metrics),
             clock: Arc::clone(&self.clock),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::clock::SimulatedClock;
+    use crate::config::{self, Env, Files};
+    use crate::estimate::Size;
+    use crate::state::Snapshot;
+
+    struct NoFiles;
+
+    impl Files for NoFiles {
+        fn read(&self, _: &Path) -> std::io::Result<Vec<u8>> {
+            Err(std::io::ErrorKind::NotFound.into())
+        }
+    }
+
+    #[test]
+    fn a_market_that_takes_too_long_leaves_the_prices_as_they_are_and_is_counted() {
+        let text = "backends:
+  - { name: clean, url: http://127.0.0.1:1/v1, grid_zone: SE-SE3, models: [m], max_in_flight: 4 }
+  - { name: dirty, url: http://127.0.0.1:1/v1, grid_zone: PL, models: [m] }
+routes: [{ name: all, backends: [clean, dirty] }]";
+        let plan = config::load("t.yaml", text, &Env::default(), &NoFiles).unwrap().plan;
+        let clock = Arc::new(SimulatedClock::new(Timestamp::UNIX_EPOCH));
+        let state = Arc::new(State::new(Snapshot::first(Arc::new(plan), clock.monotonic())));
+        let metrics = Arc::<Metrics>::default();
+        let (control, _handle) =
+            Control::new(Arc::clone(&state), None, Arc::<SimulatedClock>::clone(&clock), Arc::clone(&metrics));
+        let mut pricer = Pricer::new(&state.load());
+        let snapshot = state.load();
+        let flow = snapshot.flow(snapshot.plan.routes[0].candidates("m")[0].flow).unwrap();
+        let second = |pricer: &mut Pricer, asked| {
+            (0..asked).for_each(|_| flow.asked(Size { prompt_tokens: 500, output_tokens: 300 }, true));
+            clock.advance(Duration::from_secs(1));
+            control.price(pricer);
+            state.load().prices.to_vec()
+        };
+        let before = (0..30).map(|_| second(&mut pricer, 20)).next_back().unwrap();
+        assert!(before[0].get() > 0.0 && metrics.prices_kept.get() == 0, "{before:?}");
+        pricer.steps_per_pair = 0;
+        assert_eq!(second(&mut pricer, 900), before);
+        assert_eq!((second(&mut pricer, 0), metrics.prices_kept.get()), (before.clone(), 2));
+        pricer.steps_per_pair = crate::price::STEPS_PER_PAIR;
+        assert!(second(&mut pricer, 900) != before && metrics.prices_kept.get() == 2);
     }
 }

@@ -17,7 +17,7 @@ use crate::estimate::Size;
 use crate::key::KeyPolicy;
 use crate::live::{Asked, PROMPT_CLASSES};
 use crate::policy::Policy;
-use crate::price::Market;
+use crate::price::{Market, STEPS_PER_PAIR};
 use crate::route::{Deployment, FlowId, Route};
 use crate::state::{Question, Snapshot};
 use crate::units::{Grams, Millis};
@@ -46,6 +46,8 @@ pub struct Pricer {
     before: Option<Instant>,
     /// By backend, smoothed.
     prices: Vec<f64>,
+    /// What a market may take.
+    pub(super) steps_per_pair: usize,
 }
 
 /// A flow's candidates and demand.
@@ -117,7 +119,7 @@ impl Pricer {
             }
         }
         let prices = (0..plan.backends.len()).map(|index| snapshot.prices.get(index).map_or(0.0, |price| price.get())).collect();
-        Self { plan, strictest, flows, before: None, prices }
+        Self { plan, strictest, flows, before: None, prices, steps_per_pair: STEPS_PER_PAIR }
     }
 
     /// Adapts the limits to what was learned, and finds out what capacity is worth now.
@@ -137,7 +139,9 @@ impl Pricer {
         }
         let (market, groups) = self.market(snapshot, now, wall);
         let usual_answer = self.usual_answer();
-        let Some(cleared) = market.clear() else { return Ticked { prices: None, usual_answer, groups } };
+        let Some(cleared) = market.clear_within(self.steps_per_pair) else {
+            return Ticked { prices: None, usual_answer, groups };
+        };
         for (price, new) in self.prices.iter_mut().zip(&cleared.prices) {
             *price += SMOOTHING * (new - *price);
             // What is left of a price that is over; it would halve for ever.
