@@ -21,7 +21,7 @@ use crate::backend::{Backend, BackendId, Credential};
 use crate::config::Plan;
 use crate::decide::{Candidate, Standing};
 use crate::estimate::{Demand, Estimate, Size, Terms, estimate};
-use crate::grid::{Grid, Intensity};
+use crate::grid::{Grid, Intensity, ZoneId};
 use crate::live::{Flow, Live, Load, Margin, ModelLive, Remedy};
 use crate::pins::Pins;
 use crate::policy::{Policy, PolicyId};
@@ -88,15 +88,16 @@ impl Snapshot {
         }
     }
 
-    /// This snapshot with another plan: readings stay for zones that stay, statistics for backends that stay, both by name.
+    /// This snapshot with another plan: readings, and what is usual, stay for zones that stay, statistics for backends that stay, both by name.
     #[must_use]
     pub fn with_plan(&self, plan: Arc<Plan>, now: Instant) -> Self {
         let mut grid = Grid::new(plan.carbon.yearly.clone(), plan.carbon.max_age);
         for (index, zone) in plan.zones.iter().enumerate() {
-            let old =
-                self.plan.zones.iter().position(|z| z == zone).and_then(|i| self.grid.latest(crate::grid::ZoneId(i as u16)));
-            if let Some(reading) = old.filter(|r| r.signal == plan.carbon.signal && r.basis == plan.carbon.basis) {
-                grid = grid.with(crate::grid::ZoneId(index as u16), reading.clone());
+            let old = self.plan.zones.iter().position(|z| z == zone).and_then(|i| self.grid.usual(ZoneId(i as u16)));
+            if let Some((usual, reading)) =
+                old.filter(|(_, reading)| reading.signal == plan.carbon.signal && reading.basis == plan.carbon.basis)
+            {
+                grid.set_known(ZoneId(index as u16), usual.clone(), reading.clone());
             }
         }
         let live = plan
@@ -263,7 +264,7 @@ impl Snapshot {
         let terms = Terms {
             coefficients: deployment.coefficients.as_deref().unwrap_or_else(|| self.plan.energy.find(model)),
             prices: deployment.prices.as_ref(),
-            intensity: self.intensity(backend, *wall).map(|intensity| intensity.reading.intensity),
+            intensity: self.intensity(backend, *wall).map(|intensity| intensity.value),
             margin: self.margin(policy.id).map_or(1.0, |margin| margin.get()),
             known: self.tags.get(deployment.backend.index()).map_or(0.0, |tag| warm.share(*tag)),
             price_per_output_token: self.prices.get(deployment.backend.index()).copied().unwrap_or(Grams::ZERO),
@@ -294,7 +295,7 @@ impl Snapshot {
         let mut worst: Option<Intensity<'_>> = None;
         for zone in &backend.placement.zones {
             let here = self.grid.at(*zone, now)?;
-            if worst.is_none_or(|w| here.reading.intensity > w.reading.intensity) {
+            if worst.is_none_or(|w| here.value > w.value) {
                 worst = Some(here);
             }
         }

@@ -9,6 +9,9 @@ use jiff::Timestamp;
 
 use crate::grid::{Basis, Reading, Signal, age};
 
+/// How old a source's reading may be before the next source of the chain is heard: grids publish hourly, some of them late.
+pub const LINK_MAX_AGE: Duration = Duration::from_hours(2);
+
 /// What one source last said of the zone.
 #[derive(Clone, Copy, Debug)]
 pub struct Link<'a> {

@@ -145,7 +145,7 @@ section! {
         signal: Option<At<Signal>>,
         /// What a gram counts.
         basis: Option<At<Basis>>,
-        /// A reading older than this is not used.
+        /// Past its validity a reading is drawn towards what is usual; older than this it is not used.
         max_age: Option<At<Span>>,
         /// In order of preference; the shipped yearly figures alone when left out.
         sources: Option<Filled<At<SourceFile>>>,

@@ -201,7 +201,7 @@ pub struct CarbonPlan {
     pub signal: Signal,
     /// What a gram counts.
     pub basis: Basis,
-    /// A reading older than this is not used.
+    /// Past its validity a reading is drawn towards what is usual; older than this it is not used.
     pub max_age: Duration,
     /// In order of preference.
     pub sources: Vec<SourcePlan>,

@@ -20,7 +20,7 @@ const EVERY: Duration = Duration::from_mins(1);
 
 /// Takes over what the file holds, and says what came of it. Returns whether the file may be written: one that somebody else wrote
 /// may not.
-pub fn restore(path: &Path, snapshot: &Snapshot, clock: &dyn Clock) -> bool {
+pub fn restore(path: &Path, snapshot: &mut Snapshot, clock: &dyn Clock) -> bool {
     let bytes = match read(path) {
         // Made by somebody so that it is there.
         Ok(bytes) if bytes.is_empty() => return true,
@@ -116,16 +116,17 @@ mod tests {
     async fn what_it_writes_at_the_end_it_reads_at_the_start() {
         let (folder, clock, metrics) = (tempfile::tempdir().unwrap(), Arc::new(SystemClock), Arc::<Metrics>::default());
         let path = folder.path().join("state.json");
-        let state = Arc::new(State::new(Snapshot::first(Arc::new(plan()), clock.monotonic())));
-        assert!(restore(&path, &state.load(), &*clock), "none is there, so it may be written");
+        let mut first = Snapshot::first(Arc::new(plan()), clock.monotonic());
+        assert!(restore(&path, &mut first, &*clock), "none is there, so it may be written");
+        let state = Arc::new(State::new(first));
         let live = Arc::clone(&state.load().live[0]);
         let model = live.model("m").unwrap();
         (0..100).for_each(|_| model.saw_first_token(10, crate::units::Millis::ZERO, crate::units::Millis::saturating(3000.0)));
         let stop = CancellationToken::new();
         stop.cancel();
         run(path.clone(), Arc::clone(&state), Arc::<SystemClock>::clone(&clock), Arc::clone(&metrics), stop.clone()).await;
-        let again = Snapshot::first(Arc::new(plan()), clock.monotonic());
-        assert!(restore(&path, &again, &*clock));
+        let mut again = Snapshot::first(Arc::new(plan()), clock.monotonic());
+        assert!(restore(&path, &mut again, &*clock));
         let late = again.live[0].model("m").unwrap().first_token(10, 0).late.get();
         assert!((late / model.first_token(10, 0).late.get() - 1.0).abs() < 0.01, "{late}");
         assert_eq!(
@@ -135,9 +136,9 @@ mod tests {
         );
 
         fs::write(&path, "something of somebody else").unwrap();
-        assert!(!restore(&path, &again, &*clock));
+        assert!(!restore(&path, &mut again, &*clock));
         fs::write(&path, "{\"windward_state\":1").unwrap();
-        assert!(restore(&path, &again, &*clock), "a broken one of ours is written anew");
+        assert!(restore(&path, &mut again, &*clock), "a broken one of ours is written anew");
         let nowhere = folder.path().join("not/there.json");
         run(nowhere, state, clock, Arc::clone(&metrics), stop).await;
         assert_eq!(metrics.state_failed.get(), 1);

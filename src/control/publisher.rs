@@ -1,17 +1,13 @@
 //! What is published: the snapshot after a plan, the snapshot after a reading.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::pricing::{Pricer, Ticked};
-use crate::carbon::chain::{Link, resolve};
+use crate::carbon::chain::{LINK_MAX_AGE, Link, resolve};
 use crate::clock::Clock;
 use crate::config::Plan;
 use crate::grid::{Grid, GridZone, Reading, ZoneId, age};
 use crate::state::{Snapshot, State};
-
-/// How old a source's reading may be before the next source of the chain is heard: grids publish hourly, some of them late.
-const LINK_MAX_AGE: Duration = Duration::from_hours(2);
 
 /// Makes each snapshot from the one before.
 pub(super) struct Publisher {
@@ -90,7 +86,7 @@ impl Publisher {
     pub(super) fn resolve(&mut self) {
         let snapshot = self.state.load();
         let (carbon, now) = (&snapshot.plan.carbon, self.clock.wall());
-        let mut grid = Grid::new(carbon.yearly.clone(), carbon.max_age);
+        let mut grid = Grid::clone(&snapshot.grid);
         let mut changed = false;
         for index in 0..snapshot.plan.zones.len() {
             let zone = ZoneId(index as u16);
@@ -99,11 +95,10 @@ impl Publisher {
                 .iter()
                 .map(|said| Link { last: said.get(index).and_then(Option::as_ref), max_age: LINK_MAX_AGE.min(carbon.max_age) })
                 .collect();
-            let before = snapshot.grid.latest(zone);
             let chosen = resolve(&links, carbon.signal, carbon.basis, now).map(|chosen| chosen.reading);
-            changed |= chosen.is_some() && chosen != before;
-            if let Some(reading) = chosen.or(before) {
-                grid = grid.with(zone, reading.clone());
+            if let Some(reading) = chosen.filter(|chosen| Some(*chosen) != snapshot.grid.latest(zone)) {
+                grid.set(zone, reading.clone());
+                changed = true;
             }
         }
         if changed {
@@ -121,6 +116,7 @@ impl Publisher {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Duration;
 
     use jiff::Timestamp;
 

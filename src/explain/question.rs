@@ -281,7 +281,14 @@ impl<'a> Asking<'a> {
         let region = Some(Text::from(&*backend.region)).filter(|region| !region.is_empty());
         CandidateUsed {
             region,
-            ..snapshot.candidate_used(candidate, verdict, intensity, Some(table), deployment.prices, question.policy)
+            ..snapshot.candidate_used(
+                candidate,
+                verdict,
+                (intensity, question.wall),
+                Some(table),
+                deployment.prices,
+                question.policy,
+            )
         }
     }
 }

@@ -327,7 +327,7 @@ fn prices(x: &Exchange, candidate: usize) -> Option<TokenPrices> {
 /// Whether anything that its figures rest on was made up. What was sent nowhere is judged by where it might have gone.
 fn simulated(x: &Exchange, ledger: &Ledger<'_>) -> bool {
     let made_up = |At { backend, intensity, .. }: &At<'_>| {
-        backend.simulated || intensity.is_some_and(|intensity| intensity.reading.quality == Quality::Simulated)
+        backend.simulated || intensity.is_some_and(|intensity| intensity.quality == Quality::Simulated)
     };
     let might = |candidate: &Candidate| x.snapshot.plan.backend(candidate.backend).simulated;
     ledger.charged.iter().any(|charged| made_up(&charged.at))
@@ -446,7 +446,7 @@ fn attempts_used<'l>(x: &'l Exchange, ledger: &'l Ledger<'_>) -> impl Iterator<I
         coefficient: charged.coefficients.map(|table| Text::from(&*table.id)),
         joules: charged.energy().map(|energy| energy.mid()),
         pue: Some(charged.at.pue()),
-        intensity_g_per_kwh: charged.at.intensity.map(|intensity| intensity.reading.intensity),
+        intensity_g_per_kwh: charged.at.intensity.map(|intensity| intensity.value),
         grams: charged.booked.and_then(|booked| booked.grams()).map(|[_, mid, _]| mid),
         cost_usd: charged.cost,
     })
@@ -474,7 +474,7 @@ fn candidates_used(x: &Exchange) -> impl Iterator<Item = CandidateUsed<'_>> {
         };
         let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
         let intensity = x.snapshot.intensity(x.snapshot.plan.backend(candidate.backend), x.wall);
-        x.snapshot.candidate_used(candidate, verdict, intensity, coefficients(x, index), prices(x, index), policy)
+        x.snapshot.candidate_used(candidate, verdict, (intensity, x.wall), coefficients(x, index), prices(x, index), policy)
     };
     let policy = x.policy();
     x.candidates.iter().enumerate().filter_map(move |(index, candidate)| Some(used(policy?, index, candidate)))

@@ -8,12 +8,12 @@ use jiff::Timestamp;
 use super::exchange::Exchange;
 use crate::backend::{Backend, PlacementKind};
 use crate::config::builtin_reading;
-use crate::grid::{Basis, Freshness, GridZone, Intensity, Reading, Signal, ZoneId};
+use crate::grid::{Basis, Freshness, GridZone, Intensity, Quality, Reading, Signal, ZoneId};
 use crate::ledger::Place;
 use crate::record::{CarbonUsed, Text};
 use crate::state::Snapshot;
 use crate::tables::{Region, Regions};
-use crate::units::Pue;
+use crate::units::{GramsPerKwh, Pue};
 
 /// The longest name of a place that is believed, in bytes.
 const MOST: usize = 64;
@@ -39,6 +39,8 @@ struct Judged {
     zone: &'static GridZone,
     id: ZoneId,
     freshness: Freshness,
+    value: GramsPerKwh,
+    quality: Quality,
     reading: Reading,
 }
 
@@ -57,7 +59,7 @@ impl Ran {
             ("inference_geo", "us", PlacementKind::Global | PlacementKind::Unknown) => {
                 let inside = Regions::shipped().iter().filter(|region| region.grid_zone.as_str().starts_with("US-"));
                 let judged: Option<Vec<Judged>> = inside.map(|region| judged(&region.grid_zone, at)).collect();
-                let dirtiest = judged?.into_iter().max_by(|a, b| a.reading.intensity.get().total_cmp(&b.reading.intensity.get()));
+                let dirtiest = judged?.into_iter().max_by(|a, b| a.value.get().total_cmp(&b.value.get()));
                 Some(Self { kind: PlacementKind::Geo, judged: dirtiest, pue: backend.pue })
             }
             _ => None,
@@ -71,8 +73,8 @@ impl Ran {
 
     /// What its grams are made with.
     pub(super) fn intensity(&self) -> Option<Intensity<'_>> {
-        let Judged { id, freshness, reading, .. } = self.judged.as_ref()?;
-        Some(Intensity { zone: *id, freshness: *freshness, reading })
+        let Judged { zone: _, id, freshness, value, quality, reading } = self.judged.as_ref()?;
+        Some(Intensity { zone: *id, freshness: *freshness, value: *value, quality: *quality, reading })
     }
 
     /// The grid that counts.
@@ -95,7 +97,7 @@ impl<'x> At<'x> {
     }
 
     pub(super) fn place(&self) -> Place {
-        Place { pue: self.pue(), intensity: self.intensity.map(|intensity| intensity.reading.intensity) }
+        Place { pue: self.pue(), intensity: self.intensity.map(|intensity| intensity.value) }
     }
 
     pub(super) fn grid_zone(&self, x: &'x Exchange) -> Option<Text<'x>> {
@@ -123,12 +125,13 @@ fn judged(zone: &'static GridZone, (snapshot, wall): (&Snapshot, Timestamp)) -> 
     let carbon = &snapshot.plan.carbon;
     if let Some(index) = snapshot.plan.zones.iter().position(|other| other == zone) {
         let id = ZoneId(index as u16);
-        let Intensity { freshness, reading, .. } = snapshot.grid.at(id, wall)?;
-        return Some(Judged { zone, id, freshness, reading: reading.clone() });
+        let Intensity { zone: _, freshness, value, quality, reading } = snapshot.grid.at(id, wall)?;
+        return Some(Judged { zone, id, freshness, value, quality, reading: reading.clone() });
     }
     let fits = carbon.signal == Signal::Average && carbon.basis == Basis::Lifecycle;
     let reading = builtin_reading(zone).filter(|_| fits)?;
-    Some(Judged { zone, id: NOT_IN_PLAN, freshness: Freshness::Assumed, reading })
+    let (value, quality) = (reading.intensity, reading.quality);
+    Some(Judged { zone, id: NOT_IN_PLAN, freshness: Freshness::Assumed, value, quality, reading })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Text;
 use crate::cost::TokenPrices;
+use crate::grid::Freshness;
 use crate::units::{Grams, GramsPerKwh, Millis, Pue, Usd};
 
 /// The decision, with a verdict for each candidate.
@@ -65,6 +66,12 @@ pub struct CandidateUsed<'a> {
     /// Intensity of its grid; null when unknown.
     #[serde(default)]
     pub intensity_g_per_kwh: Option<GramsPerKwh>,
+    /// Age of the reading that it is, or is drawn from, in whole seconds; left out for the mean of a year.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intensity_age_s: Option<u64>,
+    /// What that was worth at that moment; left out where it was fresh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freshness: Option<Freshness>,
     /// Grams as predicted, of the six fields above; null when unknown.
     #[serde(default)]
     pub grams: Option<Grams>,

@@ -356,6 +356,8 @@ mod words {
             Some(Quality::Measured) => "measured",
             Some(Quality::Estimated) => "estimated",
             Some(Quality::Forecast) => "forecast",
+            Some(Quality::Blended) => "blended",
+            Some(Quality::Climatology) => "climatology",
             Some(Quality::Yearly) => "yearly",
             Some(Quality::Simulated) => "simulated",
             None => UNSTATED,

@@ -154,8 +154,8 @@ where
     let admin = boot.admin.map(|address| listener::bind_alone(address, "admin.address")).transpose()?;
     let datagrams = boot.peers.as_ref().map(|peers| listener::bind_datagrams(peers.listen, "peers.listen")).transpose()?;
     let (log, writer) = AccessLog::start(&boot.access_log, identity)?;
-    let first = Snapshot::first(Arc::new(plan), clock.monotonic());
-    let keep = boot.state.filter(|path| keep::restore(path, &first, &*clock));
+    let mut first = Snapshot::first(Arc::new(plan), clock.monotonic());
+    let keep = boot.state.filter(|path| keep::restore(path, &mut first, &*clock));
     let state = Arc::new(State::new(first));
     let metrics = Arc::new(Metrics::default());
     let shared = Shared { state, metrics, log, clock };

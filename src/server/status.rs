@@ -143,12 +143,12 @@ struct ReadingStatus {
 
 impl ReadingStatus {
     fn of(known: Intensity<'_>, now: Timestamp) -> Self {
-        let Intensity { zone: _, freshness, reading } = known;
+        let Intensity { zone: _, freshness, value, quality, reading } = known;
         Self {
-            intensity_g_per_kwh: reading.intensity,
+            intensity_g_per_kwh: value,
             signal: reading.signal,
             basis: reading.basis,
-            quality: reading.quality,
+            quality,
             freshness,
             source: Arc::clone(&reading.source),
             measured_at: reading.measured_at,

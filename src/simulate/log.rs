@@ -239,7 +239,7 @@ impl Written<'_> {
                 coefficient: self.coefficients(attempt.region).map(|table| Text::from(&*table.id)),
                 joules: booked.and_then(|booked| booked.energy).map(|energy| energy.mid()),
                 pue: Some(backend.pue),
-                intensity_g_per_kwh: intensity.map(|intensity| intensity.reading.intensity),
+                intensity_g_per_kwh: intensity.map(|intensity| intensity.value),
                 grams: booked.and_then(|booked| booked.grams()).map(|[_, mid, _]| mid),
                 cost_usd: None,
             }
@@ -261,7 +261,7 @@ impl Written<'_> {
             };
             let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
             let (_, intensity) = self.at(candidate.backend.index());
-            self.snapshot.candidate_used(candidate, verdict, intensity, self.coefficients(index), None, policy)
+            self.snapshot.candidate_used(candidate, verdict, (intensity, self.over.wall), self.coefficients(index), None, policy)
         });
         Some(DecisionUsed {
             reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
@@ -273,5 +273,5 @@ impl Written<'_> {
 }
 
 fn place(backend: &Backend, intensity: Option<Intensity<'_>>) -> Place {
-    Place { pue: backend.pue, intensity: intensity.map(|intensity| intensity.reading.intensity) }
+    Place { pue: backend.pue, intensity: intensity.map(|intensity| intensity.value) }
 }

@@ -48,6 +48,7 @@ use self::world::World;
 use crate::clock::{Clock, SystemClock};
 use crate::config::scenario::Scenario;
 use crate::config::{ConfigErrors, Plan};
+use crate::grid::Grid;
 use crate::units::GramsPerKwh;
 
 /// One policy on one seed.
@@ -86,6 +87,8 @@ pub enum Done {
 pub struct Player {
     /// The plan, as the configuration's loader made it.
     pub plan: Arc<Plan>,
+    /// What it knows of the grids at the beginning.
+    pub grid: Arc<Grid>,
     /// What is taken away from the decision.
     pub ablations: Arc<Ablations>,
 }
@@ -95,7 +98,8 @@ pub fn players(scenario: &Scenario, world: &World) -> Result<Vec<Player>, Config
     let means: Vec<GramsPerKwh> = world.grids.iter().map(|grid| grid.mean).collect();
     let player = |settings| {
         let plan = Arc::new(router::plan(scenario, settings, &means)?);
-        Ok(Player { plan, ablations: Arc::new(Ablations::new(&settings.ablate)) })
+        let grid = Arc::new(router::grid_before(&plan, world));
+        Ok(Player { plan, grid, ablations: Arc::new(Ablations::new(&settings.ablate)) })
     };
     scenario.policies.iter().map(player).collect()
 }

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::Player;
 use super::ablation::{Ablations, FIXED_LIMIT};
+use super::world::World;
 use crate::affinity::{Session, SessionKey};
 use crate::backend::BackendId;
 use crate::config::scenario::{Ablation, Class, Scenario, Settings};
@@ -94,7 +95,7 @@ impl Router {
     /// A proxy that has just started. `run` tells it from the others.
     pub fn new(run: u64, player: &Player, origin: Instant) -> Self {
         let turns = vec![0; player.plan.routes.len()];
-        let snapshot = Snapshot::first(Arc::clone(&player.plan), origin);
+        let snapshot = Snapshot::first(Arc::clone(&player.plan), origin).with_grid(Arc::clone(&player.grid));
         let (pricer, exchange) = (Pricer::new(&snapshot), Exchange::new(run, &snapshot));
         let (ablations, retries) = (Arc::clone(&player.ablations), RetryBudget::new(origin));
         Self { snapshot, pricer, retries, exchange, ablations, seconds: 0, turns }
@@ -241,16 +242,7 @@ impl Router {
     pub fn reading(&mut self, region: usize, intensity: GramsPerKwh, at: Moment) {
         let backend = self.snapshot.plan.backends.get(region);
         let Some(zone) = backend.and_then(|backend| backend.placement.zones.first().copied()) else { return };
-        let reading = Reading {
-            intensity,
-            signal: Signal::Average,
-            basis: Basis::Lifecycle,
-            quality: Quality::Simulated,
-            measured_at: at.wall,
-            valid_until: at.wall.checked_add(Duration::from_hours(1)).unwrap_or(Timestamp::MAX),
-            source: Arc::from("simulated"),
-        };
-        self.snapshot = self.snapshot.with_grid(Arc::new(self.snapshot.grid.with(zone, reading)));
+        self.snapshot = self.snapshot.with_grid(Arc::new(self.snapshot.grid.with(zone, simulated(intensity, at.wall))));
     }
 
     /// A second has passed: what `control` does once a second.
@@ -288,6 +280,28 @@ impl Router {
         let live = || self.snapshot.live.iter();
         (live().map(|one| u64::from(one.in_flight())).sum(), live().map(|one| one.pending_prompt_tokens()).sum())
     }
+}
+
+fn simulated(intensity: GramsPerKwh, at: Timestamp) -> Reading {
+    Reading {
+        intensity,
+        signal: Signal::Average,
+        basis: Basis::Lifecycle,
+        quality: Quality::Simulated,
+        measured_at: at,
+        valid_until: at.checked_add(Duration::from_hours(1)).unwrap_or(Timestamp::MAX),
+        source: Arc::from("simulated"),
+    }
+}
+
+/// What a proxy knows of the grids when it has run for weeks before the scenario begins, where these were recorded.
+pub(super) fn grid_before(plan: &Plan, world: &World) -> Grid {
+    let mut grid = Grid::new(plan.carbon.yearly.clone(), plan.carbon.max_age);
+    for (backend, trace) in plan.backends.iter().zip(&world.grids) {
+        let Some(zone) = backend.placement.zones.first() else { continue };
+        trace.before.iter().for_each(|(at, intensity)| grid.set(*zone, simulated(*intensity, *at)));
+    }
+    grid
 }
 
 /// What an exchange has seen of an answer, measured from when it was sent to whoever gave it.

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use crate::config::Files;
 use crate::config::scenario::{RegionPlan, Scenario};
+use crate::grid::usual::DAYS;
 use crate::units::GramsPerKwh;
 
 /// The largest file after it was unpacked, in bytes: a year of hours takes a third of a megabyte.
@@ -20,6 +21,9 @@ const MAX_UNPACKED: u64 = 64 << 20;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// The least hours of a recording that are of use: a day.
 const MIN_HOURS: usize = 24;
+
+/// What a proxy remembers of a grid's hours (`grid::usual`), and no more.
+const BEFORE: Duration = Duration::from_hours(24 * DAYS as u64);
 
 /// What is the same in all runs.
 #[derive(Clone, Debug)]
@@ -50,6 +54,8 @@ pub struct Arrival {
 pub struct GridTrace {
     /// Hour by hour from the scenario's first one.
     pub hourly: Vec<GramsPerKwh>,
+    /// The weeks before it, where they were recorded: what a proxy has seen that was not started this hour.
+    pub before: Vec<(Timestamp, GramsPerKwh)>,
     /// The mean of all that is known of the zone: what an operator would have as its yearly figure.
     pub mean: GramsPerKwh,
     /// Whether it was recorded.
@@ -95,7 +101,7 @@ fn grid(scenario: &Scenario, region: &RegionPlan, files: &dyn Files) -> Result<G
     let Some(path) = region.intensity.clone().or_else(in_data) else {
         let first = f64::from(hour_of_day(scenario.from));
         let hourly = (0..hours).map(|hour| region.day.intensity(first + hour as f64)).collect();
-        return Ok(GridTrace { hourly, mean: region.day.mean, recorded: false });
+        return Ok(GridTrace { hourly, before: Vec::new(), mean: region.day.mean, recorded: false });
     };
     let rows: Vec<(Timestamp, f64)> = rows(&path, files, |_, row| Some((row.get(0)?.parse().ok()?, row.get(1)?.parse().ok()?)))?;
     let mean = rows.iter().map(|(_, value)| value).sum::<f64>() / rows.len().max(1) as f64;
@@ -109,7 +115,10 @@ fn grid(scenario: &Scenario, region: &RegionPlan, files: &dyn Files) -> Result<G
         let what = format!("it has no {hours} hours from {} on", scenario.from);
         return Err(WorldError { path, what });
     }
-    Ok(GridTrace { hourly, mean: GramsPerKwh::saturating(mean), recorded: true })
+    let since = scenario.from.checked_sub(BEFORE).unwrap_or(Timestamp::MIN);
+    let before = rows.iter().filter(|(at, _)| (since..scenario.from).contains(at));
+    let before = before.map(|(at, value)| (*at, GramsPerKwh::saturating(*value))).collect();
+    Ok(GridTrace { hourly, before, mean: GramsPerKwh::saturating(mean), recorded: true })
 }
 
 fn lengths(path: &Path, files: &dyn Files) -> Result<Vec<(u32, u32)>, WorldError> {
@@ -213,6 +222,7 @@ mod tests {
         let grid = &world.grids[0];
         assert_eq!([0, 1, 9].map(|hour| grid.at(hour)), [200.0, 300.0, 400.0].map(GramsPerKwh::saturating));
         assert!(grid.recorded && (grid.mean.get() - 300.0).abs() < 1e-9);
+        assert_eq!(grid.before, [("2022-05-03T00:00:00Z".parse().unwrap(), GramsPerKwh::saturating(100.0))]);
         for (bytes, said) in [
             (packed("a,b\n1,2\n"), "row 1 is not of the expected form"),
             (packed(&HOURS.replace("05-03", "05-02")), "it has no 3 hours from"),

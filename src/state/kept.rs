@@ -3,6 +3,7 @@
 //! Nothing in it is needed: a gateway without the file learns anew, as it did the first time. So whatever is wrong with a file, its only
 //! effect is that some of it is not taken, and that this is said.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Snapshot;
 use crate::backend::Backend;
+use crate::carbon::MAX_PLAUSIBLE_G_PER_KWH;
+use crate::grid::kept::KeptZone;
+use crate::grid::{Grid, ZoneId};
 use crate::live::{KeptFlow, KeptModel};
 use crate::pins::KeptPins;
 
@@ -31,6 +35,9 @@ struct Document {
     backends: Vec<KeptBackend>,
     flows: Vec<(String, String, KeptFlow)>,
     margins: Vec<(String, f64)>,
+    /// What grids have at each hour; no file of before has it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    zones: Vec<KeptZone>,
     /// Where what clients have left with backends is; no file of before has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pins: Option<KeptPins>,
@@ -70,7 +77,7 @@ pub enum Broken {
 /// What was taken from a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Restored {
-    /// Things that are known again: models, flows, margins.
+    /// Things that are known again: models, flows, margins, grid zones.
     pub taken: usize,
     /// Those that this plan does not have.
     pub unknown: usize,
@@ -89,7 +96,7 @@ fn place(backend: &Backend) -> String {
 impl Snapshot {
     /// What is known now, to be kept.
     pub fn kept(&self, now: Timestamp) -> String {
-        let backend = |backend: &std::sync::Arc<Backend>| {
+        let backend = |backend: &Arc<Backend>| {
             let live = self.live(backend.id);
             let models = self.plan.priors(backend.id);
             let models = models.filter_map(|(name, _)| Some((name.to_string(), live.model(&name)?.kept()?))).collect();
@@ -108,6 +115,7 @@ impl Snapshot {
                 .zip(&self.margins)
                 .map(|(policy, it)| (policy.name.to_string(), it.get()))
                 .collect(),
+            zones: (0..).map(ZoneId).zip(&self.plan.zones).filter_map(|(id, name)| KeptZone::of(&self.grid, id, name)).collect(),
             pins: self.pins.kept(),
         };
         // Every number in it is finite and every key a text, so it can be written.
@@ -115,7 +123,7 @@ impl Snapshot {
     }
 
     /// Takes over what was kept, for what it is about and as far as it can be true.
-    pub fn restore(&self, bytes: &[u8], now: Timestamp) -> Result<Restored, Broken> {
+    pub fn restore(&mut self, bytes: &[u8], now: Timestamp) -> Result<Restored, Broken> {
         if !bytes.starts_with(BEGINNING.as_bytes()) {
             return Err(Broken::Foreign);
         }
@@ -136,6 +144,7 @@ impl Snapshot {
         }
         let counts = 0.5_f64.powf(age.as_secs_f64() / HALF_LIFE.as_secs_f64());
         let mut restored = self.take(&document, counts, age);
+        self.take_zones(&document.zones, now, &mut restored);
         let minute = u64::try_from(now.as_second() / 60).unwrap_or_default();
         restored.pins = document.pins.map_or(0, |pins| self.pins.restore(&pins, minute));
         Ok(restored)
@@ -164,6 +173,21 @@ impl Snapshot {
             count(place.and_then(|index| self.margins.get(index)).map(|margin| margin.restore(*kept, counts)));
         }
         restored
+    }
+
+    /// A grid's day is as it was however long ago that was written, so nothing fades here but by the age of the last reading itself.
+    fn take_zones(&mut self, kept: &[KeptZone], now: Timestamp, restored: &mut Restored) {
+        let mut grid = Grid::clone(&self.grid);
+        for kept in kept {
+            let place = self.plan.zones.iter().position(|zone| *zone == kept.grid_zone);
+            let known = place.filter(|_| kept.is_of(self.plan.carbon.signal, self.plan.carbon.basis));
+            match known.map(|index| kept.restore(&mut grid, ZoneId(index as u16), MAX_PLAUSIBLE_G_PER_KWH, now)) {
+                Some(true) => restored.taken += 1,
+                Some(false) => restored.unsound += 1,
+                None => restored.unknown += 1,
+            }
+        }
+        self.grid = Arc::new(grid);
     }
 }
 

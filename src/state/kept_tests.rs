@@ -2,8 +2,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::clock::{Clock, SystemClock};
+use crate::grid::{Basis, Quality, Reading, Signal};
 use crate::testing::plan;
-use crate::units::Millis;
+use crate::units::{GramsPerKwh, Millis};
 
 const NOW: i64 = 1_800_000_000;
 
@@ -17,9 +18,27 @@ fn snapshot() -> Snapshot {
     Snapshot::first(Arc::new(plan), SystemClock.monotonic())
 }
 
-/// One that has learned that the backend is slow.
+/// A grid that was 40 g/kWh each morning and 90 now.
+fn read() -> Grid {
+    let reading = |hours: i64, grams| Reading {
+        intensity: GramsPerKwh::saturating(grams),
+        signal: Signal::Average,
+        basis: Basis::Lifecycle,
+        quality: Quality::Measured,
+        measured_at: at(3600 * hours),
+        valid_until: at(3600 * hours + 3600),
+        source: Arc::from("test"),
+    };
+    let mut grid = Grid::new(vec![None], Duration::from_hours(24));
+    (1..9).rev().for_each(|day| grid.set(ZoneId(0), reading(6 - 24 * day, 40.0)));
+    grid.set(ZoneId(0), reading(-1, 90.0));
+    grid
+}
+
+/// One that has learned that the backend is slow, and what its grid is like.
 fn learned() -> Snapshot {
-    let snapshot = snapshot();
+    let mut snapshot = snapshot();
+    snapshot.grid = Arc::new(read());
     let model = snapshot.live[0].model("m").unwrap();
     for step in 0..500_u32 {
         model.saw_first_token(100 + step, Millis::ZERO, Millis::saturating(2000.0));
@@ -48,9 +67,12 @@ fn known(snapshot: &Snapshot) -> [f64; 4] {
 #[test]
 fn what_was_learned_is_known_again() {
     let before = learned();
-    let after = snapshot();
+    let mut after = snapshot();
     let restored = after.restore(before.kept(at(0)).as_bytes(), at(60)).unwrap();
-    assert_eq!((restored.taken, restored.unknown, restored.unsound), (2, 0, 0));
+    assert_eq!((restored.taken, restored.unknown, restored.unsound), (3, 0, 0));
+    let grams = |hours: i64| after.grid.at(ZoneId(0), at(3600 * hours)).map(|it| (it.quality, it.value.get()));
+    assert_eq!(grams(-1), Some((Quality::Measured, 90.0)));
+    assert_eq!(grams(6), Some((Quality::Climatology, 40.0)), "of a morning it is known, and the last reading is too old for this plan");
     for (before, after) in known(&before).into_iter().zip(known(&after)) {
         assert!((after / before - 1.0).abs() < 0.02, "{before} became {after}");
     }
@@ -62,7 +84,7 @@ fn the_older_the_nearer_to_what_was_declared_and_after_a_week_nothing() {
     let (fresh, before) = (known(&snapshot()), learned());
     let text = before.kept(at(0));
     let of_age = |hours: i64| {
-        let after = snapshot();
+        let mut after = snapshot();
         after.restore(text.as_bytes(), at(3600 * hours)).map(|_| known(&after))
     };
     let (new, day) = (of_age(0).unwrap(), of_age(24).unwrap());
@@ -77,7 +99,7 @@ fn the_older_the_nearer_to_what_was_declared_and_after_a_week_nothing() {
 #[test]
 fn what_is_not_ours_or_not_sound_or_of_something_else_is_not_taken() {
     let (fresh, text) = (known(&snapshot()), learned().kept(at(0)));
-    let after = snapshot();
+    let mut after = snapshot();
     for (bytes, why) in [
         (&b""[..], Broken::Foreign),
         (b"{\"a\":1}", Broken::Foreign),
@@ -89,13 +111,13 @@ fn what_is_not_ours_or_not_sound_or_of_something_else_is_not_taken() {
     assert!(matches!(after.restore(&text.as_bytes()[..text.len() / 2], at(0)), Err(Broken::Unread(_))));
     let elsewhere = text.replace("127.0.0.1:9", "127.0.0.1:10");
     let restored = after.restore(elsewhere.as_bytes(), at(0)).unwrap();
-    assert_eq!((restored.taken, restored.unknown), (1, 1), "the flow is the same one");
-    let after = snapshot();
-    for (from, to) in [("\"level\":", "\"level\":-"), ("\"weight\":", "\"weight\":-")] {
+    assert_eq!((restored.taken, restored.unknown), (2, 1), "the flow and the grid are the same ones");
+    let mut after = snapshot();
+    for (from, to) in [("\"level\":", "\"level\":-"), ("\"weight\":", "\"weight\":-"), ("_per_kwh\":", "_per_kwh\":-")] {
         let restored = after.restore(text.replace(from, to).as_bytes(), at(0)).unwrap();
-        assert_eq!((restored.taken, restored.unsound), (1, 1), "{from}");
+        assert_eq!((restored.taken, restored.unsound), (2, 1), "{from}");
     }
-    let after = snapshot();
+    let mut after = snapshot();
     assert!(after.restore(text.replace("\"level\":", "\"level\":1e999,\"l\":").as_bytes(), at(0)).is_err());
     assert!(known(&after).iter().zip(fresh).all(|(now, fresh)| (now - fresh).abs() < 1e-9));
 }
@@ -114,7 +136,7 @@ proptest::proptest! {
             let end = (place + usize::from(replaces)).min(text.len());
             text.replace_range(place..end, word);
         }
-        let after = snapshot();
+        let mut after = snapshot();
         let _ = after.restore(text.as_bytes(), at(3600 * hours));
         let model = after.live[0].model("m").unwrap();
         for load in [0, 3, 8, 100] {
@@ -128,8 +150,11 @@ proptest::proptest! {
         proptest::prop_assert!(model.first_token(100, 0).late.get().is_finite());
         proptest::prop_assert!(known(&after).iter().all(|value| value.is_finite()));
         proptest::prop_assert!(after.live[0].cut() > 0.0 && after.live[0].cut() <= 1.0);
-        let again = after.kept(at(0));
-        let written_is_read = snapshot().restore(again.as_bytes(), at(0)).is_ok_and(|restored| restored.unsound == 0);
+        let grams = after.grid.at(ZoneId(0), at(3600 * hours)).map_or(0.0, |it| it.value.get());
+        proptest::prop_assert!((0.0..=2500.0).contains(&grams), "{}", grams);
+        let now = at(3600 * hours);
+        let again = after.kept(now);
+        let written_is_read = snapshot().restore(again.as_bytes(), now).is_ok_and(|restored| restored.unsound == 0);
         proptest::prop_assert!(written_is_read, "{}", again);
     }
 }

@@ -6,19 +6,19 @@ use super::Snapshot;
 use crate::backend::Backend;
 use crate::cost::TokenPrices;
 use crate::decide::{Candidate, Verdict};
-use crate::grid::{self, Intensity};
+use crate::grid::{self, Freshness, Intensity, Quality};
 use crate::policy::Policy;
 use crate::record::{CandidateUsed, CarbonUsed, Text};
 use crate::tables::Coefficients;
 use crate::units::Grams;
 
 impl Snapshot {
-    /// A candidate with the numbers that led to its verdict. `intensity` is that of its grid at the decision.
+    /// A candidate with the numbers that led to its verdict. `intensity` is that of its grid at the decision, which was at `wall`.
     pub fn candidate_used<'a>(
         &'a self,
         candidate: &Candidate,
         verdict: Verdict,
-        intensity: Option<Intensity<'_>>,
+        (intensity, wall): (Option<Intensity<'_>>, Timestamp),
         coefficients: Option<&'a Coefficients>,
         prices: Option<TokenPrices>,
         policy: &Policy,
@@ -39,6 +39,11 @@ impl Snapshot {
             coefficient: coefficients.map(|table| Text::from(&*table.id)),
             pue: Some(backend.pue),
             intensity_g_per_kwh: estimate.intensity,
+            // How old the mean of a year is says nothing.
+            intensity_age_s: intensity
+                .filter(|intensity| intensity.quality != Quality::Yearly)
+                .map(|intensity| grid::age(intensity.reading, wall).as_secs()),
+            freshness: intensity.map(|intensity| intensity.freshness).filter(|freshness| *freshness != Freshness::Fresh),
             grams: estimate.emissions,
             price_usd_per_million_tokens: prices,
             cost_usd: estimate.cost,
@@ -54,10 +59,10 @@ impl Snapshot {
         let reading = intensity.map(|intensity| intensity.reading);
         CarbonUsed {
             grid_zone: self.zone_used(backend, intensity),
-            intensity_g_per_kwh: reading.map(|reading| reading.intensity),
+            intensity_g_per_kwh: intensity.map(|intensity| intensity.value),
             signal: reading.map(|reading| reading.signal),
             basis: reading.map(|reading| reading.basis),
-            quality: reading.map(|reading| reading.quality),
+            quality: intensity.map(|intensity| intensity.quality),
             freshness: intensity.map(|intensity| intensity.freshness),
             source: reading.map(|reading| Text::from(&*reading.source)),
             measured_at: reading.map(|reading| reading.measured_at),

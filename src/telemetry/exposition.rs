@@ -152,7 +152,7 @@ const TABLE: &[Row] = &[
         Counter(s.metrics.prices_kept.get())
     }),
     row("windward_grid_intensity_grams_per_kwh", None, "Carbon intensity in use, in gCO2e/kWh", |s| {
-        Gauges("grid_zone", zones(s, |intensity, _| intensity.reading.intensity.get()).collect())
+        Gauges("grid_zone", zones(s, |intensity, _| intensity.value.get()).collect())
     }),
     row("windward_grid_age", SECONDS, "Age of the reading in use", |s| {
         Gauges("grid_zone", zones(s, |intensity, now| age(intensity.reading, now).as_secs_f64()).collect())

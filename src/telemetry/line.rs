@@ -224,8 +224,8 @@ fn write_candidates<'a, C: Iterator<Item: Borrow<CandidateUsed<'a>>>>(
         #[rustfmt::skip]
         let CandidateUsed {
             backend, region, grid_zone, verdict, by, first_token_ms, total_ms, input_tokens, cached_input_tokens, output_tokens,
-            coefficient, pue, intensity_g_per_kwh, grams, price_usd_per_million_tokens, cost_usd, price_grams, per_output_token_ms,
-            in_flight, limit,
+            coefficient, pue, intensity_g_per_kwh, intensity_age_s, freshness, grams, price_usd_per_million_tokens, cost_usd,
+            price_grams, per_output_token_ms, in_flight, limit,
         } = candidate;
         let is = |kept: &KeptCandidate| {
             *kept.backend == **backend
@@ -267,6 +267,8 @@ fn write_candidates<'a, C: Iterator<Item: Borrow<CandidateUsed<'a>>>>(
         }
         json.raw(&kept.rates);
         members! { json;
+            "intensity_age_s" left_out Json::integer, *intensity_age_s;
+            "freshness" left_out Json::word, freshness.map(Freshness::as_str);
             "grams" null Json::float, grams.map(Grams::get);
             "price_usd_per_million_tokens" left_out write_prices, price_usd_per_million_tokens;
             "cost_usd" left_out Json::float, cost_usd.map(Usd::get);

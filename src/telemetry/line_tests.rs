@@ -78,6 +78,8 @@ proptest! {
             candidate.backend = text(name).unwrap_or_default();
             (candidate.region, candidate.grid_zone, candidate.coefficient) = (text(source), text(zone), text(id));
             (candidate.pue, candidate.intensity_g_per_kwh) = (pue, grams);
+            candidate.intensity_age_s = [None, Some(7)][at];
+            candidate.freshness = [None, Some(Freshness::Stale)][freshness];
             record.carbon.as_mut().unwrap().chosen = CarbonUsed {
                 grid_zone: text(zone),
                 intensity_g_per_kwh: grams,

@@ -18,8 +18,8 @@ use crate::grid::{Basis, GridZone, Quality, Reading, Signal, ZoneId};
 use crate::tables::Regions;
 use crate::units::GramsPerKwh;
 
-/// Grids publish hourly, often an hour late.
-const MAX_AGE: Duration = Duration::from_hours(2);
+/// After a day a reading that is drawn towards what is usual has 2 % of its weight left.
+const MAX_AGE: Duration = Duration::from_hours(24);
 /// What Electricity Maps refreshes in; asking more often learns nothing.
 const INTERVAL: Duration = Duration::from_mins(5);
 /// Its public address; the version is the last segment.

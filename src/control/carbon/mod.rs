@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::{Message, Status};
 use crate::carbon::SourceError;
-use crate::carbon::chain::{Link, resolve};
+use crate::carbon::chain::{LINK_MAX_AGE, Link, resolve};
 use crate::clock::Clock;
 use crate::config::{Plan, SourcePlan};
 use crate::grid::{GridZone, Reading, ZoneId};
@@ -62,7 +62,8 @@ pub fn readings_of_files(plan: &Plan, at: Timestamp) -> (Vec<(ZoneId, Reading)>,
         }
     }
     let in_force = |zone: &GridZone| {
-        let chain: Vec<Link<'_>> = said.iter().map(|said| Link { last: said.get(zone), max_age: plan.carbon.max_age }).collect();
+        let max_age = LINK_MAX_AGE.min(plan.carbon.max_age);
+        let chain: Vec<Link<'_>> = said.iter().map(|said| Link { last: said.get(zone), max_age }).collect();
         resolve(&chain, plan.carbon.signal, plan.carbon.basis, at).map(|chosen| chosen.reading.clone())
     };
     let zones = (0..).map(ZoneId).zip(&plan.zones);

@@ -166,6 +166,7 @@ fn candidates(out: &mut String, decision: &DecisionUsed<'_>, colour: bool) {
         "<candidate",
         "<grid zone",
         "g/kWh",
+        "age",
         "PUE",
         "emits",
         "price",
@@ -181,6 +182,7 @@ fn candidates(out: &mut String, decision: &DecisionUsed<'_>, colour: bool) {
             shown(&it.backend),
             it.grid_zone.as_ref().map_or_else(|| "unknown".to_owned(), |zone| shown(zone)),
             it.intensity_g_per_kwh.map_or_else(|| "unknown".to_owned(), per_kwh),
+            aged(it),
             it.pue.map(|pue: Pue| format!("{:.2}", pue.get())).unwrap_or_default(),
             it.grams.map_or_else(|| "unknown".to_owned(), grams),
             it.price_grams.map(grams).unwrap_or_default(),
@@ -316,6 +318,18 @@ fn grams(grams: Grams) -> String {
 
 fn ms(ms: Millis) -> String {
     format!("{:.0} ms", ms.get())
+}
+
+/// How old a reading was, and what it was worth where it was not fresh.
+fn aged(it: &CandidateUsed<'_>) -> String {
+    let age = it.intensity_age_s.map(|seconds| match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    });
+    let worth = it.freshness.map(|freshness| freshness.as_str().to_owned());
+    age.into_iter().chain(worth).collect::<Vec<_>>().join(", ")
 }
 
 fn per_kwh(intensity: GramsPerKwh) -> String {
