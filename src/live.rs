@@ -16,6 +16,7 @@ mod kept;
 mod margin;
 mod model;
 mod others;
+mod pace;
 mod quota;
 mod retries;
 mod taught;

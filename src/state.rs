@@ -430,6 +430,7 @@ impl Snapshot {
         let live = self.live(deployment.backend);
         let (Some(model), Some(flow)) = (live.model(&deployment.model), self.flow(deployment.flow)) else { return };
         if let Some(output) = seen.output_tokens.filter(|_| !demand.embeddings) {
+            learn_end(lesson, seen, output, model);
             flow.saw_output(candidate.estimate.prompt_tokens, output);
             // Of an answer that came in one piece it is only believed when its first token would have come, and of a short one that
             // is most of it.
@@ -452,6 +453,19 @@ impl Snapshot {
             }
         }
         self.remember(lesson, seen.now);
+    }
+}
+
+/// Whether a stream kept the time of its first token and of all tokens after it together says how full its backend may be.
+fn learn_end(lesson: &Lesson<'_>, seen: &Seen, output_tokens: u64, model: &ModelLive) {
+    let Lesson { candidate, policy, demand, .. } = lesson;
+    // As for the first token: a client's own budget says nothing of the policy.
+    let Some(budget) = policy.budget.filter(|budget| budget.at_most.is_none() && demand.streamed && !seen.held_up) else {
+        return;
+    };
+    let whole = budget.of(true, candidate.estimate.prompt_tokens).zip(budget.per_output_token);
+    if let Some((first, each)) = whole {
+        model.saw_end(seen.waited > first + each * output_tokens as f64, each, budget.quantile);
     }
 }
 

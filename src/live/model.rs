@@ -6,6 +6,7 @@ use super::AtomicF64;
 use super::allowance::{Allowances, Sent, Told, Wanted};
 use super::cached::CachedShare;
 use super::first_token::{FirstToken, FirstTokenEstimate};
+use super::pace::Pace;
 use super::quota::Quota;
 use super::taught::Taught;
 use super::token_rate::TokenRate;
@@ -55,6 +56,9 @@ pub struct ModelLive {
     allowance: Told,
     /// Requests at once, of whatever model, up to which its tokens are within the strictest budget; infinite until something says so.
     pub(super) limit: AtomicF64,
+    /// What the strictest budget is multiplied by for it, and that budget in milliseconds; 0 before it was asked for.
+    pace: Pace,
+    strictest_ms: AtomicF64,
     pub(super) samples: AtomicU64,
     /// When it was last looked at whether the belief still has reasons, in milliseconds after the start.
     looked_ms: AtomicU64,
@@ -82,6 +86,8 @@ impl ModelLive {
             quota: Quota::default(),
             allowance: Told::default(),
             limit: AtomicF64::new(f64::INFINITY),
+            pace: Pace::default(),
+            strictest_ms: AtomicF64::new(0.0),
             samples: AtomicU64::new(0),
             looked_ms: AtomicU64::new(0),
         }
@@ -96,6 +102,7 @@ impl ModelLive {
         self.token_rate.learn_from(&old.token_rate);
         self.cached.learn_from(&old.cached);
         self.limit.set(old.limit.get());
+        self.pace.learn_from(&old.pace);
         self.samples.store(old.samples(), Relaxed);
     }
 
@@ -177,7 +184,7 @@ impl ModelLive {
     /// Requests that it takes at once, of `declared`, before its tokens come too slowly or it refuses.
     pub fn limit(&self, declared: u32) -> u32 {
         // At least one, or it could never show that it has become better.
-        (self.limit.get().min(f64::from(declared)) as u32).max(1).min(declared)
+        (self.limit.get().min(f64::from(declared)).round() as u32).max(1).min(declared)
     }
 
     /// Moves the limit to where it should be by now, `seconds` after the last time: up slowly and only where it is used, down fast.
@@ -185,7 +192,8 @@ impl ModelLive {
         let declared = f64::from(capacity.declared);
         // A model that gives no tokens, as one for embeddings, is not held to what tokens may take.
         let budget = capacity.per_output_token.filter(|_| self.token_rate.is_known() || self.samples() < TOKENLESS);
-        let within = budget.and_then(|budget| self.token_rate.load_within(budget));
+        self.strictest_ms.set(budget.map_or(0.0, Millis::get));
+        let within = budget.and_then(|budget| self.token_rate.load_within(budget * self.pace.get()));
         let target = (within.unwrap_or(1.0) * declared * capacity.cut).min(declared).max(LEAST_LIMIT.min(declared));
         let now = self.limit.get();
         let next = if !now.is_finite() || now > declared {
@@ -197,6 +205,14 @@ impl ModelLive {
             target.max(now * (1.0 - SHRINKING).powf(seconds))
         };
         self.limit.set(next);
+    }
+
+    /// An answer that was held to `per_output_token` came to its end, late as a whole or not, under a policy by which the share `quantile`
+    /// must not be. Those of the strictest budget count: the limit is made for them.
+    pub fn saw_end(&self, late: bool, per_output_token: Millis, quantile: f64) {
+        if per_output_token.get() <= self.strictest_ms.get() {
+            self.pace.saw(late, quantile);
+        }
     }
 
     /// Responses it has learned from.
