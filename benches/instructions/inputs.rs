@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use windward::backend::BackendId;
+use windward::config::{self, Env, Files, Plan};
 use windward::decide::{Candidate, Standing};
 use windward::estimate::Estimate;
 use windward::units::{Grams, GramsPerKwh, Joules, Millis};
@@ -93,4 +94,24 @@ pub fn candidates(count: u16) -> Vec<Candidate> {
             }
         })
         .collect()
+}
+
+struct NoFiles;
+
+impl Files for NoFiles {
+    fn read(&self, _: &std::path::Path) -> std::io::Result<Vec<u8>> {
+        Err(std::io::ErrorKind::NotFound.into())
+    }
+}
+
+/// A plan of one route and so many backends, each on one of four grids.
+pub fn plan(count: u16) -> Plan {
+    let one = |name: u16| {
+        let zone = ["SE-SE3", "FR", "DE", "PL"][usize::from(name % 4)];
+        format!("  - {{ name: b{name}, url: \"http://127.0.0.1:1/v1\", grid_zone: {zone}, models: [m] }}\n")
+    };
+    let backends: String = (0..count).map(one).collect();
+    let names: Vec<String> = (0..count).map(|name| format!("b{name}")).collect();
+    let text = format!("routes: [{{ name: r, backends: [{}] }}]\nbackends:\n{backends}", names.join(", "));
+    config::load("bench.yaml", &text, &Env::default(), &NoFiles).unwrap_or_else(|errors| panic!("{errors}")).plan
 }

@@ -27,7 +27,7 @@ pub use verdict::{NoCandidate, Reason, Standing, Verdict};
 
 use crate::backend::BackendId;
 use crate::estimate::Estimate;
-use crate::policy::{Objective, OnNoCandidate, Policy};
+use crate::policy::{LatencyBudget, Objective, OnNoCandidate, Policy};
 use crate::units::{Grams, Millis, Usd};
 
 /// Somebody who serves the model.
@@ -91,11 +91,22 @@ const TIE: f64 = 0.01;
 ///
 /// At most 65,536 candidates are looked at, as there are no more backends in a plan.
 pub fn decide(policy: &Policy, streamed: bool, candidates: &[Candidate], turn: u32) -> Result<Decision, NoCandidate> {
+    decide_within(policy, policy.budget, streamed, candidates, turn)
+}
+
+/// The same with another budget than the policy's.
+fn decide_within(
+    policy: &Policy,
+    budget: Option<LatencyBudget>,
+    streamed: bool,
+    candidates: &[Candidate],
+    turn: u32,
+) -> Result<Decision, NoCandidate> {
     let candidates = candidates.get(..=usize::from(u16::MAX)).unwrap_or(candidates);
     // Looked for only where dollars count.
     let priced = policy.counts_money() && candidates.iter().any(|candidate| candidate.estimate.cost.is_some());
-    let late = candidates.iter().map(|candidate| late(policy, streamed, candidate)).collect();
-    let weighing = Weighing { policy, streamed, candidates, turn, priced, late };
+    let late = candidates.iter().map(|candidate| late(budget, streamed, candidate)).collect();
+    let weighing = Weighing { policy, budget, streamed, candidates, turn, priced, late };
     let Eligible { mut order, within, standing } = weighing.eligible()?;
     let last_resort = standing == Standing::Ejected;
 
@@ -135,7 +146,7 @@ pub fn decide(policy: &Policy, streamed: bool, candidates: &[Candidate], turn: u
 /// What keeps a candidate from being weighed at all: its standing, or the latency budget. With it a refused request can be logged
 /// with a verdict for every candidate, too.
 pub fn exclusion(policy: &Policy, streamed: bool, candidate: &Candidate) -> Option<Verdict> {
-    excluded(candidate, || late(policy, streamed, candidate))
+    excluded(candidate, || late(policy.budget, streamed, candidate))
 }
 
 fn excluded(candidate: &Candidate, late: impl FnOnce() -> Option<Verdict>) -> Option<Verdict> {
@@ -150,16 +161,16 @@ fn excluded(candidate: &Candidate, late: impl FnOnce() -> Option<Verdict>) -> Op
 
 /// Why a candidate would miss the budget, if it would: its first token (or its end) comes too late, or there are as many requests as
 /// it can give tokens to in time.
-fn late(policy: &Policy, streamed: bool, candidate: &Candidate) -> Option<Verdict> {
+fn late(budget: Option<LatencyBudget>, streamed: bool, candidate: &Candidate) -> Option<Verdict> {
     let estimate = &candidate.estimate;
     let crowded = (estimate.in_flight >= estimate.limit)
         .then(|| Verdict::Crowded { by: (estimate.in_flight - estimate.limit).saturating_add(1) });
-    over_budget(policy, streamed, candidate).map(|by| Verdict::OverBudget { by }).or(crowded)
+    over_budget(budget, streamed, candidate).map(|by| Verdict::OverBudget { by }).or(crowded)
 }
 
 /// By how much a candidate would miss the budget, if it would.
-fn over_budget(policy: &Policy, streamed: bool, candidate: &Candidate) -> Option<Millis> {
-    let budget = policy.budget.as_ref()?.of(streamed, candidate.estimate.prompt_tokens)?;
+fn over_budget(budget: Option<LatencyBudget>, streamed: bool, candidate: &Candidate) -> Option<Millis> {
+    let budget = budget?.of(streamed, candidate.estimate.prompt_tokens)?;
     let latency = latency(streamed, candidate);
     (latency > budget).then(|| Millis::saturating(latency.get() - budget.get()))
 }
@@ -172,6 +183,7 @@ const fn latency(streamed: bool, candidate: &Candidate) -> Millis {
 /// One decision in the making.
 struct Weighing<'a> {
     policy: &'a Policy,
+    budget: Option<LatencyBudget>,
     streamed: bool,
     candidates: &'a [Candidate],
     turn: u32,
@@ -246,7 +258,7 @@ impl Weighing<'_> {
         match self.policy.on_no_candidate {
             OnNoCandidate::Fastest => order.extend(in_time(false)),
             OnNoCandidate::Reject if within == 0 => {
-                let excess = |(_, (candidate, _))| over_budget(self.policy, self.streamed, candidate).map(Millis::get);
+                let excess = |(_, (candidate, _))| over_budget(self.budget, self.streamed, candidate).map(Millis::get);
                 let Some(least) = those().filter_map(excess).reduce(f64::min) else {
                     let (full, outside) = (count(Standing::NoCapacity), count(Standing::OutsideResidency));
                     return Err(NoCandidate::AllExcluded {
@@ -345,7 +357,7 @@ impl Weighing<'_> {
     /// Of those that miss the budget, those that miss it least first: by the share of it that their first token takes, or that each
     /// further token takes of its own. Without a budget, the fastest.
     fn rank_by_lateness(&self, order: &mut [u16]) {
-        let Some(budget) = self.policy.budget else {
+        let Some(budget) = self.budget else {
             self.rank_by_latency(order);
             return;
         };

@@ -329,7 +329,7 @@ fn eligible(policy: &Policy, streamed: bool, candidates: &[Candidate]) -> Vec<u1
     let late = policy.on_no_candidate == OnNoCandidate::Fastest;
     let those = |standings: &[Standing]| {
         let indices = (0..candidates.len()).filter(|index| standings.contains(&candidates[*index].standing));
-        let fit = indices.filter(|index| late || over_budget(policy, streamed, &candidates[*index]).is_none());
+        let fit = indices.filter(|index| late || over_budget(policy.budget, streamed, &candidates[*index]).is_none());
         fit.map(|index| index as u16).collect::<Vec<u16>>()
     };
     let stands = |standing: &Standing| candidates.iter().any(|candidate| candidate.standing == *standing);
@@ -360,7 +360,7 @@ proptest! {
         policy in any_policy(), streamed in any::<bool>(), candidates in any_candidates(24), turn in any::<u32>(),
     ) {
         if let Ok(decision) = decide(&policy, streamed, &candidates, turn) {
-            let late = |index: &u16| over_budget(&policy, streamed, &candidates[usize::from(*index)]).is_some();
+            let late = |index: &u16| over_budget(policy.budget, streamed, &candidates[usize::from(*index)]).is_some();
             let lead = candidates[usize::from(decision.chosen())].standing;
             let leads = |index: &&u16| candidates[usize::from(**index)].standing == lead;
             let leading: Vec<u16> = decision.order.iter().filter(leads).copied().collect();
@@ -456,7 +456,7 @@ proptest! {
             let index = which.index(candidates.len());
             let in_time = before.order.iter().map(|index| &candidates[usize::from(*index)]);
             let cleanest = in_time
-                .filter(|candidate| over_budget(&green(), true, candidate).is_none())
+                .filter(|candidate| over_budget(green().budget, true, candidate).is_none())
                 .filter_map(|candidate| candidate.estimate.emissions)
                 .fold(f64::MAX, |least, grams| least.min(grams.get()));
             let Some(grams) = candidates[index].estimate.emissions else { return Ok(()) };

@@ -17,6 +17,7 @@ use super::narrow::Narrowed;
 use super::pinned::Keeps;
 use super::pool::{Buffered, Claiming};
 use super::provenance::Client;
+use super::scratch::Candidates;
 use super::translated::Translated;
 use super::upload::Turn;
 use super::{account, headers};
@@ -112,7 +113,7 @@ pub struct Attempt {
 /// What the route's shadow policy would have decided, over the same candidates as it sees them.
 #[derive(Debug)]
 pub(super) struct Shadowed {
-    pub(super) candidates: SmallVec<[Candidate; 4]>,
+    pub(super) candidates: Candidates,
     pub(super) decision: Option<Decision>,
 }
 
@@ -156,7 +157,7 @@ pub struct Exchange {
     /// Where a candidate speaks another dialect.
     pub(super) translated: Option<Box<Translated>>,
     pub(super) deployments: Option<Arc<[Deployment]>>,
-    pub(super) candidates: SmallVec<[Candidate; 4]>,
+    pub(super) candidates: Candidates,
     pub(super) decision: Option<Decision>,
     /// What the route's shadow would have decided.
     pub(super) shadow: Option<Box<Shadowed>>,
@@ -226,7 +227,7 @@ impl Exchange {
             keeps: Keeps::Nothing,
             translated: None,
             deployments: None,
-            candidates: SmallVec::new(),
+            candidates: Candidates::default(),
             decision: None,
             shadow: None,
             turn: None,

@@ -23,6 +23,7 @@ mod provenance;
 mod reject;
 mod relay;
 mod request_body;
+mod scratch;
 mod signature;
 mod through;
 mod translated;
@@ -41,13 +42,12 @@ use bytes::Bytes;
 use http::{HeaderName, Request, Response, Version};
 use http_body::Body as _;
 use http_body_util::Full;
-use smallvec::SmallVec;
 use tokio_util::task::TaskTracker;
 
 use crate::affinity::{Session, SessionKey, Warm};
 use crate::backend::BackendId;
 use crate::clock::Clock;
-use crate::decide::{Candidate, Decision, NoCandidate, Outcome, Standing, Waiting, decide, decide_in_time};
+use crate::decide::{Decision, NoCandidate, Outcome, Standing, Waiting, decide, decide_in_time};
 use crate::dialect::Dialect;
 use crate::live::{HedgeBudget, RetryBudget};
 use crate::policy::Policy;
@@ -73,6 +73,7 @@ use reject::SOON;
 pub use relay::{Body, Cut, Limited};
 use request_body::Received;
 pub use request_body::RequestBody;
+use scratch::Candidates;
 
 /// What all workers of one proxy share.
 pub struct Shared {
@@ -356,12 +357,11 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
     let warm = snapshot.warm(x.session.as_ref(), &policy, demand.body_bytes, now);
     let question = Question { model, size, policy: &policy, warm, now, wall: x.wall, turn: turn.unwrap_or_default() };
     // Put where they stay.
-    x.candidates.clear();
-    x.candidates.reserve(deployments.len());
+    x.candidates.begin(deployments.len());
     for deployment in deployments.iter() {
         let candidate = snapshot.candidate(deployment, x.may_serve(deployment.backend), &question);
         let Some(mut candidate) = candidate else {
-            x.candidates.clear();
+            x.candidates.begin(0);
             return Err(Error::UnknownModel);
         };
         x.judge_translation(deployment, &mut candidate);
@@ -405,12 +405,13 @@ fn shadowed(x: &Exchange, deployments: &[Deployment], question: &Question<'_>, s
     let warm = x.demand.map_or_else(Warm::default, |it| x.snapshot.warm(x.session.as_ref(), policy, it.body_bytes, question.now));
     let question = Question { policy, warm, ..*question };
     let asked = |id: BackendId| x.narrowed.as_ref().is_none_or(|narrowed| narrowed.outside.binary_search(&id).is_err());
-    let candidate = |it: &Deployment| {
-        let mut candidate = x.snapshot.candidate(it, !outside.contains(&it.backend) && asked(it.backend), &question)?;
+    let mut candidates = Candidates::with_room_for(deployments.len());
+    for it in deployments {
+        let inside = !outside.contains(&it.backend) && asked(it.backend);
+        let Some(mut candidate) = x.snapshot.candidate(it, inside, &question) else { continue };
         x.judge_translation(it, &mut candidate);
-        Some(candidate)
-    };
-    let candidates: SmallVec<[Candidate; 4]> = deployments.iter().filter_map(candidate).collect();
+        candidates.push(candidate);
+    }
     let decision = decide(policy, streamed, &candidates, question.turn).ok();
     Some(Box::new(Shadowed { candidates, decision }))
 }

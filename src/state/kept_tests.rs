@@ -72,7 +72,11 @@ fn what_was_learned_is_known_again() {
     assert_eq!((restored.taken, restored.unknown, restored.unsound), (3, 0, 0));
     let grams = |hours: i64| after.grid.at(ZoneId(0), at(3600 * hours)).map(|it| (it.quality, it.value.get()));
     assert_eq!(grams(-1), Some((Quality::Measured, 90.0)));
-    assert_eq!(grams(6), Some((Quality::Climatology, 40.0)), "of a morning it is known, and the last reading is too old for this plan");
+    assert_eq!(
+        grams(6),
+        Some((Quality::Climatology, 40.0)),
+        "of a morning it is known, and the last reading is too old for this plan"
+    );
     for (before, after) in known(&before).into_iter().zip(known(&after)) {
         assert!((after / before - 1.0).abs() < 0.02, "{before} became {after}");
     }
