@@ -6,8 +6,8 @@
     WINDWARD_DATA=DIR benches/decision.py --ablations [--seeds 3] [--worlds eu] [--scenarios normal,overload_green,noisy,brownout]
 
 Each cell is the share of the oracle's saving that the policy captures, and the share of requests that missed a budget, failed or were
-shed; beside it the misses of the carbon-blind policy, and how much of the traffic moved between regions in a minute. Without
-WINDWARD_DATA the grids are made up. With --ablations the same for the policy without each of its parts, a column for each scenario. Nothing is asserted: the simulation's own tests do that.
+shed, in all and of each class; beside it the misses of the carbon-blind policy, and how much of the traffic moved between regions in a
+minute. Without WINDWARD_DATA the grids are made up. With --ablations the same for the policy without each of its parts, a column for each scenario. Nothing is asserted: the simulation's own tests do that.
 """
 import argparse
 import json
@@ -92,7 +92,14 @@ def found(path):
     with open(path) as file:
         result = json.load(file)
     moved = {best["seed"]: best.get("movement_percent", float("nan")) for best in result["oracle"]}
-    return [run | {"oracle_moved": moved[run["seed"]]} for run in result["runs"]]
+    return [run | {"oracle_moved": moved[run["seed"]], "classes": result["classes"]} for run in result["runs"]]
+
+
+def by_class(runs):
+    """The share of each class's requests that missed, in the scenario's order."""
+    columns = zip(*(run["score"]["classes"] for run in runs))
+    shares = [mean(100 * missed / requests for requests, missed in column if requests) for column in columns]
+    return ", ".join(f"{name} {share:.2f}" for name, share in zip(runs[0]["classes"], shares))
 
 
 def ablations(args):
@@ -131,8 +138,8 @@ def main():
     args = parser.parse_args()
     if args.ablations:
         return ablations(args)
-    print(f"| world | scenario | % of the oracle's saving (range over {args.seeds} seeds) | missed % | least_latency missed % | moved % a minute (times the oracle's) |")
-    print("|---|---|---|---|---|---|")
+    print(f"| world | scenario | % of the oracle's saving (range over {args.seeds} seeds) | missed % | of them by class | least_latency missed % | moved % a minute (times the oracle's) |")
+    print("|---|---|---|---|---|---|---|")
     for world in args.worlds.split(","):
         for scenario in (args.scenarios or SCENARIOS).split(","):
             runs = run(args.binary, world, scenario, args)
@@ -142,7 +149,7 @@ def main():
             missed = [mean(100 * run["score"]["missed"] / run["score"]["requests"] for run in of(policy)) for policy in (args.policy, "least_latency")]
             times = mean(run["score"]["movement_percent"] / run["oracle_moved"] for run in of(args.policy))
             moved = mean(run["score"]["movement_percent"] for run in of(args.policy))
-            print(f"| {world} | {scenario} | {row} | {missed[0]:.2f} | {missed[1]:.2f} | {moved:.1f} ({times:.2f}) |", flush=True)
+            print(f"| {world} | {scenario} | {row} | {missed[0]:.2f} | {by_class(of(args.policy))} | {missed[1]:.2f} | {moved:.1f} ({times:.2f}) |", flush=True)
 
 
 if __name__ == "__main__":
