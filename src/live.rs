@@ -278,20 +278,27 @@ impl Live {
         }
     }
 
-    /// The answer to a request that was sent then said how much more it will take of a model.
-    pub fn told(&self, model: &str, allowances: &Allowances, then: Sent, now: Instant) {
+    /// The answer to a request that was sent at `begun` said how much more it would take of a model then.
+    pub fn told(&self, model: &str, allowances: &Allowances, then: Sent, begun: Instant) {
         if let Some(model) = self.model(model) {
             self.counts.says_allowances.store(true, Relaxed);
-            model.told(allowances, then, self.millis(now), LONGEST_RETRY_AFTER);
+            model.told(allowances, then, self.millis(begun), LONGEST_RETRY_AFTER);
         }
     }
 
-    /// Counts a request against what is left of a model, for a backend that says that.
-    pub fn sends(&self, model: &str, wanted: impl FnOnce() -> Wanted) -> Sent {
+    /// Counts a request against what is left of a model, for a backend that says that. One that wants nothing of it is not counted.
+    pub fn sends(&self, model: &str, wanted: impl FnOnce() -> Option<Wanted>) -> Sent {
         if !self.counts.says_allowances.load(Relaxed) {
             return Sent::default();
         }
-        self.model(model).map_or_else(Sent::default, |model| model.sends(wanted()))
+        wanted().and_then(|wanted| Some(self.model(model)?.sends(wanted))).unwrap_or_default()
+    }
+
+    /// Takes back what was counted of a request that it never took.
+    pub fn give_back(&self, model: &str, wanted: Wanted, sent: Sent) {
+        if let Some(model) = self.model(model).filter(|_| sent != Sent::default()) {
+            model.give_back(wanted, sent);
+        }
     }
 
     /// It has no room for anything: what it takes of the calls that say so tells nothing of how many requests it bears.

@@ -1,8 +1,9 @@
 //! What a hosted service says in its answers of how much more it will take of a model before it refuses: a bucket that fills again in
 //! time. Whoever knows it need not be refused first.
 //!
-//! An answer says what was left when its request came in, and since then others were sent. So what is sent is counted, each request knows
-//! how much that was when it left, and what was sent after it is no longer there of what its answer says.
+//! An answer says what was left when its request came in, and since then others were sent, and the bucket went on filling. So what is sent
+//! is counted, each request knows how much that was when it left, and what was sent after it is no longer there of what its answer says;
+//! and what it says is of the moment when its request was sent, however long the answer took.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -65,7 +66,9 @@ impl Wanted {
 #[derive(Debug, Default)]
 struct Bucket {
     left: AtomicU64,
+    /// 0 when nobody says.
     limit: AtomicU64,
+    /// When the request was sent whose answer says so.
     at_ms: AtomicU64,
     span_ms: AtomicU64,
     /// What was sent, since it was first heard of it ..
@@ -75,12 +78,35 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn told(&self, now: Allowance, sent_then: u64, now_ms: u64, span: Duration) {
-        self.left.store(now.left, Relaxed);
-        self.limit.store(now.limit.unwrap_or(now.left), Relaxed);
-        self.at_ms.store(now_ms, Relaxed);
+    fn told(&self, said: Allowance, sent_then: u64, begun_ms: u64, span: Duration) {
+        // What was given back since is not there to be taken off a second time.
+        let sent_then = sent_then.min(self.sent.load(Relaxed));
+        // Of two answers the one to the later request knows more, whichever comes first.
+        if (begun_ms, sent_then) < (self.at_ms.load(Relaxed), self.sent_then.load(Relaxed)) {
+            return;
+        }
+        self.left.store(said.left, Relaxed);
+        self.limit.store(said.limit.unwrap_or(0), Relaxed);
+        self.at_ms.store(begun_ms, Relaxed);
         self.span_ms.store(span.as_millis() as u64, Relaxed);
         self.sent_then.store(sent_then, Relaxed);
+    }
+
+    /// What of a request counts: no more than the bucket holds, or one that wants more than can ever be granted would empty it for others.
+    fn counted(&self, wanted: u64) -> u64 {
+        match self.limit.load(Relaxed) {
+            0 => wanted,
+            limit => wanted.min(limit.max(self.left.load(Relaxed))),
+        }
+    }
+
+    fn give_back(&self, wanted: u64, sent: u64) {
+        let told = self.sent_then.load(Relaxed);
+        // What had been sent before is not held against what is left.
+        if sent > told {
+            let less = |now: u64| Some(now.saturating_sub(self.counted(wanted)).max(told.min(now)));
+            let _ = self.sent.fetch_update(Relaxed, Relaxed, less);
+        }
     }
 
     /// Whether there is less in it than is wanted. No more than it holds can be wanted: the service itself has to say what then.
@@ -107,14 +133,14 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// Takes what the answer to a request says that was sent then.
-    pub(super) fn told(&self, now: &Allowances, then: Sent, now_ms: u64, longest: Duration) {
-        for ((bucket, said), sent_then) in self.buckets.iter().zip(now.buckets()).zip(then.0) {
+    /// Takes what the answer to a request says that was sent at `begun_ms`.
+    pub(super) fn told(&self, said: &Allowances, then: Sent, begun_ms: u64, longest: Duration) {
+        for ((bucket, said), sent_then) in self.buckets.iter().zip(said.buckets()).zip(then.0) {
             let Some(said) = said else { continue };
             let span = said.full_in.min(longest);
-            bucket.told(said, sent_then, now_ms, span);
+            bucket.told(said, sent_then, begun_ms, span);
             // Of an empty span nothing follows, but that there is something to count.
-            self.until_ms.fetch_max(now_ms.saturating_add((span.as_millis() as u64).max(1)), Relaxed);
+            self.until_ms.fetch_max(begun_ms.saturating_add((span.as_millis() as u64).max(1)), Relaxed);
         }
     }
 
@@ -125,9 +151,17 @@ impl Told {
         }
         let mut sent = wanted.of_buckets();
         for (bucket, more) in self.buckets.iter().zip(&mut sent) {
-            *more = more.wrapping_add(bucket.sent.fetch_add(*more, Relaxed));
+            let counted = bucket.counted(*more);
+            *more = counted.wrapping_add(bucket.sent.fetch_add(counted, Relaxed));
         }
         Sent(sent)
+    }
+
+    /// Takes back what was counted of a request that the service never took.
+    pub(super) fn give_back(&self, wanted: Wanted, sent: Sent) {
+        for ((bucket, wanted), sent) in self.buckets.iter().zip(wanted.of_buckets()).zip(sent.0) {
+            bucket.give_back(wanted, sent);
+        }
     }
 
     /// Whether one more request of that size is likely to be refused.
@@ -206,6 +240,76 @@ mod tests {
         told.told(&said(3), first, 2_000, LONGEST);
         assert_eq!((told.lacks(wanted, 2_000), told.lacks(of(101), 2_000)), (true, true), "of the tokens 900 are on their way");
         assert!(!told.lacks(of(100), 2_000));
+    }
+
+    #[test]
+    fn what_the_service_never_took_is_given_back() {
+        let told = told((3, Some(3), 60_000), Some((1_000, Some(1_000), 60_000)));
+        let huge = Wanted { prompt_tokens: 10, to_read: 10, output_tokens: u64::from(u32::MAX) };
+        let sent = told.sends(huge);
+        assert!(told.lacks(of(1), 1_000), "all the tokens there are");
+        told.give_back(huge, sent);
+        assert!(!told.lacks(of(1_000), 1_000));
+        assert_eq!(told.buckets[1].sent.load(Relaxed), 0);
+        let [before, after] = [told.sends(huge), told.sends(of(0))];
+        assert_eq!(told.buckets[1].sent.load(Relaxed), 1_000, "no more than there can be");
+        let said = Allowances { tokens: Some(bucket((500, Some(1_000), 30_000))), ..Allowances::default() };
+        told.told(&said, after, 2_000, LONGEST);
+        told.give_back(huge, before);
+        told.sends(of(500));
+        assert!(told.lacks(of(1), 2_000), "who was asked later never had to do without it");
+    }
+
+    #[test]
+    fn an_answer_speaks_of_the_moment_when_its_request_was_sent() {
+        let told = told((0, Some(100), 60_000), None);
+        let [early, late] = [told.sends(of(1)), told.sends(of(1))];
+        let say = |left, sent, begun_ms| {
+            let said = Allowances { requests: Some(bucket((left, Some(100), 60_000))), ..Allowances::default() };
+            told.told(&said, sent, begun_ms, LONGEST);
+        };
+        // One request each 0.6 s has come back while it was waited for.
+        say(0, early, 10_000);
+        assert_eq!([10_600, 11_200].map(|now_ms| told.lacks(of(1), now_ms)), [true, false], "the other one is on its way");
+        say(90, late, 11_000);
+        say(0, early, 10_000);
+        assert!(!told.lacks(of(1), 11_000), "an answer that was long in coming knows less than one to a later request");
+    }
+
+    /// A bucket of 500 a minute of which 100 are left, asked `per_second` times each second: how many are held back, and how many of
+    /// these would have been granted.
+    fn held_back(per_second: u64, latency_ms: u64) -> (usize, usize) {
+        let (told, per_ms, limit) = (Told::default(), 500.0 / 60_000.0, 500.0_f64);
+        let (mut left, mut filled_ms, mut held_back, mut granted) = (100.0_f64, 0, 0, 0);
+        let mut answers = std::collections::VecDeque::new();
+        for now_ms in (0..400).flat_map(|second| (0..per_second).map(move |nth| second * 1_000 + nth * 1_000 / per_second)) {
+            while let Some(&(said, sent, begun_ms)) = answers.front().filter(|(_, _, begun_ms)| begun_ms + latency_ms <= now_ms) {
+                told.told(&said, sent, begun_ms, LONGEST);
+                answers.pop_front();
+            }
+            left = limit.min(left + (now_ms - filled_ms) as f64 * per_ms);
+            filled_ms = now_ms;
+            if told.lacks(of(0), now_ms) {
+                held_back += 1;
+                granted += usize::from(left >= 2.0);
+                continue;
+            }
+            let sent = told.sends(of(0));
+            left = (left - 1.0).max(0.0);
+            let full_in = ((limit - left) / per_ms) as u64;
+            let requests = Some(bucket((left as u64, Some(500), full_in)));
+            answers.push_back((Allowances { requests, ..Allowances::default() }, sent, now_ms));
+        }
+        (held_back, granted)
+    }
+
+    #[test]
+    fn what_fills_again_while_an_answer_is_awaited_is_there() {
+        for (per_second, latency_ms) in [(7, 30_000), (7, 60_000), (8, 60_000)] {
+            assert_eq!(held_back(per_second, latency_ms), (0, 0), "{per_second} a second, {latency_ms} ms each");
+        }
+        let (held_back, granted) = held_back(12, 5_000);
+        assert!(held_back > 100 && granted * 20 < held_back, "of {held_back} {granted} would have been granted");
     }
 
     #[test]

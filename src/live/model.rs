@@ -155,12 +155,16 @@ impl ModelLive {
         self.allowance.lacks(wanted, now_ms)
     }
 
-    pub(super) fn told(&self, allowances: &Allowances, then: Sent, now_ms: u64, longest: std::time::Duration) {
-        self.allowance.told(allowances, then, now_ms, longest);
+    pub(super) fn told(&self, allowances: &Allowances, then: Sent, begun_ms: u64, longest: std::time::Duration) {
+        self.allowance.told(allowances, then, begun_ms, longest);
     }
 
     pub(super) fn sends(&self, wanted: Wanted) -> Sent {
         self.allowance.sends(wanted)
+    }
+
+    pub(super) fn give_back(&self, wanted: Wanted, sent: Sent) {
+        self.allowance.give_back(wanted, sent);
     }
 
     pub(super) fn refused(&self, now_ms: u64, until_ms: u64) {

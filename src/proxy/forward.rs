@@ -25,7 +25,7 @@ use super::tries::Tries;
 use crate::backend::{Backend, Credential};
 use crate::decide::Standing;
 use crate::dialect::Dialect;
-use crate::live::{Live, Sent};
+use crate::live::{Live, Sent, Wanted};
 use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
 use crate::wire::Operation;
 use crate::wire::allowance::allowances;
@@ -207,7 +207,7 @@ pub(super) fn begin(outgoing: &mut Outgoing, x: &mut Exchange, index: usize) -> 
     let begun = x.shared.clock.monotonic();
     let Some(within) = in_time(x, &backend, begun) else { return Ok(None) };
     open(x, &backend, begun);
-    let wanted = || x.candidates.get(index).map(|candidate| candidate.estimate.wanted()).unwrap_or_default();
+    let wanted = || Some(wanted(x, index)).filter(|_| !x.operation.is_some_and(Operation::runs_no_model));
     let sent = live.sends(&deployment.model, wanted);
     Ok(Some(Asked { index, backend, live, within, usage_event, sent }))
 }
@@ -224,6 +224,7 @@ pub(super) fn book(tries: &mut Tries, x: &mut Exchange, asked: &Asked, sent: Cam
             }
             let nothing_done = note_error(x, backend, &error, now);
             if nothing_done {
+                give_back(x, asked);
                 tries.came_to_nothing(fault_of(error.kind));
                 return Outcome::Undone;
             }
@@ -242,8 +243,12 @@ pub(super) fn book(tries: &mut Tries, x: &mut Exchange, asked: &Asked, sent: Cam
 fn book_response(tries: &mut Tries, x: &mut Exchange, asked: &Asked, response: UpstreamResponse, now: Instant) -> Outcome {
     let Asked { backend, live, usage_event, .. } = asked;
     let status = response.head.status;
-    note_allowance(x, asked, &response.head, now);
+    let said = note_allowance(x, asked, &response.head, now);
     if !status.is_success() {
+        // Whoever refuses a request or finds fault with it has not taken it, unless it says what is left after it.
+        if !said && (status.is_client_error() || refuses(status)) {
+            give_back(x, asked);
+        }
         note_id(x, backend, &response.head);
     }
     if refuses(status) {
@@ -353,19 +358,38 @@ fn note_refusal(x: &Exchange, asked: &Asked, head: &ResponseHead, now: Instant) 
     if x.operation.is_some_and(Operation::runs_no_model) {
         note_full(live, head, now);
     } else if whole || backend.credential != Credential::PassThrough {
-        let model = x.deployments.as_ref().and_then(|all| all.get(asked.index)).map(|deployment| &*deployment.model);
-        live.refused(model.unwrap_or_default(), whole, now, retry_after(&head.fields));
+        live.refused(model_of(x, asked), whole, now, retry_after(&head.fields));
     }
 }
 
-/// What it says of how much more it will take is about whose credential was sent.
-fn note_allowance(x: &Exchange, asked: &Asked, head: &ResponseHead, now: Instant) {
+/// What it says of how much more it will take is about whose credential was sent, and of the moment when it was asked. Whether it says
+/// anything of what the request counts against: a call that runs no model has a limit of its own.
+fn note_allowance(x: &Exchange, asked: &Asked, head: &ResponseHead, now: Instant) -> bool {
     let Asked { backend, live, .. } = asked;
-    let said = allowances(&head.fields, backend.dialect, || x.shared.clock.wall());
-    if let Some(said) = said.filter(|_| backend.credential != Credential::PassThrough) {
-        let model = x.deployments.as_ref().and_then(|all| all.get(asked.index)).map(|deployment| &*deployment.model);
-        live.told(model.unwrap_or_default(), &said, asked.sent, now);
+    if backend.credential == Credential::PassThrough || x.operation.is_some_and(Operation::runs_no_model) {
+        return false;
     }
+    let begun = x.attempts.last().map_or(now, |attempt| attempt.begun);
+    let wall_then = || {
+        let wall = x.shared.clock.wall();
+        wall.checked_sub(now - begun).unwrap_or(wall)
+    };
+    let Some(said) = allowances(&head.fields, backend.dialect, wall_then) else { return false };
+    live.told(model_of(x, asked), &said, asked.sent, begun);
+    true
+}
+
+/// The request was not taken, and counts against nothing.
+fn give_back(x: &Exchange, asked: &Asked) {
+    asked.live.give_back(model_of(x, asked), wanted(x, asked.index), asked.sent);
+}
+
+fn wanted(x: &Exchange, index: usize) -> Wanted {
+    x.candidates.get(index).map(|candidate| candidate.estimate.wanted()).unwrap_or_default()
+}
+
+fn model_of<'x>(x: &'x Exchange, asked: &Asked) -> &'x str {
+    x.deployments.as_ref().and_then(|all| all.get(asked.index)).map_or("", |deployment| &deployment.model)
 }
 
 /// The same of a call of another kind: files and batches have quotas of their own, and who has used one up may still be answered. What

@@ -85,3 +85,66 @@ fn what_is_on_its_way_counts_against_what_is_left() {
         assert_eq!(on_their_way.map(backend), [(); 2].map(|()| Some("first".to_owned())));
     }
 }
+
+/// What a service says is of the moment when it was asked, so that an answer which was long in coming does not undo what a later request
+/// was told.
+#[test]
+fn an_answer_that_was_long_in_coming_knows_less_than_one_to_a_later_request() {
+    let says = |left| {
+        format!(
+            "x-ratelimit-limit-requests: 9\r\nx-ratelimit-remaining-requests: {left}\r\nx-ratelimit-reset-requests: 1m30s\r\n"
+        )
+    };
+    let (release, held) = channel::<()>();
+    let held = Mutex::new(held);
+    let peer = Peer::start(move |seen, stream| {
+        let slow = seen.field("x-slow").is_some();
+        if slow {
+            held.lock().unwrap().recv().unwrap();
+        }
+        respond(stream, "200 OK", &says(if slow { 9 } else { 0 }), OK.as_bytes());
+        Then::Next
+    });
+    let spare = Peer::answering("200 OK", OK);
+    let proxy =
+        Harness::start(&[("first", peer.address, "models: [m]"), ("spare", spare.address, "models: [m]")], "policy: in_order");
+    let mut slow = Client::connect(proxy.address);
+    slow.post("/v1/chat/completions", "x-slow: 1\r\n", r#"{"model":"m","messages":[]}"#);
+    peer.next();
+    let began = std::time::Instant::now();
+    while began.elapsed().as_millis() < 2 {
+        std::hint::spin_loop();
+    }
+    assert_eq!([ask(&proxy, "m"), ask(&proxy, "m")], ["first", "spare"]);
+    release.send(()).unwrap();
+    assert_eq!(slow.answer().field("x-windward-backend"), Some("first"));
+    assert_eq!(ask(&proxy, "m"), "spare", "nine were left, and then none");
+}
+
+#[test]
+fn what_was_not_taken_counts_against_nothing() {
+    let one = "anthropic-ratelimit-requests-remaining: 1\r\nanthropic-ratelimit-requests-reset: 2100-01-01T00:00:00Z\r\n";
+    let none = "anthropic-ratelimit-requests-remaining: 0\r\nanthropic-ratelimit-requests-reset: 2100-01-01T00:00:00Z\r\n";
+    let first = AtomicBool::new(true);
+    let peer = Peer::start(move |seen, stream| {
+        let (status, says) = match seen.field("x-want") {
+            Some("fault") => ("400 Bad Request", ""),
+            _ if seen.target().ends_with("/count_tokens") => ("200 OK", none),
+            _ => ("200 OK", if first.swap(false, SeqCst) { one } else { "" }),
+        };
+        respond(stream, status, says, br#"{"type":"message","usage":{"input_tokens":1,"output_tokens":1}}"#);
+        Then::Next
+    });
+    let spare = Peer::answering("200 OK", OK);
+    let backend = "dialect: anthropic\n    models: [m]";
+    let proxy = Harness::start(&[("first", peer.address, backend), ("spare", spare.address, backend)], "policy: in_order");
+    let ask = |path: &str, fields: &str| {
+        let mut client = Client::connect(proxy.address);
+        client.post(path, fields, r#"{"model":"m","max_tokens":300,"messages":[]}"#);
+        client.answer().field("x-windward-backend").unwrap().to_owned()
+    };
+    assert_eq!(ask("/v1/messages", ""), "first", "one is left");
+    (0..3).for_each(|_| assert_eq!(ask("/v1/messages/count_tokens", ""), "first", "which has a limit of its own"));
+    (0..3).for_each(|_| assert_eq!(ask("/v1/messages", "x-want: fault\r\n"), "first", "which is not taken"));
+    assert_eq!([ask("/v1/messages", ""), ask("/v1/messages", "")], ["first", "spare"]);
+}
