@@ -36,7 +36,7 @@ pub(super) fn address(
     }
     let asked_for = if deployment.translated {
         translated::speak(outgoing, x, backend, deployment)?;
-        UsageMode::Never
+        UsageEvent::Keep
     } else {
         pass(outgoing, x, (backend, deployment))?
     };
@@ -46,15 +46,12 @@ pub(super) fn address(
     // Also where it cannot be signed, its fields are there to be taken out again.
     *addressed_to = Some(Arc::clone(backend));
     signature::sign(request, backend, &x.snapshot, || x.shared.clock.wall())?;
-    Ok(match asked_for {
-        UsageMode::Inject => UsageEvent::Strip,
-        UsageMode::Continuous => UsageEvent::StripEach,
-        UsageMode::Never => UsageEvent::Keep,
-    })
+    Ok(asked_for)
 }
 
-/// Makes method, target and body those that a backend of the client's dialect is to get, and says which usage it is asked for besides.
-fn pass(outgoing: &mut Outgoing, x: &Exchange, (backend, deployment): (&Backend, &Deployment)) -> Result<UsageMode, Error> {
+/// Makes method, target and body those that a backend of the client's dialect is to get, and says what has to be taken out again of the
+/// usage that it is asked for besides.
+fn pass(outgoing: &mut Outgoing, x: &Exchange, (backend, deployment): (&Backend, &Deployment)) -> Result<UsageEvent, Error> {
     let Outgoing { request, below, bare, intake, .. } = outgoing;
     let asks = x.streamed
         && x.operation.is_some_and(Operation::usage_needs_asking)
@@ -72,7 +69,12 @@ fn pass(outgoing: &mut Outgoing, x: &Exchange, (backend, deployment): (&Backend,
         (_, Some(route)) if route.prefix == backend.origin.base_path => Uri::from(x.path.clone()),
         _ => target(backend, below)?,
     };
-    Ok(usage)
+    Ok(match (usage, &intake.fields.stream_options) {
+        (UsageMode::Never, _) => UsageEvent::Keep,
+        (UsageMode::Inject, StreamOptions::Absent) => UsageEvent::Strip,
+        // Among options of the client's own may be `continuous_usage_stats`, which do nothing until usage is asked for at all.
+        _ => UsageEvent::StripEach,
+    })
 }
 
 /// What has to change in the body. A model that a client of Azure's names in its path goes into the body as well, where it may be missing.

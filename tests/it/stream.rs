@@ -88,6 +88,27 @@ fn a_stream_that_says_its_usage_as_it_goes_has_said_it_when_it_breaks() {
     }
 }
 
+/// What a client says of its usage while it asks for none does nothing at vLLM, until it is asked for in its name.
+#[test]
+fn options_that_do_nothing_by_themselves_change_nothing_for_the_client() {
+    let with = |usage: &str| format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"Hel\"}}}}]{usage}}}\n\n");
+    let said = with(",\"usage\":{\"prompt_tokens\":11,\"completion_tokens\":1}");
+    let peer = Peer::start(move |_, stream| {
+        begin_events(stream);
+        [&*said, USAGE, DONE].iter().for_each(|event| chunk(stream, event.as_bytes()));
+        end_chunks(stream);
+        Then::Next
+    });
+    let proxy = Harness::start(&[("vllm", peer.address, "")], "");
+    for options in [r#"{"continuous_usage_stats":true}"#, r#"{"include_usage":false,"continuous_usage_stats":true}"#] {
+        let mut client = Client::connect(proxy.address);
+        client.post("/v1/chat/completions", "", &format!(r#"{{"model":"m","stream":true,"stream_options":{options}}}"#));
+        assert_eq!(client.answer().text(), with("") + DONE, "{options}");
+        assert_eq!(peer.next().json()["stream_options"]["include_usage"], true);
+        assert_eq!(proxy.record()["gen_ai.usage.output_tokens"], 2);
+    }
+}
+
 #[test]
 fn a_client_that_asked_for_usage_gets_the_bytes_as_they_came() {
     let (peer, go) = in_two_parts();
