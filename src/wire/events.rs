@@ -15,6 +15,7 @@ use super::beginning::model_in;
 use super::json::{Nest, Walk, after, skip_space, string_end};
 use super::sse::EventBorders;
 use super::stored::{id_of_response, own_id};
+use super::totals::Totals;
 
 /// How much of an event is looked at to see whether it carries output, in bytes. Deltas have some hundred.
 const EVENT_BYTES: usize = 4096;
@@ -22,7 +23,7 @@ const EVENT_BYTES: usize = 4096;
 /// Counts the events that carry output, and keeps the first error.
 #[derive(Debug)]
 pub(super) struct Events {
-    operation: Operation,
+    pub(super) operation: Operation,
     borders: EventBorders,
     /// The beginning of an event that a cut divides, up to [`EVENT_BYTES`].
     held: Vec<u8>,
@@ -41,6 +42,10 @@ pub(super) struct Events {
     pub(super) wants_id: bool,
     /// In how many more events both are looked for.
     looks: u8,
+    /// What each event says of its own choice.
+    pub(super) totals: Option<Box<Totals>>,
+    /// Whether an event may have any of these, so that the others pay for one look.
+    watches: bool,
 }
 
 /// Azure's first event names no model; nobody takes longer.
@@ -61,6 +66,8 @@ impl Events {
             id: None,
             wants_id: false,
             looks: EVENTS_TO_NAME_A_MODEL,
+            totals: None,
+            watches: true,
         }
     }
 
@@ -103,6 +110,18 @@ impl Events {
     }
 
     #[cold]
+    fn watch(&mut self, event: &[u8]) {
+        if let Some(totals) = &mut self.totals {
+            totals.take(self.operation, event);
+        } else {
+            self.totals = Totals::begun_by(self.operation, event);
+        }
+        if self.looks > 0 {
+            self.look_for_model(event);
+        }
+        self.watches = self.looks > 0 || self.totals.is_some();
+    }
+
     fn look_for_model(&mut self, event: &[u8]) {
         self.looks -= 1;
         // A copy: a part of what came would keep all of it for as long as the stream goes on.
@@ -126,8 +145,8 @@ impl Events {
     fn event(&mut self, event: &[u8]) {
         let event = &event[..event.len().min(EVENT_BYTES)];
         self.saw_data = self.saw_data || says_something(event);
-        if self.looks > 0 {
-            self.look_for_model(event);
+        if self.watches {
+            self.watch(event);
         }
         if has_output(self.operation, event) {
             self.with_output += 1;
@@ -154,7 +173,7 @@ impl Events {
 }
 
 /// What stands in the lines of an event that begin so.
-fn fields<'a>(event: &'a [u8], name: &'static [u8]) -> impl Iterator<Item = &'a [u8]> {
+pub(super) fn fields<'a>(event: &'a [u8], name: &'static [u8]) -> impl Iterator<Item = &'a [u8]> {
     let lines = event.split(|byte| matches!(byte, b'\n' | b'\r'));
     lines.filter_map(move |line| line.strip_prefix(name)).map(<[u8]>::trim_ascii)
 }

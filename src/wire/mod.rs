@@ -44,6 +44,7 @@ pub mod sse;
 pub mod stored;
 pub mod stream_options;
 pub mod strip;
+mod totals;
 pub mod translate;
 pub mod usage;
 

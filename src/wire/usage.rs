@@ -250,6 +250,11 @@ impl Meter {
         let in_body = self.usage.as_ref().and_then(UsageSearch::found);
         let of_elements = self.elements.as_ref().map_or(0, |elements| elements.with_output);
         let counted = self.events.as_ref().map_or(of_elements, |events| events.with_output);
+        let of_choices = self.events.as_ref().and_then(|events| events.totals.as_ref()?.sum(events.operation));
+        if let Some(usage) = of_choices {
+            // It is a sum that the backend did not make, and choices of which nothing was heard are not in it.
+            return (Usage { output_tokens: usage.output_tokens.max(Some(counted)), ..usage }, UsageSource::Counted);
+        }
         if let Some(usage) = in_body.filter(|usage| self.is_behind(usage, counted)) {
             return (Usage { output_tokens: Some(counted), ..usage }, UsageSource::Counted);
         }
