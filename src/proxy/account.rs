@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use smallvec::SmallVec;
 
+use super::backend_time::backend_time;
 use super::evidence::{At, Ran};
 use super::exchange::{Attempt, AttemptOutcome, Exchange, Proof};
 use super::{forward, relay};
@@ -17,14 +18,13 @@ use crate::grid::Quality;
 use crate::ledger::{Account, Attempted, Baseline, account, at_baseline};
 use crate::policy::Policy;
 use crate::record::{
-    AccessRecord, AttemptUsed, BackendTime, CandidateUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, ShadowUsed, Text,
-    UsageSource,
+    AccessRecord, AttemptUsed, CandidateUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, ShadowUsed, Text, UsageSource,
 };
 use crate::state::Seen;
 use crate::tables::{Coefficients, EnergyBand, TokenCounts};
 use crate::telemetry::line;
 use crate::units::{Millis, Usd};
-use crate::wire::usage::{Clocked, Usage};
+use crate::wire::usage::Usage;
 use crate::wire::{self, Operation};
 
 /// Closes the books of an exchange that found its route.
@@ -403,20 +403,6 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         error: x.error.map(Text::from),
         simulated: simulated(x, ledger),
     }
-}
-
-/// What the backend says of its own time, and what the way there and back took besides.
-fn backend_time(x: &Exchange, now: Instant) -> Option<BackendTime> {
-    let Clocked { first_byte_ms, whole_ms } = x.clocked;
-    first_byte_ms.or(whole_ms)?;
-    let took = |until: Instant| x.attempts.last().map(|attempt| until.saturating_duration_since(attempt.begun));
-    let (took, own) = match first_byte_ms.zip(x.first_token) {
-        Some((own, at)) => (took(at), Some(own)),
-        None => (took(now), whole_ms),
-    };
-    let network =
-        took.filter(|took| !x.was_held_up(*took)).zip(own).map(|(took, own)| took.saturating_sub(Duration::from_millis(own)));
-    Some(BackendTime { first_token_ms: first_byte_ms, total_ms: whole_ms, network_ms: network.map(Millis::from) })
 }
 
 /// The latency budget that the backend which served it had for a prompt of that size.

@@ -7,6 +7,7 @@
 mod account;
 mod address;
 mod admit;
+mod backend_time;
 mod edit;
 mod evidence;
 mod exchange;
