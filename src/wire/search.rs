@@ -6,11 +6,14 @@ use memchr::memrchr;
 use super::Operation;
 use super::anthropic::geo_in;
 use super::gemini::Counts;
-use super::json::{Depth, Nest, USAGE, USAGE_KEY, USAGE_METADATA_KEY, Walk, skip_space};
-use super::usage::{Usage, read};
+use super::json::{Depth, Nest, USAGE, USAGE_KEY, USAGE_METADATA_KEY, Walk, members, skip_space};
+use super::usage::{Usage, count, read};
 
 /// Largest usage object that is read, in bytes; those in use have 100 to 600.
 pub(super) const USAGE_BYTES: usize = 4096;
+
+/// Where a whole answer of Converse's says how long it took.
+const METRICS_KEY: &[u8] = b"\"metrics\"";
 
 /// Finds `"usage": {..}`, or what Gemini calls it, in chunks, wherever they are cut.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub(super) struct UsageSearch {
     too_long: bool,
     last: Option<Usage>,
     pub(super) geo: Option<Box<str>>,
+    /// What Converse says of its own time, in milliseconds.
+    pub(super) latency_ms: Option<u64>,
 }
 
 /// What is kept where only the top object's own member is the backend's word.
@@ -75,6 +80,7 @@ impl UsageSearch {
             too_long: false,
             last: None,
             geo: None,
+            latency_ms: None,
         }
     }
 
@@ -121,6 +127,9 @@ impl UsageSearch {
     /// The same, but only where it names a member of the top object itself.
     fn own_key(&mut self, chunk: &[u8], mut at: usize, matched: usize) -> usize {
         let Some(own) = &mut self.own else { return chunk.len() };
+        if matched == 1 && self.operation == Operation::Converse {
+            self.key = if chunk.get(at) == METRICS_KEY.get(1) { METRICS_KEY } else { USAGE_KEY };
+        }
         if matched > 0 {
             let rest = &self.key[matched..];
             let alike = rest.iter().zip(&chunk[at..]).take_while(|(wanted, byte)| wanted == byte).count();
@@ -190,6 +199,11 @@ impl UsageSearch {
     fn take(&mut self, object: &[u8]) {
         if let Some(own) = self.own.as_mut().filter(|_| self.of_google) {
             own.counts.take(object);
+            return;
+        }
+        if self.key == METRICS_KEY {
+            let said = members(object).find(|(name, _)| *name == b"latencyMs");
+            self.latency_ms = said.and_then(|(_, value)| count(value).ok()?).or(self.latency_ms);
             return;
         }
         self.last = read(self.operation, object).or(self.last);

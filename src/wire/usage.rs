@@ -155,8 +155,9 @@ impl Meter {
 
     /// What the backend says of its own time. To be asked at the end.
     pub fn clocked(&self) -> Clocked {
-        let by_head = Clocked { whole_ms: self.latency_by_head, ..Clocked::default() };
-        self.frames.as_ref().map_or(by_head, |frames| frames.read().clocked)
+        let in_body = || self.usage.as_ref().and_then(|search| search.latency_ms);
+        let said = || Clocked { whole_ms: self.latency_by_head.or_else(in_body), ..Clocked::default() };
+        self.frames.as_ref().map_or_else(said, |frames| frames.read().clocked)
     }
 
     /// Looks at a chunk that was forwarded.

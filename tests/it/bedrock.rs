@@ -5,7 +5,8 @@ use windward::backend::{AwsKeys, Secret};
 use windward::clock::{Clock as _, SystemClock};
 use windward::wire::sigv4::{PayloadHash, Scope, Signer, Subject};
 
-use super::support::{Answer, Client, Fleet, Harness, patiently};
+use super::support::peer::{Then, respond};
+use super::support::{Answer, Client, Fleet, Harness, Peer, patiently};
 
 /// Every region wants the signature of one key, each for itself.
 const FLEET: &str = r#"
@@ -338,5 +339,39 @@ fn nor_any_of_their_places_among_the_requests_at_once() {
     for _ in 0..3 {
         assert_eq!(ask(&proxy, path, &right, CONVERSE).status, 200);
         assert_eq!(ask(&proxy, path, &claims, CONVERSE).status, 403);
+    }
+}
+
+/// What a region says of its own time, in each of the three places where Bedrock says it.
+#[test]
+fn what_a_region_says_of_its_own_time_is_in_the_record() {
+    let metadata =
+        |ms: u64| format!(r#"{{"usage":{{"inputTokens":5,"outputTokens":2,"totalTokens":7}},"metrics":{{"latencyMs":{ms}}}}}"#);
+    let peer = Peer::start(move |seen, stream| {
+        let ms = seen.field("x-claim").unwrap().parse().unwrap();
+        let operation = seen.target().rsplit('/').next().unwrap();
+        let (fields, body) = match operation {
+            "converse-stream" => {
+                let frames = super::translate::frames(format!(r#"{{"event":"metadata","payload":{}}}"#, metadata(ms)).as_bytes());
+                ("content-type: application/vnd.amazon.eventstream\r\n".to_owned(), frames)
+            }
+            "converse" => ("content-type: application/json\r\n".to_owned(), metadata(ms).into_bytes()),
+            _ => (format!("content-type: application/json\r\nx-amzn-bedrock-invocation-latency: {ms}\r\n"), b"{}".to_vec()),
+        };
+        respond(stream, "200 OK", &fields, &body);
+        Then::Next
+    });
+    let proxy = Harness::start(&[("region", peer.address, "dialect: bedrock\n    models: [m]")], "dialect: bedrock");
+    for operation in ["converse-stream", "converse", "invoke"] {
+        let ask = |ms: &str| {
+            let answer = ask(&proxy, &format!("/v1/model/m/{operation}"), &format!("x-claim: {ms}\r\n"), CONVERSE);
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            proxy.record()
+        };
+        let record = ask("0");
+        assert_eq!(record["backend_time"]["total_ms"], 0, "{operation}: {record}");
+        let (way, whole) = (record["backend_time"]["network_ms"].as_f64().unwrap(), record["total_ms"].as_f64().unwrap());
+        assert!(way > 0.0 && way <= whole, "{operation}: {record}");
+        assert_eq!(ask("86400000").get("backend_time"), None, "{operation}: more than passed");
     }
 }
