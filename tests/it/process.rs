@@ -80,8 +80,13 @@ impl Program {
     /// Closes its standard input, and asks it to end.
     pub(super) fn terminate(&mut self) {
         drop(self.child.stdin.take());
+        self.signal("TERM");
+    }
+
+    /// Sends it the signal of that name.
+    pub(super) fn signal(&self, name: &str) {
         // The standard library can only kill. A program that has ended already cannot be told to, which is as well.
-        let _ = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.child.id())).stderr(Stdio::null()).status();
+        let _ = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.id())).stderr(Stdio::null()).status();
     }
 
     /// The same, and waits for its end.

@@ -3,6 +3,8 @@
 //! A simulated fleet, a day of grids in a minute, the proxy exactly as `windward serve` starts it, and traffic; a live view while it
 //! runs and the report at the end. Only the endpoints and the grids are made up, and everything that is printed says so.
 
+mod ending;
+mod screen;
 pub mod setting;
 pub mod tally;
 pub mod traffic;
@@ -10,132 +12,182 @@ pub mod view;
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{self, IsTerminal};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+use self::ending::Signals;
+use self::screen::{Screen, say};
 use self::tally::Tally;
 use self::traffic::Traffic;
-use self::view::{Colour, RegionView, View};
+use self::view::{RegionView, View};
 use super::serve::load;
 use crate::clock::{Clock, RuntimeClock, SystemClock};
 use crate::config::fleet::FleetPlan;
 use crate::fleet::{Positive, Share, Size, Spread, TrafficShape};
 use crate::mock;
 use crate::report::{self, Dimension, Summary};
-use crate::server::{Handle, Serve, host_name, start_proxy};
+use crate::server::{BindError, Handle, Serve, StartError, host_name, start_proxy};
 use crate::tables::Regions;
 use crate::telemetry::log::Identity;
 use crate::units::Millis;
 
-/// A day of the simulated grids.
+/// A day of the simulated grids, which is how long the demonstration takes unless told otherwise.
 const DAY: Duration = Duration::from_mins(1);
 /// The day begins before dawn, so that the sun comes up while one watches.
 const FIRST_HOUR: f64 = 5.0;
 /// How often the grid's file is written: half an hour of the simulated day.
 const GRID_EVERY: Duration = Duration::from_millis(1250);
-/// How often the view is drawn on a terminal, and how often a line is written elsewhere.
+/// How often the view is drawn on a terminal.
 const FRAME_EVERY: Duration = Duration::from_millis(250);
-const LINE_EVERY: Duration = Duration::from_secs(1);
 /// Requests under way at most, so that a slow machine is not buried.
 const AT_MOST: usize = 512;
-
-/// How long the last answers are waited for, so that breaking them off does not look like waste.
+/// No answer of the simulated regions takes longer once the last request was sent.
 const LINGER: Duration = Duration::from_secs(8);
 
 /// Arguments of `windward demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// How long: 20s, 2m; a simulated day takes one minute
-    #[arg(long, default_value = "1m", value_parser = duration)]
-    duration: Duration,
+    /// How long: 20s, 2m; a simulated day takes one minute [default: 1m]
+    #[arg(long, value_parser = duration)]
+    duration: Option<Duration>,
     /// The same seed gives the same traffic and the same fleet
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Keep the access log in this file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = log_file)]
     log: Option<PathBuf>,
     /// Send no traffic, and run until Ctrl-C unless --duration is given, for requests of one's own
     #[arg(long)]
     no_traffic: bool,
 }
 
+impl DemoArgs {
+    /// When it ends by itself.
+    fn ends(&self) -> Option<Duration> {
+        self.duration.or((!self.no_traffic).then_some(DAY))
+    }
+}
+
 /// Runs the demonstration.
 pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(whole(args));
+    // Whoever asked for the end twice does not wait for a thread that still reads.
+    runtime.shutdown_background();
+    match ended {
+        Err(error) if !ending::nobody_reads(&error) => Err(error),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// From the first file to the report.
+async fn whole(args: &DemoArgs) -> anyhow::Result<()> {
+    let mut signals = Signals::install()?;
     let directory = Scratch::new()?;
     // The proxy reads a relative path from where its configuration is, which here is a place of the demonstration's own.
     let log = std::path::absolute(args.log.clone().unwrap_or_else(|| directory.0.join("access.jsonl")))?;
     if args.log.is_some() && log.metadata().is_ok_and(|meta| meta.len() > 0) {
         anyhow::bail!("{} has lines already; name another file for --log", log.display());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(demonstrate(args, &directory.0, &log))?;
-    let mut summary = Summary::new();
-    let reader = io::BufReader::new(File::open(&log)?);
-    report::summarise(&log.display().to_string(), reader, &mut summary)?;
-    let colour = io::stdout().is_terminal();
-    let text = report::render::text(&summary.report(&[Dimension::Backend]), colour);
+    demonstrate(args, &directory.0, &log, &mut signals).await?;
+    let read = log.clone();
+    let text = tokio::select! {
+        text = spawn_blocking(move || report_of(&read)) => text??,
+        () = signals.told() => anyhow::bail!("told to end before the report was made"),
+    };
     say(&format!("\n{text}"))?;
     if args.log.is_some() {
         say(&format!("The log is in {}; try: windward report {0}\n", log.display()))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-async fn demonstrate(args: &DemoArgs, directory: &Path, log: &Path) -> anyhow::Result<()> {
+fn report_of(log: &Path) -> io::Result<String> {
+    let mut summary = Summary::new();
+    report::summarise(&log.display().to_string(), io::BufReader::new(File::open(log)?), &mut summary)?;
+    Ok(report::render::text(&summary.report(&[Dimension::Backend]), io::stdout().is_terminal()))
+}
+
+async fn demonstrate(args: &DemoArgs, directory: &Path, log: &Path, signals: &mut Signals) -> anyhow::Result<()> {
     let fleet = FleetPlan::shipped().map_err(|error| anyhow::anyhow!("config/fleet.yaml:{error}"))?;
     let mock = mock::start(&fleet, Arc::new(RuntimeClock), args.seed).await?;
-    let addresses: Vec<SocketAddr> = mock.addresses().map(|(_, address)| address).collect();
     let grid = Grid::new(&fleet, directory.join("grid.csv"));
     grid.write(FIRST_HOUR)?;
-    let (listen, admin) = (free_port(8080)?, free_port(9090)?);
-    let text = setting::configuration(&fleet, &addresses, listen, admin, log, &grid.file);
-    let file = directory.join("windward.yaml");
-    std::fs::write(&file, &text)?;
-    let plan = load(&file, &text).map_err(|problems| anyhow::anyhow!("{problems}"))?;
-    let identity = Identity::new(&host_name(), fastrand::u64(..));
-    let clock = Arc::new(SystemClock);
-    let proxy = start_proxy(Serve { plan, config: None, clock, identity, signals: false, background: None })?;
-    say(&welcome(&proxy, &fleet, args.no_traffic))?;
+    let usual = [8080, 9090].map(usual_or_any);
+    let proxy = match proxy(&fleet, &mock, usual, directory, log, &grid.file) {
+        // Somebody was faster.
+        Err(error) if matches!(error.downcast_ref(), Some(StartError::Bind(BindError::InUse { .. }))) => {
+            proxy(&fleet, &mock, [ANY, ANY], directory, log, &grid.file)?
+        }
+        other => other?,
+    };
+    let address = *proxy.addresses.first().context("the proxy listens nowhere")?;
 
     let stop = CancellationToken::new();
     let (samples, _unread) = mpsc::channel(1);
     let traffic = (!args.no_traffic).then(|| {
-        let traffic = Traffic { address: proxy.addresses.first().copied().unwrap_or(listen), ..traffic(&fleet) };
+        let traffic = Traffic { address, ..traffic(&fleet) };
         tokio::spawn(traffic.run(args.seed, Arc::new(RuntimeClock), stop.clone(), samples))
     });
     let screen = Screen::new(File::open(log)?);
-    let watched = watch(args, &fleet, &grid, &mock, screen).await;
+    let watched = match say(&welcome(&proxy, &fleet, args.no_traffic)) {
+        Ok(()) => watch(args.ends(), &stop, &fleet, &grid, &mock, screen, signals).await,
+        Err(error) => Err(error),
+    };
     stop.cancel();
-    say("\nno more traffic; waiting for the last answers\n")?;
+    let said = say("\nno more traffic; waiting a moment for the last answers\n");
     if let Some(traffic) = traffic {
-        let _ = traffic.await;
+        ending::last_answers(traffic, signals.told()).await;
     }
     proxy.shutdown();
     proxy.shutdown();
-    tokio::task::spawn_blocking(move || proxy.join()).await?;
+    tokio::select! {
+        ended = spawn_blocking(move || proxy.join()) => drop(ended?),
+        () = signals.told() => {}
+    }
     mock.shutdown().await;
-    watched
+    Ok(watched.and(said)?)
 }
 
-/// Draws until the time is over or somebody presses Ctrl-C.
+/// Starts the proxy as `windward serve` does, on those two ports.
+fn proxy(
+    fleet: &FleetPlan,
+    mock: &mock::Handle,
+    [listen, admin]: [SocketAddr; 2],
+    directory: &Path,
+    log: &Path,
+    grid: &Path,
+) -> anyhow::Result<Handle> {
+    let addresses: Vec<SocketAddr> = mock.addresses().map(|(_, address)| address).collect();
+    let text = setting::configuration(fleet, &addresses, listen, admin, log, grid);
+    let file = directory.join("windward.yaml");
+    std::fs::write(&file, &text)?;
+    let plan = load(&file, &text).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+    let identity = Identity::new(&host_name(), fastrand::u64(..));
+    Ok(start_proxy(Serve { plan, config: None, clock: Arc::new(SystemClock), identity, signals: false, background: None })?)
+}
+
+/// Draws until the time is over or a signal asks for the end. Shortly before its time is over it stops the traffic.
 async fn watch(
-    args: &DemoArgs,
+    ends: Option<Duration>,
+    stop: &CancellationToken,
     fleet: &FleetPlan,
     grid: &Grid<'_>,
     mock: &mock::Handle,
     mut screen: Screen,
-) -> anyhow::Result<()> {
+    signals: &mut Signals,
+) -> io::Result<()> {
     let begun = RuntimeClock.monotonic();
-    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let mut grid_written = begun;
     loop {
         let now = RuntimeClock.monotonic();
@@ -146,12 +198,15 @@ async fn watch(
             grid.write(hour)?;
         }
         screen.draw(now, |tally| view(fleet, grid, mock, tally, elapsed, hour))?;
-        if elapsed >= args.duration {
+        if ends.is_some_and(|ends| elapsed >= ending::last_request(ends)) {
+            stop.cancel();
+        }
+        if ends.is_some_and(|ends| elapsed >= ends) {
             return Ok(());
         }
         tokio::select! {
             () = tokio::time::sleep(FRAME_EVERY) => {}
-            pressed = &mut interrupt => return pressed.context("cannot wait for an interrupt"),
+            () = signals.told() => return Ok(()),
         }
     }
 }
@@ -201,39 +256,6 @@ impl<'f> Grid<'f> {
     }
 }
 
-/// Where the view goes: a terminal, drawn over, or plain lines.
-struct Screen {
-    tally: Tally<File>,
-    terminal: bool,
-    drawn: Option<(Instant, usize)>,
-}
-
-impl Screen {
-    fn new(log: File) -> Self {
-        Self { tally: Tally::new(log), terminal: io::stdout().is_terminal(), drawn: None }
-    }
-
-    fn draw(&mut self, now: Instant, view: impl FnOnce(&Tally<File>) -> View) -> io::Result<()> {
-        self.tally.catch_up()?;
-        if self.terminal {
-            let frame = view(&self.tally).frame(terminal_width(), Colour::Ansi);
-            let up = self.drawn.map_or_else(String::new, |(_, lines)| format!("\x1b[{lines}A\x1b[0J"));
-            self.drawn = Some((now, frame.lines().count()));
-            say(&format!("{up}{frame}"))
-        } else if self.drawn.is_none_or(|(at, _)| now - at >= LINE_EVERY) {
-            self.drawn = Some((now, 0));
-            say(&format!("{}\n", view(&self.tally).plain_line()))
-        } else {
-            Ok(())
-        }
-    }
-}
-
-/// Columns of the terminal, by what shells export; 100 are safe on any screen of today.
-fn terminal_width() -> usize {
-    std::env::var_os("COLUMNS").and_then(|columns| columns.to_str()?.parse().ok()).unwrap_or(100)
-}
-
 fn welcome(proxy: &Handle, fleet: &FleetPlan, alone: bool) -> String {
     let base = proxy.addresses.first().map_or_else(String::new, |address| format!("http://{address}/v1"));
     let admin = proxy.admin.map_or_else(String::new, |address| format!("http://{address}"));
@@ -259,7 +281,7 @@ fn traffic(fleet: &FleetPlan) -> Traffic {
     let positive = |value| Positive::new(value).unwrap_or(Positive::ONE);
     let size = |median, most| Size { median: positive(median), spread: Spread::new(0.8).unwrap_or_default(), most };
     Traffic {
-        address: SocketAddr::from(([127, 0, 0, 1], 8080)),
+        address: ANY,
         model: fleet.models.first().map(ToString::to_string).unwrap_or_default(),
         key: None,
         shape: TrafficShape {
@@ -276,23 +298,25 @@ fn traffic(fleet: &FleetPlan) -> Traffic {
     }
 }
 
+/// A port that the system chooses.
+const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 /// The usual port where it is free, else any.
-fn free_port(usual: u16) -> io::Result<SocketAddr> {
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let usual = SocketAddr::from(([127, 0, 0, 1], usual));
-    TcpListener::bind(usual).or_else(|_| TcpListener::bind(any))?.local_addr()
+fn usual_or_any(usual: u16) -> SocketAddr {
+    let usual = SocketAddr::new(ANY.ip(), usual);
+    TcpListener::bind(usual).map_or(ANY, |_| usual)
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = text.parse().map_err(|_| "say it as 20s or 2m".to_owned())?;
-    Duration::try_from(span).map_err(|_| "it must not be negative".to_owned())
+    let span = Duration::try_from(span).map_err(|_| "it must not be negative".to_owned())?;
+    // In less than that nothing happens that could be shown.
+    if span < Duration::from_secs(1) { Err("it must be at least 1s".to_owned()) } else { Ok(span) }
 }
 
-/// Writes to standard output; a reader that has gone away ends the demonstration quietly.
-fn say(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+fn log_file(text: &str) -> Result<PathBuf, String> {
+    // Elsewhere that is standard output; here that shows the view.
+    if text == "-" { Err("the log goes to a file, since standard output has the view".to_owned()) } else { Ok(text.into()) }
 }
 
 /// A directory for the files of one run, gone at its end.
@@ -310,5 +334,54 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // What cannot be removed is a few kilobytes in the place for such things.
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        demo: DemoArgs,
+    }
+
+    fn parse(words: &[&str]) -> Result<DemoArgs, String> {
+        let words = std::iter::once(&"demo").chain(words);
+        Command::try_parse_from(words).map(|command| command.demo).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn it_ends_when_it_is_said_to() {
+        let ends = |words: &[&str]| parse(words).unwrap().ends();
+        assert_eq!(ends(&[]), Some(DAY));
+        assert_eq!(ends(&["--duration", "20s"]), Some(Duration::from_secs(20)));
+        assert_eq!(ends(&["--no-traffic"]), None);
+        assert_eq!(ends(&["--no-traffic", "--duration", "2m"]), Some(Duration::from_mins(2)));
+    }
+
+    #[test]
+    fn what_could_show_nothing_is_refused() {
+        for (words, why) in [
+            (["--duration", "0s"], "at least 1s"),
+            (["--duration", "-5s"], "negative"),
+            (["--duration", "soon"], "say it as 20s"),
+            (["--log", "-"], "standard output has the view"),
+        ] {
+            let said = parse(&[&words.join("=")]).unwrap_err();
+            assert!(said.contains(why), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_left_to_whoever_has_it() {
+        let held = TcpListener::bind(ANY).unwrap();
+        let usual = held.local_addr().unwrap();
+        assert_eq!(usual_or_any(usual.port()), ANY);
+        drop(held);
+        assert_eq!(usual_or_any(usual.port()), usual);
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::units::{Grams, GramsPerKwh, GramsSaved, Millis};
 
-/// The width that every terminal has; a picture narrower than this would show no bars.
-const MIN_WIDTH: usize = 80;
+/// A name longer than this is cut: `ap-southeast-2` with its grid zone is not.
+const MAX_NAME: usize = 28;
 /// A bar longer than this is no better to read.
 const MAX_BAR: usize = 48;
 /// Columns that a row takes beside its name and its bar.
@@ -89,13 +89,13 @@ impl Colour {
 }
 
 impl View {
-    /// A frame for a terminal that is `width` columns wide. No line is longer than that, from 80 columns on; the caller puts the
-    /// cursor back to the frame's beginning.
+    /// A frame for a terminal that is `width` columns wide. No line is longer than that: on a narrow one the bars go first, and then
+    /// what is at the right. The caller puts the cursor back to the frame's beginning.
     pub fn frame(&self, width: usize, colour: Colour) -> String {
-        let width = width.max(MIN_WIDTH);
-        let name_width = self.regions.iter().map(|region| region.name.chars().count()).max().unwrap_or(0).clamp(6, 20);
+        let name_width = self.regions.iter().map(|region| region.name.chars().count()).max().unwrap_or(0).clamp(6, MAX_NAME);
         let bar_width = width.saturating_sub(name_width + NUMBERS_WIDTH).min(MAX_BAR);
         let mut text = String::new();
+        let line = |text: &mut String, content: &str| line(text, &cut(content, width));
         let clock = format!("simulated {} UTC", hour(self.simulated_hour));
         let running = format!("running {}", minutes(self.elapsed));
         let budget = format!("budget {} to the first token", millis(Some(self.budget)));
@@ -117,12 +117,21 @@ impl View {
 
     /// One line for a log or a pipe.
     pub fn plain_line(&self) -> String {
-        let mut text = format!("{} simulated={}", minutes(self.elapsed), hour(self.simulated_hour));
+        let hour = hour(self.simulated_hour);
+        let mut text = format!("{} simulated {hour} UTC, budget {}", minutes(self.elapsed), millis(Some(self.budget)));
         for region in &self.regions {
-            let _ = write!(text, " {}={:.0}%", region.name, percent(region.share));
+            let intensity = region.intensity.map_or_else(|| "-".to_owned(), |intensity| format!("{:.0}", intensity.get()));
+            let _ = write!(
+                text,
+                " | {} {:.0}%, {intensity} gCO2e/kWh, {} in flight, p50 {}, p95 {}",
+                region.name,
+                percent(region.share),
+                region.in_flight,
+                millis(region.p50),
+                millis(region.p95),
+            );
         }
-        let (emitted, baseline, saved) = (grams(self.grams.get()), grams(self.baseline.get()), grams(self.saved.get()));
-        let _ = write!(text, " emitted={emitted} baseline={baseline} saved={saved}");
+        let _ = write!(text, " | {}", self.summary(Colour::Never).replace("   ", ", "));
         text
     }
 
@@ -152,6 +161,21 @@ impl View {
         let saved = colour.paint(ink, &format!("saved {}{relative}", grams(saved)));
         format!("emitted {}   baseline {}   {saved}", grams(emitted), grams(baseline))
     }
+}
+
+/// The beginning of a line that is no wider than that; escape sequences take no width, and all of them stay, so that what was
+/// switched on is switched off.
+fn cut(line: &str, width: usize) -> String {
+    let mut left = width;
+    let mut escaping = false;
+    let fits = |c: &char| {
+        let escape = escaping || *c == '\x1b';
+        escaping = escape && *c != 'm';
+        let fits = escape || left > 0;
+        left -= usize::from(!escape && fits);
+        fits
+    };
+    line.chars().filter(fits).collect()
 }
 
 fn line(text: &mut String, content: &str) {
@@ -268,15 +292,32 @@ mod tests {
         assert!(view.frame(80, Colour::Never).contains("saved -27.65 g (-69%)"));
     }
 
+    #[test]
+    fn a_zone_is_shown_whole_where_80_columns_are_enough() {
+        let mut view = view();
+        view.regions[0].name = "ap-southeast-2 US-MIDA-PJM".to_owned();
+        assert!(view.frame(80, Colour::Never).contains("\nap-southeast-2 US-MIDA-PJM "));
+    }
+
+    #[test]
+    fn a_line_is_cut_and_its_colours_end() {
+        assert_eq!(cut("\x1b[1mabc\x1b[0m def", 2), "\x1b[1mab\x1b[0m");
+        assert_eq!(cut("abc", 3), "abc");
+        assert_eq!(cut("abc", 0), "");
+    }
+
     proptest::proptest! {
         #[test]
         fn no_line_is_wider_than_the_terminal(width in 0_usize..300, share in proptest::num::f64::ANY, hour in proptest::num::f64::ANY) {
             let mut view = view();
             view.regions[0].share = share;
             view.simulated_hour = hour;
+            let coloured = view.frame(width, Colour::Ansi);
             for line in view.frame(width, Colour::Never).lines() {
-                proptest::prop_assert!(line.chars().count() <= width.max(MIN_WIDTH), "{line}");
+                proptest::prop_assert!(line.chars().count() <= width, "{line}");
             }
+            // Of the same height, or the next frame would be drawn in the wrong place.
+            proptest::prop_assert_eq!(coloured.lines().count(), view.frame(80, Colour::Never).lines().count());
         }
     }
 }
