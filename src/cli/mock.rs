@@ -15,7 +15,8 @@ use crate::mock;
 /// Serve a simulated fleet of regional model endpoints.
 ///
 /// Every region is an OpenAI-shaped endpoint that becomes slow when crowded and refuses when full. `POST /_ctl` makes things go
-/// wrong while it runs, `GET /_ledger` tells what was served.
+/// wrong while it runs, `GET /_ctl` shows what is wrong, `DELETE /_ctl` mends it, `GET /_ledger` tells what was served: at the region
+/// itself or, with ?region=NAME, at the control address, which is there also while the region is not.
 #[derive(Debug, clap::Args)]
 pub struct MockArgs {
     /// The file that describes the fleet.
@@ -47,6 +48,7 @@ async fn serve(plan: &FleetPlan, seed: u64) -> anyhow::Result<()> {
     let fleet = mock::start(plan, Arc::new(RuntimeClock), seed).await?;
     let urls: Vec<String> = fleet.addresses().map(|(_, address)| format!("http://{address}")).collect();
     write!(io::stdout(), "{}", table(&plan.regions, &urls))?;
+    writeln!(io::stdout(), "\ncontrol: http://{}/_ctl?region=NAME", fleet.control_address())?;
     io::stdout().flush()?;
     tokio::signal::ctrl_c().await.context("cannot wait for an interrupt")?;
     fleet.shutdown().await;

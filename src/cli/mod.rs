@@ -45,7 +45,7 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Serve the simulated fleet alone, with faults that can be switched while it runs
     #[command(
-        after_help = "Example:\n  windward mock -c config/fleet.yaml\n  curl -X POST 127.0.0.1:9101/_ctl -d '{\"slow\": 3}'"
+        after_help = "Example:\n  windward mock -c config/fleet.yaml\n  curl -d '{\"slow\": 3}' 127.0.0.1:9101/_ctl\n  curl -d '{\"up\": false}' '127.0.0.1:9100/_ctl?region=aws/us-east-1'     and true again\n\nFaults: \"slow\": times, \"up\": false, \"replicas\": left, \"rtt_ms\": ms, \"error_rate\": 0 to 1 answered with 500,\n\"refuse\": true for 429, \"cut_after_tokens\": tokens, \"stall\": true. null takes back replicas, rtt_ms, cut_after_tokens;\nDELETE /_ctl takes all of them back."
     )]
     Mock(mock::MockArgs),
     /// Print every problem of a configuration, with line and column

@@ -4,7 +4,7 @@
 //! reads one of them must never find that the other half of it does not concern him.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU8, NonZeroU16};
 use std::sync::Arc;
 
@@ -19,6 +19,9 @@ use crate::units::{GramsPerKwh, Millis};
 /// Regions in one file: each costs a listener, and a fleet that is larger is a slip.
 const MAX_REGIONS: usize = 64;
 
+/// A free port of the loopback interface.
+pub const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 /// A simulated fleet.
 #[derive(Clone, Debug)]
 pub struct FleetPlan {
@@ -26,6 +29,8 @@ pub struct FleetPlan {
     pub models: Vec<Arc<str>>,
     /// The regions; at least one, at most 64, each name once.
     pub regions: Vec<RegionPlan>,
+    /// Where the fleet is operated from, also while none of its regions is up; port 0 takes a free one.
+    pub control: SocketAddr,
 }
 
 /// One simulated region.
@@ -46,7 +51,7 @@ pub struct RegionPlan {
 impl RegionPlan {
     /// A region on a free port of the loopback interface, open to everybody.
     pub fn new(spec: Spec) -> Self {
-        Self { spec, listen: SocketAddr::from(([127, 0, 0, 1], 0)), bearer: None, signed: None, day: None }
+        Self { spec, listen: ANY, bearer: None, signed: None, day: None }
     }
 }
 
@@ -70,6 +75,7 @@ impl FleetPlan {
         for region in &mut plan.regions {
             region.listen.set_port(0);
         }
+        plan.control.set_port(0);
         Ok(plan)
     }
 
@@ -77,8 +83,10 @@ impl FleetPlan {
     pub fn parse(text: &str) -> Result<Self, FleetError> {
         let file: FleetFile = serde_saphyr::from_str(text).map_err(|error| {
             let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
-            // Without the snippet, which could show a token.
-            FleetError { line, column, what: error.without_snippet().to_string() }
+            // Without the snippet, which could show a token, and without the place, which is said already.
+            let what = error.without_snippet().to_string();
+            let what = what.split_once(" at line ").map_or(&*what, |(what, _)| what).trim_end_matches([',', ' ', '.']);
+            FleetError { line, column, what: what.to_owned() }
         })?;
         file.into_plan()
     }
@@ -89,6 +97,8 @@ impl FleetPlan {
 struct FleetFile {
     models: Spanned<Vec<String>>,
     regions: Spanned<Vec<RegionFile>>,
+    #[serde(default)]
+    control: Option<Spanned<SocketAddr>>,
 }
 
 #[derive(Deserialize)]
@@ -208,8 +218,12 @@ impl FleetFile {
                 return Err(at(listen, format!("{} is taken by a region above", listen.value)));
             }
         }
+        if let Some(control) = self.control.as_ref().filter(|control| addresses.contains(&control.value)) {
+            return Err(at(control, format!("{} is taken by a region", control.value)));
+        }
+        let control = self.control.map_or(ANY, |control| control.value);
         let models = self.models.value.iter().map(|model| Arc::from(model.as_str())).collect();
-        Ok(FleetPlan { models, regions: self.regions.value.into_iter().map(RegionFile::into_plan).collect() })
+        Ok(FleetPlan { models, regions: self.regions.value.into_iter().map(RegionFile::into_plan).collect(), control })
     }
 }
 
@@ -274,6 +288,7 @@ mod tests {
         assert_eq!((plan.regions.len(), shapes.len()), (5, 5));
         assert_eq!(&*plan.regions[0].spec.name, "aws/us-east-1");
         assert!(FleetPlan::shipped().unwrap().regions.iter().all(|region| region.listen.port() == 0));
+        assert_eq!((plan.control.port(), FleetPlan::shipped().unwrap().control), (9100, ANY));
     }
 
     #[test]
@@ -293,7 +308,10 @@ mod tests {
             (one.replace("[m]", "[]"), "1:"),
         ] {
             assert!(error(&bad).starts_with(line), "{}", error(&bad));
+            assert!(!error(&bad).contains("at line"), "the place is said once: {}", error(&bad));
         }
+        let shared = one.replace("    rtt_ms", "    listen: 127.0.0.1:9101\n    rtt_ms") + "control: 127.0.0.1:9101\n";
+        assert_eq!(error(&shared), "7:10: 127.0.0.1:9101 is taken by a region");
     }
 
     #[test]

@@ -38,12 +38,7 @@ pub(super) async fn answer(door: Door, request: Request<Incoming>) -> Result<Ans
     let Door { site, fleet, tasks } = door;
     let path = request.uri().path().to_owned();
     if let Some(control) = path.strip_prefix("/_") {
-        let named = request.uri().query().and_then(|query| query.strip_prefix("region="));
-        let meant = named.map_or(Some(&site), |name| fleet.iter().find(|site| *site.name == *name));
-        return Ok(match meant {
-            Some(site) => operate(site, control, request).await,
-            None => refuse(Fault::NoSuchThing),
-        });
+        return Ok(answer_about(&fleet, Some(&site), control, request).await);
     }
     if !site.faults().up {
         return Err(Cut);
@@ -56,6 +51,30 @@ pub(super) async fn answer(door: Door, request: Request<Incoming>) -> Result<Ans
     let mut response = reply.unwrap_or_else(refuse);
     mark(&site, &mut response);
     Ok(if is_anthropic { in_anthropics_words(response) } else { response })
+}
+
+/// Answers the fleet's operator. It never breaks the connection.
+pub(super) async fn answer_operator(fleet: Arc<[Arc<Site>]>, request: Request<Incoming>) -> Result<Answer, Cut> {
+    let path = request.uri().path().to_owned();
+    // Of a fleet of one region there is no doubt which one is meant.
+    let only = fleet.first().filter(|_| fleet.len() == 1);
+    Ok(match path.strip_prefix("/_") {
+        Some(control) => answer_about(&fleet, only, control, request).await,
+        None => refuse(Fault::NoSuchThing),
+    })
+}
+
+/// Answers about the region that is named, or else about the one that was asked.
+async fn answer_about(fleet: &[Arc<Site>], asked: Option<&Arc<Site>>, control: &str, request: Request<Incoming>) -> Answer {
+    let named = request.uri().query().and_then(|query| query.strip_prefix("region="));
+    match (named, asked) {
+        (None, None) => refuse(Fault::BadRequest("say which region by ?region=NAME")),
+        (None, Some(site)) => operate(site, control, request).await,
+        (Some(name), _) => match fleet.iter().find(|site| *site.name == *name) {
+            Some(site) => operate(site, control, request).await,
+            None => refuse(Fault::NoSuchThing),
+        },
+    }
 }
 
 /// A call of a model, by its path.

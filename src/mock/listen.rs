@@ -46,24 +46,8 @@ impl Door {
                 continue;
             };
             tokio::select! {
-                () = self.accept(&listener) => return,
+                () = accept(&listener, &self.tasks, |stream| self.clone().serve(stream)) => return,
                 () = self.site.until_up(false) => drop(listener),
-            }
-        }
-    }
-
-    async fn accept(&self, listener: &TcpListener) {
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let door = self.clone();
-                    self.tasks.spawn(async move {
-                        door.serve(stream).await;
-                        drop(permit);
-                    });
-                }
-                Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
             }
         }
     }
@@ -96,6 +80,45 @@ impl Door {
                 () = site.until_up(false) => connection.as_mut().graceful_shutdown(),
             }
             let _ = connection.await;
+        }
+    }
+}
+
+/// Where the fleet is operated from: a place that is there whatever its regions are.
+pub(super) struct Desk {
+    pub(super) fleet: Arc<[Arc<Site>]>,
+    pub(super) tasks: Tasks,
+}
+
+impl Desk {
+    /// Accepts for ever.
+    pub(super) async fn keep(self, listener: TcpListener) {
+        accept(&listener, &self.tasks, |stream| serve_operator(Arc::clone(&self.fleet), stream)).await;
+    }
+}
+
+async fn serve_operator(fleet: Arc<[Arc<Site>]>, stream: TcpStream) {
+    let service = service_fn(move |request| api::answer_operator(Arc::clone(&fleet), request));
+    // An error is the operator's hanging up.
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// Accepts for ever, and serves each connection in a task of its own.
+async fn accept<F>(listener: &TcpListener, tasks: &Tasks, serve: impl Fn(TcpStream) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let served = serve(stream);
+                tasks.spawn(async move {
+                    served.await;
+                    drop(permit);
+                });
+            }
+            Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
         }
     }
 }

@@ -9,7 +9,8 @@
 //! `/openai/deployments/{deployment}/{operation}`. Besides, also below `/openai`, it answers `/v1/chat/completions`, `/v1/completions`,
 //! `/v1/responses`, `/v1/embeddings`, Anthropic's `/v1/messages` and `/v1/messages/count_tokens` (also below `/anthropic`), `/v1/models`,
 //! `/v1/files` and an echoing upgrade at `/v1/realtime`. Its operator has `/_ctl` (faults, see [`Patch`]) and `/_ledger` (see [`Row`]);
-//! with `?region=NAME` they mean another region of the fleet, since one that is down cannot be asked itself.
+//! with `?region=NAME` they mean another region of the fleet. A region that is down cannot be asked itself, so the fleet has a port for
+//! its operator alone, which answers the same and is always there ([`Handle::control_address`]).
 
 mod anthropic;
 mod api;
@@ -36,15 +37,15 @@ pub use ledger::Row;
 use crate::clock::Clock;
 use crate::config::fleet::FleetPlan;
 use crate::fleet::{Faults, Patch};
-use listen::{Door, Tasks};
+use listen::{Desk, Door, Tasks};
 use site::Site;
 
-/// A region's address is taken or not this machine's.
+/// An address is taken or not this machine's.
 #[derive(Debug, thiserror::Error)]
-#[error("{region} cannot listen on {address}: {source}")]
+#[error("{who} cannot listen on {address}: {source}")]
 pub struct StartError {
-    /// Which region.
-    pub region: Arc<str>,
+    /// Which region, or `control`.
+    pub who: Arc<str>,
     /// Where it should listen.
     pub address: SocketAddr,
     /// What the system says.
@@ -55,6 +56,7 @@ pub struct StartError {
 #[must_use = "the fleet ends when its handle is dropped"]
 pub struct Handle {
     regions: Vec<(Arc<Site>, SocketAddr)>,
+    control: SocketAddr,
     tasks: Tasks,
 }
 
@@ -66,21 +68,28 @@ pub async fn start(plan: &FleetPlan, clock: Arc<dyn Clock>, seed: u64) -> Result
     let mut listeners = Vec::new();
     let mut regions = Vec::new();
     for (region, number) in plan.regions.iter().zip(0..) {
-        let fail = |source| StartError { region: Arc::clone(&region.spec.name), address: region.listen, source };
-        let listener = TcpListener::bind(region.listen).await.map_err(fail)?;
-        let address = listener.local_addr().map_err(fail)?;
+        let (listener, address) = bind(&region.spec.name, region.listen).await?;
         let own_seed = seed.wrapping_add(number);
         let site = Arc::new(Site::new(region, Arc::clone(&models), Arc::clone(&clock), started, own_seed));
         listeners.push(listener);
         regions.push((site, address));
     }
+    let (desk, control) = bind("control", plan.control).await?;
     let tasks = Tasks::new();
     let fleet: Arc<[Arc<Site>]> = regions.iter().map(|(site, _)| Arc::clone(site)).collect();
     for (listener, (site, address)) in listeners.into_iter().zip(&regions) {
         let door = Door { site: Arc::clone(site), fleet: Arc::clone(&fleet), tasks: tasks.clone() };
         tasks.spawn(door.keep(listener, *address));
     }
-    Ok(Handle { regions, tasks })
+    tasks.spawn(Desk { fleet, tasks: tasks.clone() }.keep(desk));
+    Ok(Handle { regions, control, tasks })
+}
+
+async fn bind(who: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let fail = |source| StartError { who: Arc::from(who), address, source };
+    let listener = TcpListener::bind(address).await.map_err(fail)?;
+    let found = listener.local_addr().map_err(fail)?;
+    Ok((listener, found))
 }
 
 impl Handle {
@@ -92,6 +101,11 @@ impl Handle {
     /// The address of that region.
     pub fn address(&self, region: &str) -> Option<SocketAddr> {
         self.addresses().find(|(name, _)| *name == region).map(|(_, address)| address)
+    }
+
+    /// Where the fleet is operated from, whatever its regions are.
+    pub fn control_address(&self) -> SocketAddr {
+        self.control
     }
 
     /// What all regions served, ordered by the time at which it was over. Requests that are not over yet are not in it.

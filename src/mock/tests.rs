@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::backend::Secret;
 use crate::clock::RuntimeClock;
-use crate::config::fleet::RegionPlan;
+use crate::config::fleet::{ANY, RegionPlan};
 use crate::fleet::{Noise, Spec};
 use crate::units::Millis;
 
@@ -28,7 +28,7 @@ fn plan() -> FleetPlan {
         let spec = Spec::new(name, Millis::saturating(rtt), NonZeroU16::MIN);
         RegionPlan::new(Spec { noise: Noise::NONE, ..spec })
     };
-    FleetPlan { models: vec![Arc::from("m")], regions: vec![region(HERE, 60.0), region(THERE, 110.0)] }
+    FleetPlan { models: vec![Arc::from("m")], regions: vec![region(HERE, 60.0), region(THERE, 110.0)], control: ANY }
 }
 
 async fn fleet() -> Handle {
@@ -40,7 +40,11 @@ fn patch(json: Value) -> Patch {
 }
 
 async fn connect(fleet: &Handle, region: &str) -> SendRequest<Full<Bytes>> {
-    let stream = TcpStream::connect(fleet.address(region).unwrap()).await.unwrap();
+    connect_to(fleet.address(region).unwrap()).await
+}
+
+async fn connect_to(address: SocketAddr) -> SendRequest<Full<Bytes>> {
+    let stream = TcpStream::connect(address).await.unwrap();
     let (client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection.with_upgrades());
     client
@@ -63,7 +67,11 @@ async fn text(body: Incoming) -> String {
 }
 
 async fn ask(fleet: &Handle, region: &str, request: Request<Full<Bytes>>) -> (StatusCode, Value) {
-    let response = connect(fleet, region).await.send_request(request).await.unwrap();
+    send(fleet.address(region).unwrap(), request).await
+}
+
+async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> (StatusCode, Value) {
+    let response = connect_to(address).await.send_request(request).await.unwrap();
     let status = response.status();
     (status, serde_json::from_str(&text(response.into_body()).await).unwrap())
 }
@@ -233,6 +241,41 @@ async fn a_region_that_is_down_refuses_connections_and_comes_back() {
         tokio::task::yield_now().await;
     }
     assert_eq!(ask(&fleet, HERE, chat(1, false)).await.0, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fleet_with_no_region_left_is_switched_on_again() {
+    let mut plan = plan();
+    plan.regions.truncate(1);
+    let fleet = start(&plan, Arc::new(RuntimeClock), 7).await.unwrap();
+    let order = |body: &'static str| request(Method::POST, "/_ctl", body);
+    let address = fleet.address(HERE).unwrap();
+    // By its own port, through which it cannot be undone.
+    assert_eq!(ask(&fleet, HERE, order(r#"{"up": false}"#)).await.0, StatusCode::OK);
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let (status, said) = send(fleet.control_address(), order(r#"{"up": true}"#)).await;
+    assert_eq!((status, &said["faults"]["up"]), (StatusCode::OK, &json!(true)));
+    while TcpStream::connect(address).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ask(&fleet, HERE, chat(1, false)).await.0, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_operator_says_which_region_is_meant() {
+    let fleet = fleet().await;
+    let desk = fleet.control_address();
+    let order = |path: &str| request(Method::POST, path, r#"{"slow": 3}"#);
+    let (status, said) = send(desk, order("/_ctl")).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(said.to_string().contains("?region=NAME"), "{said}");
+    assert_eq!(send(desk, order("/_ctl?region=nowhere")).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(send(desk, order(&format!("/_ctl?region={THERE}"))).await.0, StatusCode::OK);
+    let slow = |region| fleet.control(region, &Patch::default()).unwrap().slow.get();
+    assert_eq!((slow(HERE), slow(THERE)), (1.0, 3.0));
+    assert_eq!(send(desk, chat(1, false)).await.0, StatusCode::NOT_FOUND, "no model is served there");
 }
 
 #[tokio::test(start_paused = true)]
