@@ -42,7 +42,8 @@ pub enum Format {
 }
 
 /// Reads the logs and prints the report on standard output. Succeeds unless a log cannot be read; the exit code is 1 when there were
-/// lines and none of them was a record.
+/// lines and none of them was a record. Lines that are missing are no failure of the report, which says so first: a program finds
+/// their number in `completeness`, and decides itself how many it forgives.
 pub fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     let report = read(args)?;
     print(&mut io::stdout().lock(), &rendered(args, &report)).context("cannot write the report")?;

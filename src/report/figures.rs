@@ -86,6 +86,9 @@ pub struct Traffic {
     /// Dollars; left out where no price is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<Cost>,
+    /// Requests for which no model ran (refused, sent nowhere, or about something else), so that they emitted nothing: they are in no
+    /// section. With the next two and the totals of the sections these are all requests.
+    pub without_work: u64,
     /// Requests whose grams are unknown: they are in no section.
     pub without_grams: u64,
     /// Requests whose grams do not say their signal and basis, or mix two: they are in no section.
@@ -273,6 +276,7 @@ impl Traffic {
                 within_budget: share(sums.within_budget, sums.judged_by_budget),
             },
             cost: sums.cost,
+            without_work: sums.without_work,
             without_grams: sums.without_grams,
             without_kind: sums.without_kind,
             contradictory: sums.contradictory,

@@ -55,7 +55,11 @@ pub fn csv(report: &Report) -> String {
                 }
             }
         }
-        for (value, requests) in [("grams unknown", traffic.without_grams), ("signal or basis unknown", traffic.without_kind)] {
+        for (value, requests) in [
+            ("no model ran", traffic.without_work),
+            ("grams unknown", traffic.without_grams),
+            ("signal or basis unknown", traffic.without_kind),
+        ] {
             if requests > 0 {
                 line(&mut out, &format!("{data},,,excluded,{value},{requests}{}", ",".repeat(14)));
             }
@@ -110,6 +114,7 @@ fn traffic_text(out: &mut String, traffic: &Traffic, statement: &str, colour: bo
         fact(out, "cost", &format!("{of}; of {} requests whose prices are known", cost.requests));
     }
     for (count, what) in [
+        (traffic.without_work, "requests are in no sum below, because no model ran for them: they emitted nothing"),
         (traffic.without_grams, "requests are in no sum below, because their grams are unknown"),
         (traffic.without_kind, "requests are in no sum below, because their signal or basis is unknown or mixed"),
         (traffic.contradictory, "requests give a saving that is not the difference of their grams; the grams were used"),
@@ -120,14 +125,15 @@ fn traffic_text(out: &mut String, traffic: &Traffic, statement: &str, colour: bo
     }
     out.push('\n');
     for section in &traffic.sections {
-        section_text(out, traffic.simulated, section, statement, colour);
+        section_text(out, traffic, section, statement, colour);
     }
 }
 
-fn section_text(out: &mut String, simulated: bool, section: &Section, statement: &str, colour: bool) {
+fn section_text(out: &mut String, traffic: &Traffic, section: &Section, statement: &str, colour: bool) {
     let total = &section.total;
-    let carbon = if simulated { "Simulated carbon" } else { "Carbon" };
+    let carbon = if traffic.simulated { "Simulated carbon" } else { "Carbon" };
     line(out, &paint(colour, Paint::Head, &format!("{carbon}, {} signal, {} basis", section.signal, section.basis)));
+    fact(out, "requests", &format!("{} of {}", total.requests, traffic.requests));
     match total.saved_relative {
         Some(relative) => {
             fact(out, "saved", &format!("{} ({statement})", paint(colour, Paint::of(relative), &saving(relative))));

@@ -160,6 +160,8 @@ pub(super) struct Sums {
     pub(super) within_budget: u64,
     pub(super) judged_by_budget: u64,
     pub(super) cost: Option<Cost>,
+    /// Requests for which no model ran, and which so emitted nothing.
+    pub(super) without_work: u64,
     /// Requests whose grams are unknown.
     pub(super) without_grams: u64,
     /// Requests that give grams and not what they mean, or two meanings at once.
@@ -180,6 +182,7 @@ impl Default for Sums {
             within_budget: 0,
             judged_by_budget: 0,
             cost: None,
+            without_work: 0,
             without_grams: 0,
             without_kind: 0,
             contradictory: 0,
@@ -218,12 +221,14 @@ impl Sums {
     fn add_grams(&mut self, record: &AccessRecord<'_>) {
         let Some(emissions) = &record.emissions else {
             // What was sent nowhere burned nothing, and that is known.
-            self.without_grams += u64::from(!record.attempts.is_empty());
+            let counter = if record.attempts.is_empty() { &mut self.without_work } else { &mut self.without_grams };
+            *counter += 1;
             return;
         };
         let Some(kind) = Kind::of(record) else {
             let anything = emissions.grams_high > Grams::ZERO || emissions.baseline_grams_high > Grams::ZERO;
-            self.without_kind += u64::from(anything);
+            let counter = if anything { &mut self.without_kind } else { &mut self.without_work };
+            *counter += 1;
             return;
         };
         self.contradictory += u64::from(contradicts_itself(emissions));

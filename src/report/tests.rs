@@ -235,8 +235,35 @@ fn what_was_sent_nowhere_is_not_unknown() {
     let mut summary = Summary::new();
     summary.add(&refused);
     summary.add(&AccessRecord { seq: 2, emissions: Some(nothing), ..refused.clone() });
-    let traffic = &summary.report(&[]).traffic[0];
+    let report = summary.report(&[]);
+    let traffic = &report.traffic[0];
     assert_eq!((traffic.requests, traffic.without_grams, traffic.without_kind, traffic.sections.len()), (2, 0, 0, 0));
+    assert_eq!(traffic.without_work, 2);
+    let said = "note         2 requests are in no sum below, because no model ran for them: they emitted nothing";
+    assert!(render::text(&report, false).contains(said));
+    assert!(render::csv(&report).contains("real,,,excluded,no model ran,2,"));
+}
+
+#[test]
+fn every_request_is_in_a_sum_or_said_to_be_in_none() {
+    // One of everything, and of each of those one that was sent nowhere.
+    let mut lines: Vec<serde_json::Value> = lines(1..=14).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let nowhere = lines.clone().into_iter().map(|mut line| {
+        line["run"] = format!("another {}", line["run"]).into();
+        line["attempts"] = serde_json::json!([]);
+        line.as_object_mut().unwrap().remove("emissions");
+        line
+    });
+    lines.extend(nowhere.collect::<Vec<_>>());
+    let report = report(&[&lines.iter().map(serde_json::Value::to_string).collect::<Vec<_>>().join("\n")]);
+    assert_eq!(report.traffic.iter().map(|traffic| traffic.without_work).sum::<u64>(), 14);
+    for traffic in &report.traffic {
+        let summed: u64 = traffic.sections.iter().map(|section| section.total.requests).sum();
+        let unsummed = traffic.without_work + traffic.without_grams + traffic.without_kind;
+        assert_eq!(summed + unsummed, traffic.requests);
+    }
+    // The table has fewer than its head says, and that is said above it.
+    assert!(render::text(&report, false).contains("  requests     10 of 26\n"));
 }
 
 proptest! {
