@@ -10,8 +10,9 @@ use crate::config::decode::similar;
 use crate::config::file::File;
 use crate::config::node::Mark;
 use crate::config::plan::{Limits, Listener};
-use crate::grid::GridZone;
+use crate::grid::{GridZone, ZoneId};
 use crate::key::Keys;
+use crate::route::{Deployment, Route};
 use crate::tables::{Glob, Regions};
 use crate::units::Millis;
 
@@ -39,6 +40,35 @@ impl Marks {
             body: limits.map_or_else(Mark::default, |at| at.value.body.as_ref().map_or(at.mark, |body| body.mark)),
         }
     }
+}
+
+/// A model in words, and who may serve it.
+type Served<'m> = (String, Vec<&'m backend::Meant>);
+
+/// What a route serves. Most routes have the same backends for all models, but a model that is at few of them has less choice.
+fn by_model<'m>(route: &route::Meant, backends: &'m [backend::Meant]) -> Vec<Served<'m>> {
+    let able = |list: &[Deployment]| list.iter().filter_map(|one| backends.get(one.backend.index())).collect();
+    let Route { models, any_model, .. } = &route.route;
+    let named = models.iter().map(|(model, list)| (format!("model `{model}`"), able(list)));
+    named.chain([("any other model".to_owned(), able(any_model))]).filter(|(_, able): &Served<'_>| !able.is_empty()).collect()
+}
+
+/// The one grid zone of several backends, if they have no other.
+fn common_zone(backends: &[&backend::Meant]) -> Option<ZoneId> {
+    let [first, others @ ..] = backends else { return None };
+    let [zone] = first.backend.placement.zones[..] else { return None };
+    let same = |other: &&backend::Meant| other.backend.placement.zones[..] == [zone];
+    (!others.is_empty() && others.iter().all(same)).then_some(zone)
+}
+
+/// The least time to the first token that is expected of any of them.
+fn fastest(backends: &[&backend::Meant]) -> Option<Millis> {
+    backends.iter().map(|meant| meant.backend.prior.first_token).min_by(|a, b| a.get().total_cmp(&b.get()))
+}
+
+/// Of how many models the first is named.
+fn and_others(models: usize) -> String {
+    if models > 1 { format!(" (and for {} more)", models - 1) } else { String::new() }
 }
 
 impl Check<'_> {
@@ -77,12 +107,13 @@ impl Check<'_> {
         for route in routes {
             let candidates: Vec<&backend::Meant> =
                 route.candidates.iter().filter_map(|(id, _)| backends.get(id.index())).collect();
+            let by_model = by_model(route, backends);
             if route.route.policy.objective.weighs_carbon() {
-                self.one_zone(route, &candidates, zones);
+                self.one_zone(route, &candidates, &by_model, zones);
                 self.global(route, &candidates);
             }
             self.unpriced(route, &candidates, policies);
-            self.unmet(route, &candidates, policies);
+            self.unmet(route, &candidates, &by_model, policies);
         }
         self.places(backends, policies, zones);
         self.unused(backends, policies, routes, keys);
@@ -117,17 +148,20 @@ impl Check<'_> {
         }
     }
 
-    /// There is nothing to choose between candidates on one grid.
-    fn one_zone(&mut self, route: &route::Meant, candidates: &[&backend::Meant], zones: &Zones) {
-        let [first, others @ ..] = candidates else { return };
-        let place = &first.backend.placement.zones;
-        if !others.is_empty() && place.len() == 1 && others.iter().all(|other| other.backend.placement.zones == *place) {
-            let name = place.first().and_then(|id| zones.names().get(usize::from(id.0)).cloned());
-            let name = name.map_or_else(String::new, |zone| format!(" {}", zone.as_str()));
-            let message =
-                format!("all backends of route `{}` are in grid zone{name}: no choice among them saves carbon", route.route.name);
-            self.warnings.add(route.candidates_mark, message).mend = Some("add a backend on another grid".to_owned());
-        }
+    /// There is nothing to choose between candidates on one grid. A route with several may still have models that are on one.
+    fn one_zone(&mut self, route: &route::Meant, candidates: &[&backend::Meant], by_model: &[Served<'_>], zones: &Zones) {
+        let stuck = || by_model.iter().filter_map(|(model, able)| Some((model, common_zone(able)?)));
+        let name = &route.route.name;
+        let (who, zone) = match (common_zone(candidates), stuck().next()) {
+            (Some(zone), _) => (format!("all backends of route `{name}`"), zone),
+            (None, Some((model, zone))) => {
+                (format!("all backends of route `{name}` for {model}{}", and_others(stuck().count())), zone)
+            }
+            (None, None) => return,
+        };
+        let zone = zones.names().get(usize::from(zone.0)).map_or_else(String::new, |zone| format!(" {}", zone.as_str()));
+        let message = format!("{who} are in grid zone{zone}: no choice among them saves carbon");
+        self.warnings.add(route.candidates_mark, message).mend = Some("add a backend on another grid".to_owned());
     }
 
     /// Who may run anywhere cannot be steered.
@@ -160,24 +194,36 @@ impl Check<'_> {
     }
 
     /// A budget that nobody is expected to meet makes every choice the fastest one.
-    fn unmet(&mut self, route: &route::Meant, candidates: &[&backend::Meant], policies: &[policy::Meant]) {
+    fn unmet(
+        &mut self,
+        route: &route::Meant,
+        candidates: &[&backend::Meant],
+        by_model: &[Served<'_>],
+        policies: &[policy::Meant],
+    ) {
         let policy = &route.route.policy;
         let Some(budget) = policy.budget else { return };
-        let fastest = candidates.iter().map(|meant| meant.backend.prior.first_token).min_by(|a, b| a.get().total_cmp(&b.get()));
-        if let Some(fastest) = fastest.filter(|fastest| *fastest > budget.first_token) {
-            let ms = |span: Millis| format!("{} ms", span.get());
-            let message = format!(
-                "no backend of route `{}` is expected to meet the budget of policy `{}`: {} to the first token, and the fastest takes {}",
-                route.route.name,
-                policy.name,
-                ms(budget.first_token),
-                ms(fastest),
-            );
-            let own = policies.iter().find(|meant| meant.policy.name == policy.name);
-            let mark = own.map_or(route.mark, |meant| meant.budget_mark.unwrap_or(meant.mark));
-            self.warnings.add(mark, message).mend =
-                Some("raise the budget, or say in the backend's `expect` that it is faster".to_owned());
-        }
+        let too_slow = |able: &[&backend::Meant]| fastest(able).filter(|fastest| *fastest > budget.first_token);
+        let late = || by_model.iter().filter_map(|(model, able)| Some((model, too_slow(able)?)));
+        let name = &route.route.name;
+        let (who, fastest) = match (too_slow(candidates), late().next()) {
+            (Some(fastest), _) => (format!("no backend of route `{name}`"), fastest),
+            (None, Some((model, fastest))) => {
+                (format!("no backend of route `{name}` for {model}{}", and_others(late().count())), fastest)
+            }
+            (None, None) => return,
+        };
+        let ms = |span: Millis| format!("{} ms", span.get());
+        let message = format!(
+            "{who} is expected to meet the budget of policy `{}`: {} to the first token, and the fastest takes {}",
+            policy.name,
+            ms(budget.first_token),
+            ms(fastest),
+        );
+        let own = policies.iter().find(|meant| meant.policy.name == policy.name);
+        let mark = own.map_or(route.mark, |meant| meant.budget_mark.unwrap_or(meant.mark));
+        self.warnings.add(mark, message).mend =
+            Some("raise the budget, or say in the backend's `expect` that it is faster".to_owned());
     }
 
     fn unused(&mut self, backends: &[backend::Meant], policies: &[policy::Meant], routes: &[route::Meant], keys: &Keys) {
