@@ -77,6 +77,8 @@ pub struct Route {
     /// The candidates that lie outside the policy's residency. Neither changes while the plan is in force, so that a request only
     /// looks them up; most often there are none.
     pub outside: Box<[BackendId]>,
+    /// Whether a backend of it is simulated. What is sent to none of them is then as made up as what is.
+    pub simulated: bool,
 }
 
 impl Route {

@@ -324,15 +324,17 @@ fn prices(x: &Exchange, candidate: usize) -> Option<TokenPrices> {
     x.deployments.as_ref()?.get(candidate)?.prices
 }
 
-/// Whether anything that its figures rest on was made up. What was sent nowhere is judged by where it might have gone.
+/// Whether anything that its figures rest on was made up. What was sent nowhere is judged by where it might have gone: one of the
+/// candidates or, when it was over before there were any, a backend of its route.
 fn simulated(x: &Exchange, ledger: &Ledger<'_>) -> bool {
     let made_up = |At { backend, intensity, .. }: &At<'_>| {
         backend.simulated || intensity.is_some_and(|intensity| intensity.quality == Quality::Simulated)
     };
     let might = |candidate: &Candidate| x.snapshot.plan.backend(candidate.backend).simulated;
+    let route = || x.candidates.is_empty() && x.route().is_some_and(|route| route.simulated);
     ledger.charged.iter().any(|charged| made_up(&charged.at))
         || ledger.baseline.as_ref().is_some_and(made_up)
-        || (ledger.charged.is_empty() && x.candidates.iter().any(might))
+        || (ledger.charged.is_empty() && (x.candidates.iter().any(might) || route()))
 }
 
 /// All but the two lists, which are written as they are made.

@@ -214,7 +214,8 @@ impl Check<'_> {
         let mut ids = candidates.iter().map(|(id, _)| *id);
         let home = ids.clone().find(native).or(ids.next()).unwrap_or(BackendId(0));
         let (headers, shadow, outside) = (Vec::new(), None, Box::default());
-        let route = Route { name, prefix, dialect, headers, models, any_model, home, policy, shadow, outside };
+        let simulated = candidates.iter().any(|(id, _)| meant(*id).is_some_and(|meant| meant.backend.simulated));
+        let route = Route { name, prefix, dialect, headers, models, any_model, home, policy, shadow, outside, simulated };
         Meant { route, mark: Mark::default(), candidates, candidates_mark: Mark::default(), model_names }
     }
 
