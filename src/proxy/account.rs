@@ -362,7 +362,7 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         method: Text::from(x.method.as_str()),
         path: Text::from(x.path.path()),
         status: x.has_answered().then_some(x.status.as_u16()),
-        request_bytes: (x.operation.is_some() || x.request_bytes > 0).then_some(x.request_bytes),
+        request_bytes: Some(x.bytes_taken()).filter(|bytes| x.operation.is_some() || *bytes > 0),
         response_bytes: Some(x.response_bytes),
         operation: x.operation.map(|operation| Text::from(operation.name())),
         model: x.model.as_deref().map(Text::from),
@@ -402,7 +402,7 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         within_budget: budget.zip(waited).map(|(budget, waited)| waited <= budget),
         overhead_us: Some(x.overhead_us),
         ended: x.ended,
-        error: x.error.map(Text::from),
+        error: x.error_code().map(Text::from),
         simulated: simulated(x, ledger),
     }
 }

@@ -80,6 +80,8 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
         Some(RequestBody::Whole(bytes)) => SendBody::chunks(smallvec![bytes]),
         Some(RequestBody::Incoming(body)) => SendBody::stream(Cleaned { body: Paced::new(body, limit, &turn), clean }),
     };
+    // What is still coming is counted on its way.
+    x.request_bytes = body.pieces().iter().map(|piece| piece.len() as u64).sum();
     let (method, target) = (request.head.method.clone(), address::target(&backend, &below)?);
     let mut outgoing = Message { head: RequestHead { method, target, fields, ..RequestHead::default() }, body };
     signature::sign(&mut outgoing, &backend, &x.snapshot, || x.shared.clock.wall())?;

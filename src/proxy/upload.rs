@@ -25,6 +25,8 @@ pub(super) struct Turn {
     begun: Instant,
     /// Microseconds from `begun` to when the backend was last given something, or [`CLIENTS`].
     backends_since: AtomicU64,
+    /// Bytes that the client has sent.
+    carried: AtomicU64,
     /// Why the body failed, if it did. Of a body that fails on its way over HTTP/2 hyper tells no more than that.
     failed: OnceLock<Error>,
 }
@@ -35,7 +37,7 @@ const CLIENTS: u64 = u64::MAX;
 impl Turn {
     /// The backend's, from `begun` on.
     pub(super) fn new(begun: Instant) -> Arc<Self> {
-        Arc::new(Self { begun, backends_since: AtomicU64::new(0), failed: OnceLock::new() })
+        Arc::new(Self { begun, backends_since: AtomicU64::new(0), carried: AtomicU64::new(0), failed: OnceLock::new() })
     }
 
     fn to_client(&self) {
@@ -45,6 +47,11 @@ impl Turn {
     fn to_backend(&self, now: Instant) {
         let since = now.saturating_duration_since(self.begun).as_micros();
         self.backends_since.store(u64::try_from(since).unwrap_or(CLIENTS - 1), Relaxed);
+    }
+
+    /// Bytes that came so far.
+    pub(super) fn carried(&self) -> u64 {
+        self.carried.load(Relaxed)
     }
 
     /// What to tell the client whose body failed.
@@ -127,6 +134,7 @@ impl<B> Paced<B> {
         let now = Instant::now();
         self.waited += self.waiting_since.take().map_or(Duration::ZERO, |since| now - since);
         self.length += bytes;
+        self.turn.carried.store(self.length as u64, Relaxed);
         self.turn.to_backend(now);
     }
 
@@ -269,6 +277,7 @@ mod tests {
         let (sender, mut body, turn) = upload();
         sender.send(Bytes::from_static(b"abc")).await.unwrap();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");
+        assert_eq!(turn.carried(), 3);
         let begun = Instant::now();
         let error = body.frame().await.unwrap().unwrap_err();
         assert_eq!(error.to_string(), Error::BodyStalled.to_string());

@@ -64,6 +64,18 @@ fn every_field_is_written_as_serde_json_writes_it_and_left_out_where_it_does() {
     assert!(left_out > 80, "{left_out}");
 }
 
+#[test]
+fn the_readme_names_every_field_of_a_line() {
+    let readme = include_str!("../../README.md");
+    let (_, section) = readme.split_once("\n## One line of the log\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let mut all = Vec::new();
+    members(&full(), "", &mut all);
+    let is_named = |name: &str| section.contains(&format!("`{name}`")) || section.contains(&format!("\"{name}\":"));
+    let missing: Vec<_> = all.iter().filter(|(_, name)| !is_named(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 proptest! {
     /// Everything that is kept, in all combinations of a few values: each has to be told from the others.
     #[test]

@@ -206,6 +206,8 @@ backends:
     let mut client = Client::connect(proxy.address);
     client.post("/v1/files", "", "a file of some bytes");
     assert_eq!(client.answer().status, 200);
+    // Nobody reads it on its way, and yet it is known how much it was.
+    assert_eq!(proxy.record()["http.request.body.size"], 20);
     client.get("/v1/files", "");
     assert_eq!(client.answer().json()["data"][0]["bytes"], 20);
 }

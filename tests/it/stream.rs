@@ -382,7 +382,8 @@ fn the_total_is_over_when_it_is_although_a_gap_may_last_longer() {
     let mut client = Client::connect(proxy.address);
     client.post("/v1/chat/completions", "", STREAM);
     assert!(client.read_to_end().contains("Hel"));
-    assert_eq!(proxy.record()["ended"], "timed_out");
+    let record = proxy.record();
+    assert_eq!((&record["ended"], &record["error"]), (&"timed_out".into(), &"total_timeout".into()), "{record}");
 }
 
 #[test]
@@ -429,7 +430,8 @@ fn a_tunnel_that_carries_nothing_is_given_up() {
     let mut client = Client::connect(proxy.address);
     client.get("/v1/realtime", "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n");
     client.read_to_end();
-    assert_eq!(proxy.record()["ended"], "timed_out");
+    let record = proxy.record();
+    assert_eq!((&record["ended"], &record["error"]), (&"timed_out".into(), &"idle_timeout".into()), "{record}");
 }
 
 #[test]
