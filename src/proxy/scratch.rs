@@ -35,7 +35,7 @@ impl Candidates {
     }
 
     /// An empty list with room for so many.
-    fn with_room_for(count: usize) -> Self {
+    pub(super) fn with_room_for(count: usize) -> Self {
         if count <= IN_PLACE {
             return Self::default();
         }
