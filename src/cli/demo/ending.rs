@@ -49,7 +49,7 @@ pub(super) async fn last_answers<T>(mut traffic: JoinHandle<T>, told_again: impl
 pub(super) fn last_request(whole: Duration) -> Duration {
     /// Four of five answers of the simulated regions take less.
     const ANSWERS: Duration = Duration::from_secs(5);
-    whole - ANSWERS.min(whole / 4)
+    whole.saturating_sub(ANSWERS.min(whole / 4))
 }
 
 /// Whether it failed because whoever read its output has gone away, as `head` does when it has seen enough.

@@ -44,7 +44,8 @@ impl Screen {
 /// window may have been made narrower.
 fn terminal_width() -> usize {
     let said = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col);
-    width(said, std::env::var("COLUMNS").ok().as_deref())
+    let exported = std::env::var_os("COLUMNS").and_then(|columns| columns.into_string().ok());
+    width(said, exported.as_deref())
 }
 
 /// What the terminal says, else what its shell has exported. A terminal that does not know says 0.
