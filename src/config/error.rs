@@ -224,7 +224,7 @@ fn secret_in(line: &str, start: usize, end: usize) -> Option<usize> {
         if !is_key {
             return Some(first);
         }
-        if !value.is_empty() && !NO_SECRETS.contains(&key) && !is_variable(value) {
+        if !value.is_empty() && !NO_SECRETS.contains(&key) && !is_variable(value) && !is_word(value) {
             return Some(at + piece.len() - value.len());
         }
         at += piece_end + 1;
@@ -269,6 +269,11 @@ fn is_variable(value: &str) -> bool {
     })
 }
 
+/// Whether a value is the one word that may stand in the place of a credential without being one.
+fn is_word(value: &str) -> bool {
+    value.strip_prefix("pass_through").is_some_and(|rest| rest.is_empty() || rest.trim_start().starts_with('#'))
+}
+
 /// Stars out `user:password` in every URL of a line.
 fn without_user_info(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
@@ -292,6 +297,10 @@ mod tests {
     fn secrets_are_starred_out() {
         for (line, expected) in [
             ("    auth: sk-1", "    auth: ****"),
+            ("    auth: pass_through # as it came", "    auth: pass_through # as it came"),
+            ("  - { name: a, auth: pass_through, url: x }", "  - { name: a, auth: pass_through, url: x }"),
+            ("    auth: pass_throughsk-1", "    auth: ****************"),
+            ("    auth: pass_through sk-1", "    auth: ************ ****"),
             ("    auth: { bearer: sk-1, oops: 1 }", "    auth: { bearer: ***** ***** * *"),
             ("    auth: { bearer: ${KEY}, oops: 1 }", "    auth: { bearer: ${KEY}, oops: * *"),
             ("  - { auth: { beerer: sk-1 }, url: x }", "  - { auth: { beerer: **** ** **** * *"),
