@@ -261,10 +261,10 @@ impl<T: Decode> Decode for At<T> {
     }
 }
 
-impl At<String> {
+impl<T: AsRef<str>> At<T> {
     /// The text for a message; what came out of a variable is not repeated, since it may be a secret in the wrong place.
     pub(super) fn shown(&self) -> String {
-        if self.expanded { "(the value of the variable)".to_owned() } else { quoted(&self.value) }
+        if self.expanded { "(the value of the variable)".to_owned() } else { quoted(self.value.as_ref()) }
     }
 }
 

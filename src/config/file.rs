@@ -8,7 +8,7 @@ use super::choices::{
 };
 use super::decode::{At, Filled, Stated, Table, section};
 use super::plan::Balance;
-use super::values::{Size, Span};
+use super::values::{Address, Size, Span};
 use crate::backend::{PlacementKind, Protocol, UsageMode};
 use crate::dialect::Dialect;
 use crate::grid::{Basis, Signal};
@@ -52,7 +52,7 @@ section! {
     /// A listening socket.
     struct ListenerFile {
         /// IP address and port.
-        address: At<String>,
+        address: At<Address>,
         /// Serve TLS.
         tls: Option<TlsFile>,
         /// Proxies before it whose `X-Forwarded-*` are believed: addresses, or ranges of them; nobody's when left out.
@@ -72,7 +72,7 @@ section! {
     /// The operator's own address.
     struct AdminFile {
         /// IP address and port. Keep it private.
-        address: At<String>,
+        address: At<Address>,
     }
 
     /// Where records go.
@@ -122,7 +122,7 @@ section! {
     /// Other replicas: they tell each other what they have in flight and what they learned, by UDP.
     struct PeersFile {
         /// IP address and port for UDP, where the others reach this one.
-        listen: At<String>,
+        listen: At<Address>,
         /// The others, each as `host:port`; a name may stand for all its addresses, this one's included.
         others: At<OneOrMany>,
         /// What all of them know and nobody else; at least 16 characters.

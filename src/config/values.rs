@@ -41,6 +41,40 @@ pub fn span(text: &str) -> Option<Duration> {
     Span::decode(&node, &mut Problems::default()).map(|span| span.0).filter(|span| !span.is_zero())
 }
 
+/// An IP address with a port, as text. A port alone is taken for text too: whoever checks it says what is missing, where a number would
+/// only be told to be put between quotes, and then be wrong again.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Address(String);
+
+impl AsRef<str> for Address {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Decode for Address {
+    fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Int(port) => Some(Self(port.to_string())),
+            _ => String::decode(node, problems).map(Self),
+        }
+    }
+}
+
+impl JsonSchema for Address {
+    fn inline_schema() -> bool {
+        String::inline_schema()
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        String::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        String::json_schema(generator)
+    }
+}
+
 impl Decode for Span {
     fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
         let seconds = quantity(node, "a duration", &TIMES, "s", LONGEST_SECONDS, problems)?;

@@ -10,6 +10,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use super::Check;
 use crate::config::decode::{At, Filled};
 use crate::config::file::{AdminFile, LimitsFile, ListenerFile, LogFile, PeersFile, RetriesFile, StateFile, TlsFile};
+use crate::config::values::Address;
 use crate::config::network::Network;
 use crate::config::node::Mark;
 use crate::config::plan::{Boot, Limits, Listener, ListenerTls, LogTarget};
@@ -89,7 +90,7 @@ impl Check<'_> {
         networks
     }
 
-    fn admin(&mut self, written: &At<String>, listeners: &[Listener], marks: &[Mark]) -> Option<SocketAddr> {
+    fn admin(&mut self, written: &At<Address>, listeners: &[Listener], marks: &[Mark]) -> Option<SocketAddr> {
         let address = self.address(written)?;
         if let Some(index) = listeners.iter().position(|listener| collide(listener.address, address)) {
             let line = marks.get(index).map_or(0, |mark| mark.line);
@@ -100,11 +101,12 @@ impl Check<'_> {
         Some(address)
     }
 
-    pub(super) fn address(&mut self, written: &At<String>) -> Option<SocketAddr> {
-        if let Ok(address) = written.value.parse() {
+    pub(super) fn address(&mut self, written: &At<Address>) -> Option<SocketAddr> {
+        let text = written.value.as_ref();
+        if let Ok(address) = text.parse() {
             return Some(address);
         }
-        let port = written.value.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        let port = text.rsplit_once(':').map_or(text, |(_, port)| port).parse::<u16>().ok();
         self.problems.add(written.mark, format!("{} is no IP address with a port", written.shown())).mend = Some(match port {
             Some(port) => {
                 format!("write `127.0.0.1:{port}` for this machine only, or `0.0.0.0:{port}` for all that can reach it")

@@ -36,7 +36,7 @@ impl Marks {
         let listeners = file.listeners.iter().flat_map(|all| &all.0).map(|listener| &listener.address);
         let limits = file.limits.as_ref();
         Self {
-            listeners: listeners.filter_map(|at| Some((at.value.parse().ok()?, at.mark))).collect(),
+            listeners: listeners.filter_map(|at| Some((at.value.as_ref().parse().ok()?, at.mark))).collect(),
             body: limits.map_or_else(Mark::default, |at| at.value.body.as_ref().map_or(at.mark, |body| body.mark)),
         }
     }
