@@ -59,6 +59,22 @@ fn every_fault_has_its_code_and_goes_nowhere() {
 }
 
 #[test]
+#[test]
+fn what_is_no_request_at_all_is_the_fault_of_who_sent_it() {
+    let peer = Peer::answering("200 OK", "{}");
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    for (sent, status, code) in [
+        ("hello\r\n\r\n", 400, "bad_request_line"),
+        ("HELLO\r\n\r\n", 400, "bad_request_line"),
+        ("brew /v1/files HTTP/1.1\r\nhost: w\r\n\r\n", 501, "unknown_method"),
+    ] {
+        let mut client = Client::connect(proxy.address);
+        client.send(sent.as_bytes());
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (status, Some(code)), "{sent}");
+    }
+}
+
 fn a_body_over_the_limit_is_refused_before_it_is_read() {
     let peer = Peer::answering("200 OK", "{}");
     let proxy = Harness::with("limits: { body: 1KiB }", &[("a", peer.address, "")], "");

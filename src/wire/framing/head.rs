@@ -157,8 +157,14 @@ impl Head {
         let target = match rest {
             [] => return Ok(None),
             [b' ', target @ ..] if !method.is_empty() => target,
-            // A token it may be, but none that anybody registered.
-            [other, ..] if is(*other, TOKEN) => return Err(Refusal::Method),
+            // A token it may be, but none that anybody registered; without a space behind it, this is not even a request.
+            [other, ..] if is(*other, TOKEN) => {
+                return match end_of(TOKEN, line).and_then(|end| line.get(end)) {
+                    None if line.len() <= MAX_METHOD => Ok(None),
+                    None | Some(b' ') => Err(Refusal::Method),
+                    Some(_) => Err(Refusal::RequestLine),
+                };
+            }
             _ => return Err(Refusal::RequestLine),
         };
         if matches!(method, b"CONNECT" | b"TRACE") {

@@ -83,10 +83,13 @@ fn a_head_that_is_wrong_is_refused_and_a_body_that_is_breaks() {
 
 #[test]
 fn what_can_never_become_a_request_is_refused_before_its_line_ends() {
-    let begins: [(&[u8], Refusal); 7] = [
+    let begins: [(&[u8], Refusal); 10] = [
         (b"\x16\x03", Refusal::RequestLine),
         (b"{", Refusal::RequestLine),
-        (b"get", Refusal::Method),
+        (b"get ", Refusal::Method),
+        (b"hello\r", Refusal::RequestLine),
+        (b"hello:", Refusal::RequestLine),
+        (&[b'a'; 33], Refusal::Method),
         (b"GET /\x00", Refusal::Target),
         (b"GET / HTTP/1.1\r\nHost: h\r\nX\n", Refusal::Field),
         (b"GET / HTTP/1.1\r\nHost: h\r\nX: a\rb", Refusal::Field),
