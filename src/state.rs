@@ -18,7 +18,7 @@ pub use token::{Token, TokenState, Unfit};
 
 use crate::affinity::{Memory, Session, Tag, Warm};
 use crate::backend::{Backend, BackendId, Credential};
-use crate::config::Plan;
+use crate::config::{ListenerTls, Plan, Shown};
 use crate::decide::{Candidate, Standing};
 use crate::estimate::{Demand, Estimate, Size, Terms, estimate};
 use crate::grid::{Grid, Intensity, ZoneId};
@@ -53,6 +53,8 @@ pub struct Snapshot {
     tokens: Vec<Option<Arc<Token>>>,
     /// Which backend handed out which id; kept likewise.
     pins: Arc<Pins>,
+    /// What the listeners of the process show under TLS, by the listener's place; only a restart changes which these are.
+    listeners: Arc<[Option<ListenerTls>]>,
     /// What capacity is worth, by `BackendId`: for each output token. Empty until somebody has found out.
     pub prices: Arc<[Grams]>,
     /// Output tokens of the usual request, of all that were asked for lately; 0 before.
@@ -70,6 +72,7 @@ impl Snapshot {
         let flows = plan.flows.iter().take(MOST_FLOWS).map(|_| Arc::default()).collect();
         let margins = plan.policies.iter().map(|_| Arc::default()).collect();
         let keyrings = plan.backends.iter().map(|backend| new_keyring(backend)).collect();
+        let listeners = plan.boot.listeners.iter().map(|listener| listener.tls.clone()).collect();
         let (conversations, tags, tokens) = (Arc::new(Memory::new(now)), tags(&plan), token::of(&plan, &[]));
         Self {
             generation: 1,
@@ -83,6 +86,7 @@ impl Snapshot {
             keyrings,
             tokens,
             pins: Arc::default(),
+            listeners,
             prices: Arc::default(),
             usual_answer: 0.0,
         }
@@ -140,8 +144,9 @@ impl Snapshot {
         let keyrings = plan.backends.iter().map(old_keyring).collect();
         let tags = tags(&plan);
         let tokens = token::of(&plan, &self.tokens);
+        let listeners = renewed(&self.listeners, &plan);
         let others = self.with_grid(Arc::new(grid));
-        Self { generation: self.generation + 1, plan, live, flows, margins, tags, keyrings, tokens, prices, ..others }
+        Self { generation: self.generation + 1, plan, live, flows, margins, tags, keyrings, tokens, listeners, prices, ..others }
     }
 
     /// This snapshot with other prices, and output tokens of the usual request; 0 where nobody asked, and what was known stays.
@@ -166,6 +171,7 @@ impl Snapshot {
             keyrings: self.keyrings.clone(),
             tokens: self.tokens.clone(),
             pins: Arc::clone(&self.pins),
+            listeners: Arc::clone(&self.listeners),
             prices: Arc::clone(&self.prices),
             usual_answer: self.usual_answer,
         }
@@ -176,6 +182,11 @@ impl Snapshot {
     pub fn with_all_credentials(mut self) -> Self {
         self.tokens.clear();
         self
+    }
+
+    /// What a listener of the process shows under TLS, by its place.
+    pub fn shown(&self, listener: usize) -> Option<&Shown> {
+        Some(&self.listeners.get(listener)?.as_ref()?.shown)
     }
 
     /// The live statistics of a backend.
@@ -467,6 +478,13 @@ fn learn_end(lesson: &Lesson<'_>, seen: &Seen, output_tokens: u64, model: &Model
     if let Some((first, each)) = whole {
         model.saw_end(seen.waited > first + each * output_tokens as f64, each, budget.quantile);
     }
+}
+
+/// What listeners show after another plan: what it read of the same files, and where it names other files what they showed before.
+fn renewed(listeners: &[Option<ListenerTls>], plan: &Plan) -> Arc<[Option<ListenerTls>]> {
+    let read = || plan.boot.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    let one = |tls: &ListenerTls| read().find(|read| *read == tls).unwrap_or(tls).clone();
+    listeners.iter().map(|listener| listener.as_ref().map(one)).collect()
 }
 
 /// The snapshot in force. Only `control` publishes; a request loads once (about 25 ns uncontended, 90 ns contended; a lock would

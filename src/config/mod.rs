@@ -20,6 +20,7 @@ mod node;
 mod plan;
 mod profile;
 mod schema;
+mod shown;
 mod values;
 mod words;
 
@@ -30,6 +31,7 @@ pub use network::Network;
 pub use plan::{Balance, Boot, CarbonPlan, Limits, Listener, ListenerTls, LogTarget, PeersPlan, Plan, SourcePlan, boot_changes};
 pub use profile::{NoKeys, profile_keys};
 pub use schema::schema;
+pub use shown::{Shown, Unfit};
 pub use values::span;
 
 use check::Check;

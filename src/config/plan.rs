@@ -11,6 +11,7 @@ use http::HeaderName;
 use serde::Serialize;
 
 use super::network::Network;
+use super::shown::Shown;
 use crate::backend::{Backend, BackendId, Secret};
 use crate::grid::{Basis, GridZone, Reading, Signal};
 use crate::key::Keys;
@@ -67,13 +68,24 @@ impl Plan {
 }
 
 /// What a listener does with TLS.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ListenerTls {
     /// Certificate chain, PEM.
     pub certificate: PathBuf,
     /// Private key, PEM.
     pub key: PathBuf,
+    /// What the two held when the plan was made.
+    pub shown: Shown,
 }
+
+/// The same files, whatever they hold: what is in them is renewed without a restart.
+impl PartialEq for ListenerTls {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.certificate, &self.key) == (&other.certificate, &other.key)
+    }
+}
+
+impl Eq for ListenerTls {}
 
 /// One listening socket.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -41,20 +41,24 @@ pub(super) struct Reloader {
     loader: Loader,
     /// Of the process, not of the last plan: what needs a restart needs it until there was one.
     boot: Boot,
+    /// The certificates and keys of the listeners that the last plan names.
+    named: Vec<PathBuf>,
     in_force: u64,
     seen: u64,
 }
 
 impl Reloader {
     pub(super) fn new(config: ConfigFile, boot: Boot) -> Self {
-        let hash = hash(&Ok(config.text));
-        Self { path: config.path, loader: config.loader, boot, in_force: hash, seen: hash }
+        let named = named(&boot);
+        let hash = hash(&Ok(config.text), &named);
+        Self { path: config.path, loader: config.loader, boot, named, in_force: hash, seen: hash }
     }
 
-    /// Looks at the file. A file with the same text is only loaded again when `forced`, since it may name secrets that changed.
+    /// Looks at the file, and at the certificates and keys of listeners that it names: who renews those need not know of Windward.
+    /// With all of them the same it is only loaded again when `forced`, since it may name other secrets that changed.
     pub(super) fn poll(&mut self, forced: bool) -> Outcome {
         let text = read_configuration(&self.path).map_err(|error| format!("cannot read {}: {error}", self.path.display()));
-        let hash = hash(&text);
+        let hash = hash(&text, &self.named);
         if hash == self.seen && !forced {
             return Outcome::Unchanged;
         }
@@ -63,9 +67,14 @@ impl Reloader {
         if hash == self.in_force && was_refused && !forced {
             return Outcome::Mended;
         }
-        match text.and_then(|text| (self.loader)(&text)) {
+        match text.clone().and_then(|text| (self.loader)(&text)) {
             Ok(plan) => {
-                self.in_force = hash;
+                let named = named(&plan.boot);
+                if named != self.named {
+                    self.seen = self::hash(&text, &named);
+                    self.named = named;
+                }
+                self.in_force = self.seen;
                 let restart = boot_changes(&self.boot, &plan.boot);
                 Outcome::Loaded { plan: Box::new(plan), restart }
             }
@@ -85,10 +94,21 @@ pub fn read_configuration(path: &Path) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no text in UTF-8"))
 }
 
-/// A file that cannot be read has a hash too, so that this is said once and not at every look.
-fn hash(text: &Result<String, String>) -> u64 {
+/// Certificates and keys of the listeners.
+fn named(boot: &Boot) -> Vec<PathBuf> {
+    let tls = boot.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    tls.flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]).collect()
+}
+
+/// Of what the files hold. One that cannot be read has a hash too, so that this is said once and not at every look.
+fn hash(text: &Result<String, String>, named: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
+    for path in named {
+        let mut content = Vec::new();
+        let read = open_regular(path).and_then(|(file, _)| file.take(MAX_FILE as u64).read_to_end(&mut content));
+        (read.map_err(|error| error.kind()), content).hash(&mut hasher);
+    }
     hasher.finish()
 }
 

@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Peer;
 use super::descriptors::Descriptors;
-use super::tls::{self, TlsError};
+use super::tls;
 use crate::config::{Balance, Listener, Network};
+use crate::state::State;
 use crate::telemetry::metrics::Metrics;
 
 /// Connections that the kernel keeps until they are accepted: enough for every client of a restarted proxy to come back at once.
@@ -52,13 +53,13 @@ pub enum BindError {
         /// What the system says.
         error: io::Error,
     },
-    /// Its certificate or key.
+    /// TLS itself.
     #[error("listener {address}: {error}")]
     Tls {
         /// Where.
         address: SocketAddr,
         /// What is wrong.
-        error: Box<TlsError>,
+        error: rustls::Error,
     },
 }
 
@@ -88,14 +89,10 @@ impl Entrance {
 }
 
 /// Binds a listener for `workers` threads.
-pub(super) fn bind(listener: &Listener, index: usize, workers: usize) -> Result<Bound, BindError> {
+pub(super) fn bind(listener: &Listener, index: usize, workers: usize, state: &Arc<State>) -> Result<Bound, BindError> {
     let wanted = listener.address;
-    let tls = listener
-        .tls
-        .as_ref()
-        .map(tls::load)
-        .transpose()
-        .map_err(|error| BindError::Tls { address: wanted, error: Box::new(error) })?;
+    let tls = listener.tls.as_ref().map(|_| tls::config(state, index));
+    let tls = tls.transpose().map_err(|error| BindError::Tls { address: wanted, error })?;
     let key = || format!("listeners[{index}].address");
     if wanted.port() != 0 {
         drop(socket(wanted, false).map_err(|error| refused(wanted, key(), error))?);
@@ -247,8 +244,16 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
-    use crate::testing::ANY_PORT;
+    use crate::state::Snapshot;
+    use crate::testing::{ANY_PORT, plan};
+
+    fn bind(listener: &Listener, index: usize, workers: usize) -> Result<Bound, BindError> {
+        let state = State::new(Snapshot::first(Arc::new(plan()), Instant::now()));
+        super::bind(listener, index, workers, &Arc::new(state))
+    }
 
     #[test]
     fn every_worker_has_a_socket_on_the_same_port() {

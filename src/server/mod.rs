@@ -41,7 +41,6 @@ use tokio_util::sync::CancellationToken;
 pub use self::connection::{Answers, Peer};
 pub use self::gateway::start_proxy;
 pub use self::listener::BindError;
-pub use self::tls::TlsError;
 pub use self::worker::Background;
 
 use self::descriptors::Descriptors;
@@ -149,14 +148,14 @@ where
     let descriptors = Descriptors::of_this_process();
     descriptors.warn_of_too_few(plan.limits.connections);
     let workers = boot.workers.map_or_else(cores, usize::from).max(1);
-    let bound = boot.listeners.iter().enumerate().map(|(index, one)| listener::bind(one, index, workers));
+    let mut first = Snapshot::first(Arc::new(plan), clock.monotonic());
+    let keep = boot.state.filter(|path| keep::restore(path, &mut first, &*clock));
+    let state = Arc::new(State::new(first));
+    let bound = boot.listeners.iter().enumerate().map(|(index, one)| listener::bind(one, index, workers, &state));
     let bound = bound.collect::<Result<Vec<_>, _>>()?;
     let admin = boot.admin.map(|address| listener::bind_alone(address, "admin.address")).transpose()?;
     let datagrams = boot.peers.as_ref().map(|peers| listener::bind_datagrams(peers.listen, "peers.listen")).transpose()?;
     let (log, writer) = AccessLog::start(&boot.access_log, identity)?;
-    let mut first = Snapshot::first(Arc::new(plan), clock.monotonic());
-    let keep = boot.state.filter(|path| keep::restore(path, &mut first, &*clock));
-    let state = Arc::new(State::new(first));
     let metrics = Arc::new(Metrics::default());
     let shared = Shared { state, metrics, log, clock };
     let service = make(&shared);

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::clock::SystemClock;
-use crate::config::{Limits, ListenerTls, LogTarget};
+use crate::config::{Limits, ListenerTls, LogTarget, Shown};
 use crate::testing::plan;
 
 /// A body of what is sent into a channel.

@@ -27,6 +27,7 @@ impl Files for Shelf {
         match path.file_name().and_then(|name| name.to_str()) {
             Some("cert.pem" | "ca.pem") => Ok(certificate().0.clone().into_bytes()),
             Some("key.pem") => Ok(certificate().1.clone().into_bytes()),
+            Some("other.pem") => Ok(rcgen::KeyPair::generate().unwrap().serialize_pem().into_bytes()),
             Some("bedrock" | "electricity-maps" | "blue") => Ok(b"sk-from-a-file\n".to_vec()),
             Some("aws") => Ok(CREDENTIALS.as_bytes().to_vec()),
             Some("empty") => Ok(b"\n".to_vec()),

@@ -1,10 +1,12 @@
 //! A new file is in force for the next request; a bad one changes nothing and is said loudly; nothing in flight notices either.
 
-use std::sync::Mutex;
+use std::net::TcpStream;
+use std::path::Path;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 
 use super::support::peer::{PATIENCE, Then, begin_events, chunk, end_chunks};
-use super::support::{Client, Harness, Peer};
+use super::support::{Client, Harness, Peer, patiently};
 
 const OK: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
 const BODY: &str = r#"{"model":"m"}"#;
@@ -113,4 +115,75 @@ fn what_is_in_flight_still_counts_after_a_reload_that_changes_the_models() {
     client.answer();
     proxy.record();
     assert_eq!(proxy.in_flight("one"), 0);
+}
+
+/// Writes a new certificate and its key, and says which it is.
+fn renew(files: &Path) -> rustls_pki_types::CertificateDer<'static> {
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    // A look between the two finds a pair that does not fit, and the next one the whole.
+    std::fs::write(files.join("cert.pem"), own.cert.pem()).unwrap();
+    std::fs::write(files.join("key.pem"), own.signing_key.serialize_pem()).unwrap();
+    own.cert.der().clone()
+}
+
+/// Whether a new connection is shown this certificate.
+fn shows(proxy: &Harness, certificate: &rustls_pki_types::CertificateDer<'static>) -> bool {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = builder.with_root_certificates(roots).with_no_client_auth();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+    let mut socket = TcpStream::connect(proxy.address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    while client.is_handshaking() {
+        if client.complete_io(&mut socket).is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+fn over_tls(peer: &Peer, files: &Path) -> Harness {
+    let tls = format!("tls: {{ certificate: {0}/cert.pem, key: {0}/key.pem }}", files.display());
+    Harness::of(|log| {
+        let text = super::support::text(log, "", &[("one", peer.address, "")], "");
+        text.replace("[{ address: 127.0.0.1:0 }]", &format!("[{{ address: 127.0.0.1:0, {tls} }}]"))
+    })
+}
+
+#[test]
+fn a_renewed_certificate_is_shown_after_a_reload_and_a_bad_one_never() {
+    let (peer, files) = (Peer::answering("200 OK", OK), tempfile::tempdir().unwrap());
+    let first = renew(files.path());
+    let proxy = over_tls(&peer, files.path());
+    assert!(shows(&proxy, &first));
+    let second = renew(files.path());
+    let (status, said) = post_reload(&proxy);
+    assert!(status == 200 && said.contains("\"restart_needed\":[]"), "{said}");
+    assert!(shows(&proxy, &second) && !shows(&proxy, &first));
+    let lone = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(files.path().join("key.pem"), lone.serialize_pem()).unwrap();
+    let (status, said) = post_reload(&proxy);
+    assert!(status == 422 && said.contains("this is not the key of the certificate") && said.contains("tls.key"), "{said}");
+    assert!(shows(&proxy, &second));
+    assert!(proxy.ask_admin("/metrics").text().contains("windward_config_good 0"));
+    proxy.rewrite(|text| text.replace("cert.pem", "elsewhere.pem").replace("key.pem", "own.pem"));
+    let third = renew(files.path());
+    for (from, to) in [("cert.pem", "elsewhere.pem"), ("key.pem", "own.pem")] {
+        std::fs::copy(files.path().join(from), files.path().join(to)).unwrap();
+    }
+    let (status, said) = post_reload(&proxy);
+    assert!(status == 200 && said.contains("listeners"), "other files need a restart: {said}");
+    assert!(shows(&proxy, &second) && !shows(&proxy, &third));
+}
+
+#[test]
+fn a_renewed_certificate_is_noticed_by_itself() {
+    let (peer, files) = (Peer::answering("200 OK", OK), tempfile::tempdir().unwrap());
+    let first = renew(files.path());
+    let proxy = over_tls(&peer, files.path());
+    assert!(shows(&proxy, &first));
+    let second = renew(files.path());
+    patiently("the renewed certificate", || shows(&proxy, &second).then_some(()));
 }

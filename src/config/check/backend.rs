@@ -116,7 +116,7 @@ impl Check<'_> {
         if let (Some(path), false) = (&file.ca_file, origin.tls) {
             self.warnings.add(path.mark, "this backend is reached over http, so `ca_file` has no effect");
         }
-        origin.identity = file.tls.as_ref().and_then(|tls| self.identity(tls));
+        origin.identity = file.tls.as_ref().and_then(|tls| self.identity(tls)).map(|(identity, _)| identity);
         if let (Some(tls), false) = (&file.tls, origin.tls) {
             self.warnings.add(tls.certificate.mark, "this backend is reached over http, so `tls` has no effect");
         }

@@ -4,16 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-
 use super::Check;
 use crate::config::decode::{At, Filled};
 use crate::config::file::{AdminFile, LimitsFile, ListenerFile, LogFile, PeersFile, RetriesFile, StateFile, TlsFile};
-use crate::config::values::Address;
 use crate::config::network::Network;
 use crate::config::node::Mark;
 use crate::config::plan::{Boot, Limits, Listener, ListenerTls, LogTarget};
+use crate::config::values::Address;
 use crate::live::RetryLimits;
 
 /// Where clients connect when the file says nothing: this machine only, since a proxy with credentials must not be open by accident.
@@ -62,7 +59,7 @@ impl Check<'_> {
             self.problems.add(past.address.mark, format!("more than {MOST_LISTENERS} listeners"));
         }
         for ListenerFile { address: at, tls, trusted_proxies, connection_balance } in written.0.into_iter().take(MOST_LISTENERS) {
-            let tls = tls.map(|tls| self.tls(&tls));
+            let tls = tls.and_then(|tls| self.tls(&tls));
             let trusted_proxies = self.networks(&trusted_proxies.unwrap_or_default());
             let Some(address) = self.address(&at) else { continue };
             if let Some(index) = listeners.iter().position(|other| collide(other.address, address)) {
@@ -116,18 +113,9 @@ impl Check<'_> {
         None
     }
 
-    fn tls(&mut self, written: &TlsFile) -> ListenerTls {
-        if let Some(pem) = self.read(&written.certificate)
-            && CertificateDer::pem_slice_iter(&pem).next().is_none_or(|first| first.is_err())
-        {
-            self.problems.add(written.certificate.mark, "this file has no certificate in PEM");
-        }
-        if let Some(pem) = self.read(&written.key)
-            && PrivateKeyDer::from_pem_slice(&pem).is_err()
-        {
-            self.problems.add(written.key.mark, "this file has no private key in PEM");
-        }
-        ListenerTls { certificate: self.path(&written.certificate.value), key: self.path(&written.key.value) }
+    fn tls(&mut self, written: &TlsFile) -> Option<ListenerTls> {
+        let (_, shown) = self.identity(written)?;
+        Some(ListenerTls { certificate: self.path(&written.certificate.value), key: self.path(&written.key.value), shown })
     }
 
     fn access_log(&mut self, written: Option<LogFile>) -> LogTarget {

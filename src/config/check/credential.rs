@@ -14,6 +14,7 @@ use crate::config::choices::{Auth, MetadataFile, MetadataOf, SecretFile, TokenFi
 use crate::config::decode::At;
 use crate::config::file::{CommandFile, TlsFile};
 use crate::config::node::Mark;
+use crate::config::shown::{Shown, Unfit};
 use crate::tables::withholds_field;
 
 /// After so long a program is asked for the next token: those of Azure and Google are good for an hour.
@@ -150,14 +151,26 @@ impl Check<'_> {
         }
     }
 
-    /// The certificate, with its key, that a backend is shown. Whether they belong together is found when it is prepared.
-    pub(super) fn identity(&mut self, written: &TlsFile) -> Option<Arc<Identity>> {
+    /// A certificate with its key, as they were read and as they are used.
+    pub(super) fn identity(&mut self, written: &TlsFile) -> Option<(Arc<Identity>, Shown)> {
         let chain = self.certificates(&written.certificate);
         let pem = self.read(&written.key)?;
         let Ok(key) = PrivateKeyDer::from_pem_slice(&pem) else {
             self.problems.add(written.key.mark, "this file has no private key in PEM");
             return None;
         };
-        Some(Arc::new(Identity { chain: chain?.to_vec(), key }))
+        let identity = Identity { chain: chain?.to_vec(), key };
+        match Shown::new(&identity) {
+            Ok(shown) => Some((Arc::new(identity), shown)),
+            Err(error @ Unfit::Apart) => {
+                self.problems.add(written.key.mark, error.to_string()).mend =
+                    Some("the certificate's file begins with the certificate that was made for this key".to_owned());
+                None
+            }
+            Err(error) => {
+                self.problems.add(written.key.mark, error.to_string());
+                None
+            }
+        }
     }
 }

@@ -16,11 +16,10 @@ fn speaks_both_versions_on_a_plain_listener() {
 
 #[test]
 fn speaks_both_versions_over_tls() {
-    let dir = tempfile::tempdir().unwrap();
     let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let tls = ListenerTls { certificate: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
-    std::fs::write(&tls.certificate, own.cert.pem()).unwrap();
-    std::fs::write(&tls.key, own.signing_key.serialize_pem()).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+    let shown = Shown::new(&crate::backend::Identity { chain: vec![own.cert.der().clone()], key }).unwrap();
+    let tls = ListenerTls { certificate: "cert.pem".into(), key: "key.pem".into(), shown };
     let server = running(|plan| plan.boot.listeners[0].tls = Some(tls));
     let mut roots = rustls::RootCertStore::empty();
     roots.add(own.cert.der().clone()).unwrap();
