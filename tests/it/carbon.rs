@@ -72,6 +72,12 @@ fn bad_rows_are_refused_and_the_rest_is_used() {
     );
     let (proxy, _directory) = two_zones(&rows);
     proxy.wait_for_status("the good row", intensity_of("PL", 13.0));
+    let status = proxy.ask_admin("/status").json();
+    let refused = &status["carbon_sources"][0]["refused"];
+    let lines: Vec<&str> =
+        refused["rows"].as_array().unwrap().iter().map(|row| row.as_str().unwrap().get(..7).unwrap()).collect();
+    assert_eq!((&*lines, &refused["more"]), (&["line 2:", "line 3:", "line 4:", "line 5:"][..], &0.into()), "{refused}");
+    assert!(status["carbon_sources"][1].get("refused").is_none());
     let (backend, record) = chosen(&proxy);
     assert_eq!(backend, "dirty", "13 g are less than the yearly figure of France");
     assert_eq!(record["carbon"]["chosen"]["intensity_g_per_kwh"], 13.0);

@@ -4,9 +4,12 @@
 //!   have the names of the CSV columns, and with `isEstimated` in place of a quality;
 //! * by zone, `{"DE": 398, "FR": [{"datetime": .., "carbonIntensity": ..}, ..]}`: a number alone is as old as the file.
 //!
-//! A document that is not JSON is refused as a whole. Its rows are first split without being understood, so that a row of the
+//! Programs write `NaN` and `Infinity` into JSON although it has no such words (Python's does); the row is refused, and not the file.
+//!
+//! A document that is not JSON otherwise is refused as a whole. Its rows are first split without being understood, so that a row of the
 //! wrong shape costs only itself, and its line is known from where it lies in the file.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
@@ -19,6 +22,8 @@ pub(super) fn collect(bytes: &[u8], collector: &mut Collector<'_>) -> Result<(),
     if bytes.len() > MAX_FILE_BYTES {
         return Err(FileError::TooLarge);
     }
+    let words_for_numbers = without_words_for_numbers(bytes);
+    let bytes = &*words_for_numbers;
     let parts: Parts<'_> =
         serde_json::from_slice(bytes).map_err(|fault| FileError::NotJson { line: fault.line(), column: fault.column() })?;
     let mut walk = Walk { lines: Lines { bytes, upto: 0, line: 1 }, rows: 0, collector };
@@ -33,6 +38,43 @@ pub(super) fn collect(bytes: &[u8], collector: &mut Collector<'_>) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// The document with an empty text in the place of each `NaN`, `Infinity` and `-Infinity`, so that every byte stays on its line. Most
+/// documents have none.
+fn without_words_for_numbers(bytes: &[u8]) -> Cow<'_, [u8]> {
+    const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    let mut mended = Cow::Borrowed(bytes);
+    let mut at = 0;
+    while let Some(found) = memchr::memchr3(b'"', b'N', b'I', bytes.get(at..).unwrap_or_default()) {
+        at += found;
+        if bytes[at] == b'"' {
+            let Some(after) = after_text(bytes, at + 1) else { break };
+            at = after;
+            continue;
+        }
+        let begin = at - usize::from(at > 0 && bytes[at] == b'I' && bytes[at - 1] == b'-');
+        let Some(word) = WORDS.iter().find(|word| bytes[begin..].starts_with(word)) else {
+            at += 1;
+            continue;
+        };
+        at = begin + word.len();
+        let place = &mut mended.to_mut()[begin..at];
+        place.fill(b' ');
+        place[..2].fill(b'"');
+    }
+    mended
+}
+
+/// Where a text that was begun has ended, past what is escaped in it.
+fn after_text(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
+        if bytes.get(at) == Some(&b'"') {
+            return Some(at + 1);
+        }
+        at += 2;
+    }
 }
 
 /// The members of a list, or those of an object with their names: at most one more than the rows that are used.

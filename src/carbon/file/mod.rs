@@ -11,6 +11,7 @@ mod document;
 mod table;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,6 +94,26 @@ pub struct Refusals {
     pub first: Vec<Refused>,
     /// How many rows were refused. What lies behind a bound is one of them, however much it is.
     pub count: usize,
+}
+
+/// Each of the first ones, and how many more there are.
+impl fmt::Display for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, row) in self.first.iter().enumerate() {
+            write!(f, "{}{row}", if index > 0 { "; " } else { "" })?;
+        }
+        match self.more() {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+impl Refusals {
+    /// How many there are beside the first ones.
+    pub fn more(&self) -> usize {
+        self.count.saturating_sub(self.first.len())
+    }
 }
 
 /// A row that could not be used.

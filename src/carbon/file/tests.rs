@@ -139,11 +139,34 @@ fn reads_json_by_zone() {
 }
 
 #[test]
+fn a_word_for_a_number_costs_its_row_and_no_other() {
+    let text = "[\n{\"zone\": \"DE\", \"carbonIntensity\": NaN},\n{\"zone\": \"FR\", \"carbonIntensity\": -Infinity},\n\
+                {\"zone\": \"BE\", \"carbonIntensity\":Infinity}, {\"zone\": \"NaN\", \"a\\\"NaN\": \"Infinity\", \"carbonIntensity\": 7},\n\
+                {\"zone\": \"IE\", \"spare\": NaN, \"carbonIntensity\": 9}]";
+    let readings = read(text);
+    assert_eq!(refused(&readings), [(2, Why::NotANumber), (3, Why::NotANumber), (4, Why::NotANumber)]);
+    assert_eq!(in_force(&readings, now()), [("IE", 9.0, Quality::Estimated), ("NaN", 7.0, Quality::Estimated)]);
+    let by_zone = read("{\"DE\": NaN,\n\"FR\": [{\"carbonIntensity\": Infinity}, {\"carbonIntensity\": 3}]}");
+    assert_eq!(refused(&by_zone), [(1, Why::NotANumber), (2, Why::NotANumber)]);
+    assert_eq!(in_force(&by_zone, now()), [("FR", 3.0, Quality::Estimated)]);
+}
+
+#[test]
+fn each_refused_row_is_said_up_to_a_bound() {
+    let many = read(String::from("zone,carbon_intensity\n") + &"DE,x\n".repeat(MAX_REFUSED_SHOWN + 3));
+    let said = many.refused().to_string();
+    assert!(said.starts_with("line 2: the carbon intensity is not a number; line 3: "), "{said}");
+    assert!(said.contains("line 21: ") && !said.contains("line 22: ") && said.ends_with("; and 3 more"), "{said}");
+    let few = read("zone,carbon_intensity\nDE,x\nDE,1\nDE,-1\n").refused().to_string();
+    assert_eq!(few, "line 2: the carbon intensity is not a number; line 4: a carbon intensity lies between 0 and 2500 gCO2e/kWh");
+}
+
+#[test]
 fn refuses_a_file_that_is_none() {
     let fault = |text: &str| parse(text.as_bytes(), now(), &options()).unwrap_err();
     assert_eq!(fault(" \n\t"), FileError::Empty);
     assert_eq!(fault("# nothing\n"), FileError::Empty);
-    assert_eq!(fault("{\"DE\": NaN}"), FileError::NotJson { line: 1, column: 8 });
+    assert_eq!(fault("{\"DE\": Nan}"), FileError::NotJson { line: 1, column: 8 });
     assert!(matches!(fault("[1, 2"), FileError::NotJson { .. }));
     assert!(matches!(fault("zone,datetime\nDE,1\n"), FileError::NoColumn { line: 1, what } if what.contains("value")));
     assert!(matches!(fault("#\ncarbon_intensity\n5\n"), FileError::NoColumn { line: 2, what } if what.contains("zone")));

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::super::regular::open_regular;
 use super::Line;
-use crate::carbon::file::{FileOptions, FileReadings, MAX_FILE_BYTES, parse};
+use crate::carbon::file::{FileOptions, FileReadings, MAX_FILE_BYTES, Refusals, parse};
 use crate::carbon::{SourceError, SourceErrorKind};
 use crate::config::CarbonPlan;
 use crate::grid::{Basis, GridZone, Quality, Reading, Signal};
@@ -63,6 +63,11 @@ impl FileSource {
         Ok(news)
     }
 
+    /// The rows of the file as it was last read that cannot be used, where there are any.
+    pub(super) fn refused(&self) -> Option<&Refusals> {
+        self.rows.as_ref().ok().map(FileReadings::refused).filter(|refused| refused.count > 0)
+    }
+
     fn read_if_changed(&mut self, now: Timestamp) -> Result<(), SourceError> {
         let (file, meta) = open_regular(&self.path).map_err(|error| self.unreadable(&error))?;
         let modified = meta.modified().map_err(|error| self.unreadable(&error))?;
@@ -91,11 +96,8 @@ impl FileSource {
         };
         self.rows = parse(&bytes, now, &options)
             .map_err(|error| SourceError::new(SourceErrorKind::Malformed, format!("{}: {error}", self.path.display())));
-        if let Ok(rows) = &self.rows
-            && let Some(first) = rows.refused().first.first()
-        {
-            let (file, refused) = (self.path.display(), rows.refused().count);
-            tracing::warn!(%file, refused, %first, "some rows of carbon intensity cannot be used");
+        if let Some(rows) = self.refused() {
+            tracing::warn!(file = %self.path.display(), refused = rows.count, %rows, "some rows of carbon intensity cannot be used");
         }
         Ok(())
     }
@@ -116,6 +118,7 @@ pub(super) async fn run(mut source: FileSource, mut line: Line) {
         });
         let Ok((back, result)) = looked.await else { return };
         source = back;
+        line.refused(source.refused());
         line.report(result).await;
         line.rest(LOOK_EVERY).await;
     }

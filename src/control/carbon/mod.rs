@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use super::{Message, Status};
 use crate::carbon::SourceError;
 use crate::carbon::chain::{LINK_MAX_AGE, Link, resolve};
+use crate::carbon::file::Refusals;
 use crate::clock::Clock;
 use crate::config::{Plan, SourcePlan};
 use crate::grid::{GridZone, Reading, ZoneId};
@@ -37,6 +38,18 @@ pub struct SourceStatus {
     /// When that was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error_at: Option<Timestamp>,
+    /// Rows of the file as it is that cannot be used: the first ones, and how many more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedRows>,
+}
+
+/// What `/status` says of rows that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefusedRows {
+    /// The line of each of the first ones, and what is wrong with it.
+    pub rows: Vec<String>,
+    /// How many there are beside these.
+    pub more: usize,
 }
 
 impl SourceStatus {
@@ -46,7 +59,7 @@ impl SourceStatus {
             SourcePlan::File { path, .. } => path.display().to_string(),
             SourcePlan::ElectricityMaps { .. } => electricity_maps::NAME.to_owned(),
         };
-        Self { name, last_ok: None, last_error: None, last_error_at: None }
+        Self { name, last_ok: None, last_error: None, last_error_at: None, refused: None }
     }
 }
 
@@ -120,6 +133,12 @@ impl Line {
                 }
             }
         }
+    }
+
+    /// Shows which rows of its file cannot be used.
+    fn refused(&self, refused: Option<&Refusals>) {
+        let shown = |all: &Refusals| RefusedRows { rows: all.first.iter().map(ToString::to_string).collect(), more: all.more() };
+        self.reporter.status.update_source(self.source, |status| status.refused = refused.map(shown));
     }
 
     /// Rests for `span`, a tenth more or less, so that many proxies do not ask at the same moment.
