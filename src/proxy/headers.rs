@@ -92,9 +92,8 @@ static OF_A_CLIENT: LazyLock<Rule> = LazyLock::new(|| Rule::new(of_a_client));
 static OF_A_READER: LazyLock<Rule> = LazyLock::new(|| Rule::new(of_a_reader));
 
 /// Takes out what does not pass, what `Connection` names, and of `more` whatever is there.
-fn sift(fields: &mut Fields, rule: &Rule, more: &[HeaderName]) {
-    let trailers = asks_for_trailers(fields);
-    let (mut ending, mut named) = (rule.ending, Vec::new());
+fn sift(fields: &mut Fields, rule: &Rule, mut ending: Names, more: &[HeaderName]) {
+    let (trailers, mut named) = (asks_for_trailers(fields), Vec::new());
     if fields.has(Name::Connection) {
         let names = fields.texts(Name::Connection).flat_map(|value| value.split(',')).map(|name| name.trim().as_bytes());
         for name in names {
@@ -126,10 +125,14 @@ pub(super) fn asks_for_trailers(fields: &Fields) -> bool {
 /// Takes out of a backend's fields every one that is about its connection, those named by `Connection` included, and what only this
 /// Windward says to its clients.
 ///
-/// `TE: trailers` is put back where the sender said so, and `Trailer` stays, because trailers are forwarded and hyper sends them
-/// only when both are there.
-pub(super) fn strip_hop_by_hop(fields: &mut Fields) {
-    sift(fields, &OF_A_BACKEND, &[]);
+/// `TE: trailers` is put back where the sender said so, and `Trailer` stays for a client that `takes_trailers`: they are forwarded to
+/// it, and over HTTP/1.1 hyper sends those that are named there. No other client gets any, or is told of them.
+pub(super) fn strip_hop_by_hop(fields: &mut Fields, takes_trailers: bool) {
+    let mut ending = OF_A_BACKEND.ending;
+    if !takes_trailers {
+        ending.add(Name::Trailer);
+    }
+    sift(fields, &OF_A_BACKEND, ending, &[]);
 }
 
 /// The one field in which a client of that dialect puts its credential.
@@ -145,12 +148,12 @@ pub(super) const fn credential_field(dialect: Dialect) -> Name {
 /// Makes of a client's fields those that every backend may see: nothing about the connection, no credential, no word to Windward.
 /// `more` are fields in which this plan has a backend's credential, under names that nobody else gives one.
 pub(super) fn clean(fields: &mut Fields, more: &[HeaderName]) {
-    sift(fields, &OF_A_CLIENT, more);
+    sift(fields, &OF_A_CLIENT, OF_A_CLIENT.ending, more);
 }
 
 /// The same for a call whose body is collected and whose answer is read.
 pub(super) fn clean_to_read(fields: &mut Fields, more: &[HeaderName]) {
-    sift(fields, &OF_A_READER, more);
+    sift(fields, &OF_A_READER, OF_A_READER.ending, more);
 }
 
 /// What of the trailers of a client's body may go on. A field that must not come so late is none there, and no credential leaves here
@@ -249,8 +252,11 @@ mod tests {
             ("x-windward-carbon-intensity", "1"),
             ("accept", "*/*"),
         ]);
-        strip_hop_by_hop(&mut headers);
+        let mut silent = headers.clone();
+        strip_hop_by_hop(&mut headers, true);
         assert_eq!(headers.to_map(), map(&[("te", "trailers"), ("trailer", "x-sum"), ("accept", "*/*")]));
+        strip_hop_by_hop(&mut silent, false);
+        assert_eq!(silent.to_map(), map(&[("te", "trailers"), ("accept", "*/*")]));
     }
 
     #[test]

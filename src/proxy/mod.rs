@@ -444,7 +444,7 @@ const MS_REGION: HeaderName = HeaderName::from_static("x-ms-region");
 /// The backend's response with Windward's fields, its body metered.
 fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x: Box<Exchange>) -> Message<ResponseHead, Body> {
     let UpstreamResponse { mut head, body, .. } = response;
-    headers::strip_hop_by_hop(&mut head.fields);
+    headers::strip_hop_by_hop(&mut head.fields, x.takes_trailers);
     x.provider_request_id = Exchange::provider_id(&head.fields);
     let by_azure = x.serving.as_ref().is_some_and(|(backend, _)| backend.dialect == Dialect::AzureOpenai);
     x.evidence = by_azure.then(|| head.fields.get_text(&MS_REGION)).flatten().and_then(evidence::of_azure);

@@ -184,7 +184,7 @@ fn switching(head: &ResponseHead, x: &mut Exchange) -> Response<()> {
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let protocol = head.fields.value(Name::Upgrade);
     let mut fields = head.fields.clone();
-    headers::strip_hop_by_hop(&mut fields);
+    headers::strip_hop_by_hop(&mut fields, false);
     fields.set_text(Name::Connection, "upgrade");
     if let Some(protocol) = protocol {
         fields.set(Name::Upgrade, &protocol);

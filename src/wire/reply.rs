@@ -3,7 +3,7 @@
 //! The counterpart of [`response`](super::response), for requests that were read by [`framing`](super::framing). What frames a
 //! message is decided here by what its body is, and what a service said about it is passed over.
 
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 use super::fields::{Name, Names, line};
 use super::message::ResponseHead;
@@ -47,8 +47,8 @@ pub struct Framed {
 enum Coding {
     /// So many bytes are still to come.
     Length(u64),
-    /// Chunks, and after them trailers of these names.
-    Chunks(Option<Box<[HeaderName]>>),
+    /// Chunks, and after them whatever trailers there are.
+    Chunks,
 }
 
 /// What a head says of framing is written anew.
@@ -71,14 +71,7 @@ pub fn head(
     let length = fields.all(Name::ContentLength).find_map(number);
     let says_close = fields.all(Name::Connection).any(|value| has_option(value, b"close"));
     let keeps_alive = occasion.keeps_alive && !says_close;
-    let has_trailers = !bodyless && !to_head;
-    let trailers: Vec<HeaderName> = fields
-        .all(Name::Trailer)
-        .filter(|_| has_trailers)
-        .flat_map(|value| value.split(|byte| *byte == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        .collect();
-    fields.write(into, if has_trailers { FRAMING } else { FRAMING_AND_TRAILER });
+    fields.write(into, if bodyless || to_head { FRAMING_AND_TRAILER } else { FRAMING });
     if !keeps_alive && !says_close {
         into.extend_from_slice(b"connection: close\r\n");
     }
@@ -90,7 +83,7 @@ pub fn head(
         Size::Unknown if let Some(length) = length => (Coding::Length(length), Some(length)),
         Size::Unknown => {
             into.extend_from_slice(b"transfer-encoding: chunked\r\n");
-            (Coding::Chunks((!trailers.is_empty()).then(|| trailers.into())), None)
+            (Coding::Chunks, None)
         }
     };
     if let Some(length) = said {
@@ -139,8 +132,8 @@ impl Framed {
                 count
             }
             // An empty chunk would be the end.
-            Coding::Chunks(_) if count == 0 => 0,
-            Coding::Chunks(_) => {
+            Coding::Chunks if count == 0 => 0,
+            Coding::Chunks => {
                 chunk_size(into, count);
                 count
             }
@@ -151,19 +144,20 @@ impl Framed {
     pub const fn after(&self) -> &'static [u8] {
         match self.coding {
             Coding::Length(_) => b"",
-            Coding::Chunks(_) => b"\r\n",
+            Coding::Chunks => b"\r\n",
         }
     }
 
-    /// Writes the end of the body; false when it is not the end that was announced, so that the connection has to be.
+    /// Writes the end of the body; false when it is not the end that was announced, so that the connection has to be. Trailers are
+    /// for a client that has asked for them, which its service knows; the head need not have named them (RFC 9110, 6.6.2).
     pub fn end(&mut self, into: &mut Vec<u8>, trailers: Option<HeaderMap>) -> bool {
         match &self.coding {
             Coding::Length(left) => *left == 0,
-            Coding::Chunks(names) => {
+            Coding::Chunks => {
                 into.extend_from_slice(b"0\r\n");
-                if let (Some(names), Some(mut trailers)) = (names, trailers) {
+                if let Some(mut trailers) = trailers {
                     keep_trailers(&mut trailers);
-                    for (name, value) in trailers.iter().filter(|(name, _)| names.contains(name)) {
+                    for (name, value) in &trailers {
                         line(into, name.as_str().as_bytes(), value.as_bytes());
                     }
                 }
@@ -187,7 +181,7 @@ fn chunk_size(into: &mut Vec<u8>, size: usize) {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderName, HeaderValue};
 
     use super::*;
     use crate::wire::fields::Fields;
@@ -216,7 +210,7 @@ mod tests {
         for (method, status, fields, size, head, coding) in [
             (Method::GET, 200, &[][..], Size::Known(5), "200 OK|content-length: 5", Coding::Length(5)),
             (Method::GET, 200, &[], Size::None, "200 OK|content-length: 0", Coding::Length(0)),
-            (Method::GET, 200, &[], Size::Unknown, "200 OK|transfer-encoding: chunked", Coding::Chunks(None)),
+            (Method::GET, 200, &[], Size::Unknown, "200 OK|transfer-encoding: chunked", Coding::Chunks),
             (Method::GET, 200, said, Size::Known(5), "200 OK|content-length: 5", Coding::Length(5)),
             (Method::GET, 200, said, Size::None, "200 OK|content-length: 0", Coding::Length(0)),
             (Method::GET, 200, said, Size::Unknown, "200 OK|content-length: 7", Coding::Length(7)),
@@ -272,12 +266,12 @@ mod tests {
     }
 
     #[test]
-    fn only_trailers_that_were_named_and_may_be_late_are_written() {
-        let (_, mut framed) = written(&Method::GET, 200, &[("trailer", "x-sum, Host"), ("trailer", "x-more")], Size::Unknown);
+    fn trailers_that_may_be_late_are_written_named_or_not() {
+        let (_, mut framed) = written(&Method::GET, 200, &[("trailer", "x-sum, Host")], Size::Unknown);
         let trailers =
             ["x-sum", "host", "x-other", "x-more"].map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1")));
         let mut bytes = Vec::new();
         assert!(framed.end(&mut bytes, Some(trailers.into_iter().collect())));
-        assert_eq!(String::from_utf8(bytes).unwrap(), "0\r\nx-sum: 1\r\nx-more: 1\r\n\r\n");
+        assert_eq!(String::from_utf8(bytes).unwrap(), "0\r\nx-sum: 1\r\nx-other: 1\r\nx-more: 1\r\n\r\n");
     }
 }

@@ -65,8 +65,8 @@ fn configuration(host: &str, port: u16) -> String {
          limits: {{ header_read: 5s, drain_delay: 1ms }}\n\
          policies: [{{ name: in_order, objective: listed_order }}]\n\
          backends:\n\
-         - {{ name: a, url: 'http://{host}:{}', region: aws/eu-north-1 }}\n\
-         - {{ name: b, url: 'http://{}', region: aws/eu-north-1 }}\n\
+         - {{ name: a, url: 'http://{host}:{}', region: aws/eu-north-1, models: [m] }}\n\
+         - {{ name: b, url: 'http://{}', region: aws/eu-north-1, models: [m] }}\n\
          routes: [{{ name: all, policy: in_order, backends: [a, b] }}]\n",
         port,
         Peer::nobody()

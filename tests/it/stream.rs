@@ -308,14 +308,19 @@ fn trailers_pass() {
     let peer = Peer::start(|_, stream| {
         use std::io::Write;
         let _ = stream.write_all(
-            b"HTTP/1.1 200 OK\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-sum: 42\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-other: 7\r\nset-cookie: a=b\r\nx-sum: 42\r\n\r\n",
         );
         Then::Next
     });
     let proxy = Harness::start(&[("a", peer.address, "")], "");
     let mut client = Client::connect(proxy.address);
     client.get("/v1/files/f/content", "te: trailers\r\nconnection: te\r\n");
-    assert!(client.read_until("x-sum: 42\r\n").contains("ok"));
+    let seen = client.read_until("x-sum: 42\r\n\r\n");
+    assert!(seen.contains("ok") && seen.contains("trailer: x-sum\r\n"), "{seen}");
+    assert!(
+        seen.contains("0\r\nx-other: 7\r\nx-sum") && !seen.contains("set-cookie"),
+        "those that nobody announced, too: {seen}"
+    );
     assert_eq!(peer.next().field("te"), Some("trailers"));
     assert_eq!(proxy.record()["ended"], "complete");
 }
@@ -363,6 +368,10 @@ fn trailers_pass_over_http2_where_they_are_asked_for_and_only_what_may_come_late
 #[test]
 fn only_a_websocket_becomes_a_tunnel() {
     let peer = Peer::answering("200 OK", "{}");
+    let mut client = Client::connect(proxy.address);
+    client.get("/v1/files/f/content", "");
+    let seen = client.read_until("0\r\n\r\n");
+    assert!(!seen.to_ascii_lowercase().contains("trailer:") && !seen.contains("x-sum"), "{seen}");
     let proxy = Harness::start(&[("a", peer.address, "")], "");
     let mut client = Client::connect(proxy.address);
     client.get("/v1/realtime", "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n");
