@@ -305,10 +305,15 @@ impl Exchange {
 
     /// Whether a backend lies inside the residency of the route's policy, of the key's, and of what the request asked for.
     pub(super) fn may_serve(&self, backend: BackendId) -> bool {
+        let outside_asked = self.narrowed.as_ref().is_some_and(|asked| asked.outside.binary_search(&backend).is_ok());
+        !outside_asked && self.is_let_serve(backend)
+    }
+
+    /// The same without what the request asked for.
+    pub(super) fn is_let_serve(&self, backend: BackendId) -> bool {
         let outside_route = self.route().is_some_and(|route| route.outside.contains(&backend));
         let own = self.key().and_then(|key| key.policy.as_ref());
-        let outside_asked = self.narrowed.as_ref().is_some_and(|asked| asked.outside.binary_search(&backend).is_ok());
-        !outside_route && !outside_asked && own.is_none_or(|own| own.outside.binary_search(&backend).is_err())
+        !outside_route && own.is_none_or(|own| own.outside.binary_search(&backend).is_err())
     }
 
     /// The dialect in which the client is answered: that of its route, or else what its request looks like.

@@ -37,7 +37,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, Request, Response, Version};
@@ -48,7 +48,7 @@ use tokio_util::task::TaskTracker;
 use crate::affinity::{Session, SessionKey, Warm};
 use crate::backend::BackendId;
 use crate::clock::Clock;
-use crate::decide::{Decision, NoCandidate, Outcome, Standing, Waiting, decide, decide_in_time};
+use crate::decide::{Decision, Outcome, Waiting, decide, decide_in_time};
 use crate::dialect::Dialect;
 use crate::live::{HedgeBudget, RetryBudget};
 use crate::policy::Policy;
@@ -391,7 +391,7 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
     };
     x.turn = turn;
     x.deployments = Some(deployments);
-    match outcome.map_err(|why| no_candidate(why, x, now))? {
+    match outcome.map_err(|why| Error::no_candidate(why, x, now))? {
         Outcome::Serve(decision) => x.decision = Some(decision),
         Outcome::Hold(span) => return Ok(Some(span)),
         Outcome::Shed => return Err(Error::Shed),
@@ -415,27 +415,6 @@ fn shadowed(x: &Exchange, deployments: &[Deployment], question: &Question<'_>, s
     }
     let decision = decide(policy, streamed, &candidates, question.turn).ok();
     Some(Box::new(Shadowed { candidates, decision }))
-}
-
-/// Why nobody may serve it: where only those are left that it cannot be translated for, that is what its client can mend.
-fn no_candidate(why: NoCandidate, x: &Exchange, now: Instant) -> Error {
-    let untranslatable = matches!(why, NoCandidate::AllExcluded { no_capacity: 0, .. })
-        && x.candidates.iter().any(|candidate| candidate.standing == Standing::Untranslatable);
-    let refusal = untranslatable.then(|| x.untranslatable()).flatten();
-    refusal.unwrap_or_else(|| Error::NoCandidate { why, after: room_after(x, now) })
-}
-
-/// When the first of the candidates without room may have some: when it said, or soon where it is only full of our own requests.
-fn room_after(x: &Exchange, now: Instant) -> Duration {
-    let all = x.candidates.iter().zip(x.deployments.iter().flat_map(|all| all.iter()));
-    let full = all.filter(|(candidate, _)| candidate.standing == Standing::NoCapacity);
-    let spans = full.map(|(candidate, deployment)| {
-        let live = x.snapshot.live(candidate.backend);
-        let of_model = live.model(&deployment.model).map_or(0, |model| model.full_for_ms(live.millis(now)));
-        let longest = live.full_for(now).unwrap_or_default().max(Duration::from_millis(of_model));
-        if longest.is_zero() { SOON } else { longest }
-    });
-    spans.min().unwrap_or(SOON)
 }
 
 /// Where Azure says that it worked.

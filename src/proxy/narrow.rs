@@ -95,6 +95,12 @@ pub(super) fn narrow(x: &mut Exchange, fields: &Fields) -> Result<(), Error> {
     Ok(())
 }
 
+/// What to say where nobody may serve it who could: something only if some would be let, and the request itself has left them out.
+pub(super) fn left_nobody(x: &Exchange, mut could: impl Iterator<Item = BackendId>) -> Option<Error> {
+    let left_out = could.any(|backend| x.is_let_serve(backend) && !x.may_serve(backend));
+    left_out.then_some(Error::BadNarrowing("x-windward-residency leaves out every backend that could serve this request"))
+}
+
 /// Whether under that objective a request might cost what its policy would not have paid.
 fn spends_more(policy: &Policy, asked: Objective) -> bool {
     let heeds = match asked {

@@ -3,12 +3,14 @@
 //! An error answers four questions: whose fault it is, whether it is worth another try, what the client sees, and what the log
 //! says. The client sees a stable code and a sentence without inner names; the log has the code and, on the attempt, the cause.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::decide::NoCandidate;
+use super::exchange::Exchange;
+use super::narrow;
+use crate::decide::{NoCandidate, Standing};
 use crate::dialect::Dialect;
 use crate::wire::bedrock::{self, ERROR_TYPE};
 use crate::wire::error::error_body;
@@ -88,7 +90,7 @@ pub enum Error {
     #[error("all backends are too busy to answer in time")]
     Shed,
     /// Every candidate is excluded.
-    #[error("no backend can take the request: {why}")]
+    #[error("{why}")]
     NoCandidate {
         /// Why not.
         why: NoCandidate,
@@ -119,6 +121,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// Why nobody may serve it: where only those are left that it cannot be translated for, or that its client left out, that is what
+    /// the client can mend.
+    pub(super) fn no_candidate(why: NoCandidate, x: &Exchange, now: Instant) -> Self {
+        let is_for_ever = matches!(why, NoCandidate::AllExcluded { no_capacity: 0, .. });
+        let untranslatable = || {
+            let any = x.candidates.iter().any(|candidate| candidate.standing == Standing::Untranslatable);
+            any.then(|| x.untranslatable()).flatten()
+        };
+        let mendable = || untranslatable().or_else(|| narrow::left_nobody(x, x.candidates.iter().map(|it| it.backend)));
+        let refusal = is_for_ever.then(mendable).flatten();
+        refusal.unwrap_or_else(|| Self::NoCandidate { why, after: room_after(x, now) })
+    }
+
     /// The status.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -230,6 +245,19 @@ impl Error {
         }
         response
     }
+}
+
+/// When the first of the candidates without room may have some: when it said, or soon where it is only full of our own requests.
+fn room_after(x: &Exchange, now: Instant) -> Duration {
+    let all = x.candidates.iter().zip(x.deployments.iter().flat_map(|all| all.iter()));
+    let full = all.filter(|(candidate, _)| candidate.standing == Standing::NoCapacity);
+    let spans = full.map(|(candidate, deployment)| {
+        let live = x.snapshot.live(candidate.backend);
+        let of_model = live.model(&deployment.model).map_or(0, |model| model.full_for_ms(live.millis(now)));
+        let longest = live.full_for(now).unwrap_or_default().max(Duration::from_millis(of_model));
+        if longest.is_zero() { SOON } else { longest }
+    });
+    spans.min().unwrap_or(SOON)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use super::provenance::{self, Provenance};
 use super::reject::Error;
 use super::request_body::RequestBody;
 use super::upload::{self, Cleaned, Late, Paced, Turn};
-use super::{Answer, Received, address, decorate, headers, intake, signature, translated};
+use super::{Answer, Received, address, decorate, headers, intake, narrow, relay, signature, translated};
 use crate::backend::{Backend, BackendId, Credential, Timeouts};
 use crate::decide::NoCandidate;
 use crate::record::Ended;
@@ -41,7 +41,8 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
     // Whatever lives at home, a place that is not allowed is not traded for it.
     if !x.may_serve(home) {
         let why = NoCandidate::AllExcluded { no_capacity: 0, outside_residency: 1 };
-        return Err(Error::NoCandidate { why, after: super::SOON });
+        let refusal = narrow::left_nobody(x, std::iter::once(home));
+        return Err(refusal.unwrap_or(Error::NoCandidate { why, after: super::SOON }));
     }
     if !backend.dialect.is_kin_of(x.dialect()) {
         return Err(Error::Untranslatable(Box::new(translated::no_such_call(x))));

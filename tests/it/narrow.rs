@@ -48,8 +48,15 @@ fn where_nobody_may_serve_what_was_asked_nobody_is_asked() {
     let (dirty, clean) = (Peer::answering("200 OK", OK), Peer::answering("200 OK", OK));
     let proxy = two(&dirty, &clean, "", "");
     let (status, record) = served(&proxy, "x-windward-residency: JP\r\n");
-    assert_eq!((status, &record["error"]), (503, &"no_candidate".into()));
+    assert_eq!((status, &record["error"]), (400, &"bad_narrowing".into()), "its client can mend it");
     assert_eq!(record["decision"]["candidates"][0]["verdict"], "outside_residency");
+    let mut client = Client::connect(proxy.address);
+    client.get("/v1/files/f", "x-windward-residency: JP\r\n");
+    let answer = client.answer();
+    let said = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert_eq!((answer.status, answer.field("retry-after")), (400, None));
+    assert_eq!(said, "x-windward-residency leaves out every backend that could serve this request");
+    proxy.record();
     for bad in [
         "x-windward-latency-budget: 500\r\n",
         "x-windward-latency-budget: 0s\r\n",
@@ -61,6 +68,22 @@ fn where_nobody_may_serve_what_was_asked_nobody_is_asked() {
         assert_eq!((status, &record["error"]), (400, &"bad_narrowing".into()), "{bad}");
     }
     assert_eq!(dirty.connections() + clean.connections(), 0);
+}
+
+#[test]
+fn what_the_policy_leaves_out_is_no_fault_of_the_client() {
+    let (dirty, clean) = (Peer::answering("200 OK", OK), Peer::answering("200 OK", OK));
+    let proxy = Harness::of(|log| {
+        let text = super::support::text(log, "", &[("a", dirty.address, ""), ("b", clean.address, "")], "policy: standard");
+        text.replace("{ name: in_order,", "{ name: far, residency: [JP] }\n  - { name: in_order,")
+            .replace("policy: standard", "policy: far")
+    });
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "x-windward-residency: US\r\n", BODY);
+    let answer = client.answer();
+    let said = answer.json()["error"].clone();
+    assert_eq!((answer.status, &said["code"], answer.field("retry-after")), (503, &"no_candidate".into(), None));
+    assert_eq!(said["message"], "no backend may serve this request: 0 without capacity, 2 outside the residency");
 }
 
 #[test]
