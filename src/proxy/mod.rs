@@ -299,8 +299,9 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
         Box::pin(intake::verify(request, x)).await?;
     }
     let (operation, named) = match call {
-        Call::Models => return Ok(Answer::Own(models::list(x, None)?)),
-        Call::Model(name) => return Ok(Answer::Own(models::list(x, Some(&name))?)),
+        Call::Models if let Some(own) = models::list(x)? => return Ok(Answer::Own(own)),
+        Call::Model(name) if let Some(own) = models::one(x, &name)? => return Ok(Answer::Own(own)),
+        Call::Models | Call::Model(_) => return Box::pin(through::stream(request, route.home, x)).await,
         Call::MethodNotAllowed { allow } => return Err(Error::MethodNotAllowed { allow }),
         Call::Home => {
             let keeper = Box::pin(pinned::of_call(request, below, x)).await?;

@@ -200,3 +200,26 @@ fn the_record_says_which_model_answered_by_the_backends_own_word() {
         );
     }
 }
+
+#[test]
+fn a_backend_that_takes_any_model_is_asked_which_there_are() {
+    const THEIRS: &str = r#"{"object":"list","data":[{"id":"theirs"}]}"#;
+    let (any, named) = (Peer::answering("200 OK", THEIRS), Peer::answering("200 OK", "{}"));
+    let ask = |proxy: &Harness, path: &str| {
+        let mut client = Client::connect(proxy.address);
+        client.get(path, "");
+        let answer = client.answer();
+        (answer.status, answer.text())
+    };
+    let proxy = Harness::start(&[("any", any.address, "")], "");
+    assert_eq!(ask(&proxy, "/v1/models"), (200, THEIRS.to_owned()));
+    assert_eq!(any.next().head.lines().next(), Some("GET /base/models HTTP/1.1"));
+    assert_eq!(proxy.record()["attempts"][0]["outcome"], "answered");
+    assert_eq!(ask(&proxy, "/v1/models/theirs").0, 200);
+    assert_eq!(any.next().head.lines().next(), Some("GET /base/models/theirs HTTP/1.1"));
+    let proxy = Harness::start(&[("named", named.address, "models: [m]"), ("any", any.address, "")], "");
+    let (status, list) = ask(&proxy, "/v1/models");
+    assert!(status == 200 && list.contains("\"m\""), "what the file names is told without asking: {list}");
+    assert_eq!(ask(&proxy, "/v1/models/other").0, 404, "its home lists what it has");
+    assert_eq!(named.connections(), 0);
+}
