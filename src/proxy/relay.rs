@@ -35,6 +35,8 @@ const BACKEND_ERROR_EVENT: &str = "backend_error_event";
 const REQUEST_ERROR_EVENT: &str = "request_error_event";
 /// The code of an exchange that had its time, although its backend was never silent for too long.
 pub(super) const NO_END: &str = "total_timeout";
+/// .. and of one whose backend was.
+pub(super) const SILENT: &str = "idle_timeout";
 /// The same of an answer in one piece that is an error under a status of success.
 const BACKEND_ERROR_BODY: &str = "backend_error_body";
 const REQUEST_ERROR_BODY: &str = "request_error_body";
@@ -371,7 +373,7 @@ impl Metered {
             let silent_until = self.progress + self.idle;
             let until = silent_until.min(self.deadline);
             if now >= until {
-                self.exchange.error = (now < silent_until).then_some(NO_END);
+                self.exchange.error = Some(if now < silent_until { NO_END } else { SILENT });
                 self.finish(Ended::TimedOut);
                 return Poll::Ready(Some(Err(Cut::TimedOut)));
             }

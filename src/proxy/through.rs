@@ -223,7 +223,10 @@ impl Tunnel {
                     Err(Side::Client) => Ended::ClientGone,
                     Err(Side::Backend) => Ended::UpstreamBroke,
                 },
-                () = until_idle(idle, carried) => Ended::TimedOut,
+                () = until_idle(idle, carried) => {
+                    x.error = Some(relay::SILENT);
+                    Ended::TimedOut
+                }
             };
             x.request_bytes = up.load(Relaxed);
             x.response_bytes = down.load(Relaxed);
