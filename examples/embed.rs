@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use windward::clock::{Clock, RuntimeClock, SystemClock};
@@ -44,6 +45,7 @@ fn proxy(backend: SocketAddr) -> Result<Proxy, Error> {
         upstreams: Upstreams::new(tcp(Names::of_this_system(), || Ok(())), system_roots, tasks.clone(), Arc::clone(&clock)),
         log: AccessLog::off(Identity::new("embedded", 0)),
         metrics: Arc::new(Metrics::default()),
+        cut: CancellationToken::new(),
         run: 0,
         tasks,
         clock,

@@ -30,6 +30,7 @@ use crate::wire::{self, Operation};
 /// Closes the books of an exchange that found its route.
 pub(super) fn close(x: &mut Exchange) {
     let now = x.over.unwrap_or_else(|| x.shared.clock.monotonic());
+    x.tell_cut_from_gone();
     // Of two that were asked at once both were going on.
     for attempt in x.attempts.iter_mut().filter(|attempt| attempt.outcome == AttemptOutcome::Abandoned) {
         attempt.ended = now;
@@ -53,7 +54,7 @@ pub(super) fn close(x: &mut Exchange) {
 /// An attempt whose answer did not come to its end did not answer: what its head had promised is taken back.
 fn cut_short(attempt: &mut Attempt, ended: Ended, now: Instant) {
     let outcome = match ended {
-        Ended::ClientGone => AttemptOutcome::Abandoned,
+        Ended::ClientGone | Ended::Drained => AttemptOutcome::Abandoned,
         Ended::UpstreamBroke => AttemptOutcome::Broken,
         Ended::TimedOut => AttemptOutcome::TimedOut,
         Ended::Complete | Ended::Rejected => return,
@@ -98,7 +99,7 @@ fn judge(x: &Exchange, now: Instant) {
         Ended::TimedOut if x.error == Some(relay::NO_END) => {}
         Ended::UpstreamBroke | Ended::TimedOut => live.failed(now, || x.remedy(backend.id, now)),
         Ended::Complete if !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS => live.succeeded(now),
-        Ended::Complete | Ended::ClientGone | Ended::Rejected => {}
+        Ended::Complete | Ended::ClientGone | Ended::Drained | Ended::Rejected => {}
     }
 }
 

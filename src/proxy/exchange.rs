@@ -359,7 +359,14 @@ impl Exchange {
 
     /// Whether a status went to the client, as far as can be known: not when it left before a byte of the answer.
     pub(super) fn has_answered(&self) -> bool {
-        self.ended != Ended::ClientGone || self.response_bytes > 0
+        !matches!(self.ended, Ended::ClientGone | Ended::Drained) || self.response_bytes > 0
+    }
+
+    /// What is cut at the end of a drain is dropped, as by a client that leaves. Asking takes a lock, so only what was dropped asks.
+    pub(super) fn tell_cut_from_gone(&mut self) {
+        if self.ended == Ended::ClientGone && self.error.is_none() && self.shared.cut.is_cancelled() {
+            self.ended = Ended::Drained;
+        }
     }
 
     /// The request is signed with the key that it named.

@@ -43,6 +43,7 @@ use bytes::Bytes;
 use http::{HeaderName, Request, Response, Version};
 use http_body::Body as _;
 use http_body_util::Full;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::affinity::{Session, SessionKey, Warm};
@@ -90,6 +91,8 @@ pub struct Shared {
     pub log: AccessLog,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Cancelled before the workers drop what is still open.
+    pub cut: CancellationToken,
     /// Request bodies being held, and requests that only claim to be signed.
     buffered: Arc<Pool>,
     /// Tells this run's ids from another's.
@@ -124,6 +127,8 @@ pub struct Parts {
     pub log: AccessLog,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Cancelled by whoever ends all of it, before what is still open is dropped.
+    pub cut: CancellationToken,
     /// Random; tells this run's ids from those of an earlier one.
     pub run: u32,
 }
@@ -180,14 +185,14 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy over these parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { state, clock, upstreams, tasks, log, metrics, run } = parts;
+        let Parts { state, clock, upstreams, tasks, log, metrics, cut, run } = parts;
         let (buffered, counter) = (Arc::default(), AtomicU32::new(0));
         let turns = std::array::from_fn(|_| AtomicU32::new(0));
         let retries = RetryBudget::new(clock.monotonic());
         let (pseudonym, hedges, session_key) = (Pseudonym::new(run), Default::default(), intake::session_key(run));
         #[rustfmt::skip]
         let shared = Shared {
-            state, clock, upstreams, tasks, log, metrics, buffered, run, retries, counter, turns, pseudonym, hedges, session_key,
+            state, clock, upstreams, tasks, log, metrics, cut, buffered, run, retries, counter, turns, pseudonym, hedges, session_key,
         };
         // Drawn apart from the other, which is kept nowhere.
         shared.state.load().pins().begin(intake::session_key(run));

@@ -40,6 +40,8 @@ pub enum Ended {
     Complete,
     /// The client hung up.
     ClientGone,
+    /// The gateway was told to end, and it was still open when that had to be.
+    Drained,
     /// The backend broke off, or said within its stream that it failed.
     UpstreamBroke,
     /// A time limit passed.
@@ -50,13 +52,15 @@ pub enum Ended {
 
 impl Ended {
     /// Each of them.
-    pub const ALL: [Self; 5] = [Self::Complete, Self::ClientGone, Self::UpstreamBroke, Self::TimedOut, Self::Rejected];
+    pub const ALL: [Self; 6] =
+        [Self::Complete, Self::ClientGone, Self::Drained, Self::UpstreamBroke, Self::TimedOut, Self::Rejected];
 
     /// The word in the log.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "complete",
             Self::ClientGone => "client_gone",
+            Self::Drained => "drained",
             Self::UpstreamBroke => "upstream_broke",
             Self::TimedOut => "timed_out",
             Self::Rejected => "rejected",

@@ -93,7 +93,7 @@ fn readiness(context: &Context) -> Response<Full<Bytes>> {
 }
 
 fn metrics(context: &Context) -> Response<Full<Bytes>> {
-    let Shared { state, metrics, log, clock } = &context.shared;
+    let Shared { state, metrics, log, clock, .. } = &context.shared;
     let text = metrics.render(&state.load(), log, clock.wall());
     let mut response = Response::new(Full::from(text));
     response.headers_mut().insert(CONTENT_TYPE, OPENMETRICS);

@@ -49,6 +49,7 @@ pub fn start_proxy(mut serve: Serve) -> Result<Handle, StartError> {
             tasks,
             log: AccessLog::clone(&shared.log),
             metrics: Arc::clone(&shared.metrics),
+            cut: shared.cut.clone(),
             run: fastrand::u32(1..),
         });
         move |peer| Lean(proxy.serving(Client { address: peer.address, tls: peer.tls, trusted: peer.trusted }))

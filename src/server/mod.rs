@@ -81,6 +81,8 @@ pub struct Shared {
     pub log: AccessLog,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Cancelled before what is still open at the drain's deadline is dropped.
+    pub cut: CancellationToken,
 }
 
 /// Why nothing was started.
@@ -157,7 +159,7 @@ where
     let datagrams = boot.peers.as_ref().map(|peers| listener::bind_datagrams(peers.listen, "peers.listen")).transpose()?;
     let (log, writer) = AccessLog::start(&boot.access_log, identity)?;
     let metrics = Arc::new(Metrics::default());
-    let shared = Shared { state, metrics, log, clock };
+    let shared = Shared { state, metrics, log, clock, cut: CancellationToken::new() };
     let service = make(&shared);
     let common = Common {
         state: Arc::clone(&shared.state),
@@ -166,7 +168,7 @@ where
         open: Arc::new(AtomicUsize::new(0)),
         descriptors,
         stop: CancellationToken::new(),
-        cut: CancellationToken::new(),
+        cut: shared.cut.clone(),
     };
     let addresses = bound.iter().map(|bound| bound.address).collect();
     let admin_address = admin.as_ref().map(std::net::TcpListener::local_addr).transpose()?;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use windward::clock::{Clock, SystemClock};
 use windward::config::{Env, Files, LogTarget};
@@ -59,7 +60,6 @@ fn every_fault_has_its_code_and_goes_nowhere() {
 }
 
 #[test]
-#[test]
 fn what_is_no_request_at_all_is_the_fault_of_who_sent_it() {
     let peer = Peer::answering("200 OK", "{}");
     let proxy = Harness::start(&[("a", peer.address, "")], "");
@@ -75,6 +75,7 @@ fn what_is_no_request_at_all_is_the_fault_of_who_sent_it() {
     }
 }
 
+#[test]
 fn a_body_over_the_limit_is_refused_before_it_is_read() {
     let peer = Peer::answering("200 OK", "{}");
     let proxy = Harness::with("limits: { body: 1KiB }", &[("a", peer.address, "")], "");
@@ -106,6 +107,7 @@ fn what_a_head_is_refused_for_is_known_without_its_body_and_asking_leaves_no_tra
         upstreams: Upstreams::new(tcp(Names::of_this_system(), || Ok(())), system_roots, tasks.clone(), Arc::clone(&clock)),
         log: log.clone(),
         metrics: Arc::clone(&metrics),
+        cut: CancellationToken::new(),
         run: 0,
         tasks,
         clock,

@@ -268,6 +268,51 @@ fn a_client_that_leaves_cancels_the_backend_at_once() {
 }
 
 #[test]
+fn what_the_drain_cuts_is_not_the_clients_doing() {
+    let peer = Peer::start(|seen, stream| {
+        if seen.json()["stream"] == true {
+            begin_events(stream);
+            chunk(stream, FIRST.as_bytes());
+        }
+        wait_for_close(stream);
+        Then::Close
+    });
+    let proxy = Harness::with("limits: { drain_delay: 0s, drain_deadline: 1ms }", &[("a", peer.address, "")], "");
+    let ask = |body: &str| {
+        let mut client = Client::connect(proxy.address);
+        client.post("/v1/chat/completions", "", body);
+        client
+    };
+    let mut stream = ask(STREAM);
+    stream.read_until("Hel");
+    let _whole = ask(r#"{"model":"m"}"#);
+    (peer.next(), peer.next());
+    let (records, ended) = proxy.stop_and_read();
+    assert!(!ended.drained && ended.log_complete && records.len() == 2, "{records:?}");
+    for record in &records {
+        assert_eq!((&record["ended"], record.get("error")), (&"drained".into(), None), "{record}");
+        assert_eq!(record["attempts"][0]["outcome"], "abandoned");
+        assert!(record["emissions"]["waste_grams"].as_f64().unwrap() > 0.0, "{record}");
+    }
+}
+
+#[test]
+fn a_stream_that_falls_silent_says_so_in_its_line() {
+    let peer = Peer::start(|_, stream| {
+        begin_events(stream);
+        chunk(stream, FIRST.as_bytes());
+        wait_for_close(stream);
+        Then::Close
+    });
+    let proxy = Harness::start(&[("a", peer.address, "timeouts: { idle: 50ms }")], "");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", STREAM);
+    client.read_until("Hel");
+    let record = proxy.record();
+    assert_eq!((&record["ended"], &record["error"]), (&"timed_out".into(), &"idle_timeout".into()), "{record}");
+}
+
+#[test]
 fn a_client_that_leaves_when_the_stream_says_it_is_over_had_its_answer() {
     let peer = Peer::start(|_, stream| {
         begin_events(stream);
@@ -323,6 +368,10 @@ fn trailers_pass() {
     );
     assert_eq!(peer.next().field("te"), Some("trailers"));
     assert_eq!(proxy.record()["ended"], "complete");
+    let mut client = Client::connect(proxy.address);
+    client.get("/v1/files/f/content", "");
+    let seen = client.read_until("0\r\n\r\n");
+    assert!(!seen.to_ascii_lowercase().contains("trailer:") && !seen.contains("x-sum"), "{seen}");
 }
 
 /// Over HTTP/2 hyper sends whatever trailers it is given, asked for or not.
@@ -368,10 +417,6 @@ fn trailers_pass_over_http2_where_they_are_asked_for_and_only_what_may_come_late
 #[test]
 fn only_a_websocket_becomes_a_tunnel() {
     let peer = Peer::answering("200 OK", "{}");
-    let mut client = Client::connect(proxy.address);
-    client.get("/v1/files/f/content", "");
-    let seen = client.read_until("0\r\n\r\n");
-    assert!(!seen.to_ascii_lowercase().contains("trailer:") && !seen.contains("x-sum"), "{seen}");
     let proxy = Harness::start(&[("a", peer.address, "")], "");
     let mut client = Client::connect(proxy.address);
     client.get("/v1/realtime", "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n");

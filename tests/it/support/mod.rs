@@ -141,6 +141,15 @@ impl Harness {
         std::fs::rename(&next, &self.file).unwrap();
     }
 
+    /// Stops it, and gives the lines that were not read yet, and how it went.
+    pub(crate) fn stop_and_read(mut self) -> (Vec<serde_json::Value>, windward::server::Ended) {
+        let handle = self.handle.take().unwrap();
+        handle.shutdown();
+        let ended = handle.join();
+        let records = self.records.get_mut().unwrap();
+        (records.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect(), ended)
+    }
+
     /// Stops it and says how that went.
     pub(crate) fn stop(mut self) -> windward::server::Ended {
         let handle = self.handle.take().unwrap();
