@@ -22,6 +22,7 @@ const EVENT_BYTES: usize = 4096;
 
 /// Counts the events that carry output, and keeps the first error.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts apart from each other, of which each event looks at one")]
 pub(super) struct Events {
     pub(super) operation: Operation,
     borders: EventBorders,
