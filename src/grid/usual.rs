@@ -85,7 +85,7 @@ impl Usual {
 }
 
 fn of_day(hour: i64) -> usize {
-    hour.rem_euclid(HOURS as i64) as usize
+    hour.rem_euclid(24) as usize
 }
 
 #[cfg(test)]
