@@ -89,7 +89,6 @@ fn of_day(hour: i64) -> usize {
 }
 
 #[cfg(test)]
-#[expect(clippy::float_cmp, reason = "these numbers are exact")]
 mod tests {
     use std::sync::Arc;
 

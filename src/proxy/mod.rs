@@ -306,13 +306,12 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
     let (operation, named) = match call {
         Call::Models if let Some(own) = models::list(x)? => return Ok(Answer::Own(own)),
         Call::Model(name) if let Some(own) = models::one(x, &name)? => return Ok(Answer::Own(own)),
-        Call::Models | Call::Model(_) => return Box::pin(through::stream(request, route.home, x)).await,
         Call::MethodNotAllowed { allow } => return Err(Error::MethodNotAllowed { allow }),
         Call::Home => {
             let keeper = Box::pin(pinned::of_call(request, below, x)).await?;
             return Box::pin(through::stream(request, keeper.unwrap_or(route.home), x)).await;
         }
-        Call::Stream => return Box::pin(through::stream(request, route.home, x)).await,
+        Call::Models | Call::Model(_) | Call::Stream => return Box::pin(through::stream(request, route.home, x)).await,
         Call::Inference(operation) => (operation, None),
         Call::Named(named) => (named.operation, Some(named)),
     };

@@ -244,14 +244,13 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
+    use crate::clock::{Clock as _, SystemClock};
     use crate::state::Snapshot;
     use crate::testing::{ANY_PORT, plan};
 
     fn bind(listener: &Listener, index: usize, workers: usize) -> Result<Bound, BindError> {
-        let state = State::new(Snapshot::first(Arc::new(plan()), Instant::now()));
+        let state = State::new(Snapshot::first(Arc::new(plan()), SystemClock.monotonic()));
         super::bind(listener, index, workers, &Arc::new(state))
     }
 
