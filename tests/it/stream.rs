@@ -95,7 +95,9 @@ fn options_that_do_nothing_by_themselves_change_nothing_for_the_client() {
     let said = with(",\"usage\":{\"prompt_tokens\":11,\"completion_tokens\":1}");
     let peer = Peer::start(move |_, stream| {
         begin_events(stream);
-        [&*said, USAGE, DONE].iter().for_each(|event| chunk(stream, event.as_bytes()));
+        for event in [&*said, USAGE, DONE] {
+            chunk(stream, event.as_bytes());
+        }
         end_chunks(stream);
         Then::Next
     });
