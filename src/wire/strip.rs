@@ -16,8 +16,9 @@ use super::events::members;
 use super::json::{USAGE, USAGE_KEY, after};
 use super::sse::{EventBorders, data_lines};
 
-/// Most bytes of an unfinished event that are held back. The event to be taken out has less than a thousand; a larger one is some
-/// other, and passes as it comes. Every open stream may hold as much, and a client may leave hundreds of them unread.
+/// Most bytes of an unfinished event that are held back. The event of usage alone has less than a thousand; a larger one that comes in
+/// pieces is some other and passes as it comes, also with what it says of usage beside its choices. Every open stream may hold as much,
+/// and a client may leave hundreds of them unread.
 const HELD_BYTES: usize = 64 << 10;
 
 /// Strips the usage event from one stream of chat or text completions.
@@ -29,7 +30,6 @@ pub struct UsageStripper {
     /// The present event outgrew the bound and is being passed on.
     passing: bool,
     last_was_stripped: bool,
-    passed_unread: bool,
     asked_for: AskedFor,
 }
 
@@ -123,11 +123,6 @@ impl UsageStripper {
         out
     }
 
-    /// Whether an event was too large to be held and passed on unread.
-    pub const fn passed_unread(&self) -> bool {
-        self.passed_unread
-    }
-
     /// Gives out the chunk from `keep` up to `event`, where an event begins (or goes on) that the chunk does not finish, and holds
     /// the rest.
     fn hold(&mut self, chunk: &Bytes, event: usize, keep: usize, out: &mut SmallVec<[Bytes; 4]>) {
@@ -139,7 +134,6 @@ impl UsageStripper {
                 out.push(self.held.split().freeze());
             }
             self.passing = true;
-            self.passed_unread = true;
             return push(out, chunk, keep..chunk.len());
         }
         push(out, chunk, keep..event);
@@ -309,10 +303,8 @@ mod tests {
         let mut stripper = UsageStripper::new();
         assert!(stripper.feed(&Bytes::from_static(b"data: ")).is_empty());
         assert_eq!(stripper.feed(&Bytes::from_static(b"1\n\ndata")).concat(), b"data: 1\n\n");
-        assert!(!stripper.passed_unread());
         let huge = Bytes::from(vec![b'x'; HELD_BYTES]);
         assert_eq!(stripper.feed(&huge).iter().map(Bytes::len).sum::<usize>(), HELD_BYTES + 4);
-        assert!(stripper.passed_unread());
         assert_eq!(stripper.feed(&Bytes::from_static(b"x")).concat(), b"x");
         let next = Bytes::from(format!("\n\n{USAGE_EVENT}\n\ndata: 2\n\n"));
         assert_eq!(stripper.feed(&next).concat(), b"\n\ndata: 2\n\n");
@@ -324,18 +316,24 @@ mod tests {
             before in prop::collection::vec("[a-z{}\" ]{0,20}", 0..4), after in prop::collection::vec("[a-z]{0,20}", 0..3),
             line_end in prop::sample::select(&["\n", "\r\n", "\r"][..]), last_is_ended in any::<bool>(),
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8), by_bytes in any::<bool>(),
+            of_each in any::<bool>(),
         ) {
             let event = |text: &String| format!("event: x{line_end}data: {text}{line_end}{line_end}");
             let before: String = before.iter().map(event).collect();
             let mut after: String = after.iter().map(event).collect();
             if !last_is_ended { after.push_str("data: cut"); }
-            let stream = format!("{before}{USAGE_EVENT}{line_end}{line_end}{after}");
+            let end = format!("{line_end}{line_end}");
+            let of_choice = |usage: &str| if of_each { format!("data: {{\"choices\":[{{}}]{usage},\"b\":2}}{end}") } else { String::new() };
+            let (said, unsaid) = (of_choice(r#","usage":{"a":1}"#), of_choice(""));
+            let stream = format!("{said}{before}{said}{USAGE_EVENT}{end}{said}{after}");
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
             cuts.extend([0, stream.len()]);
             if by_bytes { cuts.extend(0..stream.len()); }
             cuts.sort_unstable();
             let chunks: Vec<&[u8]> = cuts.windows(2).map(|cut| &stream.as_bytes()[cut[0]..cut[1]]).collect();
-            prop_assert_eq!(String::from_utf8(strip(&chunks)).expect("text"), format!("{before}{after}"));
+            let stripper = if of_each { UsageStripper::of_each() } else { UsageStripper::new() };
+            let left = String::from_utf8(strip_by(stripper, &chunks)).expect("text");
+            prop_assert_eq!(left, format!("{unsaid}{before}{unsaid}{unsaid}{after}"));
         }
 
         #[test]
@@ -347,6 +345,9 @@ mod tests {
             cuts.sort_unstable();
             let chunks: Vec<&[u8]> = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect();
             prop_assert_eq!(strip(&chunks), stream);
+            let whole = strip_by(UsageStripper::of_each(), &[stream]);
+            prop_assert_eq!(&strip_by(UsageStripper::of_each(), &chunks), &whole, "cuts make no difference");
+            prop_assert!(may_have_usage(stream) || whole == stream);
         }
     }
 }
