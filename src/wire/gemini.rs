@@ -110,7 +110,8 @@ fn objects(array: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let from = skip_space(array, at?);
         let is_object = array.get(from) == Some(&b'{');
-        let Walk::Ended(end) = Some(Nest::default().walk(array, from)).filter(|_| is_object)? else { return None };
+        // Only an opening bracket begins a nest.
+        let Walk::Ended(end) = is_object.then(|| Nest::default().walk(array, from))? else { return None };
         at = after(array, end, b',');
         array.get(from..end)
     })
@@ -300,6 +301,13 @@ mod tests {
         assert_eq!(read(&[r#"{"promptTokenCount":9,"totalTokenCount":9}"#]), Some((Some(9), Some(0), None)));
         assert_eq!(read(&[thinks, r#"{"candidatesTokenCount":7,"promptTokenCount":"1"}"#]), read(&[thinks]), "no count");
         assert_eq!(read(&["{}"]), None);
+    }
+
+    #[test]
+    fn a_list_without_objects_has_no_names() {
+        for body in [r#"{"requests":[]"#, r#"{"requests":[]}"#, r#"{"requests":[1]}"#, r#"{"requests":["#] {
+            assert_eq!(names_in(body.as_bytes(), "m"), [], "{body}");
+        }
     }
 
     proptest! {
