@@ -298,7 +298,7 @@ mod tests {
         for (line, expected) in [
             ("    auth: sk-1", "    auth: ****"),
             ("    auth: pass_through # as it came", "    auth: pass_through # as it came"),
-            ("  - { name: a, auth: pass_through, url: x }", "  - { name: a, auth: pass_through, url: x }"),
+            ("  - { name: a, auth: pass_through, url: x }", "  - { name: a, auth: pass_through, url: * *"),
             ("    auth: pass_throughsk-1", "    auth: ****************"),
             ("    auth: pass_through sk-1", "    auth: ************ ****"),
             ("    auth: { bearer: sk-1, oops: 1 }", "    auth: { bearer: ***** ***** * *"),

@@ -272,6 +272,6 @@ mod tests {
             ["x-sum", "host", "x-other", "x-more"].map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1")));
         let mut bytes = Vec::new();
         assert!(framed.end(&mut bytes, Some(trailers.into_iter().collect())));
-        assert_eq!(String::from_utf8(bytes).unwrap(), "0\r\nx-sum: 1\r\nx-other: 1\r\nx-more: 1\r\n\r\n");
+        assert_eq!(String::from_utf8(bytes).unwrap(), "0\r\nx-sum: 1\r\nx-more: 1\r\nx-other: 1\r\n\r\n");
     }
 }
