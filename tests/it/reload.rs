@@ -49,7 +49,9 @@ fn a_bad_file_changes_nothing_and_is_said_until_it_is_mended() {
     assert!(proxy.ask_admin("/metrics").text().contains("windward_config_good 0"), "{}", proxy.ask_admin("/metrics").text());
     proxy.rewrite(|text| text.replace("backends: [once]", "backends: [one] # mended"));
     assert_eq!(post_reload(&proxy).0, 200);
-    assert_eq!(backend(&proxy), ("one".into(), 2));
+    // As below, the watch may have been quicker.
+    let (name, generation) = backend(&proxy);
+    assert!(name == "one" && generation >= 2, "{name} {generation}");
     assert!(proxy.ask_admin("/metrics").text().contains("windward_config_good 1"));
 }
 
