@@ -403,7 +403,7 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         within_budget: budget.zip(waited).map(|(budget, waited)| waited <= budget),
         overhead_us: Some(x.overhead_us),
         ended: x.ended,
-        error: x.error_code().map(Text::from),
+        error: x.error.map(Text::from),
         simulated: simulated(x, ledger),
     }
 }

@@ -91,8 +91,6 @@ impl AttemptOutcome {
 const HELD_UP: Duration = Duration::from_millis(20);
 /// .. unless it is no more than this part of a time that is measured.
 const HELD_UP_PART: u32 = 20;
-/// The code of an exchange whose backend, or whose tunnel, was silent for too long.
-const SILENT: &str = "idle_timeout";
 
 /// Bytes of an id that somebody else made; the usual ones have 36.
 pub(super) const MAX_ID: usize = 128;
@@ -266,11 +264,6 @@ impl Exchange {
     /// Bytes of the client's body: those that were collected, or passed on as they came.
     pub(super) fn bytes_taken(&self) -> u64 {
         self.upload.as_ref().map_or(self.request_bytes, |upload| upload.carried())
-    }
-
-    /// The code of what went wrong. Whatever ran out of time and has none was silent for too long.
-    pub(super) fn error_code(&self) -> Option<&'static str> {
-        self.error.or_else(|| (self.ended == Ended::TimedOut).then_some(SILENT))
     }
 
     /// The route, once there is one.

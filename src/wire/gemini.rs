@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn a_list_without_objects_has_no_names() {
         for body in [r#"{"requests":[]"#, r#"{"requests":[]}"#, r#"{"requests":[1]}"#, r#"{"requests":["#] {
-            assert_eq!(names_in(body.as_bytes(), "m"), [], "{body}");
+            assert!(names_in(body.as_bytes(), "m").is_empty(), "{body}");
         }
     }
 

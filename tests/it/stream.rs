@@ -288,7 +288,7 @@ fn what_the_drain_cuts_is_not_the_clients_doing() {
     let mut stream = ask(STREAM);
     stream.read_until("Hel");
     let _whole = ask(r#"{"model":"m"}"#);
-    (peer.next(), peer.next());
+    let _ = (peer.next(), peer.next());
     let (records, ended) = proxy.stop_and_read();
     assert!(!ended.drained && ended.log_complete && records.len() == 2, "{records:?}");
     for record in &records {
