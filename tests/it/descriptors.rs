@@ -109,7 +109,8 @@ fn exhausted_towards(host: &str) {
         } else {
             early.get("/v1/files", "");
         }
-        assert!(matches!(early.answer().status, 200 | 503));
+        let answer = early.answer();
+        assert!(matches!(answer.status, 200 | 503), "{}", answer.status);
         for path in ["/healthz", "/metrics"] {
             let mut scraper = Client::connect(admin);
             scraper.get(path, "");

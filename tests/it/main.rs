@@ -70,5 +70,6 @@ mod stream;
 mod supply;
 mod support;
 mod translate;
+mod tunnel;
 mod upstream;
 mod upstream_tls;
