@@ -30,7 +30,8 @@ impl Tries {
     /// Nothing was done. Who failed before with the work perhaps done says more: a client that is told that nobody was reached takes it
     /// for free to ask again.
     pub(super) fn came_to_nothing(&mut self, fault: Error) {
-        if !self.done {
+        // That there was no room here for one of them says more than that another was not there: it passes, and is worth a retry.
+        if !self.done && !matches!(self.fault, Error::Busy) {
             self.fault = fault;
         }
     }
@@ -64,5 +65,16 @@ mod tests {
         assert_eq!((tries.fault.code(), tries.done), ("backend_timeout", true));
         tries.may_be_done(Error::BadGateway);
         assert_eq!(tries.fault.code(), "bad_gateway");
+    }
+
+    #[test]
+    fn a_want_of_room_is_told_although_another_backend_was_not_there() {
+        let mut tries = Tries::new();
+        tries.came_to_nothing(Error::Busy);
+        tries.came_to_nothing(Error::Unreachable);
+        assert!(matches!(tries.fault, Error::Busy));
+        tries.may_be_done(Error::BadGateway);
+        tries.came_to_nothing(Error::Busy);
+        assert!(matches!(tries.fault, Error::BadGateway), "work that may be done is not to be asked for again");
     }
 }
