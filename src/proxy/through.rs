@@ -69,18 +69,7 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
         fields.set(Name::Upgrade, &protocol);
     }
     let turn = Turn::new(Instant::now());
-    let limit = snapshot.plan.limits.body_progress;
-    let clean = move |frame| headers::cleaned_frame(frame, &snapshot.plan.credential_fields);
-    let body = match request.body.take() {
-        Some(RequestBody::Incoming(body)) if matches!(backend.credential, Credential::SigV4(_)) => {
-            // Its signature covers all of it, and so it is collected first.
-            let chunks = intake::collect(body, |_| {}, x).await?;
-            SendBody::chunks(chunks.into_iter().collect())
-        }
-        None => SendBody::empty(),
-        Some(RequestBody::Whole(bytes)) => SendBody::chunks(smallvec![bytes]),
-        Some(RequestBody::Incoming(body)) => SendBody::stream(Cleaned { body: Paced::new(body, limit, &turn), clean }),
-    };
+    let body = content(request.body.take(), &backend, &turn, x).await?;
     // What is still coming is counted on its way.
     x.request_bytes = body.pieces().iter().map(|piece| piece.len() as u64).sum();
     let (method, target) = (request.head.method.clone(), address::target(&backend, &below)?);
@@ -108,6 +97,23 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
         (Some(client), Some(upstream)) => Ok(Answer::Tunnel(switching(&response.head, x), Tunnel { client, upstream })),
         _ => Err(Error::BadGateway),
     }
+}
+
+/// The request's body as the backend gets it: as it comes, unless it is there as a whole or has to be.
+async fn content(body: Option<RequestBody>, backend: &Backend, turn: &Arc<Turn>, x: &mut Exchange) -> Result<SendBody, Error> {
+    let snapshot = Arc::clone(&x.snapshot);
+    let limit = snapshot.plan.limits.body_progress;
+    let clean = move |frame| headers::cleaned_frame(frame, &snapshot.plan.credential_fields);
+    Ok(match body {
+        Some(RequestBody::Incoming(body)) if matches!(backend.credential, Credential::SigV4(_)) => {
+            // Its signature covers all of it, and so it is collected first.
+            let chunks = intake::collect(body, |_| {}, x).await?;
+            SendBody::chunks(chunks.into_iter().collect())
+        }
+        None => SendBody::empty(),
+        Some(RequestBody::Whole(bytes)) => SendBody::chunks(smallvec![bytes]),
+        Some(RequestBody::Incoming(body)) => SendBody::stream(Cleaned { body: Paced::new(body, limit, turn), clean }),
+    })
 }
 
 /// The path below the route's prefix, with the query that the backend is to see.
