@@ -69,7 +69,7 @@
 //!
 //! | promise | shown by |
 //! |---|---|
-//! | A body over the limit is refused before it is read, and a head by its bytes and by its fields; trailers by their fields, in either version of HTTP | `a_body_over_the_limit_is_refused_before_it_is_read`, `a_bad_head_is_answered_and_counted`, `a_head_has_as_many_fields_as_the_configuration_says`, `a_head_has_so_many_fields_and_a_trailer_section_the_usual_number`, `trailers_of_more_fields_than_may_be_end_it_as_broken` |
+//! | A body over the limit is refused before it is read, or where that was not declared ends with what is too much, also one that streams through; a head by its bytes and by its fields; trailers by their fields, in either version of HTTP | `a_body_over_the_limit_is_refused_before_it_is_read`, `an_upload_over_its_limit_is_refused_before_it_is_read_or_ends_with_what_is_too_much`, `a_bad_head_is_answered_and_counted`, `a_head_has_as_many_fields_as_the_configuration_says`, `a_head_has_so_many_fields_and_a_trailer_section_the_usual_number`, `trailers_of_more_fields_than_may_be_end_it_as_broken` |
 //! | There is no queue: who finds no place, for a connection, a request, its bytes or a stream, is told so at once | `one_connection_too_many_is_closed_and_counted`, `who_finds_no_place_is_told_at_once_when_to_come_again`, `one_stream_more_than_allowed_is_refused_and_the_others_go_on` |
 //! | An open stream takes no more than 40 KiB | `an_open_stream_takes_little_memory` |
 //! | A request that its head alone condemns is refused while its body is still on its way | `a_refusal_does_not_wait_for_a_body_that_is_late`, `what_a_head_is_refused_for_is_known_without_its_body_and_asking_leaves_no_trace` |

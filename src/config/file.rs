@@ -89,6 +89,8 @@ section! {
         fields: Option<At<u64>>,
         /// Largest request body that is collected.
         body: Option<At<Size>>,
+        /// Largest request body that streams through, such as a file.
+        upload: Option<At<Size>>,
         /// All request bodies collected at one moment.
         buffered: Option<At<Size>>,
         /// Connections open at once, over all listeners.

@@ -230,6 +230,8 @@ pub struct Limits {
     pub fields: u32,
     /// Bytes of a request body that is collected.
     pub body: usize,
+    /// Bytes of a request body that streams through to one backend.
+    pub upload: u64,
     /// Bytes of all request bodies collected at one moment.
     pub buffered: usize,
     /// Connections open at once, over all listeners.
@@ -250,12 +252,14 @@ pub struct Limits {
 
 impl Default for Limits {
     /// A head of 64 KiB holds every real cookie and token; 32 MiB is the largest body the hosted APIs take with images in it, and
-    /// 512 MiB of them at once is what a small machine can spare.
+    /// 512 MiB of them at once is what a small machine can spare. What streams through is never held, so its limit is only there to
+    /// have one: twice the largest file that a hosted API takes (2 GB at Gemini's, 512 MB at OpenAI's, in 2026).
     fn default() -> Self {
         Self {
             head: 64 << 10,
             fields: crate::wire::framing::USUAL_FIELDS,
             body: 32 << 20,
+            upload: 4 << 30,
             buffered: 512 << 20,
             connections: 16_384,
             in_flight: 8192,

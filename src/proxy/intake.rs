@@ -133,7 +133,7 @@ where
     B: Body<Data = Bytes, Error: std::error::Error + 'static> + Unpin,
 {
     let limits = x.snapshot.plan.limits;
-    let too_large = || Error::TooLarge { limit: limits.body };
+    let too_large = || Error::TooLarge { limit: limits.body as u64 };
     if body.size_hint().lower() > limits.body as u64 {
         return Err(too_large());
     }

@@ -65,8 +65,8 @@ pub enum Error {
     /// The body is over the limit.
     #[error("the request body is over the limit of {limit} bytes")]
     TooLarge {
-        /// `limits.body`.
-        limit: usize,
+        /// `limits.body`, or `limits.upload` of one that is not held.
+        limit: u64,
     },
     /// The client stopped sending its body.
     #[error("the request body made no progress")]

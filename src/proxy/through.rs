@@ -1,6 +1,6 @@
 //! Calls that are not decided: what lives in one backend, and what cannot be read. They stream to the route's `home`, byte for
-//! byte, and can be sent only once. A body is bounded by its pace and the time of the whole, not by its size. An upgrade (WebSocket, for realtime) becomes a tunnel with a task of its own, which ends with
-//! the backend's side and then writes the record.
+//! byte, and can be sent only once. A body is bounded by its pace, by the time of the whole and by `limits.upload`. An upgrade
+//! (WebSocket, for realtime) becomes a tunnel with a task of its own, which ends with the backend's side and then writes the record.
 
 use std::future::Future;
 use std::io;
@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use smallvec::smallvec;
@@ -102,8 +103,11 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
 /// The request's body as the backend gets it: as it comes, unless it is there as a whole or has to be.
 async fn content(body: Option<RequestBody>, backend: &Backend, turn: &Arc<Turn>, x: &mut Exchange) -> Result<SendBody, Error> {
     let snapshot = Arc::clone(&x.snapshot);
-    let limit = snapshot.plan.limits.body_progress;
+    let limits = snapshot.plan.limits;
     let clean = move |frame| headers::cleaned_frame(frame, &snapshot.plan.credential_fields);
+    if body.as_ref().is_some_and(|body| body.size_hint().lower() > limits.upload) {
+        return Err(Error::TooLarge { limit: limits.upload });
+    }
     Ok(match body {
         Some(RequestBody::Incoming(body)) if matches!(backend.credential, Credential::SigV4(_)) => {
             // Its signature covers all of it, and so it is collected first.
@@ -112,7 +116,7 @@ async fn content(body: Option<RequestBody>, backend: &Backend, turn: &Arc<Turn>,
         }
         None => SendBody::empty(),
         Some(RequestBody::Whole(bytes)) => SendBody::chunks(smallvec![bytes]),
-        Some(RequestBody::Incoming(body)) => SendBody::stream(Cleaned { body: Paced::new(body, limit, turn), clean }),
+        Some(RequestBody::Incoming(body)) => SendBody::stream(Cleaned { body: Paced::new(body, &limits, turn), clean }),
     })
 }
 

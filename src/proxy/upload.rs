@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use super::exchange::Proof;
 use super::intake::{broken, due, fits};
 use super::reject::Error;
+use crate::config::Limits;
 use crate::upstream::BoxError;
 
 /// Whose turn it is while a body is on its way: the backend's since a moment, or the client's.
@@ -57,6 +58,7 @@ impl Turn {
     /// What to tell the client whose body failed.
     pub(super) fn why_failed(&self) -> Error {
         match self.failed.get() {
+            Some(Error::TooLarge { limit }) => Error::TooLarge { limit: *limit },
             Some(Error::BodyStalled) => Error::BodyStalled,
             Some(Error::ClientGone) => Error::ClientGone,
             _ => Error::BodyBroken,
@@ -108,15 +110,17 @@ pub(super) async fn in_time<T>(
     }
 }
 
-/// A body whose sender has to go on.
+/// A body whose sender has to go on, and not for ever.
 #[derive(Debug)]
 pub(super) struct Paced<B> {
     body: B,
     turn: Arc<Turn>,
     /// `limits.body_progress`.
     progress: Duration,
+    /// `limits.upload`.
+    most: u64,
     /// Bytes that came.
-    length: usize,
+    length: u64,
     /// How long they were waited for, the time in which the backend took none not counted.
     waited: Duration,
     waiting_since: Option<Instant>,
@@ -125,17 +129,27 @@ pub(super) struct Paced<B> {
 }
 
 impl<B> Paced<B> {
-    pub(super) fn new(body: B, progress: Duration, turn: &Arc<Turn>) -> Self {
-        let turn = Arc::clone(turn);
-        Self { body, turn, progress, length: 0, waited: Duration::ZERO, waiting_since: None, timer: None }
+    pub(super) fn new(body: B, limits: &Limits, turn: &Arc<Turn>) -> Self {
+        let (turn, progress, most) = (Arc::clone(turn), limits.body_progress, limits.upload);
+        Self { body, turn, progress, most, length: 0, waited: Duration::ZERO, waiting_since: None, timer: None }
     }
 
     fn came(&mut self, bytes: usize) {
         let now = Instant::now();
         self.waited += self.waiting_since.take().map_or(Duration::ZERO, |since| now - since);
-        self.length += bytes;
-        self.turn.carried.store(self.length as u64, Relaxed);
+        self.length += bytes as u64;
+        self.turn.carried.store(self.length, Relaxed);
         self.turn.to_backend(now);
+    }
+
+    /// Ends it, for that reason unless there was one before.
+    fn fail(&self, why: Error) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(Some(Err(self.turn.failed.get_or_init(|| why).to_string().into())))
+    }
+
+    /// Whether a frame is one byte too many.
+    fn is_too_much(&self, frame: &Frame<Bytes>) -> bool {
+        frame.data_ref().is_some_and(|data| self.length + data.len() as u64 > self.most)
     }
 
     /// Ready when the client has had its time.
@@ -144,7 +158,7 @@ impl<B> Paced<B> {
         self.turn.to_client();
         let begun = since.checked_sub(self.waited).unwrap_or(since);
         // What is signed has been read whole before it goes on.
-        let due = due(begun, since, self.length, self.progress, Proof::Shown);
+        let due = due(begun, since, self.length as usize, self.progress, Proof::Shown);
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
         loop {
             ready!(timer.as_mut().poll(cx));
@@ -163,9 +177,8 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Paced<B> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let me = self.get_mut();
         match Pin::new(&mut me.body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) if !fits(&frame) => {
-                Poll::Ready(Some(Err(me.turn.failed.get_or_init(|| Error::BodyBroken).to_string().into())))
-            }
+            Poll::Ready(Some(Ok(frame))) if !fits(&frame) => me.fail(Error::BodyBroken),
+            Poll::Ready(Some(Ok(frame))) if me.is_too_much(&frame) => me.fail(Error::TooLarge { limit: me.most }),
             Poll::Ready(frame) => {
                 me.came(frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len));
                 Poll::Ready(frame.map(|frame| {
@@ -178,7 +191,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Paced<B> {
             }
             Poll::Pending => {
                 ready!(me.poll_wait(cx));
-                Poll::Ready(Some(Err(me.turn.failed.get_or_init(|| Error::BodyStalled).to_string().into())))
+                me.fail(Error::BodyStalled)
             }
         }
     }
@@ -256,7 +269,22 @@ mod tests {
     fn upload() -> (mpsc::Sender<Bytes>, Paced<Sent>, Arc<Turn>) {
         let (sender, chunks) = mpsc::channel(1);
         let turn = Turn::new(Instant::now());
-        (sender, Paced::new(Sent(chunks), PROGRESS, &turn), turn)
+        (sender, Paced::new(Sent(chunks), &limits(), &turn), turn)
+    }
+
+    fn limits() -> Limits {
+        Limits { body_progress: PROGRESS, upload: 4 << 20, ..Limits::default() }
+    }
+
+    #[tokio::test]
+    async fn a_body_ends_with_the_piece_that_is_too_much() {
+        let (sender, mut body, turn) = upload();
+        for fits in [true, true, false] {
+            sender.send(Bytes::from(vec![b'a'; 2 << 20])).await.unwrap();
+            assert_eq!(body.frame().await.unwrap().is_ok(), fits);
+        }
+        assert!(matches!(turn.why_failed(), Error::TooLarge { limit: 0x40_0000 }));
+        assert_eq!(turn.carried(), 4 << 20, "what is too much is not passed on");
     }
 
     #[tokio::test]
@@ -266,7 +294,7 @@ mod tests {
             let trailers = std::iter::repeat_n((name.clone(), http::HeaderValue::from_static("y")), fields).collect();
             let sent = http_body_util::Empty::<Bytes>::new().with_trailers(std::future::ready(Some(Ok(trailers))));
             let turn = Turn::new(Instant::now());
-            let mut body = Paced::new(sent, PROGRESS, &turn);
+            let mut body = Paced::new(sent, &limits(), &turn);
             assert_eq!(body.frame().await.unwrap().is_ok(), fits, "{fields}");
             assert_eq!(turn.failed.get().is_some_and(|error| matches!(error, Error::BodyBroken)), !fits, "{fields}");
         }

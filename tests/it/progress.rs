@@ -157,6 +157,55 @@ fn a_stream_whose_upload_stalls_ends_and_the_connection_goes_on() {
     is_not_blamed(&proxy);
 }
 
+/// What is declared to be too much is refused before it is read and reaches nobody; of what is not, nothing is passed on of the piece
+/// that is too much.
+#[test]
+fn an_upload_over_its_limit_is_refused_before_it_is_read_or_ends_with_what_is_too_much() {
+    let too_much = "x".repeat(1024);
+    let fields = [(":method", "POST"), (":scheme", "http"), (":path", "/v1/files"), (":authority", "w")];
+    for http2 in [false, true] {
+        let (address, said) = uploads(http2);
+        let proxy = harness("limits: { upload: 1KiB }", address, if http2 { "protocol: http2" } else { "" });
+        let refused = |attempts: usize| {
+            let record = proxy.record();
+            assert_eq!((&record["ended"], &record["error"]), (&"rejected".into(), &"body_too_large".into()), "{record}");
+            assert_eq!(record["attempts"].as_array().map_or(0, Vec::len), attempts, "{record}");
+        };
+        let mut client = Client::connect(proxy.address);
+        client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ncontent-length: 1025\r\n\r\n");
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.field("connection")), (413, Some("close")));
+        refused(0);
+        let mut client = H2Client::connect(proxy.address);
+        let declared = block(&[&fields[..], &[("content-length", "1025")]].concat());
+        assert!(client.send(&frame(HEADERS, END_HEADERS, 1, &declared)));
+        assert_eq!(client.end(1), End::Answered(413));
+        refused(0);
+        assert!(said.try_recv().is_err() && client.ping());
+
+        let mut client = H2Client::connect(proxy.address);
+        assert!(client.send(&[frame(HEADERS, END_HEADERS, 1, &block(&fields)), frame(DATA, 0, 1, b"abc")].concat()));
+        assert_eq!(said.recv_timeout(PATIENCE), Ok("begun"));
+        assert!(client.send(&frame(DATA, 0, 1, too_much.as_bytes())));
+        assert_eq!(client.end(1), End::Answered(413));
+        assert_eq!(said.recv_timeout(PATIENCE), Ok("ended"), "nothing more of it comes");
+        refused(1);
+        assert!(client.ping(), "one stream is not the connection");
+        for nth in 0..TIMES {
+            let mut client = Client::connect(proxy.address);
+            client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n");
+            assert_eq!(said.recv_timeout(PATIENCE), Ok("begun"), "{nth}");
+            client.send(format!("400\r\n{too_much}\r\n").as_bytes());
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.field("connection")), (413, Some("close")));
+            assert_eq!(answer.json()["error"]["code"], "body_too_large");
+            assert_eq!(said.recv_timeout(PATIENCE), Ok("ended"), "nothing more of it comes");
+        }
+        (0..TIMES).for_each(|_| refused(1));
+        is_not_blamed(&proxy);
+    }
+}
+
 #[test]
 fn a_call_whose_body_stalls_reaches_nobody() {
     let peer = Peer::answering("200 OK", "{}");

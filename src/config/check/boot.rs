@@ -151,6 +151,7 @@ impl Check<'_> {
             head: self.size(file.head, default.head),
             fields: self.count(file.fields.as_ref(), default.fields.into(), 1..=MOST_FIELDS) as u32,
             body: self.size(file.body, default.body),
+            upload: self.size(file.upload, usize::try_from(default.upload).unwrap_or(usize::MAX)) as u64,
             buffered: self.size(file.buffered, default.buffered),
             connections: self.count(file.connections.as_ref(), default.connections as u64, many.clone()) as usize,
             in_flight: self.count(file.in_flight.as_ref(), default.in_flight as u64, many.clone()) as usize,
