@@ -5,6 +5,8 @@ pub(crate) mod client;
 mod fleet;
 pub(crate) mod h2;
 pub(crate) mod peer;
+#[cfg(target_os = "linux")]
+pub(crate) mod queues;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
