@@ -15,11 +15,11 @@ pub(super) const MAX_PROBLEMS: usize = 100;
 /// The longest stretch of a line that is shown, in characters.
 const MAX_SHOWN: usize = 110;
 /// Keys whose values are secrets.
-const SECRET_KEYS: [&str; 5] = ["bearer", "token", "value", "secret", "sha256"];
+const SECRET_KEYS: [&str; 7] = ["bearer", "token", "value", "secret", "sha256", "secret_access_key", "session_token"];
 /// Keys below which everything is taken for a secret, since the key of the secret itself may be mistyped.
-const AROUND_SECRETS: [&str; 3] = ["auth", "electricity_maps", "keys"];
+const AROUND_SECRETS: [&str; 4] = ["auth", "electricity_maps", "keys", "peers"];
 /// Except what stands behind these.
-const NO_SECRETS: [&str; 6] = ["file", "name", "base_url", "interval", "routes", "policy"];
+const NO_SECRETS: [&str; 10] = ["file", "name", "base_url", "interval", "routes", "policy", "listen", "others", "fast", "slow"];
 
 /// How much a problem matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,9 +205,9 @@ fn secret_value(line: &str, well_formed: bool) -> Option<usize> {
 }
 
 /// Where the first secret begins in the stretch of a line that is about secrets: everything but keys, variables, and what stands
-/// behind [`NO_SECRETS`].
+/// behind [`NO_SECRETS`], be it a list, without another key in it.
 fn secret_in(line: &str, start: usize, end: usize) -> Option<usize> {
-    let mut at = start;
+    let (mut at, mut in_list) = (start, false);
     while at < end {
         let rest = &line[at..end];
         let piece_end = piece_end(rest);
@@ -224,9 +224,12 @@ fn secret_in(line: &str, start: usize, end: usize) -> Option<usize> {
         if !is_key {
             return Some(first);
         }
-        if !value.is_empty() && !NO_SECRETS.contains(&key) && !is_variable(value) && !is_word(value) {
+        let goes_on = in_list && key.is_empty();
+        let harmless = (goes_on || NO_SECRETS.contains(&key)) && !value.contains(": ");
+        if !value.is_empty() && !harmless && !is_variable(value) && !is_word(value) {
             return Some(at + piece.len() - value.len());
         }
+        in_list = harmless && (goes_on || value.starts_with('[')) && !piece.contains(']');
         at += piece_end + 1;
     }
     None
@@ -312,6 +315,10 @@ mod tests {
             ("    bearer: { file: k }", "    bearer: { file: k }"),
             ("    \"token\" : 'abc'", "    \"token\" : *****"),
             ("  input_joules_per_token: 1, token: x", "  input_joules_per_token: 1, token: *"),
+            ("peers: { listen: x, secert: sk-1, fast: 1s }", "peers: { listen: x, secert: ***** ***** ** *"),
+            ("peers: { others: [a:1, b:2], secert: sk-1 }", "peers: { others: [a:1, b:2], secert: **** *"),
+            ("keys: [{ routes: [a, b], sk-1 }]", "keys: [{ routes: [a, b], **** **"),
+            ("- keys: { name: redsecret: sk-1 }", "- keys: { name: ********** **** *"),
             ("    url: https://me:pw@host/", "    url: https://*****@host/"),
             ("    url: https://host/@x", "    url: https://*****@x"),
         ] {

@@ -357,6 +357,23 @@ backends:
       header:
         name: api-key
         value: sk-hidden
+  - name: c
+    url: https://c.example
+    region: aws/eu-north-1
+    auth: { sigv4: { access_key_id: AKID, secret_access_key: sk-hidden, session_token: sk-hidden } }
+  - name: d
+    url: https://d.example
+    region: aws/eu-north-1
+    auth:
+      sigv4:
+        access_key_id: AKID
+        secret_access_key: sk-hidden
+        session_token: sk-hidden
+keys:
+  - name: blue
+    secret: sk-hidden
+  - { name: red, secret: sk-hidden, routes: [default] }
+peers: { listen: \"10.0.0.5:7946\", others: [10.0.0.6:7946, 10.0.0.7:7946], secret: sk-hidden-sk-hidden, fast: 20ms }
 ";
     (0..text.len(), 0_usize..3, "[\\[\\]{}:,&*'\"x ]{0,2}").prop_map(move |(at, removed, put)| {
         let mut text = text.to_owned();
