@@ -94,7 +94,7 @@
 //!
 //! | promise | shown by |
 //! |---|---|
-//! | No key, prompt, completion or query secret is in any log, metric, admin page or error, at the most talkative level | `at_its_most_talkative_it_tells_no_secret` |
+//! | No key, prompt, completion or query secret is in any log, metric, admin page or error, at the most talkative level, in whatever form, of any API or credential | `at_its_most_talkative_it_tells_no_secret`, `nor_does_it_of_any_api_or_of_what_it_asks_for_itself`, `a_slip_beside_a_secret_does_not_show_it` |
 //! | A backend sees its own credential and none of the client's | `a_backend_is_sent_its_own_credential_or_none`, `a_key_comes_in_by_every_way_of_an_official_client_and_goes_nowhere` |
 //! | A field that holds one backend's credential passes from a client to no other | `a_field_that_holds_one_backends_credential_passes_to_no_backend`, `trailers_of_an_upload_bring_no_credential` |
 //! | A token is renewed beside the traffic, the last good one stays, and who has none is asked only where nobody else can be | `a_token_comes_from_a_program_or_a_file_and_is_renewed_beside_the_traffic`, `a_machines_metadata_gives_a_token_of_googles`, `a_backend_without_a_token_is_asked_last_and_says_why`, `who_could_not_be_asked_does_not_hide_who_failed`, `the_last_good_one_is_kept_until_its_end`, `a_program_has_its_time` |

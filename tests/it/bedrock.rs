@@ -213,7 +213,7 @@ backends:
 }
 
 /// A request as an AWS SDK signs it with a key of the gateway's, for a region of its own choice.
-fn signed(secret: &str, path: &str, body: &str) -> String {
+pub(super) fn signed(secret: &str, path: &str, body: &str) -> String {
     let keys = AwsKeys { access_key_id: "WWTEAM".into(), secret_access_key: Secret::new(secret), session_token: None };
     let payload = PayloadHash::of([body.as_bytes()]);
     let subject = Subject {

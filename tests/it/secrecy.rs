@@ -1,13 +1,18 @@
 //! What passes through is nobody's business: with everything switched on that can be said, nothing that is said holds a key, a
 //! prompt, a completion or a query.
 //!
-//! Two proxies as a person starts them stand one behind the other, so that both sides of both versions of HTTP are seen.
+//! Two proxies as a person starts them stand one behind the other, so that both sides of both versions of HTTP are seen; then one in
+//! front of a backend of every dialect, with every kind of credential that there is, and with a feed and a replica of its own.
 
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::bedrock::signed;
 use super::process::{Program, windward};
 use super::support::peer::{Then, begin_events, chunk, end_chunks, respond};
 use super::support::{Answer, Client, Peer};
@@ -23,6 +28,12 @@ const QUERY: &str = "query-SECRET-7";
 const COOKIE: &str = "cookie-SECRET-8";
 const AWS_KEY: &str = "aws-SECRET-9";
 const AWS_TOKEN: &str = "session-SECRET-10";
+const FEED_TOKEN: &str = "feed-SECRET-11";
+const PEERS_KEY: &str = "peers-SECRET-12-that-is-long";
+const PROGRAMS_TOKEN: &str = "program-SECRET-13";
+const FILES_TOKEN: &str = "file-SECRET-14";
+/// The id of a key that clients may sign with, which is no secret.
+const KEY_ID: &str = "WWTEAM";
 /// Any address, the access log where it is seen, and no waiting at the end.
 const QUICK: &str = "listeners: [{ address: 127.0.0.1:0 }]
 admin: { address: 127.0.0.1:0 }
@@ -47,6 +58,34 @@ fn serve(folder: &Path, name: &'static str, configuration: &str) -> (Program, St
     };
     let (listening, admin) = (address("listening"), address("admin"));
     (proxy, listening, admin)
+}
+
+/// What all secrets have in common, in every form in which somebody may have written it: as text, in base64 with whatever before it, as
+/// hexadecimal digits, and as a list of bytes.
+fn forms() -> Vec<String> {
+    let coded = (0..3).map(|before| {
+        let text = STANDARD.encode([&[0; 2][..before], SECRET.as_bytes()].concat());
+        text[(8 * before).div_ceil(6)..(8 * (before + SECRET.len())) / 6].to_owned()
+    });
+    let bytes: Vec<String> = SECRET.bytes().map(|byte| byte.to_string()).collect();
+    let digits: String = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect();
+    coded.chain([SECRET.to_owned(), digits.to_uppercase(), digits, bytes.join(", "), bytes.join(",")]).collect()
+}
+
+fn are_bare(lines: &[String]) {
+    let forms = forms();
+    for line in lines {
+        assert!(!forms.iter().any(|form| line.contains(form)), "{line}");
+    }
+}
+
+#[test]
+fn a_secret_is_known_in_every_form() {
+    for said in
+        ["a SECRET-1".to_owned(), format!("{:?}", b"SECRET"), format!("{:?}", b"xSECRET".to_vec()), STANDARD.encode("abSECRET-1")]
+    {
+        assert!(forms().iter().any(|form| said.contains(form)), "{said}");
+    }
 }
 
 /// The same of Bedrock's, behind a translation.
@@ -81,6 +120,20 @@ fn bedrock(body: &str, stream: &mut TcpStream) -> Then {
 fn backend() -> Peer {
     Peer::start(|seen, stream| {
         let body = String::from_utf8_lossy(&seen.body).into_owned();
+        if seen.target().starts_with("/feed/") {
+            respond(
+                stream,
+                "401 No",
+                "",
+                format!(r#"{{"error":"{}"}}"#, seen.field("auth-token").unwrap_or_default()).as_bytes(),
+            );
+            return Then::Close;
+        }
+        if seen.field("upgrade").is_some() {
+            let _ = stream.write_all(b"HTTP/1.1 101 Go\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+            let _ = stream.write_all(COMPLETION.as_bytes());
+            return Then::Close;
+        }
         if seen.target().starts_with("/model/") {
             return bedrock(&body, stream);
         }
@@ -190,7 +243,139 @@ backends:
     assert!(inner_lines.iter().any(|line| line.contains(r#""error":"untranslatable"#)), "and what was translated");
     shown.extend(outer_lines);
     shown.extend(inner_lines);
-    for line in shown {
-        assert!(!line.contains(SECRET), "{line}");
+    are_bare(&shown);
+}
+
+/// A backend of every dialect and every kind of credential that is the gateway's own.
+fn of_every_kind(folder: &Path, peer: &Peer) -> String {
+    let at = peer.address;
+    let token = folder.join("token");
+    std::fs::write(&token, FILES_TOKEN).unwrap();
+    format!(
+        "keys: [{{ name: team, secret: '${{CLIENT_KEY}}', access_key_id: {KEY_ID} }}]
+peers: {{ listen: 127.0.0.1:0, others: ['127.0.0.1:9'], secret: {PEERS_KEY}, fast: 10ms, slow: 50ms }}
+carbon: {{ sources: [ {{ electricity_maps: {{ base_url: 'http://{at}/feed/v4', token: {FEED_TOKEN}, interval: 10ms }} }}, builtin ] }}
+policies: [{{ name: in_order, objective: listed_order }}]
+backends:
+  - {{ name: claude, url: 'http://{at}/anthropic', dialect: anthropic, region: aws/eu-north-1, models: [m], auth: {{ header: {{ name: x-api-key, value: '${{BACKEND_KEY}}' }} }} }}
+  - {{ name: azure, url: 'http://{at}/openai', dialect: azure-openai, api_version: 2024-10-21, region: azure/swedencentral, models: [m], auth: {{ bearer: {{ command: [echo, {PROGRAMS_TOKEN}] }} }} }}
+  - {{ name: google, url: 'http://{at}/v1/projects/p/locations/europe-north1/publishers/google', dialect: gemini, region: gcp/europe-north1, models: [m], auth: {{ bearer: {{ file: {} }} }} }}
+  - {{ name: amazon, url: 'http://{at}', dialect: bedrock, region: aws/eu-north-1, models: [m], auth: {{ sigv4: {{ access_key_id: AKID, secret_access_key: {AWS_KEY}, session_token: {AWS_TOKEN} }} }} }}
+  - {{ name: none, url: 'http://{at}/v1', region: aws/eu-north-1, models: [m], auth: {{ bearer: {{ command: [sh, -c, 'echo {PROGRAMS_TOKEN}; echo {PROGRAMS_TOKEN} >&2; exit 3'] }} }} }}
+  - {{ name: model, url: 'http://{at}/v1', region: aws/eu-north-1, models: [m], auth: {{ header: {{ name: x-own, value: '${{BACKEND_KEY}}' }} }} }}
+routes:
+  - {{ name: claude, match: {{ path: /claude }}, backends: [claude] }}
+  - {{ name: azure, match: {{ path: /openai }}, backends: [azure] }}
+  - {{ name: google, match: {{ path: /v1beta }}, backends: [google] }}
+  - {{ name: amazon, match: {{ path: / }}, backends: [amazon] }}
+  - {{ name: open, match: {{ path: /v1 }}, backends: [none, model], policy: in_order, home: model }}
+",
+        token.display()
+    )
+}
+
+/// A call of each API, and what else goes to their backends.
+const TARGETS: [&str; 12] = [
+    "/claude/messages",
+    "/claude/messages/count_tokens",
+    "/claude/files",
+    "/openai/deployments/m/chat/completions",
+    "/v1beta/models/m:generateContent",
+    "/v1beta/models/m:streamGenerateContent",
+    "/v1beta/models/m:countTokens",
+    "/model/m/converse",
+    "/model/m/converse-stream",
+    "/model/m/invoke",
+    "/v1/chat/completions",
+    "/v1/files",
+];
+
+#[test]
+fn nor_does_it_of_any_api_or_of_what_it_asks_for_itself() {
+    let (folder, peer) = (tempfile::tempdir().unwrap(), backend());
+    let every = of_every_kind(folder.path(), &peer);
+    let (mut every, address, admin) = serve(folder.path(), "every", &every);
+    // What is passed on is said to the next one with all that a client showed.
+    let before = format!(
+        "backends: [{{ name: every, url: 'http://{address}/v1', region: aws/eu-north-1, protocol: http2, models: [m], auth: pass_through }}]\n"
+    );
+    let (before, before_address, _) = serve(folder.path(), "before", &before);
+
+    let query = format!("key={QUERY}&access_token={QUERY}&X-Amz-Security-Token={QUERY}&X-Amz-Signature={QUERY}&sig={QUERY}");
+    let mut shown = Vec::new();
+    let mut post = |address: &str, target: &str, fields: &str, body: &str| {
+        let more = format!("cookie: {COOKIE}\r\nproxy-authorization: Basic {COOKIE}\r\nx-amz-security-token: {COOKIE}\r\n");
+        let head = format!("POST {target} HTTP/1.1\r\nhost: windward.test\r\ncontent-type: application/json\r\n{fields}");
+        let answer = ask(address, &format!("{head}{more}content-length: {}\r\n\r\n{body}", body.len()));
+        // What a backend answers is the client's; what the proxy says itself has to be bare.
+        shown.extend(answer.filter(|answer| answer.field("x-windward-backend").is_none()).map(|answer| answer.text()));
+    };
+    for target in TARGETS {
+        for more in ["", r#","stream":true"#, r#","cut":1"#, r#","garbage":1"#, r#","fails":1"#, r#","model":7"#, "oops"] {
+            let said = format!(r#""messages":[{{"role":"user","content":"{PROMPT}"}}],"max_tokens":9{more}"#);
+            let model = if target.starts_with("/model/") { "" } else { r#""model":"m","# };
+            let body = format!("{{{model}{said}}}");
+            for fields in [
+                format!("authorization: Bearer {CLIENT_KEY}\r\n"),
+                format!("x-api-key: {CLIENT_KEY}\r\n"),
+                format!("api-key: {CLIENT_KEY}\r\nauthorization: Bearer {WRONG_KEY}\r\n"),
+                format!("x-goog-api-key: {CLIENT_KEY}\r\n"),
+            ] {
+                post(&address, &format!("{target}?{query}"), &fields, &body);
+                if target.starts_with("/v1/") {
+                    post(&before_address, &format!("{target}?{query}"), &fields, &body);
+                }
+            }
+            // A signature holds no key, but it may be over fields that do.
+            let with_cookie = signed(CLIENT_KEY, target, &body).replace("content-type;host", "content-type;cookie;host");
+            assert!(with_cookie.contains(";cookie;"));
+            post(&address, target, &with_cookie, &body);
+            for key in [CLIENT_KEY, WRONG_KEY] {
+                post(&address, target, &signed(key, target, &body), &body);
+            }
+            post(&address, &format!("{target}?{query}"), &format!("authorization: AWS4-HMAC-SHA256 {WRONG_KEY}\r\n"), &body);
+        }
     }
+    let mut tunnel = Client::connect(address.parse().unwrap());
+    tunnel.send(
+        format!("GET /claude/realtime?{query} HTTP/1.1\r\nhost: w\r\nauthorization: Bearer {CLIENT_KEY}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n{PROMPT}")
+            .as_bytes(),
+    );
+    assert!(tunnel.read_to_end().ends_with(COMPLETION));
+    every.wait_for(|line| line.contains(r#""url.path":"/claude/realtime""#).then_some(()));
+
+    let file = folder.path().join("every.yaml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    for (from, to) in [
+        ("secret: peers", "secert: peers"),
+        (FEED_TOKEN, &*format!("[{FEED_TOKEN}]")),
+        ("'${CLIENT_KEY}', access", &*format!("'{CLIENT_KEY}', sha256: {CLIENT_KEY}, access")),
+        ("secret: '${CLIENT_KEY}'", &*format!("sha256: {CLIENT_KEY}")),
+        ("http://127", &*format!("http://user:{BACKEND_KEY}@127")),
+        ("session_token: ", "session_token: { "),
+        ("${BACKEND_KEY}", &*format!("{BACKEND_KEY}${{")),
+    ] {
+        assert!(good.contains(from), "{from}");
+        std::fs::write(&file, good.replacen(from, to, 1)).unwrap();
+        let answer = ask(&admin, "POST /reload HTTP/1.1\r\nhost: w\r\ncontent-length: 0\r\n\r\n").unwrap();
+        assert_eq!(answer.status, 422, "{from}: {}", answer.text());
+        shown.push(answer.text());
+        for page in ["/status", "/metrics", "/"] {
+            shown.push(ask(&admin, &format!("GET {page} HTTP/1.1\r\nhost: w\r\n\r\n")).unwrap().text());
+        }
+    }
+    let (_, lines) = every.stop();
+    for backend in ["claude", "azure", "google", "amazon", "model"] {
+        let answered =
+            |line: &&String| line.contains(&format!(r#""backend":"{backend}""#)) && line.contains(r#""ended":"complete""#);
+        assert!(lines.iter().any(|line| answered(&line)), "{backend} was never asked: {}", lines.join("\n"));
+    }
+    for said in ["invalid_signature", "exit status: 3", "electricity"] {
+        assert!(lines.iter().any(|line| line.contains(said)), "it says nothing of `{said}`");
+    }
+    shown.extend(lines);
+    let (_, lines) = before.stop();
+    assert!(lines.iter().any(|line| line.contains(r#""ended":"complete""#)), "what it passed on was taken");
+    shown.extend(lines);
+    are_bare(&shown);
 }
