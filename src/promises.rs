@@ -137,7 +137,7 @@
 //! | Nothing is lost between baseline, actual, waste and saved | `grams_are_conserved`, `sums_of_records_are_conserved` |
 //! | A line is written as its reader reads it, every field of it | `every_field_is_written_as_serde_json_writes_it_and_left_out_where_it_does` |
 //! | A full disk or a vanished folder stops no request, and is counted | `a_full_disk_stops_no_request_and_is_counted`, `a_folder_that_vanished_costs_no_line_and_is_found_again` |
-//! | What is promised of a decision holds whatever readings, backends and files do | `what_is_promised_of_a_decision_holds_whatever_happens` |
+//! | What is promised of a decision, and of what counts of the readings, holds whatever sources, backends and files do, and a failure of that can be looked at twice | `what_is_promised_of_a_decision_holds_whatever_happens`, `a_seed_is_played_alike_each_time_and_another_otherwise` |
 //!
 //! # Carbon data and configuration cannot hurt a request
 //!

@@ -14,11 +14,10 @@ pub mod peers;
 pub mod pricing;
 pub mod probe;
 mod program;
+pub mod publisher;
 pub mod regular;
 pub mod reload;
 pub mod tokens;
-
-mod publisher;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

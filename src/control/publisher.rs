@@ -10,7 +10,7 @@ use crate::grid::{Grid, GridZone, Reading, ZoneId, age};
 use crate::state::{Snapshot, State};
 
 /// Makes each snapshot from the one before.
-pub(super) struct Publisher {
+pub struct Publisher {
     state: Arc<State>,
     clock: Arc<dyn Clock>,
     /// By source and zone, the last reading.
@@ -19,14 +19,15 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(state: Arc<State>, clock: Arc<dyn Clock>) -> Self {
+    /// The one publisher of a state.
+    pub fn new(state: Arc<State>, clock: Arc<dyn Clock>) -> Self {
         let mut publisher = Self { state, clock, said: Vec::new(), epoch: 0 };
         publisher.forget();
         publisher
     }
 
     /// The set of sources whose readings are taken.
-    pub(super) const fn epoch(&self) -> u64 {
+    pub const fn epoch(&self) -> u64 {
         self.epoch
     }
 
@@ -39,7 +40,7 @@ impl Publisher {
     }
 
     /// Publishes a plan. Returns whether it has other carbon sources or zones, so that the sources must be started again.
-    pub(super) fn plan(&mut self, plan: Plan) -> bool {
+    pub fn plan(&mut self, plan: Plan) -> bool {
         let before = self.state.load();
         let again = before.plan.carbon != plan.carbon || before.plan.zones != plan.zones;
         self.state.publish(before.with_plan(Arc::new(plan), self.clock.monotonic()));
@@ -50,7 +51,7 @@ impl Publisher {
     }
 
     /// Adapts limits and prices. Returns whether new prices were found.
-    pub(super) fn price(&self, pricer: &mut Pricer) -> bool {
+    pub fn price(&self, pricer: &mut Pricer) -> bool {
         let snapshot = self.state.load();
         let Ticked { prices: found, usual_answer, .. } = pricer.tick(&snapshot, self.clock.monotonic(), self.clock.wall());
         let prices = found.as_ref().unwrap_or(&snapshot.prices);
@@ -63,7 +64,7 @@ impl Publisher {
     }
 
     /// Takes what a source said, and publishes it if it changes what counts.
-    pub(super) fn take(&mut self, epoch: u64, source: usize, readings: Vec<(GridZone, Reading)>) {
+    pub fn take(&mut self, epoch: u64, source: usize, readings: Vec<(GridZone, Reading)>) {
         if epoch != self.epoch {
             return;
         }
@@ -83,7 +84,7 @@ impl Publisher {
     }
 
     /// Asks the chain anew for every zone. A zone of which no source has spoken keeps what it had under an earlier plan.
-    pub(super) fn resolve(&mut self) {
+    pub fn resolve(&mut self) {
         let snapshot = self.state.load();
         let (carbon, now) = (&snapshot.plan.carbon, self.clock.wall());
         let mut grid = Grid::clone(&snapshot.grid);
