@@ -334,20 +334,20 @@ fn late(route: &Route, candidate: &Candidate, streamed: bool) -> bool {
     budget.is_some_and(|budget| latency > budget) || candidate.estimate.in_flight >= candidate.estimate.limit
 }
 
-/// A request is refused only when nobody may take it.
+/// A request is refused only when nobody may take it: of those that stand best, who come back counting for more than who is ejected,
+/// all are late, and the policy rejects it for that.
 fn none_could(why: &NoCandidate, route: &Route, candidates: &[Candidate], streamed: bool) {
-    let usable = |candidate: &&Candidate| matches!(candidate.standing, Standing::Ready | Standing::Returning | Standing::Ejected);
+    let standing = |it: &Standing| candidates.iter().any(|candidate| candidate.standing == *it);
+    let best = [Standing::Ready, Standing::Returning, Standing::Ejected].into_iter().find(standing);
+    let of_them = || candidates.iter().filter(|candidate| Some(candidate.standing) == best);
+    let crowded = |candidate: &Candidate| candidate.estimate.in_flight >= candidate.estimate.limit;
+    assert!(best.is_none() || route.policy.on_no_candidate == OnNoCandidate::Reject, "{why:?} of {candidates:#?}");
     match why {
         NoCandidate::NoneServes => assert!(candidates.is_empty()),
-        NoCandidate::AllExcluded { .. } => {
-            let crowded = |candidate: &&Candidate| candidate.estimate.in_flight >= candidate.estimate.limit;
-            let rejects = route.policy.on_no_candidate == OnNoCandidate::Reject;
-            assert!(candidates.iter().filter(usable).all(|candidate| rejects && crowded(&candidate)));
-        }
+        NoCandidate::AllExcluded { .. } => assert!(of_them().all(crowded), "{candidates:#?}"),
         NoCandidate::OverBudget { by } => {
-            assert!(*by > Millis::ZERO && route.policy.on_no_candidate == OnNoCandidate::Reject);
-            let ready = candidates.iter().filter(|candidate| candidate.standing == Standing::Ready);
-            assert!(ready.into_iter().all(|candidate| late(route, candidate, streamed)));
+            assert!(*by > Millis::ZERO && of_them().count() > 0);
+            assert!(of_them().all(|candidate| late(route, candidate, streamed)), "{candidates:#?}");
         }
     }
 }
