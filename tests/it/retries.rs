@@ -220,17 +220,17 @@ fn what_was_not_refused_is_sent_again_only_if_the_policy_says_so() {
             Then::Next
         }
     };
-    let cases: [(u16, Script); 6] = [
-        (500, Box::new(status("500 Internal Server Error"))),
-        (502, Box::new(status("502 Bad Gateway"))),
-        (504, Box::new(status("504 Gateway Timeout"))),
-        (502, Box::new(cut)),
-        (502, Box::new(garbage)),
-        (504, Box::new(silent)),
+    let cases: [(u16, Script, &str); 6] = [
+        (500, Box::new(status("500 Internal Server Error")), ""),
+        (502, Box::new(status("502 Bad Gateway")), ""),
+        (504, Box::new(status("504 Gateway Timeout")), ""),
+        (502, Box::new(cut), ""),
+        (502, Box::new(garbage), ""),
+        (504, Box::new(silent), "timeouts: { first_byte: 200ms }"),
     ];
-    for (nth, (expected, script)) in cases.into_iter().enumerate() {
+    for (nth, (expected, script, more)) in cases.into_iter().enumerate() {
         let (bad, idle) = (Peer::start(move |_, stream| script(stream)), Peer::answering("200 OK", "{}"));
-        let backends = [("bad", bad.address, "timeouts: { first_byte: 200ms }"), ("idle", idle.address, "")];
+        let backends = [("bad", bad.address, more), ("idle", idle.address, "")];
         let proxy = Harness::start(&backends, IN_ORDER);
         assert_eq!(ask(&mut Client::connect(proxy.address)).status, expected, "case {nth}");
         assert_eq!((asked_of(&bad), asked_of(&idle)), (1, 0), "case {nth}");

@@ -64,7 +64,8 @@ impl Slow {
 #[test]
 fn three_hundred_slow_clients_are_gone_within_their_limits_and_others_are_served_meanwhile() {
     let backend = Peer::answering("200 OK", "{}");
-    let limits = "limits: { header_read: 2s, idle: 2s, body_progress: 2s }";
+    // Long enough for all of them to be there before the first one is gone.
+    let limits = "limits: { header_read: 5s, idle: 5s, body_progress: 5s }";
     let proxy = Harness::with(limits, &[("a", backend.address, "")], "");
     let mut slow: Vec<Slow> = (0..CLIENTS).flat_map(|_| KINDS.iter().map(|kind| Slow::connect(kind, proxy.address))).collect();
     let begun = Instant::now();

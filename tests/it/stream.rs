@@ -301,8 +301,9 @@ fn what_the_drain_cuts_is_not_the_clients_doing() {
 #[test]
 fn a_stream_that_falls_silent_says_so_in_its_line() {
     let peer = Peer::start(|_, stream| {
-        begin_events(stream);
-        chunk(stream, FIRST.as_bytes());
+        // At once, so that nothing but the silence lasts.
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+        stream.write_all(format!("{head}{:x}\r\n{FIRST}\r\n", FIRST.len()).as_bytes()).unwrap();
         wait_for_close(stream);
         Then::Close
     });
@@ -424,7 +425,7 @@ fn the_total_is_over_when_it_is_although_a_gap_may_last_longer() {
         wait_for_close(stream);
         Then::Close
     });
-    let proxy = Harness::start(&[("a", peer.address, "timeouts: { total: 200ms, idle: 10m }")], "");
+    let proxy = Harness::start(&[("a", peer.address, "timeouts: { total: 1s, idle: 10m }")], "");
     let mut client = Client::connect(proxy.address);
     client.post("/v1/chat/completions", "", STREAM);
     assert!(client.read_to_end().contains("Hel"));
