@@ -95,6 +95,12 @@ impl Check<'_> {
             self.problems.add(written.mark, format!("{} is the address of {place} too", written.shown())).mend =
                 Some("give the admin address a port of its own".to_owned());
         }
+        if !address.ip().to_canonical().is_loopback() {
+            let message =
+                "whoever reaches this address sees what is in force and may reload it, since nobody is asked for a key here";
+            self.warnings.add(written.mark, message).mend =
+                Some("listen on 127.0.0.1, or see to it that only your monitoring reaches it".to_owned());
+        }
         Some(address)
     }
 
