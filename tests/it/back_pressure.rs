@@ -1,30 +1,33 @@
-//! A backend that pours and a client that does not read: what is between them is bounded.
+//! Somebody who pours and somebody who does not read, in both directions: what is between them is bounded.
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use windward::clock::SimulatedClock;
 
 use super::support::h2::{End, H2Client, HEADERS, WINDOW_UPDATE, frame};
 use super::support::peer::{PATIENCE, Then};
 use super::support::{Client, Harness, Peer};
 
-/// Bytes that the backend has to give.
+/// Bytes that there are to give.
 const ALL: usize = 200 << 20;
 /// What may be taken from it: the buffers of two sockets' both ends and a few of the proxy's own.
 const MOST: usize = 16 << 20;
 const STREAM: &str = r#"{"model":"m","stream":true}"#;
+
+/// Nobody takes a byte for so long when nobody will. A slow machine may take a pause for the end, and then less is counted, not more.
+const STANDS_STILL: Duration = Duration::from_millis(300);
 
 /// A backend that pours until nobody takes a byte for a while, and says then how many were taken.
 fn pouring() -> (Peer, Receiver<usize>) {
     let (report, reports) = channel();
     let report = Mutex::new(report);
     let peer = Peer::start(move |_, stream| {
-        // A slow machine may take a pause for the end, and then less is counted, not more.
-        stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        stream.set_write_timeout(Some(STANDS_STILL)).unwrap();
         report.lock().unwrap().send(pour(stream)).unwrap();
         Then::Close
     });
@@ -68,6 +71,53 @@ fn a_client_of_http2_that_does_not_read_costs_little() {
         let taken = taken.recv_timeout(PATIENCE).unwrap();
         assert!(taken < MOST, "{taken} bytes were taken with a window of {first_window:?}");
         assert!(client.frame().is_some());
+    }
+}
+
+/// Bytes of an upload that are taken of a client of HTTP/1.1.
+fn poured(address: SocketAddr) -> usize {
+    let mut client = Client::connect(address);
+    client.send(format!("POST /v1/files HTTP/1.1\r\nhost: w\r\ncontent-length: {ALL}\r\n\r\n").as_bytes());
+    client.stream.set_write_timeout(Some(STANDS_STILL)).unwrap();
+    let (piece, mut taken) = (vec![b'x'; 16 << 10], 0);
+    while taken < ALL
+        && let Ok(count) = client.stream.write(&piece)
+    {
+        taken += count;
+    }
+    taken
+}
+
+/// The same of one of HTTP/2, who sends as much as its windows allow.
+fn poured_by_http2(address: SocketAddr) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (sender, connection) = h2::client::handshake(socket).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::post("http://w/v1/files").body(()).unwrap();
+        let (_response, mut body) = sender.ready().await.unwrap().send_request(request, false).unwrap();
+        let (piece, mut taken) = (Bytes::from(vec![b'x'; 16 << 10]), 0);
+        while taken < ALL {
+            body.reserve_capacity(piece.len());
+            let room = tokio::time::timeout(STANDS_STILL, std::future::poll_fn(|cx| body.poll_capacity(cx))).await;
+            let Ok(Some(Ok(room))) = room else { break };
+            let sent = room.min(piece.len());
+            body.send_data(piece.slice(..sent), false).unwrap();
+            taken += sent;
+        }
+        taken
+    })
+}
+
+#[test]
+fn a_backend_that_takes_nothing_of_an_upload_costs_little() {
+    for pour in [poured, poured_by_http2] {
+        // Nobody even accepts there: the kernel does, and holds what its buffers hold.
+        let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = Harness::start(&[("a", backend.local_addr().unwrap(), "")], "");
+        let taken = pour(proxy.address);
+        assert!((1..MOST).contains(&taken), "{taken} bytes were taken");
     }
 }
 
