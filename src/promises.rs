@@ -108,6 +108,7 @@
 //! | What cannot be signed as it is sent is neither signed nor believed | `a_query_that_is_no_text_is_neither_signed_nor_believed` |
 //! | A credential in a query stays here, and every other parameter is as it was | `a_credential_in_a_query_passes_only_where_it_is_asked_for`, `whatever_is_kept_stood_there_in_that_order` |
 //! | Who has no right key is turned away, and nobody is contacted | `who_has_no_key_is_turned_away_and_nobody_hears_of_it` |
+//! | How long it takes to compare a key, or a signature, says nothing of how much of it was right, nor which key it was. That is by construction, and no test measures it: every key is compared, digest with digest, by a function that looks at every byte ([`key`](crate::key)). What is shown is that every bit counts | `one_bit_makes_another_digest_wherever_it_stands`, `a_key_is_found_by_its_text_alone` |
 //! | A backend learns who the client is only if it is to | `who_the_client_is_reaches_only_a_backend_that_is_to_know_it` |
 //!
 //! # Replicas cannot make each other worse than alone

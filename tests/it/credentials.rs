@@ -174,8 +174,8 @@ fn trailers_of_an_upload_bring_no_credential() {
     let by_http2 = |address: SocketAddr| {
         let head =
             block(&[(":method", "POST"), (":scheme", "http"), (":path", "/v1/files"), (":authority", "w"), ("trailer", NAMED)]);
-        let late = ["x-sum", "x-acme-api-key", "x-tenant-pass", "authorization", "cookie", "host"];
-        let late = late.map(|name| (name, if name == "x-sum" { "7" } else { "CLIENT" }));
+        let late = ["x-sum", "content-length", "x-acme-api-key", "x-tenant-pass", "authorization", "cookie", "host"];
+        let late = late.map(|name| (name, if matches!(name, "x-sum" | "content-length") { "7" } else { "CLIENT" }));
         let mut client = H2Client::connect(address);
         let frames = [
             frame(HEADERS, END_HEADERS, 1, &head),

@@ -15,9 +15,9 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::support::cases::{blocks, unescaped};
@@ -109,6 +109,10 @@ impl Cut {
 struct Bench {
     proxy: Harness,
     backend: Peer,
+    /// Requests that the backend got to see, also those that nobody waited for ..
+    seen: Arc<AtomicUsize>,
+    /// .. and those that it was to see.
+    wanted: AtomicUsize,
     /// From each refusal of the last case to the end of its connection.
     ended_after: Mutex<Vec<Duration>>,
 }
@@ -120,18 +124,22 @@ const RUNS: usize = 3;
 
 impl Bench {
     fn new() -> Self {
-        let backend = Peer::start(|_, stream| {
+        let seen = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&seen);
+        let backend = Peer::start(move |_, stream| {
+            count.fetch_add(1, SeqCst);
             respond(stream, "200 OK", "content-type: application/json\r\n", b"{}");
             Then::Next
         });
         let proxy = Harness::with("limits: { body: 1MiB }", &[("a", backend.address, "")], "");
-        Self { proxy, backend, ended_after: Mutex::default() }
+        Self { proxy, backend, seen, wanted: AtomicUsize::new(0), ended_after: Mutex::default() }
     }
 
     /// Runs a case, and again if an end was late.
     fn run_in_time(&self, case: &Case, cut: Cut) -> Result<(), String> {
         let mut slowest = Duration::ZERO;
         for _ in 0..RUNS {
+            self.wanted.fetch_add(case.sees.len(), SeqCst);
             let ran = self.run(case, cut);
             while self.backend.saw_more() {}
             ran?;
@@ -160,6 +168,9 @@ impl Bench {
         }
         for (nth, body) in case.sees.iter().enumerate() {
             let seen = self.backend.next();
+            if !seen.target().starts_with('/') {
+                return Err(format!("request {nth} reached the backend as {}", seen.head));
+            }
             if seen.body != *body {
                 return Err(format!("request {nth} reached the backend with {:?}", String::from_utf8_lossy(&seen.body)));
             }
@@ -232,6 +243,8 @@ fn run_all(cut: Cut, choose: impl Fn(&Case) -> bool) {
         }
     }
     assert!(wrong.is_empty(), "{} of {} ({cut:?}):\n{}", wrong.len(), chosen.len(), wrong.join("\n"));
+    // What a backend sees of a refused request it may see late.
+    assert_eq!(bench.seen.load(SeqCst), bench.wanted.load(SeqCst), "more reached the backend ({cut:?})");
 }
 
 #[test]
