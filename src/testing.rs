@@ -46,6 +46,7 @@ pub(crate) fn plan() -> Plan {
         flows: Vec::new(),
         policies: Vec::new(),
         keys: Keys::default(),
+        geographies: Vec::new(),
         limits: Limits::default(),
         model_lists: Vec::new(),
         credential_fields: Box::default(),

@@ -153,10 +153,13 @@ impl Decode for CandidateFile {
     }
 }
 
-/// A row of the catalogue: a model, or a host.
+/// A row of the catalogue, of whichever kind.
 pub(super) enum RowFile {
     Offer(Box<OfferFile>),
+    Endpoint(EndpointFile),
+    Profile(ProfileFile),
     Host(HostFile),
+    Geography(GeographyFile),
 }
 
 impl RowFile {
@@ -164,18 +167,24 @@ impl RowFile {
     pub(super) const fn mark(&self) -> Mark {
         match self {
             Self::Offer(offer) => offer.model.mark,
+            Self::Endpoint(endpoint) => endpoint.endpoint.mark,
+            Self::Profile(profile) => profile.profile.mark,
             Self::Host(host) => host.host.mark,
+            Self::Geography(geography) => geography.geography.mark,
         }
     }
 }
 
 impl Decode for RowFile {
     fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-        match &node.value {
-            Value::Map(entries) if entries.iter().any(|entry| entry.key == "host") => {
-                HostFile::decode(node, problems).map(Self::Host)
-            }
-            _ => OfferFile::decode(node, problems).map(|offer| Self::Offer(Box::new(offer))),
+        // By the key that no other kind has.
+        let has = |key| node.get(key).is_some();
+        match () {
+            () if has("service") => EndpointFile::decode(node, problems).map(Self::Endpoint),
+            () if has("profile") => ProfileFile::decode(node, problems).map(Self::Profile),
+            () if has("host") => HostFile::decode(node, problems).map(Self::Host),
+            () if has("geography") => GeographyFile::decode(node, problems).map(Self::Geography),
+            () => OfferFile::decode(node, problems).map(|offer| Self::Offer(Box::new(offer))),
         }
     }
 }
@@ -254,6 +263,32 @@ super::decode::section! {
         ttl: Option<At<Span>>,
         /// A header field that names it. Without one, the body's `prompt_cache_key` or `user` does, or how the prompt begins.
         header: Option<At<String>>,
+    }
+
+    /// An endpoint of Amazon Bedrock.
+    struct EndpointFile {
+        /// Its name, as a model's row has it.
+        endpoint: At<String>,
+        /// Of a backend's URL, with the region in it: bedrock-runtime.{region}.amazonaws.com. *. before it is any labels.
+        host: At<String>,
+        /// What a request to it is signed for.
+        service: At<String>,
+    }
+
+    /// An inference profile of Amazon Bedrock.
+    struct ProfileFile {
+        /// The first word of an id, such as eu.
+        profile: At<String>,
+        /// Where such a request may run, such as aws/eu-*; anywhere when left out.
+        regions: Option<Filled<At<String>>>,
+    }
+
+    /// What an answer of Anthropic's says of where its request ran.
+    struct GeographyFile {
+        /// The word (inference_geo).
+        geography: At<String>,
+        /// Country codes such as DE, of whose known grids the dirtiest counts; anywhere when left out.
+        countries: Option<Filled<At<String>>>,
     }
 
     /// A host that says in which countries it works.
@@ -337,7 +372,13 @@ either! {
     ] });
     Models: |g| json_schema!({ "anyOf": [{ "type": "array", "items": { "type": "string" } }, g.subschema_for::<Table<NameThere>>()] });
     NameThere: |g| json_schema!({ "anyOf": [{ "type": ["string", "null"] }, g.subschema_for::<ModelFile>()] });
-    RowFile: |g| json_schema!({ "anyOf": [g.subschema_for::<OfferFile>(), g.subschema_for::<HostFile>()] });
+    RowFile: |g| json_schema!({ "anyOf": [
+        g.subschema_for::<OfferFile>(),
+        g.subschema_for::<EndpointFile>(),
+        g.subschema_for::<ProfileFile>(),
+        g.subschema_for::<HostFile>(),
+        g.subschema_for::<GeographyFile>(),
+    ] });
     CandidateFile: |g| json_schema!({ "anyOf": [{ "type": "string" }, g.subschema_for::<WeightedFile>()] });
     BudgetFile: |g| json_schema!({ "anyOf": [{ "const": "none" }, g.subschema_for::<LatencyFile>()] });
     AffinityFile: |g| json_schema!({ "anyOf": [{ "const": "none" }, g.subschema_for::<ConversationFile>()] });

@@ -36,7 +36,7 @@ section! {
         carbon: Option<CarbonFile>,
         /// Energy per token of your own models, before the shipped table.
         energy: Option<Vec<EnergyFile>>,
-        /// Which model is reached where, and what hosts say of where they work, before what is shipped: suppliers change both every month.
+        /// Which model is reached where, and what ids, hosts and answers say of where a request runs, before what is shipped.
         catalogue: Option<Vec<RowFile>>,
         /// Regional model endpoints.
         backends: At<Filled<BackendFile>>,
@@ -205,7 +205,7 @@ section! {
     struct OfferFile {
         /// The model as clients know it.
         model: At<String>,
-        /// bedrock-runtime or bedrock-mantle.
+        /// bedrock-runtime, bedrock-mantle, or one that a row of its own tells of.
         endpoint: At<String>,
         /// Below which the OpenAI API lies there; /openai/v1 when left out.
         path: Option<At<String>>,

@@ -18,7 +18,7 @@ use crate::key::Keys;
 use crate::live::{Prior, RetryLimits};
 use crate::policy::Policy;
 use crate::route::Route;
-use crate::tables::EnergyTable;
+use crate::tables::{EnergyTable, Place};
 
 /// A validated configuration.
 #[derive(Clone, Debug)]
@@ -46,6 +46,8 @@ pub struct Plan {
     pub policies: Vec<Arc<Policy>>,
     /// Who may use the routes; without any, everybody.
     pub keys: Keys,
+    /// What answers may say of where a request ran, the first of a name counts.
+    pub geographies: Vec<Place>,
     /// Limits of every request.
     pub limits: Limits,
     /// The answer to `GET /v1/models`, rendered once, in the order of the routes' names; one per route, by index.

@@ -9,10 +9,10 @@ use super::exchange::Exchange;
 use crate::backend::{Backend, PlacementKind};
 use crate::config::builtin_reading;
 use crate::grid::{Basis, Freshness, GridZone, Intensity, Quality, Reading, Signal, ZoneId};
-use crate::ledger::Place;
+use crate::ledger;
 use crate::record::{CarbonUsed, Text};
 use crate::state::Snapshot;
-use crate::tables::{Region, Regions};
+use crate::tables::{Place, Region, Regions};
 use crate::units::{GramsPerKwh, Pue};
 
 /// The longest name of a place that is believed, in bytes.
@@ -50,18 +50,26 @@ impl Ran {
         let (name, place) = x.evidence.as_deref()?.split_once('=')?;
         let (backend, _) = x.serving.as_ref()?;
         let at = (&*x.snapshot, x.wall);
-        match (name, place, backend.placement.kind) {
-            ("x-ms-region", ..) => Self::in_region(azure_region(place)?, backend, at),
-            // An endpoint that is pinned says more than a workspace's setting.
-            ("inference_geo", "global", PlacementKind::Geo) => {
-                Some(Self { kind: PlacementKind::Global, judged: None, pue: backend.pue })
+        match name {
+            "x-ms-region" => Self::in_region(azure_region(place)?, backend, at),
+            "inference_geo" => {
+                let geography = x.snapshot.plan.geographies.iter().find(|geography| *geography.name == *place)?;
+                Self::in_geography(geography, backend, at)
             }
-            ("inference_geo", "us", PlacementKind::Global | PlacementKind::Unknown) => {
-                let inside = Regions::shipped().iter().filter(|region| region.grid_zone.as_str().starts_with("US-"));
+            _ => None,
+        }
+    }
+
+    fn in_geography(geography: &Place, backend: &Backend, at: (&Snapshot, Timestamp)) -> Option<Self> {
+        match (geography.countries.is_empty(), backend.placement.kind) {
+            (true, PlacementKind::Geo) => Some(Self { kind: PlacementKind::Global, judged: None, pue: backend.pue }),
+            (false, PlacementKind::Global | PlacementKind::Unknown) => {
+                let inside = Regions::shipped().iter().filter(|region| geography.may_be_in(region.grid_zone.as_str()));
                 let judged: Option<Vec<Judged>> = inside.map(|region| judged(&region.grid_zone, at)).collect();
                 let dirtiest = judged?.into_iter().max_by(|a, b| a.value.get().total_cmp(&b.value.get()));
                 Some(Self { kind: PlacementKind::Geo, judged: dirtiest, pue: backend.pue })
             }
+            // It says no more than is declared; and an endpoint that is pinned says more than a workspace's setting.
             _ => None,
         }
     }
@@ -96,8 +104,8 @@ impl<'x> At<'x> {
         self.ran.map_or(self.backend.pue, |ran| ran.pue)
     }
 
-    pub(super) fn place(&self) -> Place {
-        Place { pue: self.pue(), intensity: self.intensity.map(|intensity| intensity.value) }
+    pub(super) fn place(&self) -> ledger::Place {
+        ledger::Place { pue: self.pue(), intensity: self.intensity.map(|intensity| intensity.value) }
     }
 
     pub(super) fn grid_zone(&self, x: &'x Exchange) -> Option<Text<'x>> {

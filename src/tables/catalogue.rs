@@ -7,16 +7,11 @@ use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
 
-use super::{Glob, Host, TableError, hosts, reader};
+use super::{Endpoint, Glob, Place, TableError, endpoints, places, reader};
 
 static SHIPPED: LazyLock<Catalogue> = LazyLock::new(|| {
     #[expect(clippy::expect_used, reason = "the files are part of the program, and the tests parse these very texts")]
-    Catalogue::parse(include_str!("catalogue.csv"), include_str!("hosts.csv")).expect("the shipped catalogue parses")
-});
-
-static PROFILES: LazyLock<Vec<Profile>> = LazyLock::new(|| {
-    #[expect(clippy::expect_used, reason = "as above")]
-    parse_profiles(include_str!("profiles.csv")).expect("the shipped table of profiles parses")
+    Catalogue::parse().expect("the shipped catalogue parses")
 });
 
 /// A model at an endpoint of some regions.
@@ -24,7 +19,7 @@ static PROFILES: LazyLock<Vec<Profile>> = LazyLock::new(|| {
 pub struct Offer {
     /// The model as clients know it.
     pub model: Arc<str>,
-    /// `bedrock-runtime` or `bedrock-mantle`.
+    /// The endpoint, by its name.
     pub endpoint: Arc<str>,
     /// Below which path the OpenAI API lies there.
     pub path: Arc<str>,
@@ -34,11 +29,19 @@ pub struct Offer {
     pub regions: Vec<Glob>,
 }
 
-/// Offers and hosts, the first of which counts.
+/// Rows of every kind, of which the first that fits counts.
 #[derive(Clone, Debug, Default)]
 pub struct Catalogue {
-    offers: Vec<Offer>,
-    hosts: Vec<Host>,
+    /// Models.
+    pub offers: Vec<Offer>,
+    /// Endpoints.
+    pub endpoints: Vec<Endpoint>,
+    /// Inference profiles.
+    pub profiles: Vec<Profile>,
+    /// Hosts that say where they work.
+    pub hosts: Vec<Place>,
+    /// What answers say of where a request ran.
+    pub geographies: Vec<Place>,
 }
 
 /// What is found of a model at one endpoint.
@@ -58,39 +61,42 @@ impl Catalogue {
         &SHIPPED
     }
 
-    fn parse(text: &str, hosts: &str) -> Result<Self, TableError> {
-        #[derive(Deserialize)]
-        struct Row {
-            model: String,
-            endpoint: String,
-            path: String,
-            id: String,
-            regions: String,
-            checked: String,
-            source: String,
-        }
-        let mut offers = Vec::new();
-        for row in reader(text).deserialize() {
-            let Row { model, endpoint, path, id, regions, checked, source } = row?;
-            if checked.parse::<jiff::civil::Date>().is_err() || source.is_empty() {
-                return Err(TableError::value(&model, "it has a date and a source"));
-            }
-            let regions: Result<Vec<Glob>, _> = regions.split(' ').map(Glob::new).collect();
-            let regions = regions.map_err(|_| TableError::value(&model, "a region is no pattern"))?;
-            offers.push(Offer { model: model.into(), endpoint: endpoint.into(), path: path.into(), id: id.into(), regions });
-        }
-        Ok(Self { offers, hosts: hosts::parse(hosts)? })
+    fn parse() -> Result<Self, TableError> {
+        Ok(Self {
+            offers: parse_offers(include_str!("catalogue.csv"))?,
+            endpoints: endpoints::parse(include_str!("endpoints.csv"))?,
+            profiles: parse_profiles(include_str!("profiles.csv"))?,
+            hosts: places::parse(include_str!("hosts.csv"))?,
+            geographies: places::parse(include_str!("geographies.csv"))?,
+        })
     }
 
-    /// This catalogue behind rows of somebody's own.
+    /// This catalogue behind somebody's own.
     #[must_use]
-    pub fn behind(&self, own: Vec<Offer>, own_hosts: Vec<Host>) -> Self {
-        let offers = own.into_iter().chain(self.offers.iter().cloned()).collect();
-        Self { offers, hosts: own_hosts.into_iter().chain(self.hosts.iter().cloned()).collect() }
+    pub fn behind(&self, mut own: Self) -> Self {
+        own.offers.extend_from_slice(&self.offers);
+        own.endpoints.extend_from_slice(&self.endpoints);
+        own.profiles.extend_from_slice(&self.profiles);
+        own.hosts.extend_from_slice(&self.hosts);
+        own.geographies.extend_from_slice(&self.geographies);
+        own
+    }
+
+    /// Whose host that is, and the region in it; `None` for one of nobody known.
+    pub fn endpoint<'h>(&self, host: &'h str) -> Option<(&Endpoint, &'h str)> {
+        self.endpoints.iter().find_map(|endpoint| Some((endpoint, endpoint.host.region(host)?)))
+    }
+
+    /// The profile with which a model's id begins, also one within an ARN; `None` for an id that stays in its region.
+    pub fn profile(&self, id: &str) -> Option<&Profile> {
+        let name = id.rsplit('/').next().unwrap_or(id);
+        let (first, rest) = name.split_once('.')?;
+        // `us.amazon.nova` has a supplier behind the profile.
+        self.profiles.iter().find(|profile| *profile.prefix == *first && rest.contains('.'))
     }
 
     /// What a host says of where it works; `None` for one that says nothing.
-    pub fn host(&self, name: &str) -> Option<&Host> {
+    pub fn host(&self, name: &str) -> Option<&Place> {
         self.hosts.iter().find(|host| *host.name == *name)
     }
 
@@ -107,16 +113,10 @@ impl Catalogue {
             None => elsewhere.map_or(Found::Unknown, Found::Elsewhere),
         }
     }
-
-    /// The offers, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &Offer> {
-        self.offers.iter()
-    }
 }
 
 /// How far from the region that was asked a request may run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
     /// Anywhere in a set of regions.
     Geo,
@@ -129,35 +129,53 @@ pub enum Reach {
 pub struct Profile {
     /// The word.
     pub prefix: Arc<str>,
-    /// How far a request may go.
-    pub reach: Reach,
-    /// Where that may be, as patterns of regions.
+    /// Where a request may run, as patterns of regions; none for anywhere.
     pub regions: Vec<Glob>,
 }
 
 impl Profile {
-    /// Of a model's id, also of one within an ARN; `None` for one that stays in its region.
-    pub fn of(id: &str) -> Option<&'static Self> {
-        let name = id.rsplit('/').next().unwrap_or(id);
-        let (first, rest) = name.split_once('.')?;
-        // `us.amazon.nova` has a supplier behind the profile.
-        PROFILES.iter().find(|profile| *profile.prefix == *first && rest.contains('.'))
+    /// How far a request may go.
+    pub const fn reach(&self) -> Reach {
+        if self.regions.is_empty() { Reach::Global } else { Reach::Geo }
     }
+}
+
+fn parse_offers(text: &str) -> Result<Vec<Offer>, TableError> {
+    #[derive(Deserialize)]
+    struct Row {
+        model: String,
+        endpoint: String,
+        path: String,
+        id: String,
+        regions: String,
+        checked: String,
+        source: String,
+    }
+    let mut offers = Vec::new();
+    for row in reader(text).deserialize() {
+        let Row { model, endpoint, path, id, regions, checked, source } = row?;
+        if checked.parse::<jiff::civil::Date>().is_err() || source.is_empty() {
+            return Err(TableError::value(&model, "it has a date and a source"));
+        }
+        let regions: Result<Vec<Glob>, _> = regions.split(' ').map(Glob::new).collect();
+        let regions = regions.map_err(|_| TableError::value(&model, "a region is no pattern"))?;
+        offers.push(Offer { model: model.into(), endpoint: endpoint.into(), path: path.into(), id: id.into(), regions });
+    }
+    Ok(offers)
 }
 
 fn parse_profiles(text: &str) -> Result<Vec<Profile>, TableError> {
     #[derive(Deserialize)]
     struct Row {
         prefix: String,
-        reach: Reach,
         regions: String,
     }
     let mut profiles = Vec::new();
     for row in reader(text).deserialize() {
-        let Row { prefix, reach, regions } = row?;
+        let Row { prefix, regions } = row?;
         let regions: Result<Vec<Glob>, _> = regions.split_whitespace().map(Glob::new).collect();
         let regions = regions.map_err(|_| TableError::value(&prefix, "a region is no pattern"))?;
-        profiles.push(Profile { prefix: prefix.into(), reach, regions });
+        profiles.push(Profile { prefix: prefix.into(), regions });
     }
     Ok(profiles)
 }
@@ -194,7 +212,7 @@ mod tests {
             id: "eu.openai.gpt-6-sol".into(),
             regions: vec![Glob::new("eu-*").unwrap()],
         };
-        let both = Catalogue::shipped().behind(vec![own], Vec::new());
+        let both = Catalogue::shipped().behind(Catalogue { offers: vec![own], ..Catalogue::default() });
         let id = |region| match both.find("gpt-6-sol", "bedrock-runtime", region) {
             Found::Here(offer) => offer.id.to_string(),
             _ => String::new(),
@@ -204,24 +222,24 @@ mod tests {
 
     #[test]
     fn every_region_of_a_row_is_one_of_the_table() {
-        for offer in Catalogue::shipped().iter() {
+        let shipped = Catalogue::shipped();
+        for offer in &shipped.offers {
             for pattern in &offer.regions {
                 let known =
                     Regions::shipped().iter().any(|region| &*region.provider == "aws" && pattern.matches(region.short_name()));
                 assert!(known, "{} {pattern:?}", offer.model);
             }
-            assert!(offer.path.starts_with('/') && ["bedrock-runtime", "bedrock-mantle"].contains(&&*offer.endpoint));
+            assert!(offer.path.starts_with('/') && shipped.endpoints.iter().any(|endpoint| endpoint.name == offer.endpoint));
         }
-        for profile in PROFILES.iter() {
+        for profile in &shipped.profiles {
             let known = |pattern: &Glob| Regions::shipped().iter().any(|region| pattern.matches(&region.name));
             assert!(profile.regions.iter().all(known), "{}", profile.prefix);
-            assert_eq!(profile.regions.is_empty(), profile.reach == Reach::Global);
         }
     }
 
     #[test]
     fn a_profile_is_told_from_a_supplier() {
-        let reach = |id| Profile::of(id).map(|profile| profile.reach);
+        let reach = |id| Catalogue::shipped().profile(id).map(Profile::reach);
         assert_eq!(reach("us.openai.gpt-6-sol"), Some(Reach::Geo));
         assert_eq!(reach("global.anthropic.claude-haiku-4-5-20251001-v1:0"), Some(Reach::Global));
         let arn = "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.openai.gpt-6-sol";

@@ -6,18 +6,20 @@
 //! held by the tests, so that a bad table cannot leave the build. Anything here can be overridden by the configuration.
 
 mod catalogue;
+mod endpoints;
 mod energy;
 mod glob;
-mod hosts;
+mod places;
 mod regions;
 mod render;
 mod similar;
 mod withheld;
 
 pub use catalogue::{Catalogue, Found, Offer, Profile, Reach};
+pub use endpoints::{Endpoint, HostPattern};
 pub use energy::{Band, Coefficients, EnergyBand, EnergyQuality, EnergyTable, Override, TokenCounts};
 pub use glob::{Glob, GlobError};
-pub use hosts::Host;
+pub use places::Place;
 pub use regions::{PueScope, Region, Regions, Zone};
 pub use render::{to_csv, to_text};
 pub use similar::nearest;

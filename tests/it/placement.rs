@@ -10,12 +10,17 @@ const AZURE: &str = "dialect: azure-openai\n    models: [m]\n    region: azure/"
 const FIELDS: &str = "content-type: application/json\r\n";
 
 fn recorded(backend: &str, path: &str, fields: &str, answer: String) -> Value {
+    recorded_by("", backend, path, fields, answer)
+}
+
+/// The same by a configuration with that at its top.
+fn recorded_by(top: &str, backend: &str, path: &str, fields: &str, answer: String) -> Value {
     let fields = format!("{FIELDS}{fields}");
     let peer = Peer::start(move |_, stream| {
         respond(stream, "200 OK", &fields, answer.as_bytes());
         Then::Next
     });
-    let proxy = Harness::start(&[("one", peer.address, backend)], "");
+    let proxy = Harness::with(top, &[("one", peer.address, backend)], "");
     let mut client = Client::connect(proxy.address);
     client.post(path, "anthropic-version: 2023-06-01\r\n", r#"{"model":"m","max_tokens":9,"messages":[]}"#);
     assert_eq!(client.answer().status, 200);
@@ -56,12 +61,13 @@ fn azures_word_on_the_region_counts_for_the_grams() {
 
 #[test]
 fn anthropics_word_on_the_geography_counts_for_the_grams() {
-    let ask = |backend: &str, geo: &str| {
+    let ask_by = |top: &str, backend: &str, geo: &str| {
         let usage = format!(
             r#"{{"type":"message","content":[],"usage":{{"input_tokens":9,"output_tokens":9,"inference_geo":"{geo}"}}}}"#
         );
-        recorded(&format!("dialect: anthropic\n    models: [m]\n    {backend}"), "/v1/messages", "", usage)
+        recorded_by(top, &format!("dialect: anthropic\n    models: [m]\n    {backend}"), "/v1/messages", "", usage)
     };
+    let ask = |backend: &str, geo: &str| ask_by("", backend, geo);
     let (anywhere, inside) =
         ("placement: global\n    region: anywhere", "placement: geo\n    grid_zone: [US-NW-PACW, US-MIDA-PJM]");
     let stayed = ask(anywhere, "us");
@@ -77,4 +83,11 @@ fn anthropics_word_on_the_geography_counts_for_the_grams() {
     assert_eq!(place(&ask(inside, "us")), (Some("geo"), Some("inference_geo=us"), Some("US-MIDA-PJM")));
     assert_eq!(place(&ask(anywhere, "global")).0, Some("global"));
     assert_eq!(place(&ask("region: aws/eu-north-1", "global")).0, Some("pinned"), "an endpoint in a region says more");
+    // Which words there are and what they mean is data: a row of one's own is a new one, or comes before the shipped one.
+    let (anew, other) = ("catalogue: [{ geography: nordic, countries: [SE, NO] }]", "catalogue: [{ geography: us }]");
+    assert_eq!(place(&ask(anywhere, "nordic")), (Some("global"), Some("inference_geo=nordic"), None));
+    let nordic = ask_by(anew, anywhere, "nordic");
+    let (kind, _, zone) = place(&nordic);
+    assert!(kind == Some("geo") && zone.is_some_and(|zone| zone.starts_with("SE-") || zone.starts_with("NO-")), "{zone:?}");
+    assert_eq!(place(&ask_by(other, inside, "us")).0, Some("global"));
 }

@@ -12,42 +12,21 @@ use crate::config::file::SigV4File;
 use crate::config::node::Mark;
 use crate::config::profile::{NoKeys, profile_keys, profile_origin};
 
-/// What a host of AWS says of itself.
-pub(super) struct AwsHost<'h> {
-    pub(super) service: &'static str,
-    pub(super) region: &'h str,
-}
-
-impl<'h> AwsHost<'h> {
-    /// Of `bedrock-runtime.us-west-2.amazonaws.com`, `bedrock-mantle.us-west-2.api.aws`, their FIPS and VPC endpoints; `None` for any
-    /// other host.
-    pub(super) fn of(host: &'h str) -> Option<Self> {
-        let mut labels = host.split('.').skip_while(|label| !label.starts_with("bedrock-"));
-        let service = match labels.next()? {
-            "bedrock-runtime" | "bedrock-runtime-fips" => "bedrock",
-            "bedrock-mantle" => "bedrock-mantle",
-            _ => return None,
-        };
-        let at_aws = [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"].iter().any(|end| host.ends_with(end));
-        labels.next().filter(|_| at_aws).map(|region| Self { service, region })
-    }
-}
+/// What a request is signed for where neither the configuration nor the catalogue says it of its host.
+const USUAL_SERVICE: &str = "bedrock";
 
 impl Check<'_> {
     /// How a backend at `host` in the cloud's `region` is signed for.
     pub(super) fn sigv4(&mut self, written: &SigV4File, mark: Mark, host: &str, region: Option<&str>) -> Credential {
         let SigV4File { service, region: own, access_key_id, secret_access_key, session_token, .. } = written;
-        let by_host = AwsHost::of(host);
-        let usual = || by_host.as_ref().map_or("bedrock", |host| host.service);
+        let by_host = self.catalogue.endpoint(host);
+        let usual = || by_host.map_or(USUAL_SERVICE, |(endpoint, _)| &endpoint.service);
         let service = Arc::from(service.as_ref().map_or_else(usual, |written| &written.value));
-        if let (Some(own), Some(host)) =
-            (own, by_host.as_ref().filter(|host| own.as_ref().is_some_and(|own| own.value != host.region)))
-        {
-            self.problems
-                .add(own.mark, format!("this host is in {}, and takes no signature for {}", quoted(host.region), own.shown()));
+        let of_host = by_host.map(|(_, region)| region);
+        if let (Some(own), Some(region)) = (own, of_host.filter(|region| own.as_ref().is_some_and(|own| own.value != *region))) {
+            self.problems.add(own.mark, format!("this host is in {}, and takes no signature for {}", quoted(region), own.shown()));
         }
-        let by_region = || region.and_then(|region| region.strip_prefix("aws/"));
-        let by_region = || by_host.as_ref().map(|host| host.region).or_else(by_region);
+        let by_region = || of_host.or_else(|| region.and_then(|region| region.strip_prefix("aws/")));
         let Some(region) = own.as_ref().map(|own| own.value.as_str()).or_else(by_region).map(Arc::from) else {
             self.problems.add(mark, "for which region is this signed?").mend =
                 Some("say it: `sigv4: { region: us-west-2 }`".to_owned());
@@ -228,22 +207,6 @@ mod tests {
             let got = loaded(shelf, variables);
             assert_eq!(got.is_err(), problem.is_some(), "{shelf:?}: {got:?}");
             assert!(problem.is_none_or(|problem| got.as_ref().unwrap_err().contains(problem)), "{shelf:?}: {got:?}");
-        }
-    }
-
-    #[test]
-    fn a_host_says_its_service_and_region() {
-        for (host, expected) in [
-            ("bedrock-runtime.us-west-2.amazonaws.com", Some(("bedrock", "us-west-2"))),
-            ("bedrock-runtime-fips.us-gov-west-1.amazonaws.com", Some(("bedrock", "us-gov-west-1"))),
-            ("vpce-0abc-1.bedrock-runtime.eu-north-1.vpce.amazonaws.com", Some(("bedrock", "eu-north-1"))),
-            ("bedrock-mantle.us-east-2.api.aws", Some(("bedrock-mantle", "us-east-2"))),
-            ("bedrock-agent-runtime.us-east-2.amazonaws.com", None),
-            ("bedrock-runtime.us-west-2.example.com", None),
-            ("bedrock-runtime", None),
-            ("localhost", None),
-        ] {
-            assert_eq!(AwsHost::of(host).map(|host| (host.service, host.region)), expected, "{host}");
         }
     }
 }

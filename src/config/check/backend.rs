@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderValue;
 
-use super::aws::AwsHost;
 use super::carbon::{Zones, is_zone};
 use super::hosts::{everywhere, zones_of};
 use super::{Check, catalogue, url};
@@ -126,10 +125,11 @@ impl Check<'_> {
         let written_models = file.models.take();
         let mut models = written_models.map(|written| self.models(written, (energy.as_ref(), prices), table));
         self.name_as_offered(models.as_deref_mut().unwrap_or_default(), &origin, dialect, file.url.mark);
-        let at_aws = AwsHost::of(&origin.host).is_some() || file.region.as_ref().is_some_and(|it| it.value.starts_with("aws/"));
-        let profile = models.as_deref().filter(|_| at_aws).and_then(catalogue::widest);
+        let at_aws = self.catalogue.endpoint(&origin.host).is_some()
+            || file.region.as_ref().is_some_and(|it| it.value.starts_with("aws/"));
+        let profile = models.as_deref().filter(|_| at_aws).and_then(|models| catalogue::widest(&self.catalogue, models));
         self.location(&file, &origin);
-        let (region, placement, pue) = self.place(&file, profile, &origin.host, zones);
+        let (region, placement, pue) = self.located(&file, profile.as_ref(), &origin.host, zones);
         let api_version = file.api_version.as_ref().map(|written| self.api_version(written, dialect));
         let in_path: Option<fn(&str) -> String> = match dialect {
             Dialect::Bedrock => Some(bedrock::segment),
@@ -223,7 +223,7 @@ impl Check<'_> {
     }
 
     /// Region, placement and PUE: what the file says, else what the shipped tables say of the region and of the models' ids.
-    fn place(
+    fn located(
         &mut self,
         file: &BackendFile,
         profile: Option<&Profile>,
@@ -296,7 +296,7 @@ impl Check<'_> {
         (host, names): (&str, &[String]),
         zones: &mut Zones,
     ) -> Placement {
-        let by_zones = match (names, profile.map(|profile| profile.reach)) {
+        let by_zones = match (names, profile.map(Profile::reach)) {
             (_, Some(Reach::Global)) => PlacementKind::Global,
             // Unless somebody says in which zones it may be at all.
             _ if everywhere(&self.catalogue, host) && file.grid_zone.is_none() => PlacementKind::Global,

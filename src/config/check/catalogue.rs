@@ -5,53 +5,105 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Check;
-use super::aws::AwsHost;
 use super::backend::Model;
 use crate::backend::Origin;
-use crate::config::choices::HostFile;
-use crate::config::choices::RowFile;
-use crate::config::decode::{At, quoted};
+use crate::config::choices::{EndpointFile, GeographyFile, HostFile, ProfileFile, RowFile};
+use crate::config::decode::{At, Filled, quoted};
 use crate::config::file::OfferFile;
 use crate::config::node::Mark;
 use crate::dialect::Dialect;
-use crate::tables::{Catalogue, Found, Glob, Host, Offer, Profile, Reach, Region, Regions};
+use crate::tables::{Catalogue, Endpoint, Found, Glob, HostPattern, Offer, Place, Profile, Reach, Region, Regions};
 use crate::units::Pue;
 
 /// The most rows of somebody's own: all suppliers together have some hundred.
-const MOST_OFFERS: usize = 1000;
-/// The endpoints that there are.
-const ENDPOINTS: [&str; 2] = ["bedrock-runtime", "bedrock-mantle"];
+const MOST_ROWS: usize = 1000;
 
 impl Check<'_> {
     /// The rows of the file before those that are shipped.
     pub(super) fn catalogue(&mut self, written: Option<Vec<RowFile>>) -> Catalogue {
         let written = written.unwrap_or_default();
-        if let Some(past) = written.get(MOST_OFFERS) {
-            self.problems.add(past.mark(), format!("more than {MOST_OFFERS} rows in the catalogue"));
+        if let Some(past) = written.get(MOST_ROWS) {
+            self.problems.add(past.mark(), format!("more than {MOST_ROWS} rows in the catalogue"));
         }
-        let (mut offers, mut hosts) = (Vec::new(), Vec::new());
-        for row in written.into_iter().take(MOST_OFFERS) {
+        let (mut own, mut named) = (Catalogue::default(), Vec::new());
+        for row in written.into_iter().take(MOST_ROWS) {
             match row {
-                RowFile::Offer(offer) => offers.push(self.offer(*offer)),
-                RowFile::Host(host) => hosts.push(self.host(host)),
+                RowFile::Offer(offer) => {
+                    named.push(offer.endpoint.clone());
+                    own.offers.push(self.offer(*offer));
+                }
+                RowFile::Endpoint(endpoint) => own.endpoints.extend(self.endpoint(endpoint)),
+                RowFile::Profile(profile) => own.profiles.push(self.inference_profile(profile)),
+                RowFile::Host(host) => own.hosts.push(self.host(host)),
+                RowFile::Geography(GeographyFile { geography, countries }) => {
+                    own.geographies.push(self.place(geography, countries));
+                }
             }
         }
-        Catalogue::shipped().behind(offers, hosts)
+        let all = Catalogue::shipped().behind(own);
+        for endpoint in named {
+            let mut known: Vec<&str> = all.endpoints.iter().map(|endpoint| &*endpoint.name).collect();
+            known.dedup();
+            if !known.contains(&&*endpoint.value) {
+                self.problems.unknown(endpoint.mark, "endpoint", &endpoint.value, &endpoint.shown(), &known);
+            }
+        }
+        all
     }
 
-    fn host(&mut self, written: HostFile) -> Host {
+    fn endpoint(&mut self, written: EndpointFile) -> Option<Endpoint> {
+        let EndpointFile { endpoint, host, service } = written;
+        self.name(&endpoint);
+        self.name(&service);
+        let pattern = HostPattern::new(&host.value);
+        if pattern.is_none() {
+            self.problems.add(host.mark, format!("{} is no host with a region in it", host.shown())).mend =
+                Some("it looks like `bedrock-runtime.{region}.amazonaws.com`, without scheme, port and path".to_owned());
+        }
+        Some(Endpoint { name: endpoint.value.into(), host: pattern?, service: service.value.into() })
+    }
+
+    fn inference_profile(&mut self, written: ProfileFile) -> Profile {
+        let ProfileFile { profile, regions } = written;
+        self.name(&profile);
+        let mut patterns = Vec::new();
+        for region in regions.map(|regions| regions.0).unwrap_or_default() {
+            let pattern = self.region_pattern(&region);
+            let known = |pattern: &Glob| Regions::shipped().iter().any(|region| pattern.matches(&region.name));
+            if pattern.as_ref().is_some_and(|pattern| !known(pattern)) {
+                let message = format!("{} is no region that is known, so its grid counts for nothing", region.shown());
+                self.warnings.add(region.mark, message).mend = Some("it looks like `aws/eu-*`".to_owned());
+            }
+            patterns.extend(pattern);
+        }
+        Profile { prefix: profile.value.into(), regions: patterns }
+    }
+
+    fn region_pattern(&mut self, region: &At<String>) -> Option<Glob> {
+        let pattern = Glob::new(&region.value).ok();
+        if pattern.is_none() {
+            self.problems.add(region.mark, "this is no region and no pattern of regions");
+        }
+        pattern
+    }
+
+    fn host(&mut self, written: HostFile) -> Place {
         let HostFile { host, countries } = written;
         let is_part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
         if host.value.is_empty() || !host.value.bytes().all(is_part) {
             self.problems.add(host.mark, format!("{} is no host", host.shown())).mend =
                 Some("it looks like `eu.api.example.com`, without scheme, port and path".to_owned());
         }
+        self.place(host, countries)
+    }
+
+    fn place(&mut self, name: At<String>, countries: Option<Filled<At<String>>>) -> Place {
         let countries = countries.map(|countries| countries.0).unwrap_or_default();
         for country in &countries {
             let known = |region: &Region| {
-                Host { name: "".into(), countries: vec![(*country.value).into()] }.may_be_in(region.grid_zone.as_str())
+                Place { name: "".into(), countries: vec![(*country.value).into()] }.may_be_in(region.grid_zone.as_str())
             };
-            if !Host::is_code(&country.value) {
+            if !Place::is_code(&country.value) {
                 self.problems.add(country.mark, format!("{} is no country", country.shown())).mend =
                     Some("it has two capital letters, as in `DE`".to_owned());
             } else if !Regions::shipped().iter().any(known) {
@@ -60,41 +112,42 @@ impl Check<'_> {
                     Some("give the backend `grid_zone` with the zones that it may be".to_owned());
             }
         }
-        Host { name: host.value.into(), countries: countries.into_iter().map(|country| country.value.into()).collect() }
+        Place { name: name.value.into(), countries: countries.into_iter().map(|country| country.value.into()).collect() }
     }
 
     fn offer(&mut self, written: OfferFile) -> Offer {
         let OfferFile { model, endpoint, path, id, regions } = written;
         self.model_name(&model);
         self.model_name(&id);
-        if !ENDPOINTS.contains(&&*endpoint.value) {
-            self.problems.unknown(endpoint.mark, "endpoint", &endpoint.value, &endpoint.shown(), &ENDPOINTS);
-        }
         if let Some(path) = path.as_ref().filter(|path| !path.value.starts_with('/')) {
             self.problems.add(path.mark, "a path begins with `/`");
         }
-        let pattern = |problems: &mut crate::config::decode::Problems, region: &At<String>| {
-            let pattern = Glob::new(&region.value).ok();
-            if pattern.is_none() {
-                problems.add(region.mark, "this is no region and no pattern of regions");
-            }
-            pattern
-        };
         Offer {
             model: model.value.into(),
             endpoint: endpoint.value.into(),
             path: path.map_or(Arc::from("/openai/v1"), |path| path.value.trim_end_matches('/').into()),
             id: id.value.into(),
-            regions: regions.0.iter().filter_map(|region| pattern(&mut self.problems, region)).collect(),
+            regions: regions.0.iter().filter_map(|region| self.region_pattern(region)).collect(),
         }
     }
 
     /// Gives models that have no name of their own at an endpoint of Bedrock the one that they have there, and says what the
     /// catalogue knows better.
     pub(super) fn name_as_offered(&mut self, models: &mut [Model], origin: &Origin, dialect: Dialect, mark: Mark) {
-        let Some(AwsHost { service, region }) = AwsHost::of(&origin.host) else { return };
-        let endpoint = if service == "bedrock" { ENDPOINTS[0] } else { ENDPOINTS[1] };
         let catalogue = std::mem::take(&mut self.catalogue);
+        if let Some((Endpoint { name, .. }, region)) = catalogue.endpoint(&origin.host) {
+            self.name_as_offered_at((name, region), &catalogue, models, (origin, dialect, mark));
+        }
+        self.catalogue = catalogue;
+    }
+
+    fn name_as_offered_at(
+        &mut self,
+        (endpoint, region): (&str, &str),
+        catalogue: &Catalogue,
+        models: &mut [Model],
+        (origin, dialect, mark): (&Origin, Dialect, Mark),
+    ) {
         for model in models {
             let shown = quoted(&model.client);
             match catalogue.find(&model.upstream(), endpoint, region) {
@@ -123,13 +176,13 @@ impl Check<'_> {
                 Found::Unknown => {}
             }
         }
-        self.catalogue = catalogue;
     }
 }
 
 /// The widest profile among the ids of a backend's models: where its requests may run at the most.
-pub(super) fn widest(models: &[Model]) -> Option<&'static Profile> {
-    models.iter().filter_map(|model| Profile::of(&model.upstream())).max_by_key(|profile| (profile.reach, profile.regions.len()))
+pub(super) fn widest(catalogue: &Catalogue, models: &[Model]) -> Option<Profile> {
+    let profiles = models.iter().filter_map(|model| catalogue.profile(&model.upstream()));
+    profiles.max_by_key(|profile| (profile.reach(), profile.regions.len())).cloned()
 }
 
 /// All regions that a profile may lead to.
@@ -154,7 +207,7 @@ pub(super) fn pue_of(profile: &Profile) -> Option<Pue> {
 /// Whether a profile goes beyond what a file says of a placement.
 pub(super) fn goes_beyond(profile: &Profile, written: crate::backend::PlacementKind) -> bool {
     use crate::backend::PlacementKind::{Geo, Global, Pinned, Unknown};
-    match (profile.reach, written) {
+    match (profile.reach(), written) {
         (_, Pinned) | (Reach::Global, Geo) => true,
         (_, Geo | Global | Unknown) => false,
     }

@@ -119,6 +119,7 @@ impl<'a> Check<'a> {
             flows: std::mem::take(&mut self.flows),
             policies: all,
             keys,
+            geographies: std::mem::take(&mut self.catalogue.geographies),
             limits,
             model_lists,
             text_hash,

@@ -1,4 +1,4 @@
-//! Hosts that say by their name in which countries they work, or that nobody knows where.
+//! Names that say in which countries something works, or that nobody knows where: hosts, and the words of answers.
 
 use std::sync::Arc;
 
@@ -6,16 +6,16 @@ use serde::Deserialize;
 
 use super::{TableError, reader};
 
-/// A host of somebody who serves models.
+/// What a name says of where models are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Host {
-    /// As in a URL.
+pub struct Place {
+    /// A host as in a URL, or a word.
     pub name: Arc<str>,
     /// Where it works, by the codes of ISO 3166-1; empty for one that may be anywhere.
     pub countries: Vec<Arc<str>>,
 }
 
-impl Host {
+impl Place {
     /// Whether a grid zone lies in one of its countries: its name begins with the country's code.
     pub fn may_be_in(&self, zone: &str) -> bool {
         let country = zone.split('-').next().unwrap_or(zone);
@@ -28,27 +28,28 @@ impl Host {
     }
 }
 
-/// Reads the shipped file.
-pub(super) fn parse(text: &str) -> Result<Vec<Host>, TableError> {
+/// Reads a shipped file.
+pub(super) fn parse(text: &str) -> Result<Vec<Place>, TableError> {
     #[derive(Deserialize)]
     struct Row {
-        host: String,
+        #[serde(alias = "host", alias = "geography")]
+        name: String,
         countries: String,
         checked: String,
         source: String,
     }
-    let mut hosts = Vec::new();
+    let mut places = Vec::new();
     for row in reader(text).deserialize() {
-        let Row { host, countries, checked, source } = row?;
+        let Row { name, countries, checked, source } = row?;
         if checked.parse::<jiff::civil::Date>().is_err() || source.is_empty() {
-            return Err(TableError::value(&host, "it has a date and a source"));
+            return Err(TableError::value(&name, "it has a date and a source"));
         }
-        if !countries.split_whitespace().all(Host::is_code) {
-            return Err(TableError::value(&host, "a country has two capital letters"));
+        if !countries.split_whitespace().all(Place::is_code) {
+            return Err(TableError::value(&name, "a country has two capital letters"));
         }
-        hosts.push(Host { name: host.into(), countries: countries.split_whitespace().map(Arc::from).collect() });
+        places.push(Place { name: name.into(), countries: countries.split_whitespace().map(Arc::from).collect() });
     }
-    Ok(hosts)
+    Ok(places)
 }
 
 #[cfg(test)]
@@ -57,12 +58,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_country_has_a_grid_and_no_host_is_there_twice() {
-        let hosts = parse(include_str!("hosts.csv")).unwrap();
-        for (nth, host) in hosts.iter().enumerate() {
-            assert!(hosts.iter().skip(nth + 1).all(|other| other.name != host.name), "{}", host.name);
-            let known = Regions::shipped().iter().any(|region| host.may_be_in(region.grid_zone.as_str()));
-            assert!(known || host.countries.is_empty(), "{}", host.name);
+    fn every_country_has_a_grid_and_no_name_is_there_twice() {
+        for table in [include_str!("hosts.csv"), include_str!("geographies.csv")] {
+            let places = parse(table).unwrap();
+            for (nth, place) in places.iter().enumerate() {
+                assert!(places.iter().skip(nth + 1).all(|other| other.name != place.name), "{}", place.name);
+                let known = Regions::shipped().iter().any(|region| place.may_be_in(region.grid_zone.as_str()));
+                assert!(known || place.countries.is_empty(), "{}", place.name);
+            }
         }
         assert_eq!(Catalogue::shipped().host("us.api.openai.com").unwrap().countries, [Arc::from("US")]);
         assert!(Catalogue::shipped().host("api.openai.com").unwrap().countries.is_empty());
@@ -71,9 +74,9 @@ mod tests {
 
     #[test]
     fn a_zone_belongs_to_the_country_that_it_begins_with() {
-        let host = Host { name: "h".into(), countries: vec!["SE".into(), "FR".into()] };
-        assert!(host.may_be_in("SE-SE3") && host.may_be_in("FR"));
-        assert!(!host.may_be_in("NO-NO1") && !host.may_be_in("FRX"));
+        let place = Place { name: "h".into(), countries: vec!["SE".into(), "FR".into()] };
+        assert!(place.may_be_in("SE-SE3") && place.may_be_in("FR"));
+        assert!(!place.may_be_in("NO-NO1") && !place.may_be_in("FRX"));
     }
 
     #[test]
