@@ -48,8 +48,8 @@ pub struct AwsChain {
     pub profile: Option<Arc<str>>,
     /// What writes the first keys where the profile names a program for that, as the line of a shell.
     pub program: Option<Secret>,
-    /// Whose rights are taken on with what is found.
-    pub role: Option<AwsRole>,
+    /// Whose rights are taken on with what is found, one after another.
+    pub roles: Vec<AwsRole>,
     /// In which region the service is asked that gives out such rights.
     pub region: Arc<str>,
 }
@@ -57,7 +57,7 @@ pub struct AwsChain {
 impl AwsChain {
     /// Whether the same keys come from it: they are good in every region.
     pub fn gives_as(&self, other: &Self) -> bool {
-        (&self.profile, &self.program, &self.role) == (&other.profile, &other.program, &other.role)
+        (&self.profile, &self.program, &self.roles) == (&other.profile, &other.program, &other.roles)
     }
 }
 
@@ -68,6 +68,8 @@ pub struct AwsRole {
     pub arn: Arc<str>,
     /// What its owner wants to be told.
     pub external_id: Option<Arc<str>>,
+    /// What the session is to be called in its owner's logs, where it matters.
+    pub session_name: Option<Arc<str>>,
 }
 
 /// What signs the requests to one backend with AWS's signature version 4.

@@ -58,18 +58,71 @@ pub(super) struct ProfileOrigin<'t> {
     /// Somebody is to be asked for its keys, whatever else is written there: a role or an identity outranks keys that lie beside it. A
     /// program or a browser does not, which is for filling in keys that are missing.
     pub(super) asks: bool,
+    /// Keys stand there.
+    has_keys: bool,
     /// The program that it names for filling them in.
-    pub(super) program: Option<&'t str>,
+    program: Option<&'t str>,
+    /// The role that is taken on ..
+    role: ProfileRole<'t>,
+    /// .. with the keys of that profile ..
+    source: Option<&'t str>,
+    /// .. and not with those of a machine, a container or an identity.
+    is_by_other_means: bool,
+}
+
+/// A role as a profile has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ProfileRole<'t> {
+    /// Its name; empty for none.
+    pub(super) arn: &'t str,
+    pub(super) external_id: Option<&'t str>,
+    pub(super) session_name: Option<&'t str>,
+}
+
+/// The most profiles that lead from one to another; people write two or three.
+const MOST_LINKS: usize = 8;
+
+/// The program that gives a profile's keys, or those of the profile from which it has them in the end, and the roles that are taken on
+/// with these, in that order. `None` where they come from anywhere else.
+pub(super) fn program_behind<'t>(
+    credentials: &'t str,
+    configuration: &'t str,
+    profile: &'t str,
+) -> Option<(&'t str, Vec<ProfileRole<'t>>)> {
+    let (mut name, mut roles) = (profile, Vec::new());
+    for _ in 0..MOST_LINKS {
+        let origin = profile_origin(credentials, configuration, name);
+        match origin.source.filter(|_| !origin.role.arn.is_empty() && !origin.is_by_other_means) {
+            Some(source) if source != name => {
+                roles.push(origin.role);
+                name = source;
+            }
+            None if !origin.asks && !origin.has_keys => {
+                roles.reverse();
+                return Some((origin.program?, roles));
+            }
+            _ => return None,
+        }
+    }
+    None
 }
 
 /// Of a profile in the texts of the credentials file and of the configuration file, where the sections of all but `default` begin with
 /// `profile`.
 pub(super) fn profile_origin<'t>(credentials: &'t str, configuration: &'t str, profile: &str) -> ProfileOrigin<'t> {
-    let (mut asks, mut program) = (false, None);
+    let mut origin = ProfileOrigin::default();
     let mut ask = |name: &str, value: &'t str| {
-        asks |= matches!(name, "role_arn" | "credential_source" | "web_identity_token_file");
-        if name == "credential_process" && !value.is_empty() {
-            program = Some(value);
+        let said = Some(value).filter(|value| !value.is_empty());
+        origin.asks |= matches!(name, "role_arn" | "credential_source" | "web_identity_token_file");
+        match name {
+            "credential_process" => origin.program = said.or(origin.program),
+            "aws_access_key_id" => origin.has_keys |= said.is_some(),
+            "role_arn" => origin.role.arn = value,
+            "external_id" => origin.role.external_id = said,
+            "role_session_name" => origin.role.session_name = said,
+            "source_profile" => origin.source = said,
+            "credential_source" | "web_identity_token_file" => origin.is_by_other_means = true,
+            _ => {}
         }
     };
     let in_credentials = settings(credentials, |section| section == profile, &mut ask);
@@ -78,7 +131,8 @@ pub(super) fn profile_origin<'t>(credentials: &'t str, configuration: &'t str, p
         _ => profile == "default" && section == profile,
     };
     let in_configuration = settings(configuration, named, &mut ask);
-    ProfileOrigin { known: in_credentials || in_configuration, asks, program }
+    origin.known = in_credentials || in_configuration;
+    origin
 }
 
 /// Gives every setting, its name in lower case, of the sections that are meant; whether there is one.
@@ -137,30 +191,51 @@ aws_secret_access_key =
         let configuration =
             "[default]\nregion = us-west-2\n[profile deploy]\nrole_arn = arn\nsource_profile = default\n[prod]\nrole_arn=x";
         let of = |profile| profile_origin(FILE, configuration, profile);
-        let plain = ProfileOrigin { known: true, ..ProfileOrigin::default() };
-        let asking = ProfileOrigin { asks: true, ..plain };
+        let shown = |origin: ProfileOrigin<'_>| (origin.known, origin.asks);
         assert_eq!(
-            [of("default"), of("prod"), of("deploy")],
-            [plain, plain, asking],
+            [of("default"), of("prod"), of("deploy")].map(shown),
+            [(true, false), (true, false), (true, true)],
             "of the configuration file's `[prod]` nobody reads"
         );
         assert_eq!(of("nobody"), ProfileOrigin::default());
-        assert_eq!(profile_origin("[a]\nrole_arn=x", "", "a"), asking);
+        assert_eq!(shown(profile_origin("[a]\nrole_arn=x", "", "a")), (true, true));
         for other in ["credential_process = fill", "sso_session = work"] {
             let configuration = format!("[default]\n{other}");
             let origin = profile_origin(FILE, &configuration, "default");
-            assert_eq!(ProfileOrigin { program: None, ..origin }, plain, "keys that lie there are taken");
+            assert_eq!(shown(origin), (true, false), "keys that lie there are taken");
             assert_eq!(origin.program.is_some(), other.starts_with("credential_process"));
+            assert_eq!(program_behind(FILE, &configuration, "default"), None);
         }
-        let program = profile_origin("", "[profile p]\ncredential_process = /opt/fill --as \"a b\" x=y\n", "p").program;
-        assert_eq!(program, Some("/opt/fill --as \"a b\" x=y"));
+    }
+
+    #[test]
+    fn a_program_is_found_behind_the_roles_that_are_taken_on_with_its_keys() {
+        let configuration = "[profile fill]\ncredential_process = /opt/fill --as \"a b\" x=y\n\
+            [profile first]\nrole_arn = arn:1\nsource_profile = fill\nexternal_id = agreed\n\
+            [profile second]\nrole_arn = arn:2\nrole_session_name = me\nsource_profile = first\n\
+            [profile round]\nrole_arn = arn:3\nsource_profile = about\n[profile about]\nrole_arn = arn:4\nsource_profile = round\n\
+            [profile self]\nrole_arn = arn:5\nsource_profile = self\ncredential_process = x\n\
+            [profile keyed]\nrole_arn = arn:6\nsource_profile = default\n\
+            [profile written]\naws_access_key_id = A\ncredential_process = x\n\
+            [profile machine]\nrole_arn = arn:7\ncredential_source = Ec2InstanceMetadata\nsource_profile = fill\n\
+            [profile bare]\nregion = us-west-2\n";
+        let of = |profile| program_behind(FILE, configuration, profile);
+        let line = "/opt/fill --as \"a b\" x=y";
+        let first = ProfileRole { arn: "arn:1", external_id: Some("agreed"), session_name: None };
+        let second = ProfileRole { arn: "arn:2", external_id: None, session_name: Some("me") };
+        assert_eq!(of("fill"), Some((line, vec![])));
+        assert_eq!(of("first"), Some((line, vec![first])));
+        assert_eq!(of("second"), Some((line, vec![first, second])), "the one that its keys open comes first");
+        for other in ["round", "self", "keyed", "written", "machine", "bare", "nobody"] {
+            assert_eq!(of(other), None, "{other}");
+        }
     }
 
     proptest! {
         #[test]
         fn any_text_is_survived(text in r"(\[|\]|default|profile|aws_access_key_id|=|#| |\n|\PC){0,30}") {
             let _ = profile_keys(&text, "default");
-            let _ = profile_origin(&text, &text, "default");
+            let _ = program_behind(&text, &text, "default");
         }
     }
 }

@@ -117,12 +117,16 @@ async fn provide(chain: &AwsChain, first: Option<Credentials>) -> Result<Credent
     let Some(found) = config.credentials_provider() else {
         return Err(CredentialsError::not_loaded("nobody was asked"));
     };
-    let Some(role) = &chain.role else { return found.provide_credentials().await };
-    let mut taking = AssumeRoleProvider::builder(&*role.arn).configure(&config).session_name(SESSION);
-    if let Some(id) = &role.external_id {
-        taking = taking.external_id(&**id);
+    let mut found = found;
+    for role in &chain.roles {
+        let session = role.session_name.as_deref().unwrap_or(SESSION);
+        let mut taking = AssumeRoleProvider::builder(&*role.arn).configure(&config).session_name(session);
+        if let Some(id) = &role.external_id {
+            taking = taking.external_id(&**id);
+        }
+        found = SharedCredentialsProvider::new(taking.build_from_provider(found).await);
     }
-    taking.build_from_provider(found).await.provide_credentials().await
+    found.provide_credentials().await
 }
 
 /// An error with all that it comes from, in one bounded line.

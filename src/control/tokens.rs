@@ -164,7 +164,7 @@ fn shown(how: &Renewable) -> &str {
             TokenSource::Command { words, .. } => words.first().map_or("", |program| program),
             TokenSource::GoogleMetadata { .. } => "Google's metadata",
         },
-        Renewable::Keys(chain) => match (&chain.role, &chain.profile) {
+        Renewable::Keys(chain) => match (chain.roles.last(), &chain.profile) {
             (Some(role), _) => &role.arn,
             (None, Some(profile)) => profile,
             (None, None) => "AWS",

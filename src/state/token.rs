@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn keys_sign_until_their_end() {
-        let chain = Arc::new(AwsChain { profile: None, program: None, role: None, region: "us-west-2".into() });
+        let chain = Arc::new(AwsChain { profile: None, program: None, roles: Vec::new(), region: "us-west-2".into() });
         let how = SigV4 { service: "bedrock".into(), region: "us-west-2".into(), source: KeySource::Chain(Arc::clone(&chain)) };
         let mut plan = plan();
         let credential = Credential::SigV4(Arc::new(how.clone()));

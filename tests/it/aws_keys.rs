@@ -140,6 +140,50 @@ fn a_containers_role_signs() {
     assert!(!peer.saw_more(), "keys that last are asked for once");
 }
 
+/// As a pod of EKS is told it: the token is in a file, which is written anew now and then.
+#[test]
+fn a_pods_identity_signs() {
+    let (fleet, peer, folder) = (Fleet::start(FLEET), Peer::answering("200 OK", KEYS), tempfile::tempdir().unwrap());
+    let token = folder.path().join("token");
+    std::fs::write(&token, "CONTAINER").unwrap();
+    let environment = [
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &*url(&peer, "/v1/credentials")),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token.to_str().unwrap()),
+    ];
+    let proxy = Running::start(folder.path(), &fleet, "{}", &environment);
+    assert_eq!(proxy.backend(), "signed");
+    let seen = peer.next();
+    assert_eq!((seen.target(), seen.field("authorization")), ("/v1/credentials", Some("CONTAINER")));
+    proxy.stop();
+}
+
+/// The region takes no signature without the token of the session among what is signed.
+#[test]
+fn keys_of_the_environment_and_of_a_file_sign() {
+    let (fleet, folder) = (Fleet::start(FLEET), tempfile::tempdir().unwrap());
+    let file = folder.path().join("credentials");
+    let keys = "aws_access_key_id = AKIDMOCK\naws_secret_access_key = hush\naws_session_token = temporary\n";
+    std::fs::write(
+        &file,
+        format!("[default]\naws_access_key_id = AKIDOTHER\naws_secret_access_key = OTHERSECRET\n[mine]\n{keys}"),
+    )
+    .unwrap();
+    let file = ("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap());
+    let here = [("AWS_ACCESS_KEY_ID", "AKIDMOCK"), ("AWS_SECRET_ACCESS_KEY", "hush"), ("AWS_SESSION_TOKEN", "temporary")];
+    let others = [("AWS_ACCESS_KEY_ID", "AKIDOTHER"), ("AWS_SECRET_ACCESS_KEY", "OTHERSECRET")];
+    for (sigv4, environment, backend) in [
+        ("{}", [&here[..], &[file]].concat(), "signed"),
+        ("{}", here[..2].to_vec(), "spare"),
+        ("{}", vec![file, ("AWS_PROFILE", "mine")], "signed"),
+        ("{}", vec![file], "spare"),
+        ("{ profile: mine }", [&others[..], &[file]].concat(), "signed"),
+    ] {
+        let proxy = Running::start(folder.path(), &fleet, sigv4, &environment);
+        assert_eq!(proxy.backend(), backend, "{sigv4} {environment:?}");
+        proxy.stop();
+    }
+}
+
 #[test]
 fn a_web_identity_signs() {
     let (fleet, peer, folder) = (Fleet::start(FLEET), security_token_service(), tempfile::tempdir().unwrap());
@@ -327,7 +371,29 @@ fn a_program_that_a_profile_names_gives_keys() {
         assert!(why.is_none_or(|why| said.iter().any(|line| line.contains(why))), "{said:#?}");
     }
 
-    // And a role is taken on with them.
+    // And a role is taken on with them: by a profile that has them from another, by the configuration, and by both one after the other.
+    let peer = security_token_service();
+    std::fs::write(&keys, written("AKIDBASE", 1)).unwrap();
+    let profiles = format!(
+        "[profile deploy]\nrole_arn = {ROLE}\nrole_session_name = of-the-profile\nsource_profile = fill\n\
+         [profile fill]\ncredential_process = cat {}\n",
+        keys.display()
+    );
+    std::fs::write(&config, profiles).unwrap();
+    let environment = [("AWS_CONFIG_FILE", config.to_str().unwrap()), ("AWS_ENDPOINT_URL_STS", &*url(&peer, ""))];
+    let second = format!("{{ profile: deploy, role_arn: {ROLE}2 }}");
+    for (sigv4, roles) in [("{ profile: deploy }", 1), (&*second, 2)] {
+        let proxy = Running::start(folder.path(), &fleet, sigv4, &environment);
+        assert_eq!(proxy.backend(), "signed", "{sigv4}");
+        let seen: Vec<_> = (0..roles).map(|_| peer.next()).collect();
+        let by = |seen: &Seen, id: &str| seen.field("authorization").unwrap().contains(&format!("Credential={id}/"));
+        let said = |seen: &Seen| String::from_utf8(seen.body.clone()).unwrap();
+        assert!(by(&seen[0], "AKIDBASE") && said(&seen[0]).contains("RoleSessionName=of-the-profile"), "{}", said(&seen[0]));
+        if let Some(second) = seen.get(1) {
+            assert!(by(second, "AKIDMOCK") && said(second).contains("role%2Fmodels2&"), "{}", said(second));
+        }
+        proxy.stop();
+    }
     let peer = security_token_service();
     std::fs::write(&keys, written("AKIDBASE", 1)).unwrap();
     std::fs::write(&config, format!("[default]\ncredential_process = cat {}\n", keys.display())).unwrap();

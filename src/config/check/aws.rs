@@ -10,7 +10,7 @@ use crate::config::choices::SecretFile;
 use crate::config::decode::{At, quoted};
 use crate::config::file::SigV4File;
 use crate::config::node::Mark;
-use crate::config::profile::{NoKeys, profile_keys, profile_origin};
+use crate::config::profile::{NoKeys, ProfileRole, profile_keys, profile_origin, program_behind};
 
 /// What a request is signed for where neither the configuration nor the catalogue says it of its host.
 const USUAL_SERVICE: &str = "bedrock";
@@ -24,7 +24,8 @@ impl Check<'_> {
         let service = Arc::from(service.as_ref().map_or_else(usual, |written| &written.value));
         let of_host = by_host.map(|(_, region)| region);
         if let (Some(own), Some(region)) = (own, of_host.filter(|region| own.as_ref().is_some_and(|own| own.value != *region))) {
-            self.problems.add(own.mark, format!("this host is in {}, and takes no signature for {}", quoted(region), own.shown()));
+            self.problems
+                .add(own.mark, format!("this host is in {}, and takes no signature for {}", quoted(region), own.shown()));
         }
         let by_region = || of_host.or_else(|| region.and_then(|region| region.strip_prefix("aws/")));
         let Some(region) = own.as_ref().map(|own| own.value.as_str()).or_else(by_region).map(Arc::from) else {
@@ -127,16 +128,19 @@ impl Check<'_> {
             return None;
         }
         let text = |written: &At<String>| Arc::from(written.value.as_str());
-        let role =
-            written.role_arn.as_ref().map(|arn| AwsRole { arn: text(arn), external_id: written.external_id.as_ref().map(text) });
+        let (program, mut roles) = self.program(written).map_or((None, Vec::new()), |(program, roles)| (Some(program), roles));
+        if let Some(arn) = &written.role_arn {
+            roles.push(AwsRole { arn: text(arn), external_id: written.external_id.as_ref().map(text), session_name: None });
+        }
         let by_environment = self.variable("AWS_REGION").or_else(|| self.variable("AWS_DEFAULT_REGION"));
         let region = by_environment.map_or_else(|| Arc::clone(region), Arc::from);
-        let (profile, program) = (written.profile.as_ref().map(text), self.program(written));
-        Some(KeySource::Chain(Arc::new(AwsChain { profile, program, role, region })))
+        let profile = written.profile.as_ref().map(text);
+        Some(KeySource::Chain(Arc::new(AwsChain { profile, program, roles, region })))
     }
 
-    /// The program that a profile names where it has no keys, unless the environment has some and no profile is named here.
-    fn program(&self, written: &SigV4File) -> Option<Secret> {
+    /// The program that a profile names where it has no keys, or the profile that its role is taken on with, and the roles between
+    /// them; unless the environment has keys and no profile is named here.
+    fn program(&self, written: &SigV4File) -> Option<(Secret, Vec<AwsRole>)> {
         let in_environment = self.variable("AWS_ACCESS_KEY_ID").and(self.variable("AWS_SECRET_ACCESS_KEY")).is_some();
         let named = written.profile.as_ref().map(|profile| profile.value.as_str());
         if named.is_none() && in_environment {
@@ -146,9 +150,13 @@ impl Check<'_> {
         let text = |variable, usual| self.usual_file(variable, usual).and_then(|path| self.text(&path).ok()).unwrap_or_default();
         let credentials = text("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials");
         let configuration = text("AWS_CONFIG_FILE", ".aws/config");
-        let origin = profile_origin(&credentials, &configuration, name);
-        let fills_in = !origin.asks && profile_keys(&credentials, name).is_err();
-        origin.program.filter(|_| fills_in).map(Secret::new)
+        let (program, roles) = program_behind(&credentials, &configuration, name)?;
+        let role = |role: &ProfileRole<'_>| AwsRole {
+            arn: role.arn.into(),
+            external_id: role.external_id.map(Arc::from),
+            session_name: role.session_name.map(Arc::from),
+        };
+        Some((Secret::new(program), roles.iter().map(role).collect()))
     }
 
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
