@@ -204,7 +204,7 @@ pub enum UsageMode {
     #[default]
     Inject,
     /// The same, and each event is made to say what there is so far (`continuous_usage_stats`), which vLLM and its kin can: then also a
-    /// stream that breaks off has said it. It is taken out of every event again, up to 64 KiB of it.
+    /// stream that breaks off has said it. It is taken out of every event again.
     Continuous,
     /// The request is left alone.
     Never,

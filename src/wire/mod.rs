@@ -29,6 +29,7 @@ pub mod frames;
 pub mod framing;
 pub mod gemini;
 mod json;
+mod leave_out;
 mod limit;
 pub mod message;
 mod names;

@@ -14,11 +14,12 @@ use smallvec::{SmallVec, smallvec};
 
 use super::events::members;
 use super::json::{USAGE, USAGE_KEY, after};
+use super::leave_out::LeaveOut;
 use super::sse::{EventBorders, data_lines};
 
 /// Most bytes of an unfinished event that are held back. The event of usage alone has less than a thousand; a larger one that comes in
-/// pieces is some other and passes as it comes, also with what it says of usage beside its choices. Every open stream may hold as much,
-/// and a client may leave hundreds of them unread.
+/// pieces is some other and passes as it comes, without what it says of usage beside its choices where that was asked for. Every open
+/// stream may hold as much, and a client may leave hundreds of them unread.
 const HELD_BYTES: usize = 64 << 10;
 
 /// Strips the usage event from one stream of chat or text completions.
@@ -27,8 +28,10 @@ pub struct UsageStripper {
     borders: EventBorders,
     /// The beginning of an event that a cut divides; events within one chunk are never copied.
     held: BytesMut,
-    /// The present event outgrew the bound and is being passed on.
+    /// The present event outgrew the bound and is being passed on ..
     passing: bool,
+    /// .. but for its usage, if that has to go.
+    passing_without: Option<Box<LeaveOut>>,
     last_was_stripped: bool,
     asked_for: AskedFor,
 }
@@ -79,7 +82,14 @@ impl UsageStripper {
         // The bytes from here up to `event` are to leave; a late LF goes the way of the event that it completes.
         let mut keep = if between_events && self.last_was_stripped { at } else { 0 };
         while let Some(end) = self.borders.next(chunk, at) {
-            let fate = if self.passing {
+            let fate = if let Some(mut without) = self.passing_without.take() {
+                let mut left = Vec::with_capacity(end - keep);
+                without.feed(&chunk[keep..end], &mut left);
+                without.finish(&mut left);
+                give(&mut out, left);
+                keep = end;
+                Fate::Stays
+            } else if self.passing {
                 Fate::Stays
             } else if self.held.is_empty() {
                 let fate = self.fate(&chunk[event..end]);
@@ -117,8 +127,13 @@ impl UsageStripper {
 
     /// What was still held when the stream ended, of an event without its empty line.
     pub fn finish(&mut self) -> SmallVec<[Bytes; 4]> {
-        let rest = self.held.split().freeze();
         let mut out = SmallVec::new();
+        if let Some(mut without) = self.passing_without.take() {
+            let mut left = Vec::new();
+            without.finish(&mut left);
+            give(&mut out, left);
+        }
+        let rest = self.held.split().freeze();
         leave(&mut out, &rest, &self.fate(&rest));
         out
     }
@@ -126,18 +141,40 @@ impl UsageStripper {
     /// Gives out the chunk from `keep` up to `event`, where an event begins (or goes on) that the chunk does not finish, and holds
     /// the rest.
     fn hold(&mut self, chunk: &Bytes, event: usize, keep: usize, out: &mut SmallVec<[Bytes; 4]>) {
-        if self.passing {
-            return push(out, chunk, keep..chunk.len());
-        }
-        if self.held.len() + (chunk.len() - event) > HELD_BYTES {
+        if !self.passing && self.held.len() + (chunk.len() - event) > HELD_BYTES {
+            self.passing = true;
+            if self.asked_for == AskedFor::Each {
+                push(out, chunk, keep..event);
+                let mut left = Vec::with_capacity(self.held.len());
+                let without = self.passing_without.insert(Box::default());
+                without.feed(&self.held.split(), &mut left);
+                give(out, left);
+                return self.pass(chunk, event, out);
+            }
             if !self.held.is_empty() {
                 out.push(self.held.split().freeze());
             }
-            self.passing = true;
-            return push(out, chunk, keep..chunk.len());
+        }
+        if self.passing {
+            return self.pass(chunk, keep, out);
         }
         push(out, chunk, keep..event);
         self.held.extend_from_slice(&chunk[event..]);
+    }
+
+    /// Gives out the chunk from `keep` on, all of it of an event that is not held.
+    fn pass(&mut self, chunk: &Bytes, keep: usize, out: &mut SmallVec<[Bytes; 4]>) {
+        let Some(without) = &mut self.passing_without else { return push(out, chunk, keep..chunk.len()) };
+        let mut left = Vec::with_capacity(chunk.len() - keep);
+        without.feed(&chunk[keep..], &mut left);
+        give(out, left);
+    }
+}
+
+/// Gives out what was made anew.
+fn give(out: &mut SmallVec<[Bytes; 4]>, bytes: Vec<u8>) {
+    if !bytes.is_empty() {
+        out.push(bytes.into());
     }
 }
 
@@ -308,6 +345,30 @@ mod tests {
         assert_eq!(stripper.feed(&Bytes::from_static(b"x")).concat(), b"x");
         let next = Bytes::from(format!("\n\n{USAGE_EVENT}\n\ndata: 2\n\n"));
         assert_eq!(stripper.feed(&next).concat(), b"\n\ndata: 2\n\n");
+    }
+
+    #[test]
+    fn of_an_event_that_is_too_long_to_be_held_the_usage_goes_as_well() {
+        let (end, usage) = ("\n\ndata: {\"choices\":[{}]}\n\n", r#""usage":{"prompt_tokens":3}"#);
+        let words = "x,{\\\"usage\\\":{}".repeat(HELD_BYTES / 8);
+        let start = r#"data: {"choices":[{"delta":{"content":""#;
+        for (with, without) in [
+            (format!(r#"{start}{words}"}}}}],{usage}}}"#), format!(r#"{start}{words}"}}}}]}}"#)),
+            (
+                format!(r#"data: {{{usage},"choices":[{{"delta":{{"content":"{words}"}}}}]}}"#),
+                format!(r#"{start}{words}"}}}}]}}"#),
+            ),
+        ] {
+            let stream = [&with, "\n\n", &with, end].concat();
+            for size in [1, 1000, HELD_BYTES - 1, HELD_BYTES + 1, with.len() - 5, with.len() + 1, with.len() + 3, stream.len()] {
+                let chunks: Vec<&[u8]> = stream.as_bytes().chunks(size).collect();
+                let left = String::from_utf8(strip_by(UsageStripper::of_each(), &chunks)).unwrap();
+                assert!(left == [&without, "\n\n", &without, end].concat(), "in pieces of {size}");
+                assert_eq!(strip(&chunks), stream.as_bytes(), "and stays where nobody asked for it");
+            }
+            let cut = &with.as_bytes()[..with.len() - 1];
+            assert_eq!(strip_by(UsageStripper::of_each(), &[&cut[..HELD_BYTES + 9], &cut[HELD_BYTES + 9..]]).last(), Some(&b']'));
+        }
     }
 
     proptest! {
