@@ -35,9 +35,9 @@ pub fn run(args: &ReconcileArgs) -> anyhow::Result<ExitCode> {
     }
     anyhow::ensure!(trail.left_out == 0, "{} calls are more than can be kept: give fewer files at once", trail.left_out);
     for log in &args.logs {
-        let name = log.display();
+        let name = log.display().to_string();
         let reader = open(log).with_context(|| format!("cannot open {name}"))?;
-        reconciled.add_log(&trail, reader).with_context(|| format!("cannot read {name}"))?;
+        reconciled.add_log(&name, &trail, reader).with_context(|| format!("cannot read {name}"))?;
     }
     let text = if args.json { serde_json::to_string_pretty(&reconciled)? + "\n" } else { reconciled.text() };
     print(&mut io::stdout().lock(), &text).context("cannot write the result")?;

@@ -7,6 +7,9 @@ use serde::Serialize;
 /// Longest line that is read, in bytes. A record with a dozen candidates has about 4 KiB, so this is no record.
 pub const MAX_LINE: usize = 256 << 10;
 
+/// What is wrong with a line that is longer.
+pub(super) const TOO_LONG: &str = "longer than any record";
+
 /// A line that could not be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BadLine {
@@ -46,6 +49,15 @@ pub(crate) fn next(reader: &mut impl BufRead, buffer: &mut Vec<u8>) -> io::Resul
         return Ok(Line::TooLong);
     }
     Ok(if buffer.iter().all(u8::is_ascii_whitespace) { Line::Blank } else { Line::Text })
+}
+
+/// Why a line is no record. The parser's own message is not used: it quotes the line, and the line is not ours.
+pub(super) fn why(error: &serde_json::Error) -> &'static str {
+    match error.classify() {
+        serde_json::error::Category::Eof => "cut off",
+        serde_json::error::Category::Syntax | serde_json::error::Category::Io => "not JSON",
+        serde_json::error::Category::Data => "JSON, but no access record",
+    }
 }
 
 fn skip_line(reader: &mut impl BufRead) -> io::Result<()> {

@@ -19,7 +19,7 @@ pub use summary::{Dimension, Kind, Summary};
 use std::io::{self, BufRead};
 
 use crate::record::AccessRecord;
-use lines::Line;
+use lines::{Line, TOO_LONG, why};
 
 /// Adds every line of one log to the summary. `name` is what the report calls the log when it names a line of it. It stops only
 /// when the reader fails; lines that are too long or are no records are counted, and the first few are named.
@@ -32,21 +32,12 @@ pub fn summarise(name: &str, mut reader: impl BufRead, summary: &mut Summary) ->
         match lines::next(&mut reader, &mut buffer)? {
             Line::End => return Ok(()),
             Line::Blank => {}
-            Line::TooLong => summary.add_bad(name, number, "longer than any record"),
+            Line::TooLong => summary.add_bad(name, number, TOO_LONG),
             Line::Text => match serde_json::from_slice::<AccessRecord<'_>>(&buffer) {
                 Ok(record) => summary.add(&record),
                 Err(error) => summary.add_bad(name, number, why(&error)),
             },
         }
-    }
-}
-
-/// Why a line is no record. The parser's own message is not used: it quotes the line, and the line is not ours.
-fn why(error: &serde_json::Error) -> &'static str {
-    match error.classify() {
-        serde_json::error::Category::Eof => "cut off",
-        serde_json::error::Category::Syntax | serde_json::error::Category::Io => "not JSON",
-        serde_json::error::Category::Data => "JSON, but no access record",
     }
 }
 

@@ -13,7 +13,10 @@ use std::io::{self, BufRead};
 
 use serde::Serialize;
 
-use super::lines::{self, Line};
+use super::completeness::Runs;
+use super::lines::{self, BadLine, Line, TOO_LONG, why};
+use super::render::shown;
+use super::summary::MAX_NAMED;
 use crate::config::builtin_reading;
 use crate::grid::{Basis, Signal};
 use crate::record::{AccessRecord, AttemptUsed, Emissions, Ended};
@@ -26,7 +29,7 @@ use trail::uuid;
 const JOULES_PER_KWH: f64 = 3.6e6;
 
 /// What the logs said live, and what the trail makes of it.
-#[derive(Debug, Default, PartialEq, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Reconciled {
     /// Records of exchanges with an id of AWS's kind.
     pub records: u64,
@@ -40,6 +43,12 @@ pub struct Reconciled {
     pub by_yearly_figure: u64,
     /// Lines that are no records.
     pub bad_lines: u64,
+    /// The first of them.
+    pub first_bad: Vec<BadLine>,
+    /// Records that had been read before, in another of the logs.
+    pub duplicates: u64,
+    #[serde(skip)]
+    runs: Runs,
     /// Of records with grams of their own, of which something was restated: every attempt.
     pub emitted: Figures,
     /// The part of it that gave nobody anything.
@@ -135,20 +144,29 @@ fn percent(part: f64, whole: f64) -> f64 {
 }
 
 impl Reconciled {
-    /// Adds every line of a log.
-    pub fn add_log(&mut self, trail: &Trail, mut reader: impl BufRead) -> io::Result<()> {
+    /// Adds every line of a log, which is called that where a line of it is named.
+    pub fn add_log(&mut self, name: &str, trail: &Trail, mut reader: impl BufRead) -> io::Result<()> {
         let mut buffer = Vec::new();
-        loop {
+        for number in 1.. {
             match lines::next(&mut reader, &mut buffer)? {
-                Line::End => return Ok(()),
+                Line::End => break,
                 Line::Blank => {}
-                Line::TooLong => self.bad_lines += 1,
+                Line::TooLong => self.bad(name, number, TOO_LONG),
                 Line::Text => match serde_json::from_slice::<AccessRecord<'_>>(&buffer) {
                     Ok(record) if record.is_simulated() => {}
-                    Ok(record) => self.add(trail, &record),
-                    Err(_) => self.bad_lines += 1,
+                    Ok(record) if self.runs.note(&record.instance, &record.run, record.seq) => self.add(trail, &record),
+                    Ok(_) => self.duplicates += 1,
+                    Err(error) => self.bad(name, number, why(&error)),
                 },
             }
+        }
+        Ok(())
+    }
+
+    fn bad(&mut self, log: &str, line: u64, why: &'static str) {
+        self.bad_lines += 1;
+        if self.first_bad.len() < MAX_NAMED {
+            self.first_bad.push(BadLine { log: log.to_owned(), line, why });
         }
     }
 
@@ -263,11 +281,15 @@ impl Reconciled {
                 "attempts are restated with a yearly figure, as their line has no reading of that grid".to_owned(),
             ),
             (self.not_restated, "attempts are not restated: their region, grid or energy is unknown".to_owned()),
+            (self.duplicates, "records had been read before".to_owned()),
             (self.bad_lines, "lines are no records".to_owned()),
         ] {
             if count > 0 {
                 let _ = writeln!(text, "{count} {what}");
             }
+        }
+        for BadLine { log, line, why } in &self.first_bad {
+            let _ = writeln!(text, "  {}:{line}: {why}", shown(log));
         }
         self.regions_text(&mut text);
         text
@@ -381,7 +403,7 @@ mod tests {
 
     fn reconciled(trail: &Trail, line: &str) -> Reconciled {
         let mut reconciled = Reconciled::default();
-        reconciled.add_log(trail, line.as_bytes()).unwrap();
+        reconciled.add_log("log", trail, line.as_bytes()).unwrap();
         reconciled
     }
 

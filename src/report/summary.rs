@@ -20,7 +20,7 @@ const MAX_GROUPS: usize = 10_000;
 /// Longest name of a group, in characters.
 const MAX_NAME: usize = 120;
 /// Bad lines that are named.
-const MAX_NAMED: usize = 8;
+pub(super) const MAX_NAMED: usize = 8;
 /// First tokens later than a day are counted as a day, so that one absurd value cannot spoil the sketch.
 const LONGEST_MS: f64 = 86_400_000.0;
 /// How far `saved_grams` may be from `baseline_grams - grams` before the line is said to contradict itself, relative to the larger
