@@ -62,6 +62,7 @@ mod replicas;
 mod request;
 mod retries;
 mod sdk;
+mod sdk_errors;
 mod secrecy;
 mod sim;
 mod simulate;

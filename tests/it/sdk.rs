@@ -48,7 +48,7 @@ policies:
 }
 
 /// An address at which nobody listens: one that was just given back.
-fn nobody() -> std::net::SocketAddr {
+pub(super) fn nobody() -> std::net::SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
