@@ -17,6 +17,9 @@ import botocore.session
 import botocore.validate
 import openai
 import pydantic
+from anthropic.types import message_create_params
+from anthropic.types.beta import message_create_params as beta_message_create_params
+from openai.types.chat import completion_create_params
 
 WINDWARD = os.environ["WINDWARD"]
 KEY = "a-key-of-the-gateway"
@@ -29,6 +32,87 @@ SPEAK = {"type": "function", "function": {"name": "speak", "parameters": {"type"
 def control(region, **fault):
     order = urllib.request.Request(os.environ[region] + "/_ctl", json.dumps(fault).encode())
     urllib.request.urlopen(order).read()
+
+
+# Every member of a chat that the SDK has, with what is to be said in it: what comes to Bedrock ..
+TRANSLATED = {
+    "messages": {},
+    "model": {},
+    "max_tokens": {"max_tokens": 64},
+    "max_completion_tokens": {"max_completion_tokens": 64},
+    "metadata": {"metadata": {"team": "blue"}},
+    "parallel_tool_calls": {"parallel_tool_calls": True, "tools": [SPEAK]},
+    "reasoning_effort": {"reasoning_effort": "high"},
+    "response_format": {"response_format": {"type": "json_schema", "json_schema": {"name": "w", "schema": {"type": "object"}}}},
+    "service_tier": {"service_tier": "flex"},
+    "stop": {"stop": ["END", "STOP"]},
+    "stream": {"stream": True},
+    "stream_options": {"stream": True, "stream_options": {"include_usage": True}},
+    "temperature": {"temperature": 0.5},
+    "tool_choice": {"tool_choice": "auto", "tools": [SPEAK]},
+    "tools": {"tools": [SPEAK]},
+    "top_p": {"top_p": 0.5},
+    # By which the proxy itself keeps a conversation where its cache is.
+    "prompt_cache_key": {"prompt_cache_key": "k"},
+    "user": {"user": "u"},
+}
+# .. and what does not.
+REFUSED = {
+    "audio": {"format": "wav", "voice": "alloy"},
+    "frequency_penalty": 0.5,
+    "function_call": "auto",
+    "functions": [{"name": "f"}],
+    "logit_bias": {"1": 5},
+    "logprobs": True,
+    "modalities": ["text", "audio"],
+    "moderation": {"model": "omni-moderation-latest"},
+    "n": 2,
+    "prediction": {"type": "content", "content": "x"},
+    "presence_penalty": 0.5,
+    "prompt_cache_options": {"mode": "explicit"},
+    "prompt_cache_retention": "24h",
+    "safety_identifier": "s",
+    "seed": 1,
+    "store": True,
+    "top_logprobs": 2,
+    "verbosity": "low",
+    "web_search_options": {},
+}
+# The same of Anthropic's messages, also of what is still a beta there. Bedrock takes nearly all of it in the same words ..
+SPEAK_TOO = {"name": "speak", "input_schema": {"type": "object"}}
+SAME = {
+    "betas": {"betas": ["context-1m-2025-08-07"]},
+    "cache_control": {"cache_control": {"type": "ephemeral"}},
+    "context_management": {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
+    "max_tokens": {},
+    "messages": {},
+    "metadata": {"metadata": {"user_id": "u"}},
+    "model": {},
+    "output_config": {"output_config": {"effort": "low"}},
+    # Of which both words ask for what is so there.
+    "service_tier": {"service_tier": "standard_only"},
+    "stop_sequences": {"stop_sequences": ["END"]},
+    "stream": {"stream": True},
+    "system": {"system": "Be brief."},
+    "thinking": {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+    "tool_choice": {"tool_choice": {"type": "auto"}, "tools": [SPEAK_TOO]},
+    "tools": {"tools": [SPEAK_TOO]},
+    "user_profile_id": {"extra_body": {"user_profile_id": "p"}},
+}
+# .. but for what only Anthropic's own service does.
+ANTHROPICS_OWN = {
+    "billing_policy": {"type": "any"},
+    "compaction": {"type": "auto"},
+    "container": "c",
+    "diagnostics": {"previous_message_id": "m"},
+    "fallback_credit_token": "t",
+    "fallbacks": [{"model": "other"}],
+    "inference_geo": "us",
+    "mcp_servers": [{"type": "url", "url": "https://example.com", "name": "x"}],
+    "speed": "fast",
+    "thread": {"id": "t"},
+    "workspace_id": "w",
+}
 
 
 class Wind(pydantic.BaseModel):
@@ -109,6 +193,20 @@ class Chat(unittest.TestCase):
         with self.assertRaises(openai.BadRequestError):
             self.openai.embeddings.create(model="claude", input="x")
 
+    def test_every_member_that_the_sdk_knows_is_translated_or_refused_by_its_name(self):
+        known = set(completion_create_params.CompletionCreateParamsBase.__annotations__)
+        known |= set(completion_create_params.CompletionCreateParamsStreaming.__annotations__)
+        self.assertEqual(known, set(TRANSLATED) | set(REFUSED), "the SDK has learned something new")
+        for name, more in TRANSLATED.items():
+            with self.subTest(name):
+                answer = self.ask(**more)
+                self.assertTrue(list(answer) if name.startswith("stream") else answer.choices)
+        for name, value in REFUSED.items():
+            with self.subTest(name), self.assertRaises(openai.BadRequestError) as raised:
+                self.ask(**{name: value})
+            self.assertEqual((raised.exception.param, raised.exception.code), (name, "untranslatable"))
+            self.assertTrue(raised.exception.body["message"].startswith(f"`{name}` "))
+
     def test_errors(self):
         control("FULL", refuse=True)
         with self.assertRaises(openai.RateLimitError) as raised:
@@ -175,6 +273,19 @@ class Messages(unittest.TestCase):
             with self.assertRaises(anthropic.BadRequestError) as raised:
                 self.ask(**more)
             self.assertTrue(raised.exception.body["error"]["message"].startswith(f"`{field}` "))
+
+    def test_every_member_that_the_sdk_knows_passes_or_is_refused_by_its_name(self):
+        known = set(message_create_params.MessageCreateParamsBase.__annotations__) | {"stream"}
+        known |= set(beta_message_create_params.MessageCreateParamsStreaming.__annotations__)
+        self.assertEqual(known, set(SAME) | set(ANTHROPICS_OWN), "the SDK has learned something new")
+        for name, more in SAME.items():
+            with self.subTest(name):
+                answer = self.ask(of=self.anthropic.beta.messages, **more)
+                self.assertTrue(list(answer) if name == "stream" else answer.content)
+        for name, value in ANTHROPICS_OWN.items():
+            with self.subTest(name), self.assertRaises(anthropic.BadRequestError) as raised:
+                self.ask(extra_body={name: value})
+            self.assertTrue(raised.exception.body["error"]["message"].startswith(f"`{name}` "))
 
     def test_errors(self):
         control("FULL", refuse=True)

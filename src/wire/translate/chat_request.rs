@@ -252,8 +252,12 @@ fn parts<'a>(
 fn image<'a>(part: &mut Object<'a>, at: &Path<'_>) -> Result<Block<'a>, Refusal> {
     let at = &at.member("image_url");
     let mut image = Object::read(part.take("image_url").ok_or_else(|| at.refuse("is missing"))?, at)?;
-    // How closely it is worth looking at: a hint, which Converse has no word for and no model has to take.
-    image.text("detail", at)?;
+    // How closely to look at it. Converse shows a picture as it is, which is what all but one of the words ask for.
+    if image.text("detail", at)?.is_some_and(|detail| detail == "low") {
+        return Err(at
+            .member("detail")
+            .refuse("cannot be low: Converse has no word for it, and would charge for the whole picture"));
+    }
     let url = image.text("url", at)?.ok_or_else(|| at.member("url").refuse("is missing"))?;
     image.done(at)?;
     let at = &at.member("url");

@@ -102,6 +102,10 @@ fn a_message_that_cannot_be_said_there_is_refused_by_its_place() {
             "`messages[1].content[0].image_url.url` must be a PNG, JPEG, GIF or WebP",
         ),
         (
+            r#"{"role":"user","content":[{"type":"image_url","image_url":{"detail":"low","url":"data:image/png;base64,AA=="}}]}"#,
+            "`messages[1].content[0].image_url.detail` cannot be low: Converse has no word for it, and would charge for the whole picture",
+        ),
+        (
             r#"{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,A A"}}]}"#,
             "`messages[1].content[0].image_url.url` is not in base64",
         ),
@@ -125,6 +129,10 @@ fn a_message_that_cannot_be_said_there_is_refused_by_its_place() {
         (
             r#"{"role":"user","content":[{"type":"text","text":"x"},{"type":"input_audio","input_audio":{}}]}"#,
             "`messages[1].content[1].type` must be text or image_url: nothing else is translated",
+        ),
+        (
+            r#"{"role":"user","content":[{"type":"file","file":{"file_data":"data:application/pdf;base64,AA=="}}]}"#,
+            "`messages[1].content[0].type` must be text or image_url: nothing else is translated",
         ),
         (
             r#"{"role":"user","content":[{"type":"text","text":"x","prompt_cache_breakpoint":{}}]}"#,
@@ -194,7 +202,7 @@ fn a_blank_text_is_never_sent() {
         assert_eq!(there(&silent), Err("`messages` has nobody say anything but the system".into()), "{blank}");
     }
     let parts = r#"{"role":"user","content":[{"type":"text","text":""},
-        {"type":"image_url","image_url":{"url":"data:image/png;base64,AA==","detail":"low"}}]}"#;
+        {"type":"image_url","image_url":{"url":"data:image/png;base64,AA==","detail":"high"}}]}"#;
     let image = r#"null[{"content":[{"image":{"format":"png","source":{"bytes":"AA=="}}}],"role":"user"}]"#;
     assert_eq!(there(parts).as_deref(), Ok(image));
     let spaced = r#"{"role":"user","content":" \u0020x"}"#;
