@@ -20,6 +20,8 @@ pub struct Deployment {
     pub upstream_model_json: Option<bytes::Bytes>,
     /// Its name there as one segment of a path, where the dialect has the model in the path; `None` for `*`.
     pub upstream_segment: Option<Arc<str>>,
+    /// Below which path it is there, where that is not the backend's own.
+    pub base_path: Option<Arc<str>>,
     /// Energy coefficients, resolved from the table and the overrides in the file; `None` for `*`, looked up per request.
     pub coefficients: Option<Arc<crate::tables::Coefficients>>,
     /// What its tokens cost, where the file says so.

@@ -62,12 +62,13 @@ fn pass(outgoing: &mut Outgoing, x: &Exchange, (backend, deployment): (&Backend,
     request.head.method = x.method.clone();
     let operation = x.operation;
     let named = operation.and_then(|it| path_of_named(backend, it, x, deployment, bare.as_deref().unwrap_or(below)));
+    let base = deployment.base_path.as_ref().unwrap_or(&backend.origin.base_path);
     request.head.target = match (bare, x.route()) {
-        _ if let Some(named) = &named => target(backend, named)?,
-        (Some(bare), _) if backend.credential != Credential::PassThrough => target(backend, bare)?,
+        _ if let Some(named) = &named => target(base, named)?,
+        (Some(bare), _) if backend.credential != Credential::PassThrough => target(base, bare)?,
         // As the usual SDK and the usual backend have it: then it is the client's own target.
-        (_, Some(route)) if route.prefix == backend.origin.base_path => Uri::from(x.path.clone()),
-        _ => target(backend, below)?,
+        (_, Some(route)) if route.prefix == *base => Uri::from(x.path.clone()),
+        _ => target(base, below)?,
     };
     Ok(match (usage, &intake.fields.stream_options) {
         (UsageMode::Never, _) => UsageEvent::Keep,
@@ -141,9 +142,9 @@ pub(super) fn path_of_named(
 }
 
 /// The target in origin form: the backend's base path where the route's prefix was.
-pub(super) fn target(backend: &Backend, below: &str) -> Result<Uri, Error> {
-    let mut path = String::with_capacity(backend.origin.base_path.len() + below.len() + 1);
-    path.push_str(&backend.origin.base_path);
+pub(super) fn target(base: &str, below: &str) -> Result<Uri, Error> {
+    let mut path = String::with_capacity(base.len() + below.len() + 1);
+    path.push_str(base);
     path.push_str(below);
     if !path.starts_with('/') {
         path.insert(0, '/');

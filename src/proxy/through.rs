@@ -73,7 +73,7 @@ pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exch
     let body = content(request.body.take(), &backend, &turn, x).await?;
     // What is still coming is counted on its way.
     x.request_bytes = body.pieces().iter().map(|piece| piece.len() as u64).sum();
-    let (method, target) = (request.head.method.clone(), address::target(&backend, &below)?);
+    let (method, target) = (request.head.method.clone(), address::target(&backend.origin.base_path, &below)?);
     let mut outgoing = Message { head: RequestHead { method, target, fields, ..RequestHead::default() }, body };
     signature::sign(&mut outgoing, &backend, &x.snapshot, || x.shared.clock.wall())?;
     let outgoing = Request::from(outgoing);

@@ -147,7 +147,7 @@ pub(super) fn speak(outgoing: &mut Outgoing, x: &Exchange, backend: &Backend, de
     let Outgoing { request, native, .. } = outgoing;
     let path = address::path_of_named(backend, translation.operation_there(), x, deployment, "").ok_or(Error::UnknownModel)?;
     request.head.method = Method::POST;
-    request.head.target = address::target(backend, &path)?;
+    request.head.target = address::target(&backend.origin.base_path, &path)?;
     request.body = SendBody::chunks(smallvec![body.clone()]);
     // For whoever is asked next.
     *native = Some(request.head.fields.clone());

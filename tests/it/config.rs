@@ -214,6 +214,9 @@ fn summary(loaded: &Loaded) -> String {
                 if let Some(segment) = &candidate.upstream_segment {
                     put(&mut out, format_args!(" {segment}"));
                 }
+                if let Some(path) = &candidate.base_path {
+                    put(&mut out, format_args!(" below {path}"));
+                }
                 if candidate.translated {
                     out.push_str(" translated");
                 }

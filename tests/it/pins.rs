@@ -23,6 +23,12 @@ fn keeper(name: &'static str) -> Peer {
             line if line.starts_with("POST /base/responses") => {
                 format!("{{\"id\":\"resp_{name}_1\",\"object\":\"response\",\"model\":\"m\"}}")
             }
+            line if line.starts_with("POST /base/conversations ") => {
+                format!("{{\"id\":\"conv_{name}\",\"object\":\"conversation\"}}")
+            }
+            line if line.starts_with("POST /base/vector_stores ") => {
+                format!("{{\"id\":\"vs_{name}\",\"object\":\"vector_store\"}}")
+            }
             line if line.starts_with("POST /base/files") => format!("{{\"id\":\"file-{name}-1\",\"object\":\"file\"}}"),
             line if line.starts_with("GET /base/batches/") => {
                 format!("{{\"id\":\"batch_{name}\",\"output_file_id\":\"file-{name}-out\"}}")
@@ -87,6 +93,22 @@ fn what_an_answer_hands_out_is_asked_for_where_it_is() {
     assert_eq!(served(&proxy, "DELETE", "/v1/responses/resp_first_s", ""), "first");
     assert_eq!(served(&proxy, "GET", "/v1/responses/resp_first_s", ""), "home", "it is no more");
     assert_eq!(served(&proxy, "GET", "/v1/files", ""), "home", "a list names nothing");
+    // A conversation and a store of vectors, which are made at home, take with them who would be asked elsewhere.
+    for kind in ["conversations", "vector_stores"] {
+        assert_eq!(served(&proxy, "POST", &format!("/v1/{kind}"), "{}"), "home");
+    }
+    reload(&proxy, 2, "home: home", "home: first");
+    assert_eq!(responses(r#"{"model":"m","input":"x","conversation":"conv_other"}"#), "first");
+    for body in [
+        r#"{"model":"m","input":"x","conversation":"conv_home"}"#,
+        r#"{"model":"m","input":"x","conversation":{"id":"conv_home"}}"#,
+        r#"{"model":"m","input":"x","tools":[{"type":"file_search","vector_store_ids":["vs_home"]}]}"#,
+    ] {
+        assert_eq!(responses(body), "home", "{body}");
+    }
+    assert_eq!(served(&proxy, "GET", "/v1/conversations/conv_home/items", ""), "home");
+    assert_eq!(served(&proxy, "POST", "/v1/vector_stores/vs_home/search", r#"{"query":"x"}"#), "home");
+    assert_eq!(served(&proxy, "GET", "/v1/conversations/conv_other/items", ""), "first");
 }
 
 #[test]

@@ -91,3 +91,41 @@ fn anthropics_word_on_the_geography_counts_for_the_grams() {
     assert!(kind == Some("geo") && zone.is_some_and(|zone| zone.starts_with("SE-") || zone.starts_with("NO-")), "{zone:?}");
     assert_eq!(place(&ask_by(other, inside, "us")).0, Some("global"));
 }
+
+/// An endpoint whose models lie below different paths, as those of Bedrock's `bedrock-mantle` do.
+#[test]
+fn a_model_is_asked_for_below_the_path_that_the_catalogue_has_for_it() {
+    let peer = Peer::start(|_, stream| {
+        respond(stream, "200 OK", FIELDS, CHAT.as_bytes());
+        Then::Next
+    });
+    let proxy = Harness::of(|log| {
+        format!(
+            r#"
+listeners: [{{ address: 127.0.0.1:0 }}]
+log: {{ access: {log} }}
+admin: {{ address: 127.0.0.1:0 }}
+catalogue:
+  - {{ endpoint: here, host: "127.{{region}}.0.1", service: here }}
+  - {{ model: a, endpoint: here, path: /openai/v1, id: a-there, regions: ["0"] }}
+  - {{ model: b, endpoint: here, path: /v1, id: b-there, regions: ["*"] }}
+  - {{ model: c, endpoint: here, path: /v3, id: c-there, regions: ["1"] }}
+backends:
+  - {{ name: one, url: "http://{}", region: aws/eu-north-1, models: [a, b, c] }}
+routes: [{{ name: chat, match: {{ path: /v1 }}, backends: [one] }}]
+"#,
+            peer.address
+        )
+    });
+    let mut client = Client::connect(proxy.address);
+    for (model, path, id) in [("a", "/openai/v1", "a-there"), ("b", "/v1", "b-there"), ("c", "/openai/v1", "c")] {
+        client.post("/v1/chat/completions?x=1", "", &format!(r#"{{"model":"{model}","messages":[]}}"#));
+        assert_eq!(client.answer().status, 200);
+        let seen = peer.next();
+        assert_eq!((seen.target(), &seen.json()["model"]), (&*format!("{path}/chat/completions?x=1"), &id.into()));
+    }
+    // What names no model goes below the first one's.
+    client.get("/v1/files", "");
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(peer.next().target(), "/openai/v1/files");
+}

@@ -62,6 +62,8 @@ pub(super) struct Model {
     pub(super) upstream_json: Option<Bytes>,
     /// Where the dialect has the model in the path.
     pub(super) upstream_segment: Option<Arc<str>>,
+    /// Below which path it is there, where that is not the backend's own.
+    pub(super) base_path: Option<Arc<str>>,
     pub(super) weight: Option<u32>,
     pub(super) coefficients: Arc<Coefficients>,
     pub(super) prices: Option<TokenPrices>,
@@ -124,7 +126,7 @@ impl Check<'_> {
         let dialect = self.dialect(file.dialect.as_ref());
         let written_models = file.models.take();
         let mut models = written_models.map(|written| self.models(written, (energy.as_ref(), prices), table));
-        self.name_as_offered(models.as_deref_mut().unwrap_or_default(), &origin, dialect, file.url.mark);
+        self.name_as_offered(models.as_deref_mut().unwrap_or_default(), &mut origin, dialect, file.url.mark);
         let at_aws = self.catalogue.endpoint(&origin.host).is_some()
             || file.region.as_ref().is_some_and(|it| it.value.starts_with("aws/"));
         let profile = models.as_deref().filter(|_| at_aws).and_then(|models| catalogue::widest(&self.catalogue, models));
@@ -371,6 +373,7 @@ impl Check<'_> {
             client: Arc::from(client.value.as_str()),
             upstream_json: (*upstream != client.value)
                 .then(|| Bytes::from(serde_json::Value::from(upstream.as_str()).to_string())),
+            base_path: None,
             upstream_segment: None,
             weight: weight.map(|written| self.count(Some(&written), 1, 0..=1_000_000) as u32),
             coefficients,

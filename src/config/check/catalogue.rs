@@ -133,12 +133,29 @@ impl Check<'_> {
 
     /// Gives models that have no name of their own at an endpoint of Bedrock the one that they have there, and says what the
     /// catalogue knows better.
-    pub(super) fn name_as_offered(&mut self, models: &mut [Model], origin: &Origin, dialect: Dialect, mark: Mark) {
+    pub(super) fn name_as_offered(&mut self, models: &mut [Model], origin: &mut Origin, dialect: Dialect, mark: Mark) {
         let catalogue = std::mem::take(&mut self.catalogue);
-        if let Some((Endpoint { name, .. }, region)) = catalogue.endpoint(&origin.host) {
-            self.name_as_offered_at((name, region), &catalogue, models, (origin, dialect, mark));
+        let found = catalogue.endpoint(&origin.host).map(|(endpoint, region)| (Arc::clone(&endpoint.name), region.to_owned()));
+        if let Some((endpoint, region)) = found {
+            self.name_as_offered_at((&endpoint, &region), &catalogue, models, (origin, dialect, mark));
+            if dialect == Dialect::Openai && origin.base_path.is_empty() {
+                self.place_as_offered(models, origin, mark);
+            }
         }
         self.catalogue = catalogue;
+    }
+
+    /// A backend whose URL has no path has that of its first model, and the others have one of their own where it is another.
+    fn place_as_offered(&mut self, models: &mut [Model], origin: &mut Origin, mark: Mark) {
+        let Some(first) = models.iter().find_map(|model| model.base_path.clone()) else {
+            let message = "the catalogue knows no model here, and so does not say below which path its API lies";
+            self.warnings.add(mark, message).mend = Some("write it behind the host, as in `/openai/v1`".to_owned());
+            return;
+        };
+        for model in models {
+            model.base_path.take_if(|path| *path == first);
+        }
+        origin.base_path = first;
     }
 
     fn name_as_offered_at(
@@ -155,7 +172,9 @@ impl Check<'_> {
                     if model.upstream_json.is_none() && *offer.id != *model.client {
                         model.upstream_json = Some(Bytes::from(serde_json::Value::from(&*offer.id).to_string()));
                     }
-                    if dialect == Dialect::Openai && *origin.base_path != *offer.path {
+                    if dialect == Dialect::Openai && origin.base_path.is_empty() {
+                        model.base_path = Some(Arc::clone(&offer.path));
+                    } else if dialect == Dialect::Openai && *origin.base_path != *offer.path {
                         let message = format!(
                             "by the catalogue, {shown} is served below {} at this host and not below another path",
                             quoted(&offer.path)
