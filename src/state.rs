@@ -28,7 +28,7 @@ use crate::live::{Flow, Live, Load, Margin, ModelLive, Remedy};
 use crate::pins::Pins;
 use crate::policy::{Policy, PolicyId};
 use crate::route::{Deployment, FlowId};
-use crate::units::Grams;
+use crate::units::{Grams, GramsPerKwh};
 
 /// Plan and grid as of one generation, with the live statistics of its backends.
 #[derive(Debug)]
@@ -313,6 +313,21 @@ impl Snapshot {
             }
         }
         worst
+    }
+
+    /// Both ends of the interval in which the intensity of a backend lies; `None` where it has one place, or one that is unknown.
+    pub fn intensities(&self, backend: &Backend, now: Timestamp) -> Option<[GramsPerKwh; 2]> {
+        Some([self.lowest_intensity(backend, now)?, self.intensity(backend, now)?.value])
+    }
+
+    /// The other end of that interval: the value of the cleanest zone of those that a backend may run in; `None` where there is only one.
+    pub fn lowest_intensity(&self, backend: &Backend, now: Timestamp) -> Option<GramsPerKwh> {
+        let zones = &backend.placement.zones;
+        if zones.len() < 2 {
+            return None;
+        }
+        let values = zones.iter().filter_map(|zone| self.grid.at(*zone, now)).map(|intensity| intensity.value);
+        values.min_by(|a, b| a.get().total_cmp(&b.get()))
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::words;
 use crate::backend::{Backend, PlacementKind};
 use crate::record::CandidateUsed;
-use crate::units::Grams;
+use crate::units::{Grams, GramsPerKwh};
 
 /// Counts of candidates and of the grids they are on. Feasible is who meets every constraint: allowed there, with room, healthy, and
 /// within the latency budget.
@@ -50,15 +50,18 @@ pub struct Wide {
     /// In how many grid zones it may be, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grid_zones: Option<usize>,
+    /// Intensities of the cleanest and of the dirtiest of them, where both are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intensity_g_per_kwh: Option<[GramsPerKwh; 2]>,
 }
 
 impl Wide {
-    /// Of a backend, if it is one.
-    pub fn of(backend: &Backend) -> Option<Self> {
+    /// Of a backend, if it is one, with the interval in which its intensity lies.
+    pub fn of(backend: &Backend, intensity_g_per_kwh: Option<[GramsPerKwh; 2]>) -> Option<Self> {
         let (placement, zones) = (backend.placement.kind, backend.placement.zones.len());
         let is_wide = placement == PlacementKind::Global || placement == PlacementKind::Geo && zones > 1;
         let grid_zones = Some(zones).filter(|_| placement == PlacementKind::Geo);
-        is_wide.then(|| Self { backend: backend.name.to_string(), placement, grid_zones })
+        is_wide.then(|| Self { backend: backend.name.to_string(), placement, grid_zones, intensity_g_per_kwh })
     }
 }
 

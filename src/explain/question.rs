@@ -166,7 +166,11 @@ pub fn answer<'a>(
             at: question.at,
         },
         choice: Choice::among(&decision.reason, &decision.candidates),
-        wide: deployments.iter().filter_map(|one| Wide::of(plan.backend(one.backend))).collect(),
+        wide: deployments
+            .iter()
+            .map(|one| plan.backend(one.backend))
+            .filter_map(|backend| Wide::of(backend, snapshot.intensities(backend, wall)))
+            .collect(),
         decision: Some(decision),
         refusal: decided.err().map(|why| why.to_string()),
         shadow,

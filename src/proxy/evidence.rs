@@ -32,6 +32,8 @@ pub(super) struct Ran {
     pub(super) kind: PlacementKind,
     /// The grid that counts, and what is known of it.
     judged: Option<Judged>,
+    /// The other end, where it is in more than one.
+    low: Option<GramsPerKwh>,
     pub(super) pue: Pue,
 }
 
@@ -62,12 +64,14 @@ impl Ran {
 
     fn in_geography(geography: &Place, backend: &Backend, at: (&Snapshot, Timestamp)) -> Option<Self> {
         match (geography.countries.is_empty(), backend.placement.kind) {
-            (true, PlacementKind::Geo) => Some(Self { kind: PlacementKind::Global, judged: None, pue: backend.pue }),
+            (true, PlacementKind::Geo) => Some(Self { kind: PlacementKind::Global, judged: None, low: None, pue: backend.pue }),
             (false, PlacementKind::Global | PlacementKind::Unknown) => {
                 let inside = Regions::shipped().iter().filter(|region| geography.may_be_in(region.grid_zone.as_str()));
                 let judged: Option<Vec<Judged>> = inside.map(|region| judged(&region.grid_zone, at)).collect();
-                let dirtiest = judged?.into_iter().max_by(|a, b| a.value.get().total_cmp(&b.value.get()));
-                Some(Self { kind: PlacementKind::Geo, judged: dirtiest, pue: backend.pue })
+                let judged = judged?;
+                let low = judged.iter().map(|judged| judged.value).min_by(|a, b| a.get().total_cmp(&b.get()));
+                let dirtiest = judged.into_iter().max_by(|a, b| a.value.get().total_cmp(&b.value.get()));
+                Some(Self { kind: PlacementKind::Geo, judged: dirtiest, low, pue: backend.pue })
             }
             // It says no more than is declared; and an endpoint that is pinned says more than a workspace's setting.
             _ => None,
@@ -76,7 +80,12 @@ impl Ran {
 
     fn in_region(region: &'static Region, backend: &Backend, at: (&Snapshot, Timestamp)) -> Option<Self> {
         let as_declared = backend.placement.kind == PlacementKind::Pinned && backend.region == region.name;
-        (!as_declared).then(|| Self { kind: PlacementKind::Pinned, judged: judged(&region.grid_zone, at), pue: region.pue })
+        (!as_declared).then(|| Self {
+            kind: PlacementKind::Pinned,
+            judged: judged(&region.grid_zone, at),
+            low: None,
+            pue: region.pue,
+        })
     }
 
     /// What its grams are made with.
@@ -117,7 +126,8 @@ impl<'x> At<'x> {
 
     pub(super) fn carbon_used(&self, x: &'x Exchange) -> CarbonUsed<'x> {
         let used = x.snapshot.carbon_used(self.backend, self.intensity, x.wall);
-        CarbonUsed { grid_zone: self.grid_zone(x), pue: Some(self.pue()), ..used }
+        let low = self.ran.map_or(used.intensity_low_g_per_kwh, |ran| ran.low);
+        CarbonUsed { grid_zone: self.grid_zone(x), pue: Some(self.pue()), intensity_low_g_per_kwh: low, ..used }
     }
 }
 

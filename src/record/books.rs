@@ -28,6 +28,9 @@ pub struct CarbonUsed<'a> {
     /// The value; null when unknown.
     #[serde(default)]
     pub intensity_g_per_kwh: Option<GramsPerKwh>,
+    /// That of the cleanest place, where it may have run in more than one: what counts is the upper end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intensity_low_g_per_kwh: Option<GramsPerKwh>,
     /// Average or marginal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<Signal>,

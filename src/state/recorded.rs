@@ -60,6 +60,7 @@ impl Snapshot {
         CarbonUsed {
             grid_zone: self.zone_used(backend, intensity),
             intensity_g_per_kwh: intensity.map(|intensity| intensity.value),
+            intensity_low_g_per_kwh: intensity.and_then(|_| self.lowest_intensity(backend, wall)),
             signal: reading.map(|reading| reading.signal),
             basis: reading.map(|reading| reading.basis),
             quality: intensity.map(|intensity| intensity.quality),

@@ -321,11 +321,15 @@ struct KeptCarbon {
 }
 
 fn write_carbon_used(json: &mut Json, used: &CarbonUsed<'_>, kept: &mut Kept<KeptCarbon>) {
-    let CarbonUsed { grid_zone, intensity_g_per_kwh, signal, basis, quality, freshness, source, measured_at, age_s, pue } = used;
+    #[rustfmt::skip]
+    let CarbonUsed {
+        grid_zone, intensity_g_per_kwh, intensity_low_g_per_kwh, signal, basis, quality, freshness, source, measured_at, age_s, pue,
+    } = used;
     let is = |kept: &KeptCarbon| {
         let it = &kept.used;
         it.measured_at == *measured_at
             && it.intensity_g_per_kwh == *intensity_g_per_kwh
+            && it.intensity_low_g_per_kwh == *intensity_low_g_per_kwh
             && (it.signal, it.basis, it.quality, it.freshness) == (*signal, *basis, *quality, *freshness)
             && it.pue == *pue
             && it.grid_zone == *grid_zone
@@ -351,8 +355,10 @@ fn write_carbon_used(json: &mut Json, used: &CarbonUsed<'_>, kept: &mut Kept<Kep
 
 /// An intensity up to its age.
 fn write_reading(json: &mut Json, used: &CarbonUsed<'_>) {
-    let CarbonUsed { grid_zone, intensity_g_per_kwh, signal, basis, quality, freshness, source, measured_at, age_s: _, pue: _ } =
-        used;
+    #[rustfmt::skip]
+    let CarbonUsed {
+        grid_zone, intensity_g_per_kwh, intensity_low_g_per_kwh, signal, basis, quality, freshness, source, measured_at, age_s: _, pue: _,
+    } = used;
     json.constant(b"{");
     if let Some(zone) = grid_zone {
         json.constant(b"\"grid_zone\":");
@@ -367,6 +373,7 @@ fn write_reading(json: &mut Json, used: &CarbonUsed<'_>) {
         None => json.constant(b"\"intensity_g_per_kwh\":null"),
     }
     members! { json;
+        "intensity_low_g_per_kwh" left_out Json::float, intensity_low_g_per_kwh.map(GramsPerKwh::get);
         "signal" left_out Json::word, signal.map(Signal::as_str);
         "basis" left_out Json::word, basis.map(Basis::as_str);
         "quality" left_out Json::word, quality.map(Quality::as_str);

@@ -95,6 +95,7 @@ proptest! {
             record.carbon.as_mut().unwrap().chosen = CarbonUsed {
                 grid_zone: text(zone),
                 intensity_g_per_kwh: grams,
+                intensity_low_g_per_kwh: [None, GramsPerKwh::new(0.05)][source],
                 signal: [None, Some(Signal::Marginal)][signal],
                 basis: [None, Some(Basis::Direct)][basis],
                 quality: [None, Some(Quality::Forecast)][quality],

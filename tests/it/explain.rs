@@ -118,7 +118,7 @@ fn the_examples_say_how_much_choice_their_models_have() {
                 "choice       2 candidates in 1 grid zone; 2 meet every constraint, in 1 zone",
                 "they are on one grid, where only PUE tells them apart; the dirtiest (united-states",
                 "% more than the cleanest",
-                "placement    united-states may run in any of 3 grid zones, of which the dirtiest counts: which it is, its provider chooses",
+                "placement    united-states may run in any of 3 grid zones, from 204 to 418 g/kWh, of which the dirtiest counts: which it is, its provider chooses",
             ],
         ),
         ("bedrock", "chat", "nova-pro", &["where only one meets every constraint there is nothing to choose"]),

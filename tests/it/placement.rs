@@ -33,6 +33,12 @@ fn place(record: &Value) -> (Option<&str>, Option<&str>, Option<&str>) {
     (text("placement"), text("placement_evidence"), text("grid_zone"))
 }
 
+/// The interval in which the intensity lies.
+fn ends(record: &Value) -> Option<(f64, f64)> {
+    let of = |name: &str| record["carbon"]["chosen"][name].as_f64();
+    Some((of("intensity_low_g_per_kwh")?, of("intensity_g_per_kwh")?))
+}
+
 #[test]
 fn azures_word_on_the_region_counts_for_the_grams() {
     let ask = |region: &str, said: &str| {
@@ -53,7 +59,8 @@ fn azures_word_on_the_region_counts_for_the_grams() {
     assert!(elsewhere["emissions"]["grams"].as_f64() < declared["emissions"]["grams"].as_f64());
     // Of many places it may be in, it names the one; and of one that nobody knows nothing follows.
     let zone = "swedencentral\n    placement: geo\n    grid_zone: [SE-SE3, PL]";
-    assert_eq!(place(&ask(zone, "Sweden Central")).0, Some("pinned"));
+    let named = ask(zone, "Sweden Central");
+    assert_eq!((place(&named).0, ends(&named)), (Some("pinned"), None));
     assert_eq!(place(&ask("polandcentral", "Atlantis")), (Some("pinned"), Some("x-ms-region=Atlantis"), Some("PL")));
     let other = recorded("models: [m]", "/v1/chat/completions", "x-ms-region: Poland Central\r\n", CHAT.to_owned());
     assert_eq!(place(&other).1, None, "it is no field of others");
@@ -73,6 +80,7 @@ fn anthropics_word_on_the_geography_counts_for_the_grams() {
     let stayed = ask(anywhere, "us");
     let (kind, said, zone) = place(&stayed);
     assert_eq!((kind, said), (Some("geo"), Some("inference_geo=us")));
+    assert!(ends(&stayed).is_some_and(|(low, high)| low < high), "{stayed}");
     assert!(zone.is_some_and(|zone| zone.starts_with("US-")) && stayed["emissions"]["grams"].as_f64() > Some(0.0), "{stayed}");
     let left = ask(inside, "global");
     assert_eq!(
@@ -80,7 +88,10 @@ fn anthropics_word_on_the_geography_counts_for_the_grams() {
         ((Some("global"), Some("inference_geo=global"), None), &Value::Null),
         "{left}"
     );
-    assert_eq!(place(&ask(inside, "us")), (Some("geo"), Some("inference_geo=us"), Some("US-MIDA-PJM")));
+    let within = ask(inside, "us");
+    assert_eq!(place(&within), (Some("geo"), Some("inference_geo=us"), Some("US-MIDA-PJM")));
+    assert_eq!(ends(&within), Some((204.0, 418.0)), "Oregon and Virginia, of which the dirtier counts");
+    assert_eq!(ends(&ask("region: aws/eu-north-1", "global")), None, "of one place there are no two ends");
     assert_eq!(place(&ask(anywhere, "global")).0, Some("global"));
     assert_eq!(place(&ask("region: aws/eu-north-1", "global")).0, Some("pinned"), "an endpoint in a region says more");
     // Which words there are and what they mean is data: a row of one's own is a new one, or comes before the shipped one.

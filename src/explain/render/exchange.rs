@@ -98,10 +98,11 @@ fn emitted(out: &mut String, emissions: &Emissions) {
 fn intensity(used: &CarbonUsed<'_>) -> String {
     #[rustfmt::skip]
     let CarbonUsed {
-        grid_zone, intensity_g_per_kwh, signal, basis, quality, freshness, source, measured_at: _, age_s, pue,
+        grid_zone, intensity_g_per_kwh, intensity_low_g_per_kwh, signal, basis, quality, freshness, source, measured_at: _, age_s, pue,
     } = used;
     let value = intensity_g_per_kwh.map_or_else(|| "unknown".to_owned(), |value| format!("{} g/kWh", per_kwh(value)));
     let mut parts = vec![format!("{} in {}", value, name(grid_zone.as_ref()))];
+    parts.extend(intensity_low_g_per_kwh.map(|low| format!("{} in the cleanest place where it may run", per_kwh(low))));
     parts.extend(signal.map(|word| word.as_str().to_owned()));
     parts.extend(basis.map(|word| word.as_str().to_owned()));
     parts.extend(quality.map(|word| word.as_str().to_owned()));

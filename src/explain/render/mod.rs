@@ -263,9 +263,13 @@ fn choice(out: &mut String, choice: &Choice) {
 fn place(wide: &Wide) -> String {
     let name = shown(&wide.backend);
     match wide.grid_zones {
-        Some(zones) => format!(
-            "{name} may run in any of {zones} grid zones, of which the dirtiest counts: which it is, its provider chooses"
-        ),
+        Some(zones) => {
+            let between = wide.intensity_g_per_kwh.map(|ends| ends.map(per_kwh));
+            let between = between.map(|[low, high]| format!(", from {low} to {high} g/kWh")).unwrap_or_default();
+            format!(
+                "{name} may run in any of {zones} grid zones{between}, of which the dirtiest counts: which it is, its provider chooses"
+            )
+        }
         None => format!("{name} may run anywhere, and never wins as green"),
     }
 }
