@@ -68,7 +68,8 @@ fn forms() -> Vec<String> {
         text[(8 * before).div_ceil(6)..(8 * (before + SECRET.len())) / 6].to_owned()
     });
     let bytes: Vec<String> = SECRET.bytes().map(|byte| byte.to_string()).collect();
-    let digits: String = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let digits: Vec<String> = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let digits = digits.concat();
     coded.chain([SECRET.to_owned(), digits.to_uppercase(), digits, bytes.join(", "), bytes.join(",")]).collect()
 }
 
@@ -290,24 +291,19 @@ const TARGETS: [&str; 12] = [
     "/v1/files",
 ];
 
-#[test]
-fn nor_does_it_of_any_api_or_of_what_it_asks_for_itself() {
-    let (folder, peer) = (tempfile::tempdir().unwrap(), backend());
-    let every = of_every_kind(folder.path(), &peer);
-    let (mut every, address, admin) = serve(folder.path(), "every", &every);
-    // What is passed on is said to the next one with all that a client showed.
-    let before = format!(
-        "backends: [{{ name: every, url: 'http://{address}/v1', region: aws/eu-north-1, protocol: http2, models: [m], auth: pass_through }}]\n"
-    );
-    let (before, before_address, _) = serve(folder.path(), "before", &before);
+/// A query with every kind of parameter that holds a credential.
+fn query() -> String {
+    format!("key={QUERY}&access_token={QUERY}&X-Amz-Security-Token={QUERY}&X-Amz-Signature={QUERY}&sig={QUERY}")
+}
 
-    let query = format!("key={QUERY}&access_token={QUERY}&X-Amz-Security-Token={QUERY}&X-Amz-Signature={QUERY}&sig={QUERY}");
-    let mut shown = Vec::new();
+/// Calls of every API, by every way to show a key and in every way to fail; gives what the proxy says itself.
+fn calls(address: &str, before: &str) -> Vec<String> {
+    let (query, mut shown) = (query(), Vec::new());
     let mut post = |address: &str, target: &str, fields: &str, body: &str| {
         let more = format!("cookie: {COOKIE}\r\nproxy-authorization: Basic {COOKIE}\r\nx-amz-security-token: {COOKIE}\r\n");
         let head = format!("POST {target} HTTP/1.1\r\nhost: windward.test\r\ncontent-type: application/json\r\n{fields}");
         let answer = ask(address, &format!("{head}{more}content-length: {}\r\n\r\n{body}", body.len()));
-        // What a backend answers is the client's; what the proxy says itself has to be bare.
+        // What a backend answers is the client's.
         shown.extend(answer.filter(|answer| answer.field("x-windward-backend").is_none()).map(|answer| answer.text()));
     };
     for target in TARGETS {
@@ -321,31 +317,27 @@ fn nor_does_it_of_any_api_or_of_what_it_asks_for_itself() {
                 format!("api-key: {CLIENT_KEY}\r\nauthorization: Bearer {WRONG_KEY}\r\n"),
                 format!("x-goog-api-key: {CLIENT_KEY}\r\n"),
             ] {
-                post(&address, &format!("{target}?{query}"), &fields, &body);
+                post(address, &format!("{target}?{query}"), &fields, &body);
                 if target.starts_with("/v1/") {
-                    post(&before_address, &format!("{target}?{query}"), &fields, &body);
+                    post(before, &format!("{target}?{query}"), &fields, &body);
                 }
             }
             // A signature holds no key, but it may be over fields that do.
             let with_cookie = signed(CLIENT_KEY, target, &body).replace("content-type;host", "content-type;cookie;host");
             assert!(with_cookie.contains(";cookie;"));
-            post(&address, target, &with_cookie, &body);
+            post(address, target, &with_cookie, &body);
             for key in [CLIENT_KEY, WRONG_KEY] {
-                post(&address, target, &signed(key, target, &body), &body);
+                post(address, target, &signed(key, target, &body), &body);
             }
-            post(&address, &format!("{target}?{query}"), &format!("authorization: AWS4-HMAC-SHA256 {WRONG_KEY}\r\n"), &body);
+            post(address, &format!("{target}?{query}"), &format!("authorization: AWS4-HMAC-SHA256 {WRONG_KEY}\r\n"), &body);
         }
     }
-    let mut tunnel = Client::connect(address.parse().unwrap());
-    tunnel.send(
-        format!("GET /claude/realtime?{query} HTTP/1.1\r\nhost: w\r\nauthorization: Bearer {CLIENT_KEY}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n{PROMPT}")
-            .as_bytes(),
-    );
-    assert!(tunnel.read_to_end().ends_with(COMPLETION));
-    every.wait_for(|line| line.contains(r#""url.path":"/claude/realtime""#).then_some(()));
+    shown
+}
 
-    let file = folder.path().join("every.yaml");
-    let good = std::fs::read_to_string(&file).unwrap();
+/// Configurations that are wrong beside a secret, one after another; gives what the admin address says of each.
+fn slips(file: &Path, admin: &str) -> Vec<String> {
+    let (good, mut shown) = (std::fs::read_to_string(file).unwrap(), Vec::new());
     for (from, to) in [
         ("secret: peers", "secert: peers"),
         (FEED_TOKEN, &*format!("[{FEED_TOKEN}]")),
@@ -356,19 +348,40 @@ fn nor_does_it_of_any_api_or_of_what_it_asks_for_itself() {
         ("${BACKEND_KEY}", &*format!("{BACKEND_KEY}${{")),
     ] {
         assert!(good.contains(from), "{from}");
-        std::fs::write(&file, good.replacen(from, to, 1)).unwrap();
-        let answer = ask(&admin, "POST /reload HTTP/1.1\r\nhost: w\r\ncontent-length: 0\r\n\r\n").unwrap();
+        std::fs::write(file, good.replacen(from, to, 1)).unwrap();
+        let answer = ask(admin, "POST /reload HTTP/1.1\r\nhost: w\r\ncontent-length: 0\r\n\r\n").unwrap();
         assert_eq!(answer.status, 422, "{from}: {}", answer.text());
         shown.push(answer.text());
         for page in ["/status", "/metrics", "/"] {
-            shown.push(ask(&admin, &format!("GET {page} HTTP/1.1\r\nhost: w\r\n\r\n")).unwrap().text());
+            shown.push(ask(admin, &format!("GET {page} HTTP/1.1\r\nhost: w\r\n\r\n")).unwrap().text());
         }
     }
+    shown
+}
+
+#[test]
+fn nor_does_it_of_any_api_or_of_what_it_asks_for_itself() {
+    let (folder, peer) = (tempfile::tempdir().unwrap(), backend());
+    let every = of_every_kind(folder.path(), &peer);
+    let (mut every, address, admin) = serve(folder.path(), "every", &every);
+    // What is passed on is said to the next one with all that a client showed.
+    let before = format!(
+        "backends: [{{ name: every, url: 'http://{address}/v1', region: aws/eu-north-1, protocol: http2, models: [m], auth: pass_through }}]\n"
+    );
+    let (before, before_address, _) = serve(folder.path(), "before", &before);
+    let mut shown = calls(&address, &before_address);
+    let mut tunnel = Client::connect(address.parse().unwrap());
+    let head = format!("GET /claude/realtime?{} HTTP/1.1\r\nhost: w\r\nauthorization: Bearer {CLIENT_KEY}\r\n", query());
+    tunnel.send(format!("{head}connection: upgrade\r\nupgrade: websocket\r\n\r\n{PROMPT}").as_bytes());
+    assert!(tunnel.read_to_end().ends_with(COMPLETION));
+    every.wait_for(|line| line.contains(r#""url.path":"/claude/realtime""#).then_some(()));
+    shown.extend(slips(&folder.path().join("every.yaml"), &admin));
+
     let (_, lines) = every.stop();
     for backend in ["claude", "azure", "google", "amazon", "model"] {
-        let answered =
-            |line: &&String| line.contains(&format!(r#""backend":"{backend}""#)) && line.contains(r#""ended":"complete""#);
-        assert!(lines.iter().any(|line| answered(&line)), "{backend} was never asked: {}", lines.join("\n"));
+        let named = format!(r#""backend":"{backend}""#);
+        let answered = |line: &String| line.contains(&named) && line.contains(r#""ended":"complete""#);
+        assert!(lines.iter().any(answered), "{backend} was never asked: {}", lines.join("\n"));
     }
     for said in ["invalid_signature", "exit status: 3", "electricity"] {
         assert!(lines.iter().any(|line| line.contains(said)), "it says nothing of `{said}`");
