@@ -180,8 +180,10 @@ pub(super) fn fits(frame: &Frame<Bytes>) -> bool {
 pub(super) fn broken(error: &(dyn std::error::Error + 'static)) -> Error {
     let left = std::iter::successors(Some(error), |error| error.source()).any(|cause| {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-        let by_io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-        let by_stream = cause.downcast_ref::<h2::Error>().is_some_and(|error| error.is_remote() && error.is_reset());
+        let h2 = cause.downcast_ref::<h2::Error>();
+        let by_stream = h2.is_some_and(|error| error.is_remote() && error.is_reset());
+        // That of a connection of streams is within their error, and not behind it.
+        let by_io = cause.downcast_ref::<io::Error>().or_else(|| h2?.get_io()).map(io::Error::kind);
         by_stream || matches!(by_io, Some(UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe))
     });
     if left { Error::ClientGone } else { Error::BodyBroken }

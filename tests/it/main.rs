@@ -18,6 +18,7 @@ mod back_pressure;
 mod bad_input;
 mod bedrock;
 mod cancel;
+mod cancel_http2;
 mod carbon;
 mod carbon_feed;
 mod clients;
