@@ -365,7 +365,7 @@ fn tls(files: &Path) -> (Arc<rustls::ClientConfig>, String) {
 fn a_client_that_leaves_through_tls_is_noticed_with_a_goodbye_and_without() {
     let files = tempfile::tempdir().unwrap();
     let (config, listener) = tls(files.path());
-    for phase in [Phase::BeforeTheFirstByte, Phase::Body, Phase::Stream] {
+    for phase in PHASES {
         let (address, happened) = backend(phase, "protocol: http1");
         let backends = [("a", address, ""), ("b", super::support::Peer::nobody(), "")];
         let plain = "listeners: [{ address: 127.0.0.1:0 }]";
@@ -378,8 +378,9 @@ fn a_client_that_leaves_through_tls_is_noticed_with_a_goodbye_and_without() {
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
             let client = rustls::ClientConnection::new(Arc::clone(&config), "localhost".try_into().unwrap()).unwrap();
             let mut client = rustls::StreamOwned::new(client, socket);
-            let head = format!("POST {} HTTP/1.1\r\nhost: w\r\ncontent-length: {}\r\n\r\n", phase.path(), CALL.len());
-            client.write_all(format!("{head}{CALL}").as_bytes()).unwrap();
+            let (length, said) = if phase.is_upload() { (500, "abc") } else { (CALL.len(), CALL) };
+            let head = format!("POST {} HTTP/1.1\r\nhost: w\r\ncontent-length: {length}\r\n\r\n", phase.path());
+            client.write_all(format!("{head}{said}").as_bytes()).unwrap();
             happens(&happened, Happened::Asked);
             let (mut seen, mut more) = (Vec::new(), [0; 4096]);
             while phase.answer().is_some() && memchr::memmem::find(&seen, b"Hel").is_none() {
