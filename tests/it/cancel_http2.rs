@@ -7,9 +7,9 @@ use bytes::Bytes;
 use super::cancel::{
     CALL, Happened, PHASES, PROTOCOLS, Phase, TIMES, WITHIN, backend, before, check, happens, in_time_each_way, is_served,
 };
-use super::support::h2::{DATA, END_HEADERS, END_STREAM, H2Client, HEADERS, block, frame};
-use super::support::in_the_middle;
+use super::support::h2::{DATA, END_HEADERS, END_STREAM, H2Client, HEADERS, RST_STREAM, block, call, frame};
 use super::support::peer::PATIENCE;
+use super::support::{Harness, Peer, in_the_middle};
 
 #[test]
 fn a_stream_that_is_reset_ends_the_exchange_in_every_phase() {
@@ -93,4 +93,26 @@ fn a_connection_of_streams_that_is_closed_or_reset_ends_the_exchange_in_every_ph
         (0..TIMES).for_each(|_| check(&proxy, phase));
         is_served(&proxy);
     }
+}
+
+/// Of a body that is collected nobody hears before it is whole.
+#[test]
+fn a_client_that_leaves_within_a_body_that_is_collected_was_not_refused() {
+    let peer = Peer::answering("200 OK", "{}");
+    let proxy = Harness::start(&[("a", peer.address, "")], "");
+    for by in ["a reset of the stream", "a close of the connection", "a reset of the connection"] {
+        let mut client = H2Client::connect(proxy.address);
+        assert!(client.send(&[frame(HEADERS, END_HEADERS, 1, &call()), frame(DATA, 0, 1, b"{\"model\"")].concat()));
+        assert!(client.ping(), "it was read");
+        match by {
+            "a reset of the stream" => assert!(client.send(&frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]))),
+            "a reset of the connection" => socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap(),
+            _ => {}
+        }
+        let kept = by.ends_with("stream").then_some(client);
+        let record = proxy.record();
+        assert_eq!((&record["ended"], record.get("error")), (&"client_gone".into(), None), "{by}: {record}");
+        drop(kept);
+    }
+    assert_eq!(peer.connections(), 0);
 }
