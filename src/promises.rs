@@ -151,5 +151,5 @@
 //! | A bad file changes nothing and is said until it is mended; a stream survives the removal of its backend | `a_bad_file_changes_nothing_and_is_said_until_it_is_mended`, `a_stream_survives_the_removal_of_its_backend` |
 //! | Reloads under load, good and bad ones, fail and delay no request and cut no stream | `thirty_reloads_and_nine_bad_files_fail_no_request_and_cut_no_stream` |
 //! | A file that is larger than it looks is refused in little memory, and says what to do about it | `what_is_too_much_is_refused_in_little_memory_and_says_how_to_mend_it`, `bombs_go_off_harmlessly` |
-//! | A drain lets all bodies end and loses no line, also with no descriptor left for clients | `a_drain_lets_streams_end_and_loses_no_line`, `a_signal_lets_all_bodies_end_and_no_line_is_lost`, `it_does_so_as_well_without_a_descriptor_left_for_clients` |
+//! | A drain lets all bodies end and loses no line, also with no descriptor left for clients | `a_drain_lets_streams_end_and_loses_no_line`, `a_signal_lets_all_bodies_end_and_no_line_is_lost`, `what_streams_over_http2_ends_whole_and_so_does_what_is_uploaded`, `it_does_so_as_well_without_a_descriptor_left_for_clients` |
 //! | Who was half through a head when the server stops is answered, and told that the connection ends | `half_a_head_is_waited_for_when_the_server_stops` |

@@ -4,10 +4,13 @@ use std::io::Read as _;
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::process::{access_log, serve_by, windward};
 use super::support::peer::{PATIENCE, Then, begin_events, chunk, end_chunks, respond};
-use super::support::{Client, Peer, patiently};
+use super::support::{Client, Harness, Peer, patiently};
 
 const STREAM: &str = r#"{"model":"m","stream":true}"#;
 const WHOLE: &str = r#"{"model":"m"}"#;
@@ -36,6 +39,11 @@ fn held() -> (Peer, Arc<(Mutex<bool>, Condvar)>) {
         Then::Next
     });
     (peer, gate)
+}
+
+fn let_go(gate: &(Mutex<bool>, Condvar)) {
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
 }
 
 /// Stops the program while it has so many streams, as many whole answers to come, and a crowd that says nothing.
@@ -75,9 +83,7 @@ fn drains(command: Command, calls: usize, crowd: usize) {
     }
     drop(silent);
     patiently("the end of the listener", || TcpStream::connect(address).err());
-    let (open, changed) = &*gate;
-    *open.lock().unwrap() = true;
-    changed.notify_all();
+    let_go(&gate);
     for mut client in streams {
         let answer = client.answer();
         assert_eq!((answer.status, answer.text()), (200, format!("{FIRST}{LAST}")));
@@ -105,4 +111,50 @@ fn a_signal_lets_all_bodies_end_and_no_line_is_lost() {
 #[test]
 fn it_does_so_as_well_without_a_descriptor_left_for_clients() {
     drains(super::descriptors::limited(), 10, 400);
+}
+
+/// Of one connection of HTTP/2, and of bodies in both directions.
+#[test]
+fn what_streams_over_http2_ends_whole_and_so_does_what_is_uploaded() {
+    let (backend, gate) = held();
+    let top = "limits: { drain_delay: 1ms, drain_deadline: 60s }";
+    let proxy = Harness::with(top, &[("a", backend.address, "usage: never")], "");
+    let address = proxy.address;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stopping = runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (sender, connection) = h2::client::handshake(socket).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = |path: &str| http::Request::post(format!("http://w/v1/{path}")).body(()).unwrap();
+        let mut sender = sender.ready().await.unwrap();
+        let (streamed, mut call) = sender.send_request(request("chat/completions"), false).unwrap();
+        call.send_data(Bytes::from_static(STREAM.as_bytes()), true).unwrap();
+        let mut events = streamed.await.unwrap().into_body();
+        assert_eq!(events.data().await.unwrap().unwrap(), FIRST);
+        let mut sender = sender.ready().await.unwrap();
+        let (uploaded, mut upload) = sender.send_request(request("files"), false).unwrap();
+        upload.send_data(Bytes::from_static(b"{\"half\":"), false).unwrap();
+
+        let stopping = std::thread::spawn(move || proxy.stop());
+        // Nobody is let in any more, and what is here goes on.
+        let is_over = async {
+            while TcpStream::connect(address).is_ok() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, is_over).await.expect("the end of the listener");
+        upload.send_data(Bytes::from_static(b"\"whole\"}"), true).unwrap();
+        let_go(&gate);
+        assert_eq!(uploaded.await.unwrap().status(), 200);
+        let mut rest = Vec::new();
+        while let Some(data) = events.data().await {
+            rest.extend_from_slice(&data.unwrap());
+        }
+        assert_eq!(rest, LAST.as_bytes());
+        tokio::time::timeout(PATIENCE, connection).await.expect("the end of the connection").unwrap().unwrap();
+        stopping
+    });
+    assert_eq!((backend.next().body, backend.next().body), (STREAM.into(), b"{\"half\":\"whole\"}".to_vec()));
+    let ended = stopping.join().unwrap();
+    assert!(ended.drained && ended.log_complete, "{ended:?}");
 }
