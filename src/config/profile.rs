@@ -64,10 +64,8 @@ pub(super) struct ProfileOrigin<'t> {
     program: Option<&'t str>,
     /// The role that is taken on ..
     role: ProfileRole<'t>,
-    /// .. with the keys of that profile ..
+    /// .. with the keys of that profile, and not with those of a machine, a container or an identity.
     source: Option<&'t str>,
-    /// .. and not with those of a machine, a container or an identity.
-    is_by_other_means: bool,
 }
 
 /// A role as a profile has it.
@@ -92,7 +90,7 @@ pub(super) fn program_behind<'t>(
     let (mut name, mut roles) = (profile, Vec::new());
     for _ in 0..MOST_LINKS {
         let origin = profile_origin(credentials, configuration, name);
-        match origin.source.filter(|_| !origin.role.arn.is_empty() && !origin.is_by_other_means) {
+        match origin.source.filter(|_| !origin.role.arn.is_empty()) {
             Some(source) if source != name => {
                 roles.push(origin.role);
                 name = source;
@@ -110,7 +108,7 @@ pub(super) fn program_behind<'t>(
 /// Of a profile in the texts of the credentials file and of the configuration file, where the sections of all but `default` begin with
 /// `profile`.
 pub(super) fn profile_origin<'t>(credentials: &'t str, configuration: &'t str, profile: &str) -> ProfileOrigin<'t> {
-    let mut origin = ProfileOrigin::default();
+    let (mut origin, mut by_other_means) = (ProfileOrigin::default(), false);
     let mut ask = |name: &str, value: &'t str| {
         let said = Some(value).filter(|value| !value.is_empty());
         origin.asks |= matches!(name, "role_arn" | "credential_source" | "web_identity_token_file");
@@ -121,7 +119,7 @@ pub(super) fn profile_origin<'t>(credentials: &'t str, configuration: &'t str, p
             "external_id" => origin.role.external_id = said,
             "role_session_name" => origin.role.session_name = said,
             "source_profile" => origin.source = said,
-            "credential_source" | "web_identity_token_file" => origin.is_by_other_means = true,
+            "credential_source" | "web_identity_token_file" => by_other_means = true,
             _ => {}
         }
     };
@@ -132,6 +130,7 @@ pub(super) fn profile_origin<'t>(credentials: &'t str, configuration: &'t str, p
     };
     let in_configuration = settings(configuration, named, &mut ask);
     origin.known = in_credentials || in_configuration;
+    origin.source = origin.source.filter(|_| !by_other_means);
     origin
 }
 

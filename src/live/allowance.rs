@@ -3,7 +3,8 @@
 //!
 //! An answer says what was left when its request came in, and since then others were sent, and the bucket went on filling. So what is sent
 //! is counted, each request knows how much that was when it left, and what was sent after it is no longer there of what its answer says;
-//! and what it says is of the moment when its request was sent, however long the answer took.
+//! and what it says is of the moment when its request was sent, however long the answer took. A request that was sent counts also where
+//! nobody waited for its answer: the service took it. In its bucket's time, two minutes at the most, it has filled up again.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;

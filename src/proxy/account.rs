@@ -94,6 +94,7 @@ fn judge(x: &Exchange, now: Instant) {
         Ended::UpstreamBroke if relay::clears_backend(x.error) => {}
         // Its status was counted when it came, and a tunnel in which nobody says anything is nobody's fault.
         Ended::UpstreamBroke | Ended::TimedOut if status.is_server_error() => {}
+        Ended::UpstreamBroke if let Some(whole) = x.is_full => forward::note_full_within(x, backend, whole, now),
         Ended::TimedOut if x.status == StatusCode::SWITCHING_PROTOCOLS => {}
         // Nor is a backend dead that went on as it should, and whose client may have been slow to read.
         Ended::TimedOut if x.error == Some(relay::NO_END) => {}

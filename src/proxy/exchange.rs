@@ -174,6 +174,8 @@ pub struct Exchange {
     pub(super) overhead_us: u64,
     pub(super) status: StatusCode,
     pub(super) error: Option<&'static str>,
+    /// What its answer said in the middle: that there is no room at the backend, for any model or for this one.
+    pub(super) is_full: Option<bool>,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
     pub(super) first_token: Option<Instant>,
@@ -239,6 +241,7 @@ impl Exchange {
             overhead_us: 0,
             status: StatusCode::OK,
             error: None,
+            is_full: None,
             request_bytes: 0,
             response_bytes: 0,
             first_token: None,

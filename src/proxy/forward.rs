@@ -362,6 +362,16 @@ fn note_refusal(x: &Exchange, asked: &Asked, head: &ResponseHead, now: Instant) 
     }
 }
 
+/// The same of a refusal that came within an answer, when the status had long been 200.
+pub(super) fn note_full_within(x: &Exchange, backend: &Backend, whole: bool, now: Instant) {
+    let candidate = x.serving.as_ref().and_then(|(_, candidate)| *candidate);
+    let deployment = candidate.and_then(|index| x.deployments.as_ref()?.get(index));
+    if whole || backend.credential != Credential::PassThrough {
+        let model = deployment.map_or("", |deployment| &deployment.model);
+        x.snapshot.live(backend.id).refused(model, whole, now, None);
+    }
+}
+
 /// What it says of how much more it will take is about whose credential was sent, and of the moment when it was asked. Whether it says
 /// anything of what the request counts against: a call that runs no model has a limit of its own.
 fn note_allowance(x: &Exchange, asked: &Asked, head: &ResponseHead, now: Instant) -> bool {

@@ -212,11 +212,14 @@ impl Metered {
             // An SDK hangs up on it, and with or without its last chunk it is no answer. No byte of it is held back.
             self.exchange.ended = Ended::UpstreamBroke;
             self.exchange.error = Some(match (error, self.meter.reads_events()) {
-                (StreamError::Backend, true) => BACKEND_ERROR_EVENT,
                 (StreamError::Request, true) => REQUEST_ERROR_EVENT,
-                (StreamError::Backend, false) => BACKEND_ERROR_BODY,
                 (StreamError::Request, false) => REQUEST_ERROR_BODY,
+                (_, true) => BACKEND_ERROR_EVENT,
+                (_, false) => BACKEND_ERROR_BODY,
             });
+            if let StreamError::Full { whole } = error {
+                self.exchange.is_full = Some(whole);
+            }
         }
     }
 

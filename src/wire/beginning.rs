@@ -100,7 +100,7 @@ mod tests {
             (r#" {"error" : {"message":"gone","type":"server_error"}}"#, Some(Backend), ""),
             (r#"{"error":{"message":"too long","type":"invalid_request_error"},"model":"m"}"#, Some(Request), "m"),
             (r#"{"object":"error","message":"gone","code":500}"#, Some(Backend), ""),
-            (r#"{"type":"error","error":{"type":"overloaded_error"}}"#, Some(Backend), ""),
+            (r#"{"type":"error","error":{"type":"overloaded_error"}}"#, Some(StreamError::Full { whole: true }), ""),
             (r#"{"error":"gone"}"#, Some(Backend), ""),
             (r#"{"id":"resp_1","object":"response","error":null,"model":"m-2","output":[{"type":"error"}]}"#, None, "m-2"),
             (r#"{"error":{},"model":""}"#, None, ""),

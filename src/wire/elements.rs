@@ -81,11 +81,11 @@ mod tests {
             (format!("[{text},{}", &text[..50]), (1, None, true)),
             (
                 format!(r#"[{text},{{"error":{{"code":503,"details":[{{"text":"x"}}]}}}}]"#),
-                (1, Some(StreamError::Backend), false),
+                (1, Some(StreamError::Full { whole: true }), false),
             ),
             (r#"[{"error":{"code":400}}]"#.to_owned(), (0, Some(StreamError::Request), false)),
             (r#"[{"candidates":[{"content":{"error":{"code":503}}}]}]"#.to_owned(), (0, None, false)),
-            (long, (0, Some(StreamError::Backend), false)),
+            (long, (0, Some(StreamError::Full { whole: true }), false)),
             (text.to_owned(), (0, None, false)),
             (r#""text":"x"[[{]}]"#.to_owned(), (0, None, false)),
             (String::new(), (0, None, false)),

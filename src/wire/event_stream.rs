@@ -93,8 +93,12 @@ impl Read {
     }
 
     fn fail(&mut self, exception: &str) {
-        let by_request = matches!(exception, "validationException" | "accessDeniedException" | "resourceNotFoundException");
-        let error = if by_request { StreamError::Request } else { StreamError::Backend };
+        let error = match exception {
+            "validationException" | "accessDeniedException" | "resourceNotFoundException" => StreamError::Request,
+            "throttlingException" | "modelNotReadyException" => StreamError::Full { whole: false },
+            "serviceUnavailableException" => StreamError::Full { whole: true },
+            _ => StreamError::Backend,
+        };
         self.error.get_or_insert(error);
     }
 

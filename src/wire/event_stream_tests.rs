@@ -73,6 +73,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Expected)> {
         "converse-cached",
         "converse-exception",
         "converse-refused",
+        "converse-throttled",
         "invoke-claude",
         "invoke-claude-cut",
         "invoke-gpt-oss",
@@ -92,6 +93,8 @@ fn read_all(chunks: &[&[u8]]) -> Found {
     let error = meter.error().map(|error| match error {
         StreamError::Backend => "backend",
         StreamError::Request => "request",
+        StreamError::Full { whole: false } => "full of that model",
+        StreamError::Full { whole: true } => "full",
     });
     let (usage, source) = meter.finish();
     (usage, source, error, meter.saw_first_data())
@@ -103,7 +106,10 @@ fn streams_are_read_wherever_they_are_cut() {
         let expected: Found = (
             expected.usage,
             expected.source,
-            expected.error.as_deref().map(|word| if word == "request" { "request" } else { "backend" }),
+            expected.error.as_deref().map(|word| {
+                let words = ["request", "backend", "full of that model"];
+                words.into_iter().find(|known| *known == word).expect(name)
+            }),
             true,
         );
         assert_eq!(read_all(&[&stream]), expected, "{name}");

@@ -303,6 +303,11 @@ fn value_end(text: &[u8], at: usize) -> usize {
 pub enum StreamError {
     /// The backend failed, or did not say who did.
     Backend,
+    /// It has no room, as a status of 429, 503 or 529 would have said.
+    Full {
+        /// For any model, and not only for this one.
+        whole: bool,
+    },
     /// The backend finds fault with the request, and would with any like it.
     Request,
 }
@@ -332,14 +337,23 @@ impl StreamError {
         struct Stated {
             r#type: Option<String>,
             code: Option<serde_json::Value>,
+            response: Option<Failed>,
         }
-        let Ok(Stated { r#type, code }) = serde_json::from_slice(error) else { return Self::Backend };
-        let by_code =
-            code.and_then(|code| code.as_u64()).is_some_and(|code| (400..500).contains(&code) && code != 408 && code != 429);
-        if by_code || matches!(r#type.as_deref(), Some("invalid_request_error" | "BadRequestError")) {
-            Self::Request
-        } else {
-            Self::Backend
+        #[derive(Deserialize)]
+        struct Failed {
+            error: Option<Box<Stated>>,
+        }
+        let Ok(stated) = serde_json::from_slice::<Stated>(error) else { return Self::Backend };
+        // Of `response.failed` it stands within the response.
+        let inner = stated.response.and_then(|response| response.error);
+        let (r#type, code) = inner.map_or((stated.r#type, stated.code), |inner| (inner.r#type, inner.code));
+        let status = code.as_ref().and_then(serde_json::Value::as_u64);
+        match (r#type.as_deref(), code.as_ref().and_then(serde_json::Value::as_str), status) {
+            (.., Some(429)) | (Some("rate_limit_error"), ..) | (_, Some("rate_limit_exceeded"), _) => Self::Full { whole: false },
+            (.., Some(503 | 529)) | (Some("overloaded_error"), ..) => Self::Full { whole: true },
+            (Some("invalid_request_error" | "BadRequestError"), ..) => Self::Request,
+            (.., Some(code)) if (400..500).contains(&code) && code != 408 => Self::Request,
+            _ => Self::Backend,
         }
     }
 }
@@ -402,17 +416,24 @@ mod tests {
 
     #[test]
     fn an_error_is_told_from_what_only_speaks_of_one() {
-        use StreamError::{Backend, Request};
+        use StreamError::{Backend, Full, Request};
         let table = [
             (r#"data: {"error":{"message":"out of memory","type":"server_error"}}"#, Some(Backend)),
             (r#"data: {"id":"x","error" : {"code":502,"message":"gone"},"choices":[{"delta":{"content":""}}]}"#, Some(Backend)),
             (r#"data:{"choices":[],"error":"overloaded"}"#, Some(Backend)),
-            (r#"data: {"error":{"message":"rate limit","code":429}}"#, Some(Backend)),
+            (r#"data: {"error":{"message":"rate limit","code":429}}"#, Some(Full { whole: false })),
+            (r#"data: {"error":{"message":"slow","type":"tokens","code":"rate_limit_exceeded"}}"#, Some(Full { whole: false })),
+            (r#"data: {"error":{"message":"busy","code":503}}"#, Some(Full { whole: true })),
+            ("event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\"}}", Some(Full { whole: false })),
+            (
+                r#"data: {"type":"response.failed","response":{"error":{"code":"rate_limit_exceeded"}}}"#,
+                Some(Full { whole: false }),
+            ),
             (r#"data: {"error":{"message":"too long","type":"BadRequestError","param":null,"code":400}}"#, Some(Request)),
             (r#"data: {"error":{"message":"too long","type":"invalid_request_error","code":"context"}}"#, Some(Request)),
             (r#"data: {"error":{"message":"cut he"#, Some(Backend)),
             (r#"data: {"object":"error","message":"gone","type":"InternalServerError","code":500}"#, Some(Backend)),
-            ("event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}", Some(Backend)),
+            ("event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}", Some(Full { whole: true })),
             ("event: error\r\ndata: gone", Some(Backend)),
             (r#"data: {"type":"error","code":"server_error","message":"gone"}"#, Some(Backend)),
             (r#"data: {"type":"response.failed","response":{"error":{"code":"server_error"}}}"#, Some(Backend)),

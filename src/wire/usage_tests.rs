@@ -191,7 +191,11 @@ fn an_array_that_was_left_is_counted_and_one_that_ends_in_an_error_is_one() {
         (format!("[{first},{first}"), (of(2), UsageSource::Counted), None),
         (format!("[{empty}"), (of(0), UsageSource::Counted), None),
         (format!("[{empty}]"), (of(0), UsageSource::Reported), None),
-        (format!(r#"[{first},{{"error":{{"code":503}}}}]"#), (of(1), UsageSource::Counted), Some(StreamError::Backend)),
+        (
+            format!(r#"[{first},{{"error":{{"code":503}}}}]"#),
+            (of(1), UsageSource::Counted),
+            Some(StreamError::Full { whole: true }),
+        ),
     ] {
         for size in [1, body.len()] {
             let mut meter = Meter::json(Operation::GenerateContent, &Fields::default());

@@ -148,3 +148,31 @@ fn what_was_not_taken_counts_against_nothing() {
     (0..3).for_each(|_| assert_eq!(ask("/v1/messages", "x-want: fault\r\n"), "first", "which is not taken"));
     assert_eq!([ask("/v1/messages", ""), ask("/v1/messages", "")], ["first", "spare"]);
 }
+
+/// The status had long been 200, and a model is full all the same.
+#[test]
+fn who_says_within_an_answer_that_it_is_full_is_left_alone_as_if_it_had_refused() {
+    let throttled = r#"data: {"error":{"message":"slow down","type":"requests","code":"rate_limit_exceeded"}}"#;
+    let overloaded = "data: {\"choices\":[],\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}";
+    let failed = r#"data: {"error":{"message":"gone","type":"server_error"}}"#;
+    for (said, same_model, other_model) in
+        [(throttled, "spare", "first"), (overloaded, "spare", "spare"), (failed, "first", "first")]
+    {
+        let first = AtomicBool::new(true);
+        let peer = Peer::start(move |_, stream| {
+            if first.swap(false, SeqCst) {
+                respond(stream, "200 OK", "content-type: text/event-stream\r\n", format!("{said}\n\n").as_bytes());
+            } else {
+                respond(stream, "200 OK", "", OK.as_bytes());
+            }
+            Then::Next
+        });
+        let (spare, models) = (Peer::answering("200 OK", OK), "models: [a, b]");
+        let proxy = Harness::start(&[("first", peer.address, models), ("spare", spare.address, models)], "policy: in_order");
+        let mut client = Client::connect(proxy.address);
+        client.post("/v1/chat/completions", "", r#"{"model":"a","messages":[],"stream":true}"#);
+        assert_eq!(client.answer().field("x-windward-backend"), Some("first"));
+        assert_eq!(proxy.record()["error"], "backend_error_event");
+        assert_eq!([ask(&proxy, "a"), ask(&proxy, "b")], [same_model, other_model], "{said}");
+    }
+}

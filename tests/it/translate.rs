@@ -400,6 +400,10 @@ fn an_exception_in_a_stream_is_an_error_event() {
     let error = &json_of(events.last().unwrap())["error"];
     assert_eq!((&error["message"], &error["type"]), (&"Too fast.".into(), &"rate_limit_error".into()));
     assert_eq!(proxy.record()["error"], "backend_error_event");
+    // Which is a refusal for the next one.
+    let answer = ask(&proxy, "/v1/chat/completions", &hello(&json!({})));
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (503, &"no_candidate".into()));
+    assert!(answer.field("retry-after").is_some());
 }
 
 #[test]

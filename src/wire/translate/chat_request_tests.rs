@@ -86,7 +86,6 @@ fn what_has_no_counterpart_is_refused_by_its_name() {
 
 #[test]
 fn a_message_that_cannot_be_said_there_is_refused_by_its_place() {
-    let remote = "`messages[1].content[0].image_url.url` must be a data URL (`data:image/png;base64,..`): a picture that lies elsewhere is not fetched";
     for (message, expected) in [
         (r#"{"content":"x"}"#, "`messages[1].role` is missing"),
         (r#"{"role":"user"}"#, "`messages[1].content` is missing"),
@@ -96,23 +95,6 @@ fn a_message_that_cannot_be_said_there_is_refused_by_its_place() {
             "`messages[1].name` has no counterpart in Bedrock's Converse, where only roles speak",
         ),
         (r#"{"role":"function","content":"x"}"#, "`messages[1].role` must be system, developer, user, assistant or tool"),
-        (r#"{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://x/y.png"}}]}"#, remote),
-        (
-            r#"{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/bmp;base64,AA=="}}]}"#,
-            "`messages[1].content[0].image_url.url` must be a PNG, JPEG, GIF or WebP",
-        ),
-        (
-            r#"{"role":"user","content":[{"type":"image_url","image_url":{"detail":"low","url":"data:image/png;base64,AA=="}}]}"#,
-            "`messages[1].content[0].image_url.detail` cannot be low: Converse has no word for it, and would charge for the whole picture",
-        ),
-        (
-            r#"{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,A A"}}]}"#,
-            "`messages[1].content[0].image_url.url` is not in base64",
-        ),
-        (
-            r#"{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,A=A=="}}]}"#,
-            "`messages[1].content[0].image_url.url` is not in base64",
-        ),
         (r#"{"role":"system","content":"y"}"#, "`messages[1].role` cannot be system once the conversation has begun"),
         (
             r#"{"role":"tool","tool_call_id":"a b","content":"x"}"#,
@@ -156,6 +138,35 @@ fn a_message_that_cannot_be_said_there_is_refused_by_its_place() {
             "`messages[1].tool_calls[0].type` must be function: nothing else is translated",
         ),
         (r#"{"role":"tool","content":"x"}"#, "`messages[1].tool_call_id` is missing"),
+    ] {
+        assert_eq!(refused(&format!(r#"{{"messages":[{{"role":"user","content":"x"}},{message}]}}"#)), expected);
+    }
+    assert_eq!(refused("{}"), "`messages` is missing");
+    assert_eq!(refused(r#"{"messages":{}}"#), "`messages` must be an array");
+    assert_eq!(refused(r#"{"messages":[7]}"#), "`messages[0]` must be an object");
+}
+
+#[test]
+fn a_picture_that_cannot_be_shown_there_is_refused_by_its_place() {
+    let remote = "`messages[1].content[0].image_url.url` must be a data URL (`data:image/png;base64,..`): a picture that lies elsewhere is not fetched";
+    for (message, expected) in [
+        (r#"{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://x/y.png"}}]}"#, remote),
+        (
+            r#"{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/bmp;base64,AA=="}}]}"#,
+            "`messages[1].content[0].image_url.url` must be a PNG, JPEG, GIF or WebP",
+        ),
+        (
+            r#"{"role":"user","content":[{"type":"image_url","image_url":{"detail":"low","url":"data:image/png;base64,AA=="}}]}"#,
+            "`messages[1].content[0].image_url.detail` cannot be low: Converse has no word for it, and would charge for the whole picture",
+        ),
+        (
+            r#"{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,A A"}}]}"#,
+            "`messages[1].content[0].image_url.url` is not in base64",
+        ),
+        (
+            r#"{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,A=A=="}}]}"#,
+            "`messages[1].content[0].image_url.url` is not in base64",
+        ),
     ] {
         assert_eq!(refused(&format!(r#"{{"messages":[{{"role":"user","content":"x"}},{message}]}}"#)), expected);
     }
