@@ -130,6 +130,41 @@ fn json_bodies_are_read_to_the_last_usage() {
     );
 }
 
+/// Models on Bedrock whose own answer says nothing of tokens have them counted in the head; where both say it, the body says more.
+#[test]
+fn what_bedrock_says_in_the_head_counts_where_the_body_says_nothing() {
+    let head = |fields: &[(&'static str, &'static str)]| {
+        let mut head = Fields::default();
+        for (name, value) in fields {
+            head.append(&http::HeaderName::from_static(name), &http::HeaderValue::from_static(value));
+        }
+        head
+    };
+    let both = head(&[
+        ("x-amzn-bedrock-input-token-count", "11"),
+        ("x-amzn-bedrock-output-token-count", "7"),
+        ("x-amzn-bedrock-invocation-latency", "420"),
+    ]);
+    let said = |input, output| Usage { input_tokens: input, output_tokens: output, ..Usage::default() };
+    let titan = br#"{"inputTextTokenCount":11,"results":[{"tokenCount":7,"outputText":"x","completionReason":"FINISH"}]}"#;
+    let claude = br#"{"type":"message","usage":{"input_tokens":3,"cache_read_input_tokens":8,"output_tokens":7}}"#;
+    let cached = Usage { cached_tokens: Some(8), ..said(Some(11), Some(7)) };
+    for (fields, body, expected) in [
+        (&both, &titan[..], (said(Some(11), Some(7)), UsageSource::Reported, true)),
+        (&both, claude, (cached, UsageSource::Reported, true)),
+        (&head(&[("x-amzn-bedrock-input-token-count", "5")]), titan, (said(Some(5), None), UsageSource::Reported, true)),
+        (&head(&[("x-amzn-bedrock-input-token-count", "many")]), titan, (Usage::default(), UsageSource::Unknown, true)),
+        (&Fields::default(), titan, (Usage::default(), UsageSource::Unknown, true)),
+    ] {
+        for size in [1, body.len()] {
+            let chunks: Vec<&[u8]> = body.chunks(size).collect();
+            assert_eq!(meter(Meter::json(Operation::InvokeModel, fields), &chunks), expected);
+        }
+    }
+    assert_eq!(meter(Meter::json(Operation::Chat, &both), &[titan]).0, Usage::default(), "elsewhere it is no field that counts");
+    assert_eq!(Meter::json(Operation::InvokeModel, &both).clocked().whole_ms, Some(420));
+}
+
 /// Gemini's stream in its other form: one array, whatever is missing of its end.
 #[test]
 fn an_array_of_chunks_is_read_to_the_last_usage() {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::support::peer::{Then, respond};
-use super::support::{Client, Harness, Peer};
+use super::support::{Client, Harness, Peer, text};
 
 const CHAT: &str = r#"{"choices":[],"usage":{"prompt_tokens":1000,"completion_tokens":100}}"#;
 const AZURE: &str = "dialect: azure-openai\n    models: [m]\n    region: azure/";
@@ -139,4 +139,39 @@ routes: [{{ name: chat, match: {{ path: /v1 }}, backends: [one] }}]
     client.get("/v1/files", "");
     assert_eq!(client.answer().status, 200);
     assert_eq!(peer.next().target(), "/openai/v1/files");
+}
+
+/// What may run in several places is judged by the dirtiest of them, and who may run anywhere never wins as green, wherever it listens
+/// and however it is declared.
+#[test]
+fn several_places_are_judged_by_the_dirtiest_and_anywhere_never_wins() {
+    let peer = Peer::answering("200 OK", CHAT);
+    // Between the ends of the set.
+    let middle = "grid_zone: DE\n    models: [m]";
+    let set = |zones: &str| format!("placement: geo\n    grid_zone: {zones}\n    models: [m]");
+    let by_id = "region: aws/eu-north-1\n    models: { m: global.amazon.nova-lite-v1:0 }";
+    let declared = "region: aws/eu-north-1\n    placement: global\n    models: [m]";
+    let unknown = "region: aws/eu-north-1\n    placement: unknown\n    models: [m]";
+    for (first, wins) in [
+        (&*set("[SE-SE3, PL]"), false),
+        (&*set("[PL, SE-SE3]"), false),
+        (&*set("[SE-SE3, FR]"), true),
+        (by_id, false),
+        (declared, false),
+        (unknown, false),
+        ("region: aws/eu-north-1\n    models: [m]", true),
+    ] {
+        let backends = [("first", peer.address, first), ("middle", peer.address, middle)];
+        let proxy = Harness::of(|log| {
+            let green = "policies:\n  - { name: green, latency_budget: none }\n";
+            text(log, "", &backends, "policy: green").replace("policies:\n", green)
+        });
+        let mut client = Client::connect(proxy.address);
+        client.post("/v1/chat/completions", "", r#"{"model":"m","messages":[]}"#);
+        let backend = client.answer().field("x-windward-backend").unwrap().to_owned();
+        assert_eq!(backend == "first", wins, "{first}");
+        let record = proxy.record();
+        let of_first = &record["decision"]["candidates"][0];
+        assert_eq!(of_first["intensity_g_per_kwh"].is_null(), [by_id, declared, unknown].contains(&first), "{record}");
+    }
 }
