@@ -57,6 +57,7 @@ mod progress;
 mod provenance;
 mod quota;
 mod reconcile;
+mod recorded;
 mod reload;
 mod reload_load;
 mod replicas;

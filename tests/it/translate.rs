@@ -5,6 +5,8 @@ use std::net::TcpStream;
 
 use aws_smithy_eventstream::frame::write_message_to;
 use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use windward::fleet::Patch;
 
@@ -294,13 +296,15 @@ fn frame(kind: &str, name: &str, payload: &Value) -> Vec<u8> {
     frame
 }
 
-/// The stream that a file of `tests/cases/translate` describes, a frame in each line.
+/// The stream that a file of `tests/cases` describes, a frame in each line: an event or an exception with its payload, or a piece that
+/// goes into one in base64.
 pub(crate) fn frames(lines: &[u8]) -> Vec<u8> {
     let lines = std::str::from_utf8(lines).unwrap().lines();
     let read = |line: &str| {
         let line: Value = serde_json::from_str(line).unwrap();
         let kind = if line.get("event").is_some() { "event" } else { "exception" };
-        frame(kind, line[kind].as_str().unwrap(), &line["payload"])
+        let inner = line.get("inner").map(|inner| json!({"bytes": STANDARD.encode(inner.to_string()), "p": "abcdef"}));
+        frame(kind, line[kind].as_str().unwrap(), inner.as_ref().unwrap_or(&line["payload"]))
     };
     lines.flat_map(read).collect()
 }
