@@ -29,6 +29,8 @@ const MAX_ID: usize = 128;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const AWS_REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 const OUTPUT_TOKENS: HeaderName = HeaderName::from_static("x-mock-output-tokens");
+/// After how many of them a stream is to end with an error, as of a region that is full.
+const FULL_AFTER: HeaderName = HeaderName::from_static("x-mock-full-after-tokens");
 const REGION: HeaderName = HeaderName::from_static("x-mock-region");
 
 pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Cut>>;
@@ -212,10 +214,19 @@ async fn speak(site: &Arc<Site>, mut exchange: Exchange, voice: Voice, answer_at
 }
 
 fn voice(site: &Site, call: Call, headers: &HeaderMap, id: &str) -> Voice {
-    let ordered = headers.get(OUTPUT_TOKENS).and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok());
+    let number = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok());
+    let (ordered, full_after) = (number(&OUTPUT_TOKENS), number(&FULL_AFTER));
     let (output_tokens, seed) = site.with_rng(|rng| (call.output_tokens(ordered, rng), rng.u64(..)));
     let id = id.chars().filter(char::is_ascii_alphanumeric).collect();
-    Voice { call, id, created: site.clock.wall().as_second(), seed, output_tokens, filtered: azure::is_region(&site.name) }
+    Voice {
+        call,
+        id,
+        created: site.clock.wall().as_second(),
+        seed,
+        output_tokens,
+        full_after,
+        filtered: azure::is_region(&site.name),
+    }
 }
 
 fn turn_away(site: &Site, mut exchange: Exchange, fault: Fault) -> Answer {

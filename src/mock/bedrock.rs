@@ -262,11 +262,24 @@ fn chunk(inner: &Value) -> Vec<u8> {
 }
 
 fn event(name: &str, payload: &Value) -> Vec<u8> {
+    frame("event", (":event-type", name), payload)
+}
+
+/// The frame in which a stream says that there is no room for it.
+pub(super) fn throttled() -> Vec<u8> {
+    frame(
+        "exception",
+        (":exception-type", "throttlingException"),
+        &json!({"message": "Too many tokens, please wait before trying again."}),
+    )
+}
+
+fn frame(kind: &str, (name, value): (&'static str, &str), payload: &Value) -> Vec<u8> {
     let text = |text: &str| HeaderValue::String(text.to_owned().into());
     let message = Message::new(Bytes::from(payload.to_string()))
-        .add_header(Header::new(":event-type", text(name)))
+        .add_header(Header::new(name, text(value)))
         .add_header(Header::new(":content-type", text("application/json")))
-        .add_header(Header::new(":message-type", text("event")));
+        .add_header(Header::new(":message-type", text(kind)));
     let mut frame = Vec::new();
     // Only a header longer than 64 KiB could fail.
     let _ = write_message_to(&message, &mut frame);

@@ -75,6 +75,9 @@ async fn speak(exchange: &mut Exchange, voice: &Voice, tokens_per_chunk: u32, sa
     put(say, [voice.opening_bytes(), voice.delta_bytes(0..1)].concat()).await?;
     let mut sent = 1;
     while sent < voice.output_tokens {
+        if voice.full_after.is_some_and(|most| sent >= most) {
+            return put(say, voice.failing_bytes()).await;
+        }
         let next = voice.output_tokens.min(sent + tokens_per_chunk);
         exchange.more_tokens(next - sent).await?;
         put(say, voice.delta_bytes(sent..next)).await?;

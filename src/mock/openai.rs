@@ -69,6 +69,8 @@ pub(super) struct Voice {
     /// Decides the words.
     pub(super) seed: u64,
     pub(super) output_tokens: u32,
+    /// After how many of them a stream says that the region is full, where it does.
+    pub(super) full_after: Option<u32>,
     /// Whether a stream begins with what Azure's filter says of the prompt.
     pub(super) filtered: bool,
 }
@@ -110,6 +112,19 @@ impl Voice {
     /// The bytes that end a stream.
     pub(super) fn closing_bytes(&self) -> Vec<u8> {
         if self.call.kind.is_bedrock() { bedrock::closing(self) } else { self.closing().into_bytes() }
+    }
+
+    /// The bytes with which a stream says that it has failed.
+    pub(super) fn failing_bytes(&self) -> Vec<u8> {
+        let fault = Fault::Overloaded;
+        let body = match self.call.kind {
+            kind if kind.is_bedrock() => return bedrock::throttled(),
+            Kind::Messages => anthropic::fault(fault),
+            kind if kind.is_gemini() => gemini::fault(fault),
+            _ => fault.json().to_string().into(),
+        };
+        let name = if self.call.kind == Kind::Messages { "event: error\n" } else { "" };
+        [name.as_bytes(), b"data: ", &body, b"\n\n"].concat()
     }
 
     /// The events that begin a stream.
@@ -294,7 +309,7 @@ mod tests {
 
     fn voice(kind: Kind, body: &str) -> Voice {
         let call = Call::parse(kind, body.as_bytes()).unwrap();
-        Voice { call, id: "1".to_owned(), created: 0, seed: 9, output_tokens: 3, filtered: false }
+        Voice { call, id: "1".to_owned(), created: 0, seed: 9, output_tokens: 3, full_after: None, filtered: false }
     }
 
     fn payloads(stream: &str) -> Vec<Value> {

@@ -37,12 +37,13 @@ fn configuration(urls: &HashMap<String, String>) -> String {
         // Nobody has asked it, so that it is as late as it is said to be.
         backend("slow", fine, "slow", ", expect: { first_token: 10s }, probe: false");
         backend("full", full, &format!("crowded-{api}"), "");
+        backend("dizzy", fine, "dizzy", "");
         backend("gone", &format!("http://{}", nobody()), "absent", "");
         for (name, path, policy) in [("", "", "standard"), ("late-", "/late", "late"), ("closed-", "/closed", "standard")] {
             let _ = writeln!(
                 routes,
                 "  - {{ name: {name}{api}, match: {{ path: {path}/{api}{before} }}, policy: {policy}, \
-                 backends: [fine-{api}, slow-{api}, full-{api}, gone-{api}] }}"
+                 backends: [fine-{api}, slow-{api}, full-{api}, dizzy-{api}, gone-{api}] }}"
             );
             if name != "closed-" {
                 open.push(format!("{name}{api}"));
@@ -88,6 +89,12 @@ fn every_sdk_understands_the_gateways_own_errors_and_comes_again_when_it_is_told
         let of_route =
             |route: &str, error: &str| lines.iter().filter(|line| line["route"] == route && line["error"] == error).count();
         assert!(of_route(&format!("late-{api}"), "shed") >= 1 && of_route(api, "no_candidate") >= 1, "{api}");
+        let within: Vec<_> = lines.iter().filter(|line| line["backend"] == format!("dizzy-{api}")).collect();
+        assert_eq!(within.len(), 1, "{api}: what was full within an answer is not asked for again at once: {within:?}");
+        // Gemini's chunks say what there is so far.
+        let source = if api == "gemini" { "reported" } else { "counted" };
+        let said = (&within[0]["error"], &within[0]["usage_source"], &within[0]["gen_ai.usage.output_tokens"]);
+        assert_eq!(said, (&"backend_error_event".into(), &source.into(), &3.into()), "{api}");
         let again =
             lines.iter().filter(|line| line["backend"] == format!("full-{api}") && line["http.response.status_code"] == 200);
         assert!(again.count() >= 2, "{api}: whole and as a stream, once there was room");

@@ -17,7 +17,7 @@ import anthropic
 import boto3
 import openai
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EventStreamError
 from google import genai
 from google.genai import errors, types
 
@@ -27,6 +27,8 @@ HELLO = "Which way does the wind blow?"
 CHAT = [{"role": "user", "content": HELLO}]
 # What the proxy's own header for a narrower wish cannot mean.
 ODD = {"x-windward-objective": "greenest"}
+# Of the simulated region: that it says that it is full when it has said three words.
+DIZZY = {"x-mock-output-tokens": "12", "x-mock-full-after-tokens": "3"}
 # Questions that may be put until the region's refusal counts for the proxy itself.
 PATIENCE = 50
 
@@ -39,6 +41,7 @@ class OpenAi:
     """What of an exception is looked at: its class, its status, the word for programs, and when to come again."""
 
     api = "openai"
+    within = (openai.APIError, "rate_limit_exceeded")
     classes = {
         400: openai.BadRequestError,
         401: openai.AuthenticationError,
@@ -64,8 +67,11 @@ class OpenAi:
     def ask(self, model="small", odd=False, **more):
         return self.client(**more).chat.completions.create(model=model, messages=CHAT, extra_headers=ODD if odd else {})
 
-    def stream(self, model, **more):
-        return list(self.client(**more).chat.completions.create(model=model, messages=CHAT, stream=True))
+    def stream(self, model, headers=None, **more):
+        return self.client(**more).chat.completions.create(model=model, messages=CHAT, stream=True, extra_headers=headers)
+
+    def word_within(self, error):
+        return error.code
 
     def seen(self, error):
         return type(error), error.status_code, error.code, error.response.headers.get("retry-after"), error.message
@@ -82,6 +88,7 @@ class Azure(OpenAi):
 
 class Anthropic:
     api = "anthropic"
+    within = (anthropic.APIStatusError, "rate_limit_error")
     classes = {
         400: anthropic.BadRequestError,
         401: anthropic.AuthenticationError,
@@ -108,8 +115,11 @@ class Anthropic:
         headers = ODD if odd else {}
         return self.client(**more).messages.create(model=model, max_tokens=9, messages=CHAT, extra_headers=headers)
 
-    def stream(self, model, **more):
-        return list(self.client(**more).messages.create(model=model, max_tokens=9, messages=CHAT, stream=True))
+    def stream(self, model, headers=None, **more):
+        return self.client(**more).messages.create(model=model, max_tokens=9, messages=CHAT, stream=True, extra_headers=headers)
+
+    def word_within(self, error):
+        return error.body["error"]["type"]
 
     def seen(self, error):
         # This SDK's classes for 503 and 529 are all of one kind.
@@ -120,6 +130,7 @@ class Anthropic:
 
 class Bedrock:
     api = "bedrock"
+    within = (EventStreamError, "throttlingException")
     classes = dict.fromkeys([400, 401, 403, 404, 429, 502, 503], ClientError)
     words = {
         400: "ValidationException",
@@ -150,10 +161,14 @@ class Bedrock:
             client.meta.events.register("before-send", lambda request, **_: request.headers.update(ODD))
         return client.converse(modelId=model, messages=[{"role": "user", "content": [{"text": HELLO}]}])
 
-    def stream(self, model, **more):
-        return list(
-            self.client(**more).converse_stream(modelId=model, messages=[{"role": "user", "content": [{"text": HELLO}]}])["stream"]
-        )
+    def stream(self, model, headers=None, **more):
+        client = self.client(**more)
+        if headers:
+            client.meta.events.register("before-send", lambda request, **_: request.headers.update(headers))
+        return client.converse_stream(modelId=model, messages=[{"role": "user", "content": [{"text": HELLO}]}])["stream"]
+
+    def word_within(self, error):
+        return error.response["Error"]["Code"]
 
     def seen(self, error):
         meta = error.response["ResponseMetadata"]
@@ -166,6 +181,7 @@ class Bedrock:
 
 class Gemini:
     api = "gemini"
+    within = (errors.ClientError, "RESOURCE_EXHAUSTED")
     classes = {
         **dict.fromkeys([400, 401, 403, 404, 429], errors.ClientError),
         **dict.fromkeys([502, 503], errors.ServerError),
@@ -190,8 +206,11 @@ class Gemini:
     def ask(self, model="small", odd=False, **more):
         return self.client(headers=ODD if odd else None, **more).models.generate_content(model=model, contents=HELLO)
 
-    def stream(self, model, **more):
-        return list(self.client(**more).models.generate_content_stream(model=model, contents=HELLO))
+    def stream(self, model, headers=None, **more):
+        return self.client(headers=headers, **more).models.generate_content_stream(model=model, contents=HELLO)
+
+    def word_within(self, error):
+        return error.status
 
     def seen(self, error):
         return type(error), error.code, error.status, error.response.headers.get("retry-after"), error.message
@@ -230,6 +249,17 @@ class Errors:
         # Once more would find it known to be gone, which is another error.
         self.fails(502, model="absent")
 
+    def test_a_region_that_is_full_within_an_answer(self):
+        kind, word = self.sdk.within
+        pieces = []
+        with self.assertRaises(kind) as caught:
+            for piece in self.sdk.stream("dizzy", headers=DIZZY):
+                pieces.append(piece)
+        self.assertTrue(pieces, "what had come before is there")
+        self.assertEqual(self.sdk.word_within(caught.exception), word)
+        # The next one is told so at once, and when to come again.
+        self.assertGreaterEqual(int(self.fails(503, model="dizzy")), 1)
+
     def test_when_everybody_is_full_it_waits_as_long_as_it_is_told_and_asks_again(self):
         control(True)
         model = f"crowded-{self.sdk.api}"
@@ -244,7 +274,7 @@ class Errors:
         self.assertEqual((kind, status, word), (self.sdk.classes[503], 503, self.sdk.words[503]))
         self.retried(lambda: self.sdk.ask(model=model, retries=2))
         control(True)
-        self.retried(lambda: self.sdk.stream(model, retries=2))
+        self.retried(lambda: list(self.sdk.stream(model, retries=2)))
 
     def retried(self, ask):
         """The region has room again once the SDK has begun to wait; that it then is served shows that it waited long enough."""
