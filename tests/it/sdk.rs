@@ -254,7 +254,7 @@ backends:
     region: aws/us-west-2
     simulated: true
     auth: {{ sigv4: {{ access_key_id: AKIDMOCK, secret_access_key: hush }} }}
-    models: {{ claude: a.claude }}
+    models: {{ claude: a.claude, dizzy: a.claude, woozy: a.claude }}
   - {{ name: full, url: "{}", dialect: bedrock, translate: *both, region: aws/us-east-1, simulated: true, models: {{ crowded: a.claude, packed: a.claude }} }}
 routes:
   - {{ name: claude, match: {{ headers: {{ anthropic-version: "*" }} }}, dialect: anthropic, backends: [oregon, full] }}
@@ -273,7 +273,13 @@ routes:
     let lines = access_log(folder.path());
     let answered: Vec<_> = lines.iter().filter(|line| line["http.response.status_code"] == 200 && line["key"] == "app").collect();
     assert!(answered.len() >= 16, "{}", answered.len());
-    for line in answered.iter().filter(|line| line["backend"].is_string()) {
+    let (within, whole): (Vec<&serde_json::Value>, Vec<_>) = answered
+        .iter()
+        .copied()
+        .filter(|line| line["backend"].is_string())
+        .partition(|line| line["error"] == "backend_error_event");
+    assert!(within.len() == 2 && within.iter().all(|line| line["usage_source"] == "counted"), "{within:?}");
+    for line in whole {
         assert_eq!((&line["usage_source"], &line["backend"]), (&"reported".into(), &"oregon".into()), "{line}");
     }
     let text = serde_json::to_string(&lines).unwrap();

@@ -34,6 +34,8 @@ def control(region, **fault):
     urllib.request.urlopen(order).read()
 
 
+# Of the simulated region: that it says that it is full when it has said three words.
+DIZZY = {"x-mock-output-tokens": "12", "x-mock-full-after-tokens": "3"}
 # Every member of a chat that the SDK has, with what is to be said in it: what comes to Bedrock ..
 TRANSLATED = {
     "messages": {},
@@ -207,6 +209,14 @@ class Chat(unittest.TestCase):
             self.assertEqual((raised.exception.param, raised.exception.code), (name, "untranslatable"))
             self.assertTrue(raised.exception.body["message"].startswith(f"`{name}` "))
 
+    def test_a_region_that_is_full_within_a_stream(self):
+        pieces = []
+        with self.assertRaises(openai.APIError) as raised:
+            for piece in self.openai.chat.completions.create(model="dizzy", messages=HELLO, stream=True, extra_headers=DIZZY):
+                pieces.append(piece)
+        self.assertTrue(any(piece.choices[0].delta.content for piece in pieces))
+        self.assertEqual((raised.exception.code, raised.exception.type), ("ThrottlingException", "rate_limit_error"))
+
     def test_errors(self):
         control("FULL", refuse=True)
         with self.assertRaises(openai.RateLimitError) as raised:
@@ -286,6 +296,15 @@ class Messages(unittest.TestCase):
             with self.subTest(name), self.assertRaises(anthropic.BadRequestError) as raised:
                 self.ask(extra_body={name: value})
             self.assertTrue(raised.exception.body["error"]["message"].startswith(f"`{name}` "))
+
+    def test_a_region_that_is_full_within_a_stream(self):
+        pieces = []
+        with self.assertRaises(anthropic.APIStatusError) as raised:
+            asked = {"model": "woozy", "max_tokens": 64, "messages": HELLO, "stream": True}
+            for piece in self.anthropic.messages.create(extra_headers=DIZZY, **asked):
+                pieces.append(piece)
+        self.assertIn("content_block_delta", [piece.type for piece in pieces])
+        self.assertEqual(raised.exception.body["error"]["type"], "rate_limit_error")
 
     def test_errors(self):
         control("FULL", refuse=True)
