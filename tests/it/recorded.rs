@@ -31,12 +31,11 @@ fn every_recorded_stream_arrives_as_it_was_sent_and_is_booked_as_it_says() {
         let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
         let expected: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
         let (dialect, path, by_body) = asked(&name, &expected);
-        let (sent, kind) = match std::fs::read(file.with_extension("sse")) {
-            Ok(events) => (events, "text/event-stream"),
-            Err(_) => {
-                let lines = std::fs::read(file.with_extension("events")).unwrap();
-                (super::translate::frames(&lines), "application/vnd.amazon.eventstream")
-            }
+        let (sent, kind) = if let Ok(events) = std::fs::read(file.with_extension("sse")) {
+            (events, "text/event-stream")
+        } else {
+            let lines = std::fs::read(file.with_extension("events")).unwrap();
+            (super::translate::frames(&lines), "application/vnd.amazon.eventstream")
         };
         *seen.entry(dialect).or_insert(0) += 1;
         // In pieces that end within lines, characters and frames.
