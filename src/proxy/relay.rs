@@ -90,7 +90,7 @@ pub struct Metered {
     held_up: Duration,
     deadline: Instant,
     upstream_done: bool,
-    /// The stream has said that it is over. Official SDKs hang up here, before the body itself ends.
+    /// It has said that it is over, or all of it is handed over. Official SDKs hang up here, before the body of a stream ends.
     said_done: bool,
     /// How it ended, once it has. After a break the error is handed over at the next poll.
     ended: Option<Ended>,
@@ -223,11 +223,15 @@ impl Metered {
         }
     }
 
-    /// Hands a chunk over.
+    /// Hands a chunk over. The last one is looked at when the body is let go of, which is once it is written; but what a client may ask
+    /// for by a name that it finds there has to be known before.
     fn hand_over(&mut self, chunk: Bytes) -> Polled {
         self.exchange.passed_on(&chunk);
         if self.is_through() {
-            self.finish(Ended::Complete);
+            self.said_done = true;
+            if self.exchange.keeps != Keeps::Nothing {
+                self.finish(Ended::Complete);
+            }
         }
         Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
@@ -414,7 +418,7 @@ impl Limited for Body {
     fn until(&self) -> Option<Instant> {
         match self {
             Self::Fixed(body) => body.until(),
-            Self::Relay(body) => Some(body.deadline).filter(|_| body.ended.is_none()),
+            Self::Relay(body) => Some(body.deadline).filter(|_| body.ended.is_none() && !body.is_through()),
         }
     }
 }
@@ -435,7 +439,7 @@ impl http_body::Body for Body {
             Self::Fixed(body) => body.is_end_stream(),
             Self::Relay(body) => {
                 let cut = matches!(body.ended, None | Some(Ended::UpstreamBroke | Ended::ClientGone));
-                !cut && body.ready.is_empty()
+                body.is_through() || !cut && body.ready.is_empty()
             }
         }
     }

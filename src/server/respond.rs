@@ -16,6 +16,7 @@ use super::direct::Link;
 use super::guard::WRITE_STALL;
 use super::outgoing::Outgoing;
 use crate::proxy::Limited;
+use crate::upstream::{others_first, wake_after_others};
 use crate::wire::message::{Message, ResponseHead};
 use crate::wire::reply::{self, Framed, Size};
 
@@ -45,6 +46,18 @@ struct Sending {
     broken: bool,
     /// Whether something was written since the last flush.
     unflushed: bool,
+    end: End,
+}
+
+/// How near the end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The body may have more.
+    Open,
+    /// It gave all that it had, and others go first.
+    Over,
+    /// Others have.
+    Next,
 }
 
 /// What a body did when it was asked for more.
@@ -59,7 +72,8 @@ enum Gathered {
 }
 
 impl<IO: AsyncRead + AsyncWrite + SeesEnd + Unpin> Link<IO> {
-    /// Writes a response to its end. Dropping the future drops the body.
+    /// Writes a response to its end, and lets go of its body only then: with it the books of the exchange are closed, for which the
+    /// client does not wait. Dropping the future drops the body.
     pub(super) async fn respond<B: Limited<Data = Bytes>>(
         &mut self,
         response: Message<ResponseHead, B>,
@@ -68,7 +82,11 @@ impl<IO: AsyncRead + AsyncWrite + SeesEnd + Unpin> Link<IO> {
         self.write_until = response.body.until().map(Instant::from_std);
         let (mut sending, body) = begin(response, &occasion);
         let mut body = pin!(body);
-        poll_fn(|cx| self.poll_sending(&mut sending, body.as_mut(), cx)).await
+        let written = poll_fn(|cx| self.poll_sending(&mut sending, body.as_mut(), cx)).await;
+        if body.is_some() {
+            others_first().await;
+        }
+        written
     }
 
     fn poll_sending<B: Body<Data = Bytes>>(
@@ -82,15 +100,23 @@ impl<IO: AsyncRead + AsyncWrite + SeesEnd + Unpin> Link<IO> {
             if !waits && !sending.outgoing.is_full() {
                 waits = sending.gather(body.as_mut(), cx) == Gathered::Waits;
             }
+            if sending.end == End::Over {
+                sending.end = End::Next;
+                wake_after_others(cx);
+                return Poll::Pending;
+            }
             if !sending.outgoing.is_empty() {
                 let since = &mut self.write_since;
                 match sending.outgoing.poll_write(&mut self.socket, cx, || *since = None) {
                     Poll::Ready(Ok(())) => sending.unflushed = true,
                     Poll::Ready(Err(_)) => return Poll::Ready(Written::Broken),
-                    Poll::Pending => return self.poll_stalled(cx),
+                    Poll::Pending => {
+                        sending.let_go(body);
+                        return self.poll_stalled(cx);
+                    }
                 }
             }
-            let ended = body.is_none();
+            let ended = sending.end != End::Open || body.is_none();
             if !ended && !waits {
                 continue;
             }
@@ -98,7 +124,10 @@ impl<IO: AsyncRead + AsyncWrite + SeesEnd + Unpin> Link<IO> {
                 match Pin::new(&mut self.socket).poll_flush(cx) {
                     Poll::Ready(Ok(())) => (sending.unflushed, self.write_since) = (false, None),
                     Poll::Ready(Err(_)) => return Poll::Ready(Written::Broken),
-                    Poll::Pending => return self.poll_stalled(cx),
+                    Poll::Pending => {
+                        sending.let_go(body);
+                        return self.poll_stalled(cx);
+                    }
                 }
             }
             if !ended {
@@ -140,13 +169,15 @@ fn begin<B: Body<Data = Bytes>>(response: Message<ResponseHead, B>, occasion: &O
     let framed = reply::head(outgoing.end(), &head, size, occasion);
     // What is not wanted is let go at once: its exchange is over.
     let body = (!framed.is_full()).then_some(body);
-    (Sending { framed, outgoing, broken: false, unflushed: false }, body)
+    (Sending { framed, outgoing, broken: false, unflushed: false, end: End::Open }, body)
 }
 
 impl Sending {
     /// Asks the body for what it has ready, until there is enough.
     fn gather<B: Body<Data = Bytes>>(&mut self, mut body: Pin<&mut Option<B>>, cx: &mut Context<'_>) -> Gathered {
-        while let Some(asked) = body.as_mut().as_pin_mut() {
+        while self.end == End::Open
+            && let Some(asked) = body.as_mut().as_pin_mut()
+        {
             if self.outgoing.is_full() {
                 return Gathered::Enough;
             }
@@ -170,12 +201,18 @@ impl Sending {
                 None => true,
             };
             if over {
-                // Let go here and not when it is written: its exchange is over.
-                body.set(None);
+                self.end = End::Over;
                 self.end(None);
             }
         }
         Gathered::All
+    }
+
+    /// Lets go of a body that gave all that it had: its exchange is over, however long the client takes.
+    fn let_go<B>(&self, mut body: Pin<&mut Option<B>>) {
+        if self.end != End::Open {
+            body.set(None);
+        }
     }
 
     fn add(&mut self, mut data: Bytes) {

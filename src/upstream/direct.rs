@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use super::body::SendBody;
 use super::connect::BoxIo;
 use super::error::{BodyError, SendError, SendErrorKind};
+use super::turn::others_first;
 use crate::wire::fields::{Fields, Name, Names};
 use crate::wire::response::{self, Decoder, Head, Invalid};
 
@@ -97,6 +98,8 @@ impl Direct {
 
     /// Sends a request and waits for its head. `reused` is for the error only.
     pub(super) async fn exchange(&mut self, request: Whole<'_>, reused: bool) -> Result<Head, Failed> {
+        // Requests that were read in one turn leave one behind the other: beside the build without it, in eight rounds each, that took 6 %
+        // off the processor time of a chat request at saturation.
         others_first().await;
         // A peer that has closed meanwhile is found here, before anything is sent.
         if let Err(error) = poll_fn(|cx| Poll::Ready(self.look_idle(cx))).await {
@@ -243,22 +246,6 @@ impl Direct {
     pub(super) const fn is_open(&self) -> bool {
         !self.spent
     }
-}
-
-/// Lets every task that is ready go before this one, so that requests which were read in one turn of the runtime leave one behind the
-/// other. To wake a backend that sleeps costs a system call more than to write to it; by then the first of them has done it for all.
-/// With nothing else to do it costs one more poll. Beside the build without it, in eight rounds each, it took 6 % off the processor time
-/// of a chat request at saturation.
-async fn others_first() {
-    let mut asked = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut asked, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Reads once and gives what came to `take`.

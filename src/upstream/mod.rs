@@ -22,6 +22,7 @@ mod names;
 mod pool;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +41,7 @@ pub use connect::{BoxIo, Connector, Io, Target, round_trip, system_roots, tcp};
 pub use error::{BodyError, BoxError, ConnectError, SendError, SendErrorKind};
 pub use heads::{for_hyper, head_of};
 pub use names::Names;
+pub(crate) use turn::{others_first, wake_after_others};
 
 use crate::backend::{Backend, Protocol};
 use crate::clock::Clock;
