@@ -165,16 +165,8 @@ impl From<&Account> for Emissions {
     /// The account as a log line holds it.
     fn from(account: &Account) -> Self {
         let Account { low, mid, high } = account;
-        Self {
-            grams: mid.grams,
-            grams_low: low.grams,
-            grams_high: high.grams,
-            baseline_grams: mid.baseline_grams,
-            baseline_grams_low: low.baseline_grams,
-            baseline_grams_high: high.baseline_grams,
-            saved_grams: mid.saved,
-            waste_grams: mid.waste,
-        }
+        let of = |what: fn(&Emission) -> Grams| [low, mid, high].map(what);
+        Self::of([of(|at| at.grams), of(|at| at.baseline_grams)], mid.saved, mid.waste)
     }
 }
 

@@ -175,7 +175,7 @@ impl AccessRecord<'_> {
     /// Whether any part of it was made up: the exchange itself, or an intensity that its grams rest on.
     pub fn is_simulated(&self) -> bool {
         let made_up = |used: &CarbonUsed<'_>| used.quality == Some(Quality::Simulated);
-        self.simulated || self.carbon.as_ref().is_some_and(|carbon| made_up(&carbon.chosen) || made_up(&carbon.baseline))
+        self.simulated || self.carbon.as_ref().is_some_and(|carbon| made_up(&carbon.chosen) || made_up(carbon.at_baseline()))
     }
 }
 
@@ -272,7 +272,7 @@ mod tests {
     fn an_intensity_made_up_makes_the_record_so() {
         let mut record = sample();
         assert!(!record.is_simulated());
-        record.carbon.as_mut().unwrap().baseline.quality = Some(Quality::Simulated);
+        record.carbon.as_mut().unwrap().baseline.as_mut().unwrap().quality = Some(Quality::Simulated);
         assert!(record.is_simulated());
     }
 

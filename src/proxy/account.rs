@@ -377,23 +377,19 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         placement_evidence: x.evidence.as_deref().map(Text::from),
         decision: decision_used(x),
         shadow: shadow_used(x),
-        carbon: ledger
-            .chosen
-            .zip(ledger.baseline)
-            .map(|(chosen, baseline)| Carbon { chosen: chosen.carbon_used(x), baseline: baseline.carbon_used(x) }),
+        carbon: ledger.chosen.zip(ledger.baseline).map(|(chosen, baseline)| Carbon {
+            chosen: chosen.carbon_used(x),
+            baseline: (baseline.backend.id != chosen.backend.id).then(|| baseline.carbon_used(x)),
+        }),
         input_tokens: tokens.input,
         output_tokens: tokens.output,
         cached_input_tokens: tokens.cached,
         reasoning_tokens: tokens.reasoning,
         usage_source: tokens.source,
         input_tokens_source: tokens.input_source,
-        energy: last.and_then(|last| last.energy().zip(last.coefficients)).map(|(energy, table)| EnergyUsed {
-            coefficient: Text::from(&*table.id),
-            quality: table.quality,
-            joules: energy.mid(),
-            joules_low: energy.low(),
-            joules_high: energy.high(),
-        }),
+        energy: last
+            .and_then(|last| last.energy().zip(last.coefficients))
+            .map(|(energy, table)| EnergyUsed::of(Text::from(&*table.id), table.quality, &energy)),
         emissions: ledger.account.as_ref().map(Emissions::from),
         cost: ledger.costs,
         attempts: Vec::new(),
@@ -466,8 +462,10 @@ fn candidates_used(x: &Exchange) -> impl Iterator<Item = CandidateUsed<'_>> {
         let intensity = x.snapshot.intensity(x.snapshot.plan.backend(candidate.backend), x.wall);
         x.snapshot.candidate_used(candidate, verdict, (intensity, x.wall), coefficients(x, index), prices(x, index), policy)
     };
-    let policy = x.policy();
-    x.candidates.iter().enumerate().filter_map(move |(index, candidate)| Some(used(policy?, index, candidate)))
+    // Without a policy there is no decision, and the list is not asked for.
+    x.policy()
+        .into_iter()
+        .flat_map(move |policy| x.candidates.iter().enumerate().map(move |(index, candidate)| used(policy, index, candidate)))
 }
 
 fn shadow_used(x: &Exchange) -> Option<ShadowUsed<'_>> {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Text;
 use crate::grid::{Basis, Freshness, Quality, Signal};
-use crate::tables::EnergyQuality;
+use crate::tables::{EnergyBand, EnergyQuality};
 use crate::units::{Grams, GramsPerKwh, GramsSaved, Joules, Millis, Pue, Usd};
 
 /// The two intensities that a saving rests on.
@@ -14,9 +14,16 @@ pub struct Carbon<'a> {
     /// Where the request went.
     #[serde(borrow, default)]
     pub chosen: CarbonUsed<'a>,
+    /// Where the baseline would have sent it; left out where that is the same, with all its provenance.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<CarbonUsed<'a>>,
+}
+
+impl<'a> Carbon<'a> {
     /// Where the baseline would have sent it.
-    #[serde(borrow, default)]
-    pub baseline: CarbonUsed<'a>,
+    pub fn at_baseline(&self) -> &CarbonUsed<'a> {
+        self.baseline.as_ref().unwrap_or(&self.chosen)
+    }
 }
 
 /// One intensity with its whole provenance.
@@ -67,10 +74,30 @@ pub struct EnergyUsed<'a> {
     pub quality: EnergyQuality,
     /// Best guess.
     pub joules: Joules,
-    /// Lower end.
-    pub joules_low: Joules,
-    /// Upper end.
-    pub joules_high: Joules,
+    /// Lower end; left out where it is no other than the best guess.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules_low: Option<Joules>,
+    /// Upper end; left out likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules_high: Option<Joules>,
+}
+
+impl<'a> EnergyUsed<'a> {
+    /// What a band says of energy by those coefficients.
+    pub fn of(coefficient: Text<'a>, quality: EnergyQuality, band: &EnergyBand) -> Self {
+        let [joules_low, joules_high] = [band.low(), band.high()].map(|end| other(end, band.mid()));
+        Self { coefficient, quality, joules: band.mid(), joules_low, joules_high }
+    }
+
+    /// Lower end, best guess and upper end.
+    pub fn ends(&self) -> [Joules; 3] {
+        [self.joules_low.unwrap_or(self.joules), self.joules, self.joules_high.unwrap_or(self.joules)]
+    }
+}
+
+/// One end of a band, unless it is what stands for it where it is left out.
+fn other<T: Copy + PartialEq>(end: T, mid: T) -> Option<T> {
+    (end != mid).then_some(end)
 }
 
 /// How long the backend says that it took, by its own clock, and what was spent on the way.
@@ -96,20 +123,46 @@ pub struct BackendTime {
 pub struct Emissions {
     /// Emitted by every attempt together.
     pub grams: Grams,
-    /// The same at the lower end of the energy band.
-    pub grams_low: Grams,
-    /// The same at its upper end.
-    pub grams_high: Grams,
+    /// The same at the lower end of the energy band; left out where it is the same number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grams_low: Option<Grams>,
+    /// The same at its upper end; left out likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grams_high: Option<Grams>,
     /// What the answer would have emitted at the baseline; 0 when there was no answer.
     pub baseline_grams: Grams,
-    /// The same at the lower end of the energy band.
-    pub baseline_grams_low: Grams,
-    /// The same at its upper end.
-    pub baseline_grams_high: Grams,
+    /// The same at the lower end of the energy band; left out where it is the same number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline_grams_low: Option<Grams>,
+    /// The same at its upper end; left out likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline_grams_high: Option<Grams>,
     /// Negative when more was emitted than the baseline would have.
     pub saved_grams: GramsSaved,
     /// Emitted for attempts that gave the client nothing.
     pub waste_grams: Grams,
+}
+
+impl Emissions {
+    /// Of what was emitted and of what the baseline would have: lower end, best guess and upper end.
+    pub fn of([grams, baseline_grams]: [[Grams; 3]; 2], saved_grams: GramsSaved, waste_grams: Grams) -> Self {
+        let [grams_low, grams, grams_high] = grams;
+        let [baseline_low, baseline_grams, baseline_high] = baseline_grams;
+        let [grams_low, grams_high] = [grams_low, grams_high].map(|end| other(end, grams));
+        let [baseline_grams_low, baseline_grams_high] = [baseline_low, baseline_high].map(|end| other(end, baseline_grams));
+        Self { grams, grams_low, grams_high, baseline_grams, baseline_grams_low, baseline_grams_high, saved_grams, waste_grams }
+    }
+
+    /// What was emitted: lower end, best guess and upper end.
+    pub fn emitted(&self) -> [Grams; 3] {
+        [self.grams_low.unwrap_or(self.grams), self.grams, self.grams_high.unwrap_or(self.grams)]
+    }
+
+    /// What the baseline would have emitted: lower end, best guess and upper end.
+    pub fn at_baseline(&self) -> [Grams; 3] {
+        let mid = self.baseline_grams;
+        [self.baseline_grams_low.unwrap_or(mid), mid, self.baseline_grams_high.unwrap_or(mid)]
+    }
 }
 
 /// One attempt, with all that its grams were made of: `joules` of the tokens and the coefficients, `grams` of the joules, the PUE

@@ -21,7 +21,7 @@ use crate::config::builtin_reading;
 use crate::grid::{Basis, Signal};
 use crate::record::{AccessRecord, AttemptUsed, Emissions, Ended};
 use crate::tables::{Region, Regions};
-use crate::units::{Grams, GramsPerKwh};
+use crate::units::{Grams, GramsPerKwh, Joules};
 pub use trail::Trail;
 use trail::uuid;
 
@@ -118,9 +118,9 @@ struct Band {
 impl Band {
     /// Of the whole exchange, else of its answer: one model has one band.
     fn of(record: &AccessRecord<'_>) -> Self {
-        let of = |low: f64, mid: f64, high: f64| (mid > 0.0).then(|| Self { low: low / mid, high: high / mid });
-        let whole = record.emissions.as_ref().and_then(|e| of(e.grams_low.get(), e.grams.get(), e.grams_high.get()));
-        let answer = || record.energy.as_ref().and_then(|e| of(e.joules_low.get(), e.joules.get(), e.joules_high.get()));
+        let of = |[low, mid, high]: [f64; 3]| (mid > 0.0).then(|| Self { low: low / mid, high: high / mid });
+        let whole = record.emissions.as_ref().and_then(|e| of(e.emitted().map(Grams::get)));
+        let answer = || record.energy.as_ref().and_then(|e| of(e.ends().map(Joules::get)));
         whole.or_else(answer).unwrap_or(Self { low: 1.0, high: 1.0 })
     }
 }
@@ -335,7 +335,7 @@ fn zone_of<'r>(record: &'r AccessRecord<'_>, attempt: &AttemptUsed<'_>) -> Optio
 fn intensity(record: &AccessRecord<'_>, region: &'static Region) -> Option<(GramsPerKwh, bool)> {
     let zone = region.grid_zone.as_str();
     let carbon = record.carbon.as_ref()?;
-    let used = [&carbon.chosen, &carbon.baseline].into_iter().find(|used| used.grid_zone.as_deref() == Some(zone));
+    let used = [&carbon.chosen, carbon.at_baseline()].into_iter().find(|used| used.grid_zone.as_deref() == Some(zone));
     let candidates = record.decision.iter().flat_map(|decision| &decision.candidates);
     let of_candidate = || candidates.clone().find(|it| it.grid_zone.as_deref() == Some(zone))?.intensity_g_per_kwh;
     if let Some(known) = used.and_then(|used| used.intensity_g_per_kwh).or_else(of_candidate) {

@@ -89,8 +89,8 @@ impl Kind {
     fn of(record: &AccessRecord<'_>) -> Option<Self> {
         let carbon = record.carbon.as_ref()?;
         let kind = Self { signal: carbon.chosen.signal?, basis: carbon.chosen.basis? };
-        let differs = carbon.baseline.signal.is_some_and(|signal| signal != kind.signal)
-            || carbon.baseline.basis.is_some_and(|basis| basis != kind.basis);
+        let differs = carbon.at_baseline().signal.is_some_and(|signal| signal != kind.signal)
+            || carbon.at_baseline().basis.is_some_and(|basis| basis != kind.basis);
         (!differs).then_some(kind)
     }
 
@@ -226,7 +226,8 @@ impl Sums {
             return;
         };
         let Some(kind) = Kind::of(record) else {
-            let anything = emissions.grams_high > Grams::ZERO || emissions.baseline_grams_high > Grams::ZERO;
+            let [[.., high], [.., baseline_high]] = [emissions.emitted(), emissions.at_baseline()];
+            let anything = high > Grams::ZERO || baseline_high > Grams::ZERO;
             let counter = if anything { &mut self.without_kind } else { &mut self.without_work };
             *counter += 1;
             return;
@@ -329,8 +330,8 @@ impl Tally {
     fn add(&mut self, record: &AccessRecord<'_>, emissions: &Emissions) {
         self.requests += 1;
         self.complete += u64::from(record.ended == Ended::Complete);
-        let grams = [emissions.grams_low, emissions.grams, emissions.grams_high];
-        let baseline = [emissions.baseline_grams_low, emissions.baseline_grams, emissions.baseline_grams_high];
+        let grams = emissions.emitted();
+        let baseline = emissions.at_baseline();
         for (sum, more) in self.grams.iter_mut().zip(grams).chain(self.baseline.iter_mut().zip(baseline)) {
             *sum += more.get();
         }

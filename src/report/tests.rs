@@ -222,16 +222,7 @@ fn what_was_sent_nowhere_is_not_unknown() {
         attempts: Vec::new(),
         ..serde_json::from_str(&line).unwrap()
     };
-    let nothing = Emissions {
-        grams: Grams::ZERO,
-        grams_low: Grams::ZERO,
-        grams_high: Grams::ZERO,
-        baseline_grams: Grams::ZERO,
-        baseline_grams_low: Grams::ZERO,
-        baseline_grams_high: Grams::ZERO,
-        saved_grams: Grams::ZERO - Grams::ZERO,
-        waste_grams: Grams::ZERO,
-    };
+    let nothing = Emissions::of([[Grams::ZERO; 3]; 2], Grams::ZERO - Grams::ZERO, Grams::ZERO);
     let mut summary = Summary::new();
     summary.add(&refused);
     summary.add(&AccessRecord { seq: 2, emissions: Some(nothing), ..refused.clone() });

@@ -88,7 +88,6 @@ impl Written<'_> {
             .zip(candidate)
             .and_then(|(policy, candidate)| policy.budget.as_ref()?.of(true, candidate.estimate.prompt_tokens));
         let used = last.and_then(|last| last.tokens);
-        let grid = |(backend, intensity): At<'w>| self.snapshot.carbon_used(backend, intensity, over.wall);
         AccessRecord {
             narrowed: None,
             shadow: None,
@@ -119,7 +118,7 @@ impl Written<'_> {
             placement: chosen.map(|(backend, _)| backend.placement.kind),
             placement_evidence: None,
             decision: self.decision(),
-            carbon: chosen.zip(baseline).map(|(chosen, baseline)| Carbon { chosen: grid(chosen), baseline: grid(baseline) }),
+            carbon: chosen.zip(baseline).map(|(chosen, baseline)| self.carbon(chosen, baseline)),
             input_tokens: used.map(|tokens| tokens.input),
             output_tokens: used.map(|tokens| tokens.output),
             cached_input_tokens: used.map(|tokens| tokens.cached),
@@ -196,16 +195,15 @@ impl Written<'_> {
         })
     }
 
+    fn carbon<'w>(&'w self, chosen: At<'w>, baseline: At<'w>) -> Carbon<'w> {
+        let used = |(backend, intensity): At<'w>| self.snapshot.carbon_used(backend, intensity, self.over.wall);
+        Carbon { chosen: used(chosen), baseline: (baseline.0.id != chosen.0.id).then(|| used(baseline)) }
+    }
+
     fn energy(&self, attempt: &Attempt) -> Option<EnergyUsed<'_>> {
         let table = self.coefficients(attempt.region)?;
         let energy = table.energy(attempt.tokens?);
-        Some(EnergyUsed {
-            coefficient: Text::from(&*table.id),
-            quality: table.quality,
-            joules: energy.mid(),
-            joules_low: energy.low(),
-            joules_high: energy.high(),
-        })
+        Some(EnergyUsed::of(Text::from(&*table.id), table.quality, &energy))
     }
 
     /// What the answer would have burned at the baseline.

@@ -307,8 +307,10 @@ fn write_carbon(json: &mut Json, (carbon, kept): (&Carbon<'_>, &mut Kept<KeptCar
     let Carbon { chosen, baseline } = carbon;
     json.constant(b"{\"chosen\":");
     write_carbon_used(json, chosen, kept);
-    json.constant(b",\"baseline\":");
-    write_carbon_used(json, baseline, kept);
+    if let Some(baseline) = baseline {
+        json.constant(b",\"baseline\":");
+        write_carbon_used(json, baseline, kept);
+    }
     json.constant(b"}");
 }
 
@@ -390,8 +392,8 @@ fn write_energy(json: &mut Json, energy: &EnergyUsed<'_>) {
     members! { json;
         "quality" always Json::word, quality.as_str();
         "joules" always Json::float, joules.get();
-        "joules_low" always Json::float, joules_low.get();
-        "joules_high" always Json::float, joules_high.get();
+        "joules_low" left_out Json::float, joules_low.map(Joules::get);
+        "joules_high" left_out Json::float, joules_high.map(Joules::get);
     }
     json.constant(b"}");
 }
@@ -404,11 +406,11 @@ fn write_emissions(json: &mut Json, emissions: &Emissions) {
     json.constant(b"{\"grams\":");
     json.float(grams.get());
     members! { json;
-        "grams_low" always Json::float, grams_low.get();
-        "grams_high" always Json::float, grams_high.get();
+        "grams_low" left_out Json::float, grams_low.map(Grams::get);
+        "grams_high" left_out Json::float, grams_high.map(Grams::get);
         "baseline_grams" always Json::float, baseline_grams.get();
-        "baseline_grams_low" always Json::float, baseline_grams_low.get();
-        "baseline_grams_high" always Json::float, baseline_grams_high.get();
+        "baseline_grams_low" left_out Json::float, baseline_grams_low.map(Grams::get);
+        "baseline_grams_high" left_out Json::float, baseline_grams_high.map(Grams::get);
         "saved_grams" always Json::float, saved_grams.get();
         "waste_grams" always Json::float, waste_grams.get();
     }

@@ -27,15 +27,14 @@ pub(super) fn write(out: &mut String, exchange: &Exchange<'_>, asked: &Asked<'_>
     }
     if let Some(carbon) = &exchange.carbon {
         fact(out, "intensity", &intensity(&carbon.chosen));
-        if carbon.baseline != carbon.chosen {
-            fact(out, "", &format!("at the baseline {}", intensity(&carbon.baseline)));
+        if let Some(baseline) = carbon.baseline.as_ref().filter(|baseline| **baseline != carbon.chosen) {
+            fact(out, "", &format!("at the baseline {}", intensity(baseline)));
         }
     }
     if let Some(energy) = &exchange.energy {
         let quality = serde_json::to_value(energy.quality).ok();
         let quality = quality.as_ref().and_then(|word| word.as_str()).unwrap_or_default();
-        let [low, joules, high] =
-            [energy.joules_low, energy.joules, energy.joules_high].map(|joules| format!("{:.0}", joules.get()));
+        let [low, joules, high] = energy.ends().map(|joules| format!("{:.0}", joules.get()));
         fact(out, "energy", &format!("{joules} J ({low} to {high}), by {}, of quality {quality}", shown(&energy.coefficient)));
     }
     if !exchange.attempts.is_empty() {
@@ -74,16 +73,8 @@ fn own_time(time: &BackendTime) -> String {
 }
 
 fn emitted(out: &mut String, emissions: &Emissions) {
-    let Emissions {
-        grams: mid,
-        grams_low: low,
-        grams_high: high,
-        baseline_grams: baseline,
-        baseline_grams_low: baseline_low,
-        baseline_grams_high: baseline_high,
-        saved_grams: saved,
-        waste_grams: waste,
-    } = *emissions;
+    let ([low, mid, high], saved, waste) = (emissions.emitted(), emissions.saved_grams, emissions.waste_grams);
+    let [baseline_low, baseline, baseline_high] = emissions.at_baseline();
     fact(out, "emitted", &format!("{} ({} to {}), {} of it wasted", grams(mid), grams(low), grams(high), grams(waste)));
     let loss = if saved.get() < 0.0 { " (a loss)" } else { "" };
     fact(
