@@ -135,17 +135,19 @@ fn a_head_that_does_not_end_is_cut_off() {
     let metrics = Arc::clone(&server.shared.metrics);
     block_on(async {
         for half in ["GET / HTTP/1.1\r\nhost: te", "P"] {
-            let mut slow = server.connect().await;
-            slow.write_all(half.as_bytes()).await.unwrap();
-            assert_eq!(read_to_end(&mut slow).await, "");
+            let counted = metrics.bad_heads.get();
+            // On a machine that is busy the first byte may come too late to be one, and then none is counted.
+            while metrics.bad_heads.get() == counted {
+                let mut slow = server.connect().await;
+                let _ = slow.write_all(half.as_bytes()).await;
+                assert_eq!(read_to_end(&mut slow).await, "");
+                while metrics.connections.get() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
         }
         assert_eq!(read_to_end(&mut server.connect().await).await, "", "nothing at all is no reason to stay either");
-        // The first byte may have come too late to be one, on a machine that is busy.
-        while metrics.connections.get() > 0 {
-            tokio::task::yield_now().await;
-        }
     });
-    assert!(metrics.bad_heads.get() <= 2);
     assert!(server.end().drained);
 }
 
