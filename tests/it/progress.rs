@@ -172,9 +172,10 @@ fn an_upload_over_its_limit_is_refused_before_it_is_read_or_ends_with_what_is_to
             assert_eq!(record["attempts"].as_array().map_or(0, Vec::len), attempts, "{record}");
         };
         let mut client = Client::connect(proxy.address);
-        client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ncontent-length: 1025\r\n\r\n");
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.field("connection")), (413, Some("close")));
+        // Who waits for leave to send is not given it first.
+        client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\nexpect: 100-continue\r\ncontent-length: 1025\r\n\r\n");
+        let answer = client.read_to_end();
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
         refused(0);
         let mut client = H2Client::connect(proxy.address);
         let declared = block(&[&fields[..], &[("content-length", "1025")]].concat());
