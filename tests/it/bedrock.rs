@@ -354,7 +354,8 @@ fn what_a_region_says_of_its_own_time_is_in_the_record() {
         let operation = seen.target().rsplit('/').next().unwrap();
         let (fields, body) = match operation {
             "converse-stream" => {
-                let frames = super::translate::frames(format!(r#"{{"event":"metadata","payload":{}}}"#, metadata(ms)).as_bytes());
+                let frames =
+                    super::support::frames::frames(format!(r#"{{"event":"metadata","payload":{}}}"#, metadata(ms)).as_bytes());
                 ("content-type: application/vnd.amazon.eventstream\r\n".to_owned(), frames)
             }
             "converse" => ("content-type: application/json\r\n".to_owned(), metadata(ms).into_bytes()),

@@ -415,7 +415,7 @@ fn a_client_that_leaves_a_stream_which_is_translated_ends_it() {
             seen.extend_from_slice(&more[..count]);
         }
         let head = "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.amazon.eventstream\r\ntransfer-encoding: chunked\r\n\r\n";
-        let begun = super::translate::frames(
+        let begun = super::support::frames::frames(
             br#"{"event":"messageStart","payload":{"role":"assistant"}}
 {"event":"contentBlockDelta","payload":{"delta":{"text":"Hel"},"contentBlockIndex":0}}"#,
         );

@@ -179,14 +179,14 @@ fn request() {
 /// Streams in binary frames, of Converse and of InvokeModel.
 fn framed() -> Vec<Vec<u8>> {
     let seeds = seeds(&["tests/cases/translate"]);
-    let converse = seeds.iter().filter(|seed| seed.starts_with(b"{\"event\"")).map(|lines| super::translate::frames(lines));
+    let converse = seeds.iter().filter(|seed| seed.starts_with(b"{\"event\"")).map(|lines| super::support::frames::frames(lines));
     let invoke = seeds.iter().filter(|seed| seed.starts_with(b"event: message_start")).map(|events| {
         let data = std::str::from_utf8(events).unwrap().lines().filter_map(|line| line.strip_prefix("data: "));
         let chunk = |data: &str| {
             let bytes = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, data);
             format!("{{\"event\":\"chunk\",\"payload\":{{\"bytes\":\"{bytes}\"}}}}\n")
         };
-        super::translate::frames(data.map(chunk).collect::<String>().as_bytes())
+        super::support::frames::frames(data.map(chunk).collect::<String>().as_bytes())
     });
     let framed: Vec<Vec<u8>> = converse.chain(invoke).collect();
     assert!(framed.len() > 2);

@@ -35,7 +35,7 @@ fn every_recorded_stream_arrives_as_it_was_sent_and_is_booked_as_it_says() {
             (events, "text/event-stream")
         } else {
             let lines = std::fs::read(file.with_extension("events")).unwrap();
-            (super::translate::frames(&lines), "application/vnd.amazon.eventstream")
+            (super::support::frames::frames(&lines), "application/vnd.amazon.eventstream")
         };
         *seen.entry(dialect).or_insert(0) += 1;
         // In pieces that end within lines, characters and frames.

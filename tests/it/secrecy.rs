@@ -14,9 +14,9 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::bedrock::signed;
 use super::process::{Program, windward};
+use super::support::frames::frames;
 use super::support::peer::{Then, begin_events, chunk, end_chunks, respond};
 use super::support::{Answer, Client, Peer};
-use super::translate::frames;
 
 const CLIENT_KEY: &str = "sk-client-SECRET-1";
 const MIDDLE_KEY: &str = "sk-middle-SECRET-2";

@@ -3,13 +3,10 @@
 
 use std::net::TcpStream;
 
-use aws_smithy_eventstream::frame::write_message_to;
-use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use windward::fleet::Patch;
 
+use super::support::frames::frame;
 use super::support::peer::{Then, chunk, end_chunks, respond};
 use super::support::{Answer, Client, Fleet, Harness, Peer, text};
 
@@ -246,6 +243,23 @@ fn messages_are_answered_by_invoke_model() {
     assert_eq!(paths, ["/model/a.claude/invoke", there, there]);
 }
 
+/// What nobody here has heard of is said to Bedrock as it was written, and what that says of it to the client.
+#[test]
+fn what_messages_may_learn_to_say_is_bedrocks_to_judge_and_never_dropped() {
+    let peer = Peer::start(|seen, stream| {
+        let named = seen.json().get("brand_new").is_some();
+        let body: &[u8] = if named { br#"{"message":"brand_new: Extra inputs are not permitted"}"# } else { b"{}" };
+        let fields = "content-type: application/json\r\nx-amzn-errortype: ValidationException\r\n";
+        respond(stream, if named { "400 Bad Request" } else { "200 OK" }, fields, body);
+        Then::Next
+    });
+    let proxy = Harness::start(&[("bedrock", peer.address, &BEDROCK.replace("openai", "anthropic"))], "dialect: anthropic");
+    let answer = ask_claude(&proxy, "/v1/messages", &claude(&json!({"brand_new": {"a": [1.50, "x"]}})));
+    let error = json!({"type": "invalid_request_error", "message": "brand_new: Extra inputs are not permitted"});
+    assert_eq!((answer.status, &answer.json()["error"]), (400, &error));
+    assert!(String::from_utf8(peer.next().body).unwrap().contains(r#""brand_new":{"a":[1.5,"x"]}"#));
+}
+
 #[test]
 fn what_claude_cannot_be_asked_there_is_refused_in_anthropics_words() {
     let fleet = Fleet::start(FLEET);
@@ -285,30 +299,6 @@ fn what_claude_cannot_be_asked_there_is_refused_in_anthropics_words() {
 }
 
 /// A frame as Bedrock sends it.
-fn frame(kind: &str, name: &str, payload: &Value) -> Vec<u8> {
-    let text = |text: &str| HeaderValue::String(text.to_owned().into());
-    let header = if kind == "event" { ":event-type" } else { ":exception-type" };
-    let message = Message::new(payload.to_string())
-        .add_header(Header::new(header, text(name)))
-        .add_header(Header::new(":message-type", text(kind)));
-    let mut frame = Vec::new();
-    write_message_to(&message, &mut frame).unwrap();
-    frame
-}
-
-/// The stream that a file of `tests/cases` describes, a frame in each line: an event or an exception with its payload, or a piece that
-/// goes into one in base64.
-pub(crate) fn frames(lines: &[u8]) -> Vec<u8> {
-    let lines = std::str::from_utf8(lines).unwrap().lines();
-    let read = |line: &str| {
-        let line: Value = serde_json::from_str(line).unwrap();
-        let kind = if line.get("event").is_some() { "event" } else { "exception" };
-        let inner = line.get("inner").map(|inner| json!({"bytes": STANDARD.encode(inner.to_string()), "p": "abcdef"}));
-        frame(kind, line[kind].as_str().unwrap(), inner.as_ref().unwrap_or(&line["payload"]))
-    };
-    lines.flat_map(read).collect()
-}
-
 fn begin_frames(stream: &mut TcpStream) {
     use std::io::Write as _;
     let head = b"HTTP/1.1 200 OK\r\ncontent-type: application/vnd.amazon.eventstream\r\ntransfer-encoding: chunked\r\n\r\n";

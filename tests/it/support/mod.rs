@@ -3,6 +3,7 @@
 pub(crate) mod cases;
 pub(crate) mod client;
 mod fleet;
+pub(crate) mod frames;
 pub(crate) mod h2;
 pub(crate) mod peer;
 #[cfg(target_os = "linux")]
