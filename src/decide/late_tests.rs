@@ -45,6 +45,24 @@ fn of_the_late_ones_the_least_late_by_either_budget_comes_first() {
     assert_eq!(got.order.as_slice(), [1, 2, 0]);
 }
 
+#[test]
+fn a_late_one_with_room_comes_before_one_that_would_make_all_others_late() {
+    let mut green = policy(Objective::LeastCarbon);
+    if let Some(budget) = &mut green.budget {
+        budget.per_output_token = Some(Millis::saturating(10.0));
+    }
+    let full = |id| {
+        let mut it = candidate(id, Some(1.0), 100.0, 7);
+        (it.estimate.limit, it.estimate.per_output_token) = (7, Millis::saturating(10.5));
+        it
+    };
+    let with_room = |latency| candidate(1, Some(9.0), latency, 3);
+    // Four times the budget is less than eight times 1.05, and nine times is more.
+    for (latency, order) in [(1_500.0, [1, 0]), (4_000.0, [1, 0]), (9_000.0, [0, 1])] {
+        assert_eq!(decided(&green, &[full(0), with_room(latency)]).order.as_slice(), order, "{latency} ms");
+    }
+}
+
 proptest! {
     /// The baseline is found without putting all in order; it is who leads when they are.
     #[test]

@@ -76,6 +76,11 @@ impl Decision {
 /// Whoever is within this share of the best is as good: the estimates are not that exact.
 const TIE: f64 = 0.01;
 
+/// To be one too many counts for so many times its lateness: it makes all late who are served there, where one that waits behind others
+/// is late alone, and by a prediction that 99 in 100 keep. In `simulate`, crowds in `us`, seeds 101, 102 and 105: 0.41 % of chats late
+/// instead of 0.60 %, and 2.2 % of all late or refused instead of 2.3 %; 4 and 30 did the same.
+const CROWDED: f64 = 8.0;
+
 /// Decides who serves a request. `streamed` says which of its latencies the budget is about; `turn` counts the decisions of the
 /// route, moves ties and `round_robin` on, and seeds `weighted`.
 ///
@@ -355,7 +360,7 @@ impl Weighing<'_> {
     }
 
     /// Of those that miss the budget, those that miss it least first: by the share of it that their first token takes, or that each
-    /// further token takes of its own. Without a budget, the fastest.
+    /// further token takes of its own; who has no room comes behind who has. Without a budget, the fastest.
     fn rank_by_lateness(&self, order: &mut [u16]) {
         let Some(budget) = self.budget else {
             self.rank_by_latency(order);
@@ -365,7 +370,7 @@ impl Weighing<'_> {
             let estimate = &self.at(index).estimate;
             let of_first = budget.of(self.streamed, estimate.prompt_tokens).map_or(0.0, |span| self.latency(index) / span.get());
             let of_next = budget.per_output_token.map_or(0.0, |span| estimate.per_output_token.get() / span.get());
-            of_first.max(of_next)
+            of_first.max(of_next) * if estimate.in_flight < estimate.limit { 1.0 } else { CROWDED }
         };
         self.rank_by(order, share, |index| share(index) * TIE);
     }
