@@ -8,8 +8,10 @@
 
 use super::AtomicF64;
 
-/// What one late answer moves, as a share of the margin.
-const STEP: f64 = 0.02;
+/// What one late answer moves, as a share of the margin. With twice as much the margin itself strays so far that the greenest backends drop
+/// out now and then where latencies stray, and more so where each of several replicas sees few answers: in `simulate`, four under noise in
+/// `us`, seeds 101 and 102, that was 95.2 % of the possible saving, with this 95.5 %.
+const STEP: f64 = 0.01;
 /// The margin stays within these, or one bad hour would close a route for good, and a good one would open it to anything.
 const MOST: f64 = 1.4;
 /// Least for a policy that allows at most one late answer in a hundred, and for others: the prediction is a 99th percentile, and what
