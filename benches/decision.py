@@ -107,7 +107,7 @@ def ablations(args):
     scenarios = (args.scenarios or ABLATED).split(",")
     policies = [{"name": "reference", "objective": "least_latency", "overload": "spill", "latency_budget": {"quantile": 0.99}}]
     for nth, change in enumerate(ABLATIONS.values()):
-        one = {"name": f"a{nth}", "objective": "least_carbon", "latency_budget": {"quantile": 0.998}}
+        one = {"name": f"a{nth}", "objective": "least_carbon", "latency_budget": {"quantile": 0.9975}}
         policies.append(one | change)
     for world in args.worlds.split(","):
         cells = {name: [] for name in ABLATIONS}
