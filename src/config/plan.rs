@@ -255,7 +255,8 @@ pub struct Limits {
 impl Default for Limits {
     /// A head of 64 KiB holds every real cookie and token; 32 MiB is the largest body the hosted APIs take with images in it, and
     /// 512 MiB of them at once is what a small machine can spare. What streams through is never held, so its limit is only there to
-    /// have one: twice the largest file that a hosted API takes (2 GB at Gemini's, 512 MB at OpenAI's, in 2026).
+    /// have one: twice the largest file that a hosted API takes (2 GB at Gemini's, 512 MB at OpenAI's, in 2026). Seven seconds are three
+    /// packets lost one after the other; a head is one or two, and who takes longer holds a place for nothing.
     fn default() -> Self {
         Self {
             head: 64 << 10,
@@ -266,9 +267,9 @@ impl Default for Limits {
             connections: 16_384,
             in_flight: 8192,
             streams: 256,
-            header_read: Duration::from_secs(10),
+            header_read: Duration::from_secs(7),
             idle: Duration::from_secs(75),
-            body_progress: Duration::from_secs(30),
+            body_progress: Duration::from_secs(15),
             retries: RetryLimits::default(),
         }
     }
