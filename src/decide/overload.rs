@@ -22,7 +22,7 @@ const LONGEST_NEED: f64 = 0.4;
 const RESERVE: f64 = 0.07;
 /// Whose budget lets it wait no longer than this leaves nothing free, and whose lets it wait as long as that all of it: who cannot wait is
 /// who the places are kept for, also where its policy has it refused rather than sent too late. In `simulate`, crowds in `us`, seeds 101,
-/// 102 and 105, all classes held and refused: 1.9 % late or refused, of chats 0.45 %; 100 ms and 400 ms made it 1.7 % and 0.8 %.
+/// 102 and 105, all classes held and refused: 1.9 % late or refused, of chats 0.45 %; with 100 and 400 ms it was 1.7 % and, of chats, 0.8 %.
 const IMPATIENT: Millis = Millis::saturating(200.0);
 const PATIENT: Millis = Millis::saturating(500.0);
 /// Whose answer will be four times as long leaves twice as much free, and so on within these: where not all can be served, more are when
