@@ -70,7 +70,9 @@ pub fn decide_in_time(
     let usable = candidates.iter().filter(|candidate| matches!(candidate.standing, Standing::Ready | Standing::NoCapacity));
     let quickest = usable.clone().map(|candidate| latency(streamed, candidate).get()).fold(f64::INFINITY, f64::min);
     let need = HEADROOM * quickest.min(LONGEST_NEED * whole.get());
-    let reserve = reserve(output_tokens, waiting.usual_answer) * patience(whole.get() - need);
+    // By the policy's own budget: who asks for a shorter one may be late sooner, but gets no place that is kept from its like.
+    let own = LatencyBudget { at_most: None, ..budget }.of(streamed, prompt_tokens).unwrap_or(whole);
+    let reserve = reserve(output_tokens, waiting.usual_answer) * patience(own.get() - need);
     let left = Millis::saturating(whole.get() - waiting.spent.get());
     // What is left of the budget is what has to be met now.
     let rest = LatencyBudget { at_most: Some(left), ..budget };
@@ -180,6 +182,15 @@ mod tests {
         };
         assert!(at(300.0, 99) && !at(300.0, 100), "but no more than there are");
         assert!(at(350.0, 99) && at(500.0, 95) && !at(500.0, 96), "more is left free by who can wait longer");
+    }
+
+    #[test]
+    fn who_asks_for_less_time_gets_no_place_that_is_kept_from_its_like() {
+        let mut busy = candidate(0, Some(1.0), 100.0, 93);
+        busy.estimate.limit = 100;
+        let mut policy = patient();
+        policy.budget.as_mut().unwrap().at_most = Some(Millis::saturating(300.0));
+        assert!(!serves(&decide_in_time(&policy, true, &[busy], 0, waited(0.0)).unwrap()));
     }
 
     #[test]
