@@ -183,6 +183,7 @@ pub struct Exchange {
     pub(super) held_up: Duration,
     /// Requests that the backend had in flight when the first token came.
     pub(super) in_flight_then: u32,
+    pub(super) counted: Counted,
     pub(super) usage: (Usage, UsageSource),
     /// What the backend says of its own time.
     pub(super) clocked: Clocked,
@@ -247,6 +248,7 @@ impl Exchange {
             first_token: None,
             held_up: Duration::ZERO,
             in_flight_then: 0,
+            counted: Counted::Yes,
             usage: (Usage::default(), UsageSource::Unknown),
             clocked: Clocked::default(),
             response_model: None,
@@ -429,10 +431,30 @@ impl Exchange {
         self.held_up > HELD_UP.max(time / HELD_UP_PART)
     }
 
+    /// Gives back its place at the backend and among all that is in flight, when the backend is through with it: who is told of the end
+    /// may ask again at once, and finds room.
+    pub(super) fn give_back_places(&mut self) {
+        if let Some(permit) = self.permit.take()
+            && self.first_token.is_none()
+        {
+            self.in_flight_then = permit.in_flight();
+        }
+        if std::mem::replace(&mut self.counted, Counted::NoMore) == Counted::Yes {
+            self.shared.metrics.in_flight.add(-1);
+        }
+    }
+
     /// Bytes of the response body, for the log.
     pub(super) fn passed_on(&mut self, chunk: &Bytes) {
         self.response_bytes += chunk.len() as u64;
     }
+}
+
+/// Whether an exchange is counted among those in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    Yes,
+    NoMore,
 }
 
 impl Drop for Exchange {
@@ -445,7 +467,7 @@ impl Drop for Exchange {
         if self.has_answered() {
             self.shared.metrics.answered(self.status);
         }
-        self.shared.metrics.in_flight.add(-1);
+        self.give_back_places();
     }
 }
 

@@ -225,6 +225,13 @@ pub(super) fn unaddressed(fields: &mut Fields, backend: &Backend) {
     }
 }
 
+/// What of trailers may be passed on.
+pub(super) fn kept_trailers(trailers: Frame<Bytes>) -> Option<Frame<Bytes>> {
+    let mut fields = trailers.into_trailers().ok()?;
+    keep_trailers(&mut fields);
+    (!fields.is_empty()).then(|| Frame::trailers(fields))
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderMap;

@@ -16,6 +16,7 @@ use tokio::time::Sleep;
 use super::edit::Edit;
 use super::exchange::Exchange;
 use super::forward::UsageEvent;
+use super::headers;
 use super::pinned::{self, Keeps};
 use super::pool::Buffered;
 use super::reject::Error;
@@ -24,7 +25,6 @@ use crate::record::Ended;
 use crate::upstream::{BodyError, UpstreamBody};
 use crate::wire::Operation;
 use crate::wire::fields::{Fields, Name};
-use crate::wire::response::keep_trailers;
 use crate::wire::strip::UsageStripper;
 use crate::wire::translate::{self, Answer};
 use crate::wire::usage::{Meter, StreamError};
@@ -229,6 +229,7 @@ impl Metered {
         self.exchange.passed_on(&chunk);
         if self.is_through() {
             self.said_done = true;
+            self.exchange.give_back_places();
             if self.exchange.keeps != Keeps::Nothing {
                 self.finish(Ended::Complete);
             }
@@ -268,6 +269,7 @@ impl Metered {
                 }
                 Poll::Ready(None) => {
                     self.upstream_done = true;
+                    self.exchange.over.get_or_insert_with(|| self.exchange.shared.clock.monotonic());
                     self.release_held();
                 }
                 Poll::Ready(Some(Err(error))) => {
@@ -302,9 +304,11 @@ impl Metered {
         match frame.into_data() {
             Ok(chunk) => {
                 self.unread = Some(chunk.clone());
+                self.exchange.over = self.upstream_done.then_some(now);
                 match &mut self.edit {
                     None => {
-                        self.exchange.over = self.upstream_done.then_some(now);
+                        // Over HTTP/2 the end may come apart from the last byte that was announced, and who has that may leave.
+                        self.said_done |= self.upstream.size_hint().exact() == Some(0);
                         return Some(self.hand_over(chunk));
                     }
                     Some(edit) => edit.feed(&chunk, &mut self.ready),
@@ -318,7 +322,7 @@ impl Metered {
                 // A chunked body from HTTP/1.1 does not say that it is over even now.
                 self.upstream_done = true;
                 self.release_held();
-                self.trailers = self.exchange.takes_trailers.then(|| kept(trailers)).flatten();
+                self.trailers = self.exchange.takes_trailers.then(|| headers::kept_trailers(trailers)).flatten();
             }
         }
         None
@@ -451,13 +455,6 @@ impl http_body::Body for Body {
             Self::Relay(body) => body.upstream.size_hint(),
         }
     }
-}
-
-/// What of trailers may be passed on.
-fn kept(trailers: Frame<Bytes>) -> Option<Frame<Bytes>> {
-    let mut fields = trailers.into_trailers().ok()?;
-    keep_trailers(&mut fields);
-    (!fields.is_empty()).then(|| Frame::trailers(fields))
 }
 
 /// What a body is, as far as it can be read.

@@ -338,3 +338,34 @@ fn a_backend_that_takes_no_more_of_an_upload_is_blamed_for_it() {
     assert_eq!(proxy.record()["attempts"][0]["outcome"], "timed_out");
     assert_eq!(proxy.backend("a")["failures"], 1, "{}", proxy.backend("a"));
 }
+
+/// Over HTTP/2, an answer with all the bytes that its head has announced, and no end.
+fn whole_without_an_end(stream: TcpStream) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::from_std(stream).unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((request, mut answer))) = connection.accept().await {
+            tokio::spawn(async move {
+                let mut body = request.into_body();
+                while body.data().await.is_some() {}
+                let head = http::Response::builder().header("content-type", "application/json").header("content-length", 2);
+                let mut sending = answer.send_response(head.body(()).unwrap(), false).unwrap();
+                sending.send_data(bytes::Bytes::from_static(b"{}"), false).unwrap();
+                drop(std::future::poll_fn(|cx| sending.poll_reset(cx)).await);
+            });
+        }
+    });
+}
+
+#[test]
+fn an_answer_with_all_of_its_bytes_is_whole_though_its_end_comes_apart() {
+    let (address, _) = conversing::<()>(|stream, _| whole_without_an_end(stream));
+    let proxy = harness("", address, "protocol: http2");
+    let mut client = Client::connect(proxy.address);
+    client.post("/v1/chat/completions", "", CALL);
+    assert_eq!(client.answer().text(), "{}");
+    assert_eq!(proxy.record()["ended"], "complete");
+    assert_eq!(proxy.in_flight("a"), 0);
+}
