@@ -154,6 +154,16 @@ impl Check<'_> {
         };
         for model in models {
             model.base_path.take_if(|path| *path == first);
+            if let Some(own) = &model.base_path {
+                let message = format!(
+                    "{} is served below {}, and what it stores here would be asked for below {}",
+                    quoted(&model.client),
+                    quoted(own),
+                    quoted(&first)
+                );
+                self.warnings.add(mark, message).mend =
+                    Some("give each path a backend of its own, with the path behind its host".to_owned());
+            }
         }
         origin.base_path = first;
     }
