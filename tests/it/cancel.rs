@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::support::peer::{PATIENCE, conversing, respond, wait_for_close};
+use super::support::peer::{PATIENCE, by_http2, conversing, respond, wait_for_close};
 #[cfg(target_os = "linux")]
 use super::support::queues::Queues;
 use super::support::{Client, Harness, in_the_middle, patiently};
@@ -69,19 +69,13 @@ pub(super) enum Happened {
 /// A backend that answers as far as the phase goes, and says when its connections end, or its streams.
 pub(super) fn backend(phase: Phase, protocol: &str) -> (SocketAddr, Receiver<Happened>) {
     let http2 = protocol.ends_with("http2");
-    conversing(move |stream, say| if http2 { converse_by_http2(phase, stream, say) } else { converse(phase, stream, say) })
-}
-
-fn converse_by_http2(phase: Phase, stream: TcpStream, say: &Sender<Happened>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    stream.set_nonblocking(true).unwrap();
-    runtime.block_on(async {
-        let stream = tokio::net::TcpStream::from_std(stream).unwrap();
-        let mut connection = h2::server::handshake(stream).await.unwrap();
-        while let Some(Ok((request, answer))) = connection.accept().await {
-            tokio::spawn(answer_a_stream(phase, request, answer, say.clone()));
+    conversing(move |stream, say| {
+        if http2 {
+            by_http2(stream, |request, answer| answer_a_stream(phase, request, answer, say.clone()));
+        } else {
+            converse(phase, stream, say);
         }
-    });
+    })
 }
 
 async fn answer_a_stream(

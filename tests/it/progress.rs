@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender};
 
 use super::support::h2::{DATA, END_HEADERS, End, H2Client, HEADERS, block, call, frame};
-use super::support::peer::{PATIENCE, Then, begin_events, chunk, conversing, respond, wait_for_close};
+use super::support::peer::{PATIENCE, Then, begin_events, by_http2, chunk, conversing, respond, wait_for_close};
 use super::support::{Client, Harness, Peer};
 
 const STREAM: &str = r#"{"model":"m","stream":true}"#;
@@ -60,24 +60,18 @@ fn take(mut stream: TcpStream, say: &Sender<&'static str>) {
 }
 
 fn take_by_http2(stream: TcpStream, say: &Sender<&'static str>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    stream.set_nonblocking(true).unwrap();
-    runtime.block_on(async {
-        let stream = tokio::net::TcpStream::from_std(stream).unwrap();
-        let mut connection = h2::server::handshake(stream).await.unwrap();
-        while let Some(Ok((request, mut answer))) = connection.accept().await {
-            let say = say.clone();
-            tokio::spawn(async move {
-                if request.headers().contains_key("x-next") {
-                    answer.send_response(http::Response::new(()), true).unwrap();
-                    return;
-                }
-                let mut body = request.into_body();
-                assert_eq!(body.data().await.unwrap().unwrap(), "abc");
-                say.send("begun").unwrap();
-                assert!(body.data().await.is_none_or(|data| data.is_err()));
-                say.send("ended").unwrap();
-            });
+    by_http2(stream, |request, mut answer| {
+        let say = say.clone();
+        async move {
+            if request.headers().contains_key("x-next") {
+                answer.send_response(http::Response::new(()), true).unwrap();
+                return;
+            }
+            let mut body = request.into_body();
+            assert_eq!(body.data().await.unwrap().unwrap(), "abc");
+            say.send("begun").unwrap();
+            assert!(body.data().await.is_none_or(|data| data.is_err()));
+            say.send("ended").unwrap();
         }
     });
 }
@@ -341,21 +335,13 @@ fn a_backend_that_takes_no_more_of_an_upload_is_blamed_for_it() {
 
 /// Over HTTP/2, an answer with all the bytes that its head has announced, and no end.
 fn whole_without_an_end(stream: TcpStream) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    stream.set_nonblocking(true).unwrap();
-    runtime.block_on(async {
-        let stream = tokio::net::TcpStream::from_std(stream).unwrap();
-        let mut connection = h2::server::handshake(stream).await.unwrap();
-        while let Some(Ok((request, mut answer))) = connection.accept().await {
-            tokio::spawn(async move {
-                let mut body = request.into_body();
-                while body.data().await.is_some() {}
-                let head = http::Response::builder().header("content-type", "application/json").header("content-length", 2);
-                let mut sending = answer.send_response(head.body(()).unwrap(), false).unwrap();
-                sending.send_data(bytes::Bytes::from_static(b"{}"), false).unwrap();
-                drop(std::future::poll_fn(|cx| sending.poll_reset(cx)).await);
-            });
-        }
+    by_http2(stream, |request, mut answer| async move {
+        let mut body = request.into_body();
+        while body.data().await.is_some() {}
+        let head = http::Response::builder().header("content-type", "application/json").header("content-length", 2);
+        let mut sending = answer.send_response(head.body(()).unwrap(), false).unwrap();
+        sending.send_data(bytes::Bytes::from_static(b"{}"), false).unwrap();
+        drop(std::future::poll_fn(|cx| sending.poll_reset(cx)).await);
     });
 }
 

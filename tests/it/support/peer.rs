@@ -126,6 +126,22 @@ pub(crate) fn conversing<T: Send + 'static>(
     (address, said)
 }
 
+/// Speaks HTTP/2 on a connection until it ends, and answers each of its streams in a task.
+pub(crate) fn by_http2<F: Future<Output = ()> + Send + 'static>(
+    stream: TcpStream,
+    answer: impl Fn(http::Request<h2::RecvStream>, h2::server::SendResponse<bytes::Bytes>) -> F,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::from_std(stream).unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((request, response))) = connection.accept().await {
+            tokio::spawn(answer(request, response));
+        }
+    });
+}
+
 /// Writes a response with a length.
 pub(crate) fn respond(stream: &mut TcpStream, status: &str, fields: &str, body: &[u8]) {
     let head = format!("HTTP/1.1 {status}\r\n{fields}content-length: {}\r\n\r\n", body.len());
