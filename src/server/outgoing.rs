@@ -1,6 +1,6 @@
 //! What is to be written next of a response: everything small put together, and at most one large piece written from where it is.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -15,10 +15,14 @@ use crate::wire::reply::COPIED;
 const GATHERED: usize = 16 << 10;
 /// A buffer that grew larger, for a response head, is not kept for the next one.
 const KEPT: usize = 64 << 10;
+/// Buffers that are kept: as many responses as are put together in one turn before the first of them is written. With one, the others
+/// of a turn each began with none and grew to the length of a head and a body, at 2,300 of 72,100 user instructions of a chat request.
+const SPARES: usize = 32;
 
 thread_local! {
-    /// The buffer of whoever writes next: one for all connections of a thread, and none for those that wait.
-    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// The buffers of whoever writes next: for all connections of a thread, and none for those that wait. The last one that was written
+    /// is the first to be taken, being nearest at hand.
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Bytes on their way out. Empty, it has no memory.
@@ -36,7 +40,7 @@ impl Outgoing {
     /// Where more can be added.
     pub(super) fn end(&mut self) -> &mut Vec<u8> {
         if self.small.capacity() == 0 {
-            self.small = SPARE.take();
+            self.small = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
         }
         &mut self.small
     }
@@ -97,7 +101,11 @@ impl Outgoing {
         let mut small = std::mem::take(self).small;
         if small.capacity() <= KEPT {
             small.clear();
-            SPARE.set(small);
+            SPARE.with_borrow_mut(|spares| {
+                if spares.len() < SPARES {
+                    spares.push(small);
+                }
+            });
         }
     }
 }
