@@ -7,6 +7,7 @@
 
 mod books;
 mod decided;
+mod once;
 mod words;
 
 use std::borrow::Cow;

@@ -155,7 +155,8 @@ const SIMULATED: &str =
     "SIMULATED DATA: this request, or an intensity that its grams rest on, was made up. No claim can be made from it.";
 
 impl<'a> From<AccessRecord<'a>> for Explanation<'a> {
-    fn from(record: AccessRecord<'a>) -> Self {
+    fn from(mut record: AccessRecord<'a>) -> Self {
+        record.spell_out();
         let notices = if record.is_simulated() { vec![SIMULATED] } else { Vec::new() };
         let candidates = record.decision.as_ref().map(|decision| (&*decision.reason, &decision.candidates[..]));
         let choice = candidates.map(|(reason, candidates)| Choice::among(reason, candidates)).unwrap_or_default();

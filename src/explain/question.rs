@@ -267,6 +267,9 @@ impl<'a> Asking<'a> {
             reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
             baseline: baseline.map(|it| self.name(it)),
             turn: Some(question.turn.into()),
+            input_tokens: None,
+            output_tokens: None,
+            coefficient: None,
             candidates: rows.collect(),
         }
     }

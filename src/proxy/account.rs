@@ -10,16 +10,14 @@ use smallvec::SmallVec;
 use super::backend_time::backend_time;
 use super::evidence::{At, Ran};
 use super::exchange::{Attempt, AttemptOutcome, Exchange, Proof};
+use super::verdicts::{candidates_used, decision_used, shadow_used};
 use super::{forward, relay};
 use crate::backend::Backend;
 use crate::cost::{Costs, TokenPrices};
-use crate::decide::{Candidate, Verdict, exclusion};
+use crate::decide::Candidate;
 use crate::grid::Quality;
 use crate::ledger::{Account, Attempted, Baseline, account, at_baseline};
-use crate::policy::Policy;
-use crate::record::{
-    AccessRecord, AttemptUsed, CandidateUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, ShadowUsed, Text, UsageSource,
-};
+use crate::record::{AccessRecord, AttemptUsed, Carbon, Emissions, Ended, EnergyUsed, Text, UsageSource};
 use crate::state::Seen;
 use crate::tables::{Coefficients, EnergyBand, TokenCounts};
 use crate::telemetry::line;
@@ -47,7 +45,7 @@ pub(super) fn close(x: &mut Exchange) {
     observe(x, &ledger);
     x.shared.log.append(|line, seq| {
         record.seq = seq;
-        line::append_with(line, &record, candidates_used(x), attempts_used(x, &ledger));
+        line::append_with(line, &record, candidates_used(x, record.decision.as_ref()), attempts_used(x, &ledger));
     });
 }
 
@@ -260,6 +258,17 @@ impl<'x> Ledger<'x> {
         let costs = usd.zip(baseline_usd).map(|(usd, baseline_usd)| Costs { usd, baseline_usd });
         Self { charged, account, costs, chosen, baseline }
     }
+
+    /// Whether one attempt was all there was and gave the answer, so that the books of the line are its own, and all that it has.
+    fn is_of_one_answer(&self, x: &Exchange) -> bool {
+        let ([only], [attempt]) = (&self.charged[..], &x.attempts[..]) else { return false };
+        answered(x)
+            && attempt.outcome == AttemptOutcome::Answered
+            && only.tokens().is_some()
+            && only.energy().is_some()
+            && self.account.is_some()
+            && only.cost.is_some() == self.costs.is_some()
+    }
 }
 
 impl<'x> Charged<'x> {
@@ -315,14 +324,14 @@ fn burned_nothing(attempt: &Attempt) -> bool {
 }
 
 /// The coefficients of a candidate, as the estimate had them; none for a call that names no model.
-fn coefficients(x: &Exchange, candidate: usize) -> Option<&Coefficients> {
+pub(super) fn coefficients(x: &Exchange, candidate: usize) -> Option<&Coefficients> {
     let model = x.model.as_deref()?;
     let deployment = x.deployments.as_ref()?.get(candidate)?;
     Some(deployment.coefficients.as_deref().unwrap_or_else(|| x.snapshot.plan.energy.find(model)))
 }
 
 /// What tokens cost at a candidate.
-fn prices(x: &Exchange, candidate: usize) -> Option<TokenPrices> {
+pub(super) fn prices(x: &Exchange, candidate: usize) -> Option<TokenPrices> {
     x.deployments.as_ref()?.get(candidate)?.prices
 }
 
@@ -420,63 +429,26 @@ fn attempts_used<'l>(x: &'l Exchange, ledger: &'l Ledger<'_>) -> impl Iterator<I
         let mut ids = x.ids_before.iter().filter(|_| nth < before);
         ids.find(|(backend, _)| *backend == attempt.backend).map(|(_, id)| text(id))
     };
-    x.attempts.iter().zip(&ledger.charged).enumerate().map(move |(nth, (attempt, charged))| AttemptUsed {
-        backend: Text::from(&*x.snapshot.plan.backend(attempt.backend).name),
-        outcome: Text::from(attempt.outcome.as_str()),
-        status: attempt.status.map(|status| status.as_u16()),
-        provider_request_id: id_of(nth, attempt),
-        ms: Millis::from(attempt.ended - attempt.begun),
-        input_tokens: charged.tokens().map(|tokens| tokens.input),
-        cached_input_tokens: charged.tokens().map(|tokens| tokens.cached).filter(|cached| *cached > 0),
-        output_tokens: charged.tokens().map(|tokens| tokens.output),
-        coefficient: charged.coefficients.map(|table| Text::from(&*table.id)),
-        joules: charged.energy().map(|energy| energy.mid()),
-        pue: Some(charged.at.pue()),
-        intensity_g_per_kwh: charged.at.intensity.map(|intensity| intensity.value),
-        grams: charged.booked.and_then(|booked| booked.grams()).map(|[_, mid, _]| mid),
-        cost_usd: charged.cost,
-    })
-}
-
-fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
-    x.policy().filter(|_| !x.candidates.is_empty())?;
-    let decision = x.decision.as_ref();
-    let name = |index: usize| x.candidates.get(index).map(|c| Text::from(&*x.snapshot.plan.backend(c.backend).name));
-    Some(DecisionUsed {
-        reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
-        baseline: decision.and_then(|decision| name(usize::from(decision.baseline))),
-        turn: x.turn.map(u64::from),
-        candidates: Vec::new(),
-    })
-}
-
-fn candidates_used(x: &Exchange) -> impl Iterator<Item = CandidateUsed<'_>> {
-    let decision = x.decision.as_ref();
-    let used = move |policy: &Policy, index: usize, candidate: &Candidate| {
-        // Without a decision every candidate is excluded, and by what is found again the way `decide` found it.
-        let verdict = match decision {
-            Some(decision) => decision.verdicts.get(index).copied(),
-            None => exclusion(policy, x.streamed, candidate),
-        };
-        let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
-        let intensity = x.snapshot.intensity(x.snapshot.plan.backend(candidate.backend), x.wall);
-        x.snapshot.candidate_used(candidate, verdict, (intensity, x.wall), coefficients(x, index), prices(x, index), policy)
-    };
-    // Without a policy there is no decision, and the list is not asked for.
-    x.policy()
-        .into_iter()
-        .flat_map(move |policy| x.candidates.iter().enumerate().map(move |(index, candidate)| used(policy, index, candidate)))
-}
-
-fn shadow_used(x: &Exchange) -> Option<ShadowUsed<'_>> {
-    let (policy, shadow) = (&x.route()?.shadow.as_ref()?.policy, x.shadow.as_ref()?);
-    let chosen = shadow.decision.as_ref().and_then(|decision| shadow.candidates.get(usize::from(decision.chosen())));
-    Some(ShadowUsed {
-        policy: Text::from(&*policy.name),
-        reason: Text::from(shadow.decision.as_ref().map_or("no_candidate", |decision| decision.reason.as_str())),
-        backend: chosen.map(|candidate| Text::from(&*x.snapshot.plan.backend(candidate.backend).name)),
-        grams: chosen.and_then(|candidate| candidate.estimate.emissions),
-        first_token_ms: chosen.map(|candidate| candidate.estimate.first_token),
+    let line_has_books = ledger.is_of_one_answer(x);
+    x.attempts.iter().zip(&ledger.charged).enumerate().map(move |(nth, (attempt, charged))| {
+        let charged = Some(charged).filter(|_| !line_has_books);
+        let tokens = charged.and_then(Charged::tokens);
+        AttemptUsed {
+            backend: Text::from(&*x.snapshot.plan.backend(attempt.backend).name),
+            outcome: Text::from(attempt.outcome.as_str()),
+            status: attempt.status.map(|status| status.as_u16()),
+            provider_request_id: id_of(nth, attempt),
+            ms: Millis::from(attempt.ended - attempt.begun),
+            input_tokens: tokens.map(|tokens| tokens.input),
+            cached_input_tokens: tokens.map(|tokens| tokens.cached).filter(|cached| *cached > 0),
+            output_tokens: tokens.map(|tokens| tokens.output),
+            coefficient: charged.and_then(|it| it.coefficients).map(|table| Text::from(&*table.id)),
+            joules: charged.and_then(Charged::energy).map(|energy| energy.mid()),
+            pue: charged.map(|it| it.at.pue()),
+            intensity_g_per_kwh: charged.and_then(|it| it.at.intensity).map(|intensity| intensity.value),
+            grams: charged.and_then(|it| it.booked).and_then(|booked| booked.grams()).map(|[_, mid, _]| mid),
+            cost_usd: charged.and_then(|it| it.cost),
+        }
     })
 }
 

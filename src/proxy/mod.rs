@@ -30,6 +30,7 @@ mod through;
 mod translated;
 mod tries;
 mod upload;
+mod verdicts;
 
 use std::convert::Infallible;
 use std::future::Future;

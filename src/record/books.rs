@@ -166,7 +166,8 @@ impl Emissions {
 }
 
 /// One attempt, with all that its grams were made of: `joules` of the tokens and the coefficients, `grams` of the joules, the PUE
-/// and the intensity. An attempt that burned nothing has 0 joules and no tokens.
+/// and the intensity. An attempt that burned nothing has 0 joules and no tokens. What an attempt rests on is left out, from its tokens
+/// on, where it was the only one and gave the answer, and the line has it all: `gen_ai.usage`, `energy`, `carbon.chosen`, `emissions`, `cost`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AttemptUsed<'a> {
     /// Who was asked.

@@ -19,6 +19,15 @@ pub struct DecisionUsed<'a> {
     /// The rotation's state, where equals took turns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn: Option<u64>,
+    /// Tokens of the prompt as predicted, for every candidate that says no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_tokens: Option<u32>,
+    /// Generated tokens as predicted, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_tokens: Option<u32>,
+    /// Id of the coefficients that make energy of tokens, likewise.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub coefficient: Option<Text<'a>>,
     /// Everybody who was considered, in the route's order.
     #[serde(borrow, default)]
     pub candidates: Vec<CandidateUsed<'a>>,
@@ -48,7 +57,7 @@ pub struct CandidateUsed<'a> {
     /// End as predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_ms: Option<Millis>,
-    /// Tokens of the prompt as predicted.
+    /// Tokens of the prompt as predicted; this and the other two that the decision has as well are left out where they are the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_tokens: Option<u32>,
     /// Those of them that it is believed to have at hand, because it served the conversation before; left out for none.

@@ -152,7 +152,7 @@ impl Reconciled {
                 Line::End => break,
                 Line::Blank => {}
                 Line::TooLong => self.bad(name, number, TOO_LONG),
-                Line::Text => match serde_json::from_slice::<AccessRecord<'_>>(&buffer) {
+                Line::Text => match AccessRecord::of_line(&buffer) {
                     Ok(record) if record.is_simulated() => {}
                     Ok(record) if self.runs.note(&record.instance, &record.run, record.seq) => self.add(trail, &record),
                     Ok(_) => self.duplicates += 1,

@@ -261,12 +261,16 @@ impl Written<'_> {
             let (_, intensity) = self.at(candidate.backend.index());
             self.snapshot.candidate_used(candidate, verdict, (intensity, self.over.wall), self.coefficients(index), None, policy)
         });
-        Some(DecisionUsed {
+        let used = DecisionUsed {
             reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
             baseline: self.baseline().map(|index| Text::from(&*self.at(index).0.name)),
             turn: Some(u64::from(decided.turn)),
+            input_tokens: None,
+            output_tokens: None,
+            coefficient: None,
             candidates: candidates.collect(),
-        })
+        };
+        Some(used.said_once())
     }
 }
 

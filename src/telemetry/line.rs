@@ -179,12 +179,15 @@ fn write_decision<'a, C: Iterator<Item: Borrow<CandidateUsed<'a>>>>(
     json: &mut Json,
     (decision, candidates): (&DecisionUsed<'_>, (C, &mut Kept<KeptCandidate>)),
 ) {
-    let DecisionUsed { reason, baseline, turn, candidates: _ } = decision;
+    let DecisionUsed { reason, baseline, turn, input_tokens, output_tokens, coefficient, candidates: _ } = decision;
     json.constant(b"{\"reason\":");
     json.text(reason);
     members! { json;
         "baseline" left_out Json::text, baseline;
         "turn" left_out Json::integer, *turn;
+        "input_tokens" left_out Json::integer, *input_tokens;
+        "output_tokens" left_out Json::integer, *output_tokens;
+        "coefficient" left_out Json::text, coefficient;
         "candidates" always write_candidates, candidates;
     }
     json.constant(b"}");

@@ -64,8 +64,42 @@ fn audit_costs(line: &Value, answer: Option<TokenCounts>) {
     near("the baseline's cost", &line["cost"]["baseline_usd"], baseline, line);
 }
 
+/// A line with what it says once put where it holds: the decision's for every candidate that says no other, and its own books for the
+/// only attempt, if that gave the answer.
+pub(crate) fn spelled(line: &Value) -> Value {
+    let mut spelled = line.clone();
+    for candidate in spelled["decision"]["candidates"].as_array_mut().unwrap() {
+        for name in ["input_tokens", "output_tokens", "coefficient"] {
+            if candidate.get(name).is_none() {
+                candidate[name] = line["decision"][name].clone();
+            }
+        }
+    }
+    let attempt = &line["attempts"][0];
+    if line["attempts"].as_array().unwrap().len() == 1 && attempt["outcome"] == "answered" && attempt.get("pue").is_none() {
+        let output = line["gen_ai.usage.output_tokens"].as_u64().unwrap_or(0);
+        let (energy, place) = (&line["energy"], &line["carbon"]["chosen"]);
+        let books = [
+            ("input_tokens", line["gen_ai.usage.input_tokens"].clone()),
+            ("cached_input_tokens", line["cached_input_tokens"].clone()),
+            ("output_tokens", output.into()),
+            ("coefficient", energy["coefficient"].clone()),
+            ("joules", energy["joules"].clone()),
+            ("pue", place["pue"].clone()),
+            ("intensity_g_per_kwh", place["intensity_g_per_kwh"].clone()),
+            ("grams", line["emissions"]["grams"].clone()),
+            ("cost_usd", line["cost"]["usd"].clone()),
+        ];
+        for (name, value) in books {
+            spelled["attempts"][0][name] = value;
+        }
+    }
+    spelled
+}
+
 /// Recomputes a line that states grams.
 pub(crate) fn audit(line: &Value) {
+    let line = &spelled(line);
     for candidate in line["decision"]["candidates"].as_array().unwrap() {
         let [_, mid, _] = joules(coefficients(candidate), counts(candidate).unwrap());
         near("a candidate's grams", &candidate["grams"], grams(mid, candidate), line);
@@ -155,6 +189,10 @@ fn an_answer_after_a_failover_adds_up() {
     assert_eq!((status, line["attempts"].as_array().unwrap().len()), (200, 3));
     audit(&line);
     assert!(line["decision"]["turn"].is_u64(), "without it the rotation cannot be repeated");
+    assert!(line["decision"]["input_tokens"].is_u64() && line["decision"]["output_tokens"].is_u64(), "{line}");
+    for candidate in line["decision"]["candidates"].as_array().unwrap() {
+        assert_eq!(candidate.get("input_tokens").or(candidate.get("coefficient")), None, "said once: {line}");
+    }
     assert_eq!(line["usage_source"], "reported");
 }
 

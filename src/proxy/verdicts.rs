@@ -1,0 +1,61 @@
+//! A decision as the log tells it: what was chosen, why not the others, and what another policy would have chosen.
+
+use super::account::{coefficients, prices};
+use super::exchange::Exchange;
+use crate::decide::{Candidate, Verdict, exclusion};
+use crate::policy::Policy;
+use crate::record::{CandidateUsed, DecisionUsed, ShadowUsed, Text};
+
+pub(super) fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
+    x.policy().filter(|_| !x.candidates.is_empty())?;
+    let decision = x.decision.as_ref();
+    let name = |index: usize| x.candidates.get(index).map(|c| Text::from(&*x.snapshot.plan.backend(c.backend).name));
+    let first = x.candidates.first().map(|candidate| &candidate.estimate);
+    Some(DecisionUsed {
+        reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
+        baseline: decision.and_then(|decision| name(usize::from(decision.baseline))),
+        turn: x.turn.map(u64::from),
+        input_tokens: first.map(|estimate| estimate.prompt_tokens),
+        output_tokens: first.map(|estimate| estimate.output_tokens),
+        coefficient: coefficients(x, 0).map(|table| Text::from(&*table.id)),
+        candidates: Vec::new(),
+    })
+}
+
+pub(super) fn candidates_used<'l>(
+    x: &'l Exchange,
+    said: Option<&'l DecisionUsed<'l>>,
+) -> impl Iterator<Item = CandidateUsed<'l>> {
+    let decision = x.decision.as_ref();
+    let used = move |policy: &Policy, index: usize, candidate: &Candidate| {
+        // Without a decision every candidate is excluded, and by what is found again the way `decide` found it.
+        let verdict = match decision {
+            Some(decision) => decision.verdicts.get(index).copied(),
+            None => exclusion(policy, x.streamed, candidate),
+        };
+        let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
+        let intensity = x.snapshot.intensity(x.snapshot.plan.backend(candidate.backend), x.wall);
+        let (coefficients, prices) = (coefficients(x, index), prices(x, index));
+        let mut used = x.snapshot.candidate_used(candidate, verdict, (intensity, x.wall), coefficients, prices, policy);
+        if let Some(said) = said {
+            used.leave_out(said);
+        }
+        used
+    };
+    // Without a policy there is no decision, and the list is not asked for.
+    x.policy()
+        .into_iter()
+        .flat_map(move |policy| x.candidates.iter().enumerate().map(move |(index, candidate)| used(policy, index, candidate)))
+}
+
+pub(super) fn shadow_used(x: &Exchange) -> Option<ShadowUsed<'_>> {
+    let (policy, shadow) = (&x.route()?.shadow.as_ref()?.policy, x.shadow.as_ref()?);
+    let chosen = shadow.decision.as_ref().and_then(|decision| shadow.candidates.get(usize::from(decision.chosen())));
+    Some(ShadowUsed {
+        policy: Text::from(&*policy.name),
+        reason: Text::from(shadow.decision.as_ref().map_or("no_candidate", |decision| decision.reason.as_str())),
+        backend: chosen.map(|candidate| Text::from(&*x.snapshot.plan.backend(candidate.backend).name)),
+        grams: chosen.and_then(|candidate| candidate.estimate.emissions),
+        first_token_ms: chosen.map(|candidate| candidate.estimate.first_token),
+    })
+}
