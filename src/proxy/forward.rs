@@ -5,14 +5,11 @@
 //! for twice; never to the same backend twice; never once a byte of a response was passed on; and over all traffic no more often than
 //! the budget allows ([`crate::live::RetryBudget`]), or retries would multiply an outage. Every attempt is in the record.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, StatusCode};
 use smallvec::SmallVec;
-use tokio::time::error::Elapsed;
-use tokio::time::timeout;
 
 use super::Shared;
 use super::address::address;
@@ -26,7 +23,7 @@ use crate::backend::{Backend, Credential};
 use crate::decide::Standing;
 use crate::dialect::Dialect;
 use crate::live::{Live, Sent, Wanted};
-use crate::upstream::{SendBody, SendError, SendErrorKind, UpstreamResponse};
+use crate::upstream::{SendBody, SendError, SendErrorKind, TimedOut, UpstreamResponse};
 use crate::wire::Operation;
 use crate::wire::allowance::allowances;
 use crate::wire::fields::Fields;
@@ -106,7 +103,7 @@ pub(super) enum Outcome {
 }
 
 /// What came of sending: the inner error is the connection's, the outer one says that no head came in time.
-pub(super) type Came = Result<Result<UpstreamResponse, SendError>, Elapsed>;
+pub(super) type Came = Result<Result<UpstreamResponse, SendError>, TimedOut>;
 
 /// Candidates that were not tried yet, in their order.
 pub(super) type Waiting = SmallVec<[u16; 16]>;
@@ -298,9 +295,7 @@ pub(super) async fn send(
     request: &Message<RequestHead, SendBody>,
     within: Duration,
 ) -> Came {
-    // Pinned, since by value it would be copied into the timeout, and with that into the wait for it.
-    let sending = pin!(shared.upstreams.send_kept(backend, request));
-    timeout(within, sending).await
+    shared.upstreams.send_kept(backend, request, within).await
 }
 
 /// Begins the books of an attempt.

@@ -29,10 +29,11 @@ use super::connection::{Answers, Outcome};
 use super::detect::Prefix;
 use super::guard::{Guard, Held, LOOK_EVERY, READ_AHEAD};
 use super::respond::{Occasion, Written};
-use super::timers::{Expired, LazyTimer, Timers};
+use super::timers::{Expired, Timers};
 use super::tracked::{ConnState, InProgress};
 use crate::config::Limits;
 use crate::proxy::RequestBody;
+use crate::upstream::LazyTimer;
 use crate::wire::framing::{Look, Plain, Reader, Whole};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 

@@ -24,9 +24,9 @@ use super::detect::Prefix;
 use super::listener::Place;
 use super::refuse;
 use super::stash::Stash;
-use super::timers::LazyTimer;
 use super::tracked::Entry;
 use crate::clock::{Clock, SystemClock};
+use crate::upstream::LazyTimer;
 use crate::wire::frames::Frames;
 use crate::wire::framing::{Framing, Refusal, Then};
 

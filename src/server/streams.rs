@@ -14,8 +14,8 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use super::guard::WRITE_STALL;
-use super::timers::LazyTimer;
 use super::tracked::{BodyPolled, ConnState};
+use crate::upstream::LazyTimer;
 
 /// Runs the streams of one connection.
 #[derive(Clone, Debug)]

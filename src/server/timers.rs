@@ -4,11 +4,9 @@
 //! is impossible with it. Here the two are apart: an idle timer until the first byte of a head, a head timer from there on. A
 //! timer is not armed again for each request; its deadline is noted, and it is moved when it goes off too early.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 /// A peer that was told to go and stays is cut off after this long.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -102,27 +100,6 @@ impl Timers {
         if self.seen != begun || begun != ended {
             self.seen = begun;
             self.phase = Phase::Busy;
-        }
-    }
-}
-
-/// A timer that is moved only when it has to be.
-#[derive(Debug, Default)]
-pub(super) struct LazyTimer(Option<Pin<Box<Sleep>>>);
-
-impl LazyTimer {
-    /// Ready once `deadline`, which may be another one at every call, has passed.
-    pub(super) fn poll(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if sleep.deadline() > deadline {
-            sleep.as_mut().reset(deadline);
-        }
-        loop {
-            ready!(sleep.as_mut().poll(cx));
-            if sleep.deadline() >= deadline {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(deadline);
         }
     }
 }

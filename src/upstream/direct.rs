@@ -17,10 +17,12 @@ use http::{Method, StatusCode, Uri};
 use http_body::Frame;
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::time::Instant;
 
 use super::body::SendBody;
 use super::connect::BoxIo;
 use super::error::{BodyError, SendError, SendErrorKind};
+use super::timer::LazyTimer;
 use super::turn::others_first;
 use crate::wire::fields::{Fields, Name, Names};
 use crate::wire::response::{self, Decoder, Head, Invalid};
@@ -52,6 +54,9 @@ pub(super) struct Direct {
     touched: bool,
     /// Whether it cannot carry another exchange: an error, an end, or a word out of turn.
     spent: bool,
+    /// For an answer that does not come. It stays set from one exchange to the next: to put a timer in and to take it out again for each
+    /// took hundreds of instructions, and a lock twice.
+    timer: LazyTimer,
 }
 
 /// A request that is there as a whole and asks for no upgrade.
@@ -69,6 +74,8 @@ pub(super) enum Failed {
     Unsent(io::Error),
     /// Something may have been.
     Sent(SendError),
+    /// There was none in time.
+    TimedOut,
 }
 
 enum Lost {
@@ -88,7 +95,15 @@ struct Waiting {
 
 impl Direct {
     pub(super) fn new(io: BoxIo) -> Box<Self> {
-        Box::new(Self { io, input: BytesMut::new(), searched: 0, output: Output::default(), touched: false, spent: false })
+        Box::new(Self {
+            io,
+            input: BytesMut::new(),
+            searched: 0,
+            output: Output::default(),
+            touched: false,
+            spent: false,
+            timer: LazyTimer::default(),
+        })
     }
 
     /// The byte stream of an idle connection, for who speaks on it in another way.
@@ -96,8 +111,8 @@ impl Direct {
         self.io
     }
 
-    /// Sends a request and waits for its head. `reused` is for the error only.
-    pub(super) async fn exchange(&mut self, request: Whole<'_>, reused: bool) -> Result<Head, Failed> {
+    /// Sends a request and waits for its head, until then if that is given. `reused` is for the error only.
+    pub(super) async fn exchange(&mut self, request: Whole<'_>, reused: bool, until: Option<Instant>) -> Result<Head, Failed> {
         // Requests that were read in one turn leave one behind the other: beside the build without it, in eight rounds each, that took 6 %
         // off the processor time of a chat request at saturation.
         others_first().await;
@@ -107,7 +122,12 @@ impl Direct {
         }
         (self.output, self.touched) = (Output::of(request), false);
         let mut waiting = Waiting { bodyless: request.method == Method::HEAD, informational: 0, broken: None };
-        let head = poll_fn(|cx| self.poll_exchange(&mut waiting, cx)).await;
+        let head = poll_fn(|cx| match (self.poll_exchange(&mut waiting, cx), until) {
+            (Poll::Ready(head), _) => Poll::Ready(Some(head)),
+            (Poll::Pending, Some(until)) => self.timer.poll(until, cx).map(|()| None),
+            (Poll::Pending, None) => Poll::Pending,
+        });
+        let Some(head) = head.await else { return Err(Failed::TimedOut) };
         head.map_err(|lost| match lost {
             Lost::Io(error) if !self.touched => Failed::Unsent(error),
             Lost::Io(error) => Failed::Sent(SendError { reused, ..SendError::lost(SendErrorKind::Broken, error) }),

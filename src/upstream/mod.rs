@@ -6,8 +6,8 @@
 //! without it (`direct`, which says what that saves).
 //!
 //! An exchange never waits for another one. The request path takes no lock of ours and, over HTTP/1.1, spawns no task, but for two
-//! rare cases that `h1` names. There are no timers here but the connect timeout: first byte, idle gap and total belong to whoever can
-//! tell a slow model from a dead one. Names are looked up once for everybody who wants them (`names`).
+//! rare cases that `h1` names. There are no timers here but that of connecting and that of the first byte, which is told by
+//! whoever waits for it: idle gap and total belong to whoever can tell a slow model from a dead one. Names are looked up once for everybody who wants them (`names`).
 
 mod body;
 mod connect;
@@ -22,6 +22,7 @@ mod names;
 mod pool;
 #[cfg(test)]
 mod tests;
+mod timer;
 mod turn;
 
 use std::sync::Arc;
@@ -33,7 +34,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::upgrade::OnUpgrade;
 use rustls::RootCertStore;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
 pub use body::{Chunks, SendBody, UpstreamBody};
@@ -41,6 +42,7 @@ pub use connect::{BoxIo, Connector, Io, Target, round_trip, system_roots, tcp};
 pub use error::{BodyError, BoxError, ConnectError, SendError, SendErrorKind};
 pub use heads::{for_hyper, head_of};
 pub use names::Names;
+pub(crate) use timer::LazyTimer;
 pub(crate) use turn::{others_first, wake_after_others};
 
 use crate::backend::{Backend, Protocol};
@@ -130,7 +132,10 @@ impl Upstreams {
                 Protocol::Http1 if !request.body().is_stream() && !request.headers().contains_key(UPGRADE) => {
                     let fields = Fields::of_map(request.headers());
                     let whole = Whole { method: request.method(), target: request.uri(), fields: &fields, body: request.body() };
-                    let sent = self.send_direct(backend, whole).await;
+                    // Without an end to wait for there is none that could be missed.
+                    let Ok(sent) = self.send_direct(backend, whole, None).await else {
+                        return Err(SendError::lost(SendErrorKind::Broken, "no answer in time"));
+                    };
                     sent.map_err(|error| if error.kind.nothing_sent() { error.with_request(request) } else { error })
                 }
                 // Boxed, as are other long ways round: every future on the short one would be as large as the longest.
@@ -146,13 +151,16 @@ impl Upstreams {
         &self,
         backend: &Arc<Backend>,
         request: &Message<RequestHead, SendBody>,
-    ) -> Result<UpstreamResponse, SendError> {
+        within: Duration,
+    ) -> Result<Result<UpstreamResponse, SendError>, TimedOut> {
+        let until = tokio::time::Instant::now() + within;
         let Message { head: RequestHead { method, target, fields, .. }, body } = request;
         if backend.protocol == Protocol::Http1 && !body.is_stream() && !fields.has(Name::Upgrade) {
-            return self.send_direct(backend, Whole { method, target, fields, body }).await;
+            return self.send_direct(backend, Whole { method, target, fields, body }, Some(until)).await;
         }
         // Boxed as above.
-        Box::pin(self.send(backend, Request::from(copied(request)))).await
+        let sending = Box::pin(self.send(backend, Request::from(copied(request))));
+        timeout_at(until, sending).await.map_err(|_| TimedOut)
     }
 
     /// Closes what the calling thread has kept idle too long, and what backends have closed meanwhile. To be called every second or
@@ -162,27 +170,39 @@ impl Upstreams {
     }
 
     /// An error does not have the request in it.
-    async fn send_direct(&self, backend: &Arc<Backend>, request: Whole<'_>) -> Result<UpstreamResponse, SendError> {
+    async fn send_direct(
+        &self,
+        backend: &Arc<Backend>,
+        request: Whole<'_>,
+        until: Option<tokio::time::Instant>,
+    ) -> Result<Result<UpstreamResponse, SendError>, TimedOut> {
         let is_direct = |parked: &Parked| matches!(parked, Parked::Direct(_));
         for _ in 0..MAX_STALE {
             let Some(Parked::Direct(mut connection)) = pool::take(&self.shared, backend, self.now(), is_direct) else { break };
-            match connection.exchange(request, true).await {
-                Ok(head) => return Ok(self.received(backend, head, connection, None)),
-                Err(direct::Failed::Sent(error)) => return Err(error),
+            match connection.exchange(request, true, until).await {
+                Ok(head) => return Ok(Ok(self.received(backend, head, connection, None))),
+                Err(direct::Failed::Sent(error)) => return Ok(Err(error)),
+                Err(direct::Failed::TimedOut) => return Err(TimedOut),
                 Err(direct::Failed::Unsent(_)) => {}
             }
         }
         let started = self.now();
         // Boxed: it is rare, and a TLS handshake would make every exchange's future several times larger.
-        let mut connection = match Box::pin(connect::establish(&self.shared.connector, &self.shared.tls, backend)).await {
+        let connecting = Box::pin(connect::establish(&self.shared.connector, &self.shared.tls, backend));
+        let connected = match until {
+            Some(until) => timeout_at(until, connecting).await.map_err(|_| TimedOut)?,
+            None => connecting.await,
+        };
+        let mut connection = match connected {
             Ok(io) => Direct::new(io),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Ok(Err(error.into())),
         };
         let took = self.now().saturating_duration_since(started);
-        match connection.exchange(request, false).await {
-            Ok(head) => Ok(self.received(backend, head, connection, Some(took))),
-            Err(direct::Failed::Sent(error)) => Err(error),
-            Err(direct::Failed::Unsent(error)) => Err(not_taken(None, error)),
+        match connection.exchange(request, false, until).await {
+            Ok(head) => Ok(Ok(self.received(backend, head, connection, Some(took)))),
+            Err(direct::Failed::Sent(error)) => Ok(Err(error)),
+            Err(direct::Failed::TimedOut) => Err(TimedOut),
+            Err(direct::Failed::Unsent(error)) => Ok(Err(not_taken(None, error))),
         }
     }
 
@@ -337,6 +357,10 @@ impl std::fmt::Debug for Upstreams {
         f.debug_struct("Upstreams").finish_non_exhaustive()
     }
 }
+
+/// There was no response head in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimedOut;
 
 /// What the request asked for that its response has to fit.
 #[derive(Clone, Copy)]
