@@ -30,13 +30,9 @@ macro_rules! quantity {
 
             #[doc = concat!("A value in ", $unit, "; what is not finite or negative becomes the nearest value that is allowed.")]
             pub const fn saturating(value: f64) -> Self {
-                if value.is_nan() || value <= 0.0 {
-                    Self(0.0)
-                } else if value > f64::MAX {
-                    Self(f64::MAX)
-                } else {
-                    Self(value)
-                }
+                // Two comparisons without a branch: no number is above zero, and what is not below the largest one is that.
+                let value = if value > 0.0 { value } else { 0.0 };
+                Self(if value < f64::MAX { value } else { f64::MAX })
             }
 
             #[doc = concat!("The value in ", $unit, ".")]

@@ -136,31 +136,34 @@ impl Json {
     /// Puts a text, between quotation marks.
     pub fn text(&mut self, text: &str) {
         let bytes = text.as_bytes();
+        let len = bytes.len();
         // Most are so short that they are looked at and put as one word or two, which overlap.
-        match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
-            (Some(first), Some(last)) if bytes.len() <= 16 => {
-                if special(u64::from_le_bytes(*first)) | special(u64::from_le_bytes(*last)) != 0 {
-                    return self.escaped(text);
-                }
-                self.constant(b"\"");
-                self.constant(first);
-                self.end -= 16 - bytes.len();
-                self.constant(last);
-                self.constant(b"\"");
-            }
+        let (first, last) = match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+            (Some(first), Some(last)) if len <= 16 => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
             (None, _) => {
                 let word = short(bytes);
-                if special(word) != 0 {
-                    return self.escaped(text);
-                }
-                self.constant(b"\"");
-                self.constant(&word.to_le_bytes());
-                self.end -= 8 - bytes.len();
-                self.constant(b"\"");
+                (word, word)
             }
-            _ if is_plain(bytes) => self.quoted(bytes),
-            _ => self.escaped(text),
+            _ if is_plain(bytes) => return self.quoted(bytes),
+            _ => return self.escaped(text),
+        };
+        if special(first) | special(last) != 0 {
+            return self.escaped(text);
         }
+        // One look at the room for both words and the marks around them.
+        if let Some([mark, words @ ..]) = self.room(18).first_chunk_mut::<18>() {
+            *mark = b'"';
+            if let Some(word) = words.first_chunk_mut::<8>() {
+                *word = first.to_le_bytes();
+            }
+            if let Some(word) = words.get_mut(len.saturating_sub(8)..).and_then(<[u8]>::first_chunk_mut::<8>) {
+                *word = last.to_le_bytes();
+            }
+            if let Some(mark) = words.get_mut(len) {
+                *mark = b'"';
+            }
+        }
+        self.end += len + 2;
     }
 
     /// Puts bytes that need no escape between quotation marks.
