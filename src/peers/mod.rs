@@ -387,4 +387,6 @@ fn learn(entry: Entry, peer: &mut Peer, names: &Names, snapshot: &Snapshot) {
 }
 
 #[cfg(test)]
+mod adverse_tests;
+#[cfg(test)]
 mod tests;

@@ -8,13 +8,13 @@ use crate::testing::plan;
 use crate::units::Millis;
 
 /// A replica: its snapshot, and what it has heard.
-struct Replica {
-    snapshot: Snapshot,
-    exchange: Exchange,
+pub(super) struct Replica {
+    pub(super) snapshot: Snapshot,
+    pub(super) exchange: Exchange,
 }
 
 impl Replica {
-    fn new(run: u64, now: Instant) -> Self {
+    pub(super) fn new(run: u64, now: Instant) -> Self {
         Self::with(run, plan(), now)
     }
 
@@ -23,36 +23,36 @@ impl Replica {
         Self { exchange: Exchange::new(run, &snapshot), snapshot }
     }
 
-    fn loads(&mut self) -> Vec<Vec<u8>> {
+    pub(super) fn loads(&mut self) -> Vec<Vec<u8>> {
         self.exchange.loads(&self.snapshot)
     }
 
-    fn take(&mut self, messages: &[Vec<u8>], now: Instant) -> Result<(), Refused> {
+    pub(super) fn take(&mut self, messages: &[Vec<u8>], now: Instant) -> Result<(), Refused> {
         messages.iter().try_for_each(|message| self.exchange.take(message, &self.snapshot, now))
     }
 
-    fn look(&mut self, now: Instant) {
+    pub(super) fn look(&mut self, now: Instant) {
         self.exchange.look(&self.snapshot, now, 1);
     }
 
     /// What is ahead of the next request at the only backend.
-    fn ahead(&self) -> u32 {
+    pub(super) fn ahead(&self) -> u32 {
         self.snapshot.live[0].load().in_flight
     }
 }
 
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     SystemClock.monotonic()
 }
 
 /// Each hears the other.
-fn meet(a: &mut Replica, b: &mut Replica, now: Instant) {
+pub(super) fn meet(a: &mut Replica, b: &mut Replica, now: Instant) {
     assert_eq!(b.take(&a.loads(), now), Err(Refused::Unmet));
     a.take(&b.loads(), now).unwrap();
     b.take(&a.loads(), now).unwrap();
 }
 
-fn seconds(seconds: f64) -> Duration {
+pub(super) fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
 

@@ -1,11 +1,15 @@
 //! Replicas that share a backend: its limit holds for all of them together, and nobody can make one worse than alone.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Mutex;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use windward::clock::{Clock, SystemClock};
 
 use super::support::peer::{PATIENCE, Then, respond};
-use super::support::{Client, Harness, Peer, patiently};
+use super::support::{Client, Harness, Peer, patiently, text};
 
 const OK: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
 const BODY: &str = r#"{"model":"m"}"#;
@@ -18,12 +22,46 @@ fn free_port() -> SocketAddr {
 
 /// A replica that prefers `near`, which takes two requests at once.
 fn replica(listen: SocketAddr, others: &[SocketAddr], secret: &str, near: SocketAddr, far: SocketAddr) -> Harness {
+    let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+    replica_by(Arc::new(SystemClock), listen, &others, secret, [near, far])
+}
+
+/// The same by a clock of its own, with the others as the file names them.
+fn replica_by(clock: Arc<dyn Clock>, listen: SocketAddr, others: &[String], secret: &str, to: [SocketAddr; 2]) -> Harness {
     let others: Vec<String> = others.iter().map(|other| format!("\"{other}\"")).collect();
     let top = format!(
         "peers: {{ listen: \"{listen}\", others: [{}], secret: {secret}, fast: 10ms, slow: 50ms }}\nlimits: {{ drain_delay: 0s }}",
         others.join(", ")
     );
-    Harness::with(&top, &[("near", near, "max_in_flight: 2"), ("far", far, "")], "policy: in_order")
+    Harness::run(clock, |log| text(log, &top, &[("near", to[0], "max_in_flight: 2"), ("far", to[1], "")], "policy: in_order"))
+}
+
+/// A clock that was set wrong.
+struct Wrong {
+    monotonic_ahead: Duration,
+    wall_ahead: SignedDuration,
+}
+
+impl Clock for Wrong {
+    fn monotonic(&self) -> Instant {
+        SystemClock.monotonic() + self.monotonic_ahead
+    }
+
+    fn wall(&self) -> Timestamp {
+        SystemClock.wall() + self.wall_ahead
+    }
+}
+
+/// A backend that answers one request for each word.
+fn held() -> (Peer, Sender<()>) {
+    let (release, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
+    let peer = Peer::start(move |_, socket| {
+        let _ = wait.lock().unwrap().recv();
+        respond(socket, "200 OK", "content-type: application/json\r\n", OK.as_bytes());
+        Then::Close
+    });
+    (peer, release)
 }
 
 fn wait_for_others(replica: &Harness, heard: u64) {
@@ -42,14 +80,7 @@ fn messages(replica: &Harness, result: &str) -> u64 {
 
 #[test]
 fn a_backends_limit_holds_for_all_replicas_together() {
-    let (release, wait) = channel::<()>();
-    let wait = Mutex::new(wait);
-    let near = Peer::start(move |_, socket| {
-        let _ = wait.lock().unwrap().recv();
-        respond(socket, "200 OK", "content-type: application/json\r\n", OK.as_bytes());
-        Then::Close
-    });
-    let far = Peer::answering("200 OK", OK);
+    let ((near, release), far) = (held(), Peer::answering("200 OK", OK));
     let (at_a, at_b) = (free_port(), free_port());
     // Each has the list of all, itself included, as a name gives it.
     let a = replica(at_a, &[at_a, at_b], SECRET, near.address, far.address);
@@ -132,4 +163,52 @@ fn forged_repeated_and_recorded_messages_change_nothing() {
     let mut client = Client::connect(b.address);
     client.post("/v1/chat/completions", "", BODY);
     assert_eq!((client.answer().status, &b.record()["backend"]), (200, &"near".into()));
+}
+
+/// What is sent to `near` through one of them counts at the other.
+fn share_a_limit(a: &Harness, b: &Harness, near: &Peer, release: &Sender<()>) {
+    let mut first: Vec<Client> = (0..2).map(|_| Client::connect(a.address)).collect();
+    for client in &mut first {
+        client.post("/v1/chat/completions", "", BODY);
+        near.next();
+    }
+    wait_for_elsewhere(b, 2);
+    let mut third = Client::connect(b.address);
+    third.post("/v1/chat/completions", "", BODY);
+    assert_eq!((third.answer().status, &b.record()["backend"]), (200, &"far".into()));
+    (0..2).for_each(|_| release.send(()).unwrap());
+    for client in &mut first {
+        assert_eq!((client.answer().status, &a.record()["backend"]), (200, &"near".into()));
+    }
+    wait_for_elsewhere(b, 0);
+}
+
+#[test]
+fn replicas_of_one_name_share_a_limit_however_wrong_their_clocks_are() {
+    let ((near, release), far) = (held(), Peer::answering("200 OK", OK));
+    let (at_a, at_b) = (free_port(), free_port());
+    let named = [at_a, at_b].map(|at| format!("localhost:{}", at.port()));
+    let [hours, days] = [Duration::from_hours(5), Duration::from_hours(70)];
+    let wrong = Wrong { monotonic_ahead: hours, wall_ahead: -SignedDuration::try_from(days).unwrap() };
+    let a = replica_by(Arc::new(wrong), at_a, &named, SECRET, [near.address, far.address]);
+    let b = replica_by(Arc::new(SystemClock), at_b, &named, SECRET, [near.address, far.address]);
+    wait_for_others(&a, 1);
+    wait_for_others(&b, 1);
+    share_a_limit(&a, &b, &near, &release);
+    share_a_limit(&b, &a, &near, &release);
+}
+
+#[test]
+fn a_replica_that_begins_anew_is_heard_again() {
+    let ((near, release), far) = (held(), Peer::answering("200 OK", OK));
+    let (at_a, at_b) = (free_port(), free_port());
+    let b = replica(at_b, &[at_a, at_b], SECRET, near.address, far.address);
+    for _ in 0..2 {
+        let a = replica(at_a, &[at_a, at_b], SECRET, near.address, far.address);
+        wait_for_others(&a, 1);
+        wait_for_others(&b, 1);
+        share_a_limit(&a, &b, &near, &release);
+        a.stop();
+        wait_for_others(&b, 0);
+    }
 }

@@ -1,0 +1,140 @@
+//! A network that loses, delays, repeats and cuts off, replicas that die and come back, and clocks that differ.
+
+use proptest::prelude::*;
+
+use super::tests::{Replica, meet, now, seconds};
+use super::*;
+use crate::live::Permit;
+use crate::units::Millis;
+
+/// So many requests under way at the only backend, and no others.
+fn have(replica: &Replica, permits: &mut Vec<Permit>, count: usize) {
+    permits.truncate(count);
+    while permits.len() < count {
+        permits.push(replica.snapshot.live[0].admit(10));
+    }
+}
+
+/// An answer that the replica learns from.
+fn learn(replica: &Replica) {
+    replica.snapshot.live[0].model("m").unwrap().saw_first_token(500, Millis::ZERO, Millis::saturating(200.0));
+}
+
+fn samples(replica: &Replica) -> u64 {
+    replica.snapshot.live[0].model("m").unwrap().samples()
+}
+
+#[test]
+fn clocks_that_differ_make_no_difference() {
+    let begun = now();
+    // The other one is a day ahead, and runs a tenth faster.
+    let clocks = |second: f64| (begun + seconds(second), begun + seconds(86_400.0 + 1.1 * second));
+    let (here, there) = clocks(0.0);
+    let (mut a, mut b) = (Replica::new(1, here), Replica::new(2, there));
+    assert_eq!(b.take(&a.loads(), there), Err(Refused::Unmet));
+    a.take(&b.loads(), here).unwrap();
+    let (mut own, mut theirs) = (Vec::new(), Vec::new());
+    for step in 1..=200_u32 {
+        let (here, there) = clocks(0.05 * f64::from(step));
+        have(&a, &mut own, step as usize % 3);
+        have(&b, &mut theirs, step as usize % 5);
+        b.take(&a.loads(), there).unwrap();
+        a.take(&b.loads(), here).unwrap();
+        a.look(here);
+        b.look(there);
+        let all = step % 3 + step % 5;
+        assert_eq!((a.ahead(), b.ahead()), (all, all), "step {step}");
+        assert_eq!((a.exchange.heard(), b.exchange.heard()), (1, 1));
+    }
+}
+
+#[test]
+fn one_that_dies_takes_along_what_it_had_and_no_more() {
+    let begun = now();
+    let [mut a, mut b, mut c] = [1, 2, 3].map(|run| Replica::new(run, begun));
+    meet(&mut a, &mut b, begun);
+    meet(&mut a, &mut c, begun);
+    let _dead: Vec<Permit> = (0..3).map(|_| b.snapshot.live[0].admit(10)).collect();
+    let _alive: Vec<Permit> = (0..2).map(|_| c.snapshot.live[0].admit(10)).collect();
+    let _own = a.snapshot.live[0].admit(10);
+    a.take(&b.loads(), begun).unwrap();
+    for step in 0..60 {
+        let at = begun + seconds(0.05 * f64::from(step));
+        a.take(&c.loads(), at).unwrap();
+        a.look(at);
+        // Silent for a quarter of a second it is taken to do as this one does, which has begun nothing since.
+        assert_eq!(a.ahead(), if step < 40 { 6 } else { 3 }, "step {step}");
+    }
+    assert_eq!(a.exchange.heard(), 1, "who is left is counted as it says, and not guessed at");
+}
+
+/// A cable was out: both are the same processes as before, and what was said meanwhile was lost.
+#[test]
+fn one_that_was_cut_off_is_heard_again_and_nothing_counts_twice() {
+    let begun = now();
+    let (mut a, mut b) = (Replica::new(1, begun), Replica::new(2, begun));
+    meet(&mut a, &mut b, begun);
+    learn(&b);
+    a.take(&b.exchange.lessons(&b.snapshot), begun).unwrap();
+    (0..5).for_each(|_| learn(&b));
+    a.take(&b.exchange.lessons(&b.snapshot), begun).unwrap();
+    assert_eq!(samples(&a), 5);
+    let kept = b.loads();
+
+    let later = begun + seconds(60.0);
+    (0..7).for_each(|_| learn(&b));
+    for replica in [&mut a, &mut b] {
+        replica.look(later);
+        assert_eq!(replica.exchange.heard(), 0);
+    }
+    let _theirs = b.snapshot.live[0].admit(10);
+    assert_eq!(b.take(&a.loads(), later), Err(Refused::Unmet), "it has been forgotten there as well");
+    a.take(&b.loads(), later).unwrap();
+    b.take(&a.loads(), later).unwrap();
+    a.look(later);
+    assert_eq!((a.ahead(), a.exchange.heard()), (1, 1));
+    assert_eq!(a.take(&kept, later), Err(Refused::Repeated), "of before");
+
+    a.take(&b.exchange.lessons(&b.snapshot), later).unwrap();
+    assert_eq!(samples(&a), 5, "what it had said before is not learned again");
+    (0..3).for_each(|_| learn(&b));
+    a.take(&b.exchange.lessons(&b.snapshot), later).unwrap();
+    assert_eq!(samples(&a), 8);
+}
+
+proptest! {
+    /// Of what arrives, in whatever order and however often, each word counts once and the last one stands.
+    #[test]
+    fn whatever_is_lost_late_or_repeated_the_last_word_stands(
+        steps in prop::collection::vec((0_usize..4, 0_usize..3), 1..40), seed in any::<u64>(),
+    ) {
+        let (now, mut random) = (now(), fastrand::Rng::with_seed(seed));
+        let (mut a, mut b) = (Replica::new(1, now), Replica::new(2, now));
+        meet(&mut a, &mut b, now);
+        // Each message with its number, what is in flight by it, and how many answers there had been.
+        let (mut said, mut permits, mut taught) = (Vec::new(), Vec::new(), 0_u64);
+        let (mut last, mut in_flight, mut first_word, mut last_word) = (0, 0, None, 0);
+        for (count, arrive) in steps {
+            have(&b, &mut permits, count);
+            said.push((said.len() + 1, b.loads(), Some(count as u32), taught));
+            learn(&b);
+            taught += 1;
+            said.push((said.len() + 1, b.exchange.lessons(&b.snapshot), None, taught));
+            for _ in 0..arrive {
+                let (nth, messages, count, answers) = random.choice(&said).unwrap();
+                prop_assert_eq!(a.take(messages, now).is_ok(), *nth > last);
+                if *nth > last {
+                    last = *nth;
+                    in_flight = count.unwrap_or(in_flight);
+                    if count.is_none() {
+                        first_word.get_or_insert(*answers);
+                        last_word = *answers;
+                    }
+                }
+            }
+            a.look(now);
+            prop_assert_eq!(a.ahead(), in_flight);
+            prop_assert_eq!(samples(&a), first_word.map_or(0, |first| last_word - first));
+        }
+    }
+}
