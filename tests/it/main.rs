@@ -46,6 +46,7 @@ mod layering;
 mod log;
 mod model_server;
 mod narrow;
+mod objectives;
 mod open_streams;
 mod overload;
 mod pins;

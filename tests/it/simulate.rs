@@ -193,6 +193,28 @@ fn nobody_emits_less_than_the_oracle_and_round_robin_saves_something() {
     }
 }
 
+/// The shipped policy of that name.
+fn policy_of(scenario: &Scenario, name: &str) -> Settings {
+    scenario.policies.iter().find(|policy| &*policy.name == name).unwrap().clone()
+}
+
+#[test]
+fn the_more_answers_must_be_in_time_the_fewer_are_late() {
+    let mut scenario = short("eu/noisy.yaml", 5.0);
+    let own = policy_of(&scenario, "windward");
+    let by = |quantile: f64| {
+        let mut settings = own.clone();
+        settings.settings.insert("latency_budget".to_owned(), serde_json::json!({ "quantile": quantile }));
+        settings
+    };
+    scenario.policies = [0.8, 0.95, 0.998].map(by).into();
+    let finished = played(&scenario, 11);
+    let late: Vec<u64> = finished.iter().map(|one| one.score.missed).collect();
+    let grams: Vec<f64> = finished.iter().map(|one| one.score.grams).collect();
+    assert!(late[0] > 2 * late[1] && late[1] > 2 * late[2], "{late:?}");
+    assert!(grams[0] < grams[1] && grams[1] < grams[2], "{grams:?}: who may be late now and then is cleaner for it");
+}
+
 #[test]
 fn least_latency_stays_at_home_while_there_is_room() {
     let mut scenario = short("eu/normal.yaml", 5.0);
