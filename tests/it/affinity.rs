@@ -106,3 +106,60 @@ fn where_nothing_is_kept_or_nobody_asks_they_take_turns() {
     let last = &places(&records)[80..];
     assert!(last.contains(&"one") && last.contains(&"two"), "its own reports say that it keeps nothing: {last:?}");
 }
+
+const SHORT: &str =
+    r#"{"choices":[],"usage":{"prompt_tokens":2000,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":1800}}}"#;
+
+/// A conversation of which the dirtier of two backends was sent all turns so far, and where its next one goes; with its line of the log.
+/// A prompt of two thousand tokens is read there for a fifth of the energy of all of it.
+fn next_turn(dirtier: u32, budget: &str, expect: &str) -> (String, Value) {
+    let (clean, dirty) = (caching(SHORT), caching(SHORT));
+    let directory = tempfile::tempdir().unwrap();
+    let grid = directory.path().join("grid.csv");
+    let now = jiff::Timestamp::now();
+    let rows = format!("grid_zone,datetime,carbon_intensity_g_per_kwh\nFR,{now},100\nDE,{now},{}\n", 100 * dirtier);
+    std::fs::write(&grid, rows).unwrap();
+    let top = format!(
+        "  - {{ name: tested, latency_budget: {budget}, affinity: {{ header: x-session }} }}\ncarbon: {{ sources: [ {{ file: {{ path: {} }} }} ] }}",
+        grid.display()
+    );
+    let [here, there] = ["FR", "DE"].map(|zone| format!("grid_zone: {zone}\n    expect: {{ {expect} }}"));
+    let proxy = Harness::with(&top, &[("clean", clean.address, &here), ("dirty", dirty.address, &there)], "policy: tested");
+    let read = |status: &Value| status["grid"].as_array().unwrap().iter().all(|zone| zone["reading"].is_object());
+    proxy.wait_for_status("the grid", read);
+    let body = format!(r#"{{"model":"m","max_tokens":1,"messages":[{{"content":"{}"}}]}}"#, "word ".repeat(1800));
+    let there = ("x-session: a\r\nx-windward-residency: DE\r\n".to_owned(), body.clone());
+    let before = ask(&proxy, &vec![there; 12]);
+    assert!(places(&before).iter().all(|place| *place == "dirty"));
+    let next = ask(&proxy, &[("x-session: a\r\n".to_owned(), body)]).swap_remove(0);
+    (next["backend"].as_str().unwrap().to_owned(), next)
+}
+
+fn number(record: &Value, backend: &str, name: &str) -> f64 {
+    let candidates = record["decision"]["candidates"].as_array().unwrap();
+    candidates.iter().find(|it| it["backend"] == backend).unwrap()[name].as_f64().unwrap()
+}
+
+#[test]
+fn a_conversation_moves_when_that_is_worth_more_than_reading_all_of_it_again() {
+    let free = "first_token: 10ms, per_prompt_token: 1us";
+    for (dirtier, goes) in [(3, "dirty"), (15, "clean")] {
+        let (went, record) = next_turn(dirtier, "none", free);
+        assert_eq!(went, goes, "{record}");
+        let grams = ["dirty", "clean"].map(|backend| number(&record, backend, "grams"));
+        assert_eq!(grams[0] < grams[1], goes == "dirty", "it goes where it emits less, with what is at hand: {grams:?}");
+        let whole = f64::from(dirtier) * grams[1];
+        assert!(grams[0] < 0.35 * whole && grams[0] > 0.1 * whole, "{grams:?}: a cached token is a tenth of another");
+    }
+}
+
+/// Two seconds to read all of it, and a budget of one.
+#[test]
+fn a_conversation_stays_where_reading_all_of_it_again_would_be_too_late() {
+    let (went, record) = next_turn(15, "{ total: 1s }", "first_token: 10ms, per_prompt_token: 1ms, tokens_per_second: 1000");
+    assert_eq!(went, "dirty", "{record}");
+    let verdict = &record["decision"]["candidates"][0]["verdict"];
+    assert_eq!((verdict, &record["decision"]["candidates"][0]["backend"]), (&"over_budget".into(), &"clean".into()));
+    let [warm, cold] = ["dirty", "clean"].map(|backend| number(&record, backend, "first_token_ms"));
+    assert!(warm < 1000.0 && cold > 2000.0, "{warm} ms where it is, {cold} ms elsewhere");
+}
