@@ -137,8 +137,10 @@ pub fn answer<'a>(
     let candidates = asking.candidates(&of_all, |id| may_serve(route, own, id)).ok_or_else(|| no_model(route, question.model))?;
     let decided = decide(policy, question.streamed, &candidates, 0);
     let shadow = route.shadow.as_ref().and_then(|shadow| {
-        let of_all = state::Question { policy: &shadow.policy, ..of_all };
-        asking.shadow(&of_all, |id| !shadow.outside.contains(&id))
+        // As a request is: whoever brings a policy by key is served by that one whatever the route's is.
+        let of_all = state::Question { policy: own.map_or(&shadow.policy, |own| &own.policy), ..of_all };
+        let used = asking.shadow(&of_all, |id| !shadow.outside.contains(&id) && suits_key(own, id))?;
+        Some(ShadowUsed { policy: Text::from(&*shadow.policy.name), ..used })
     });
     let decision = asking.used(&of_all, &candidates, decided.as_ref().ok());
     let mut zones = (0..plan.zones.len()).map(|zone| ZoneId(zone as u16));
@@ -213,7 +215,11 @@ fn key<'a>(snapshot: &'a Snapshot, name: &str, route: usize) -> Result<&'a Key, 
 
 /// Whether a backend lies inside the residency of the route's policy and of the key's.
 fn may_serve(route: &Route, own: Option<&KeyPolicy>, backend: BackendId) -> bool {
-    !route.outside.contains(&backend) && own.is_none_or(|own| own.outside.binary_search(&backend).is_err())
+    !route.outside.contains(&backend) && suits_key(own, backend)
+}
+
+fn suits_key(own: Option<&KeyPolicy>, backend: BackendId) -> bool {
+    own.is_none_or(|own| own.outside.binary_search(&backend).is_err())
 }
 
 fn no_model(route: &Route, model: &str) -> Unanswered {
@@ -242,7 +248,7 @@ impl<'a> Asking<'a> {
         let chosen = decision.as_ref().and_then(|decision| candidates.get(usize::from(decision.chosen())));
         Some(ShadowUsed {
             policy: Text::from(&*question.policy.name),
-            reason: Text::from(decision.as_ref().map_or("no_candidate", |decision| decision.reason.as_str())),
+            reason: Text::from(decision.as_ref().map_or(ShadowUsed::REFUSED, |decision| decision.reason.as_str())),
             backend: chosen.map(|it| self.name(it)),
             grams: chosen.and_then(|it| it.estimate.emissions),
             first_token_ms: chosen.map(|it| it.estimate.first_token),

@@ -10,8 +10,8 @@ use smallvec::SmallVec;
 use super::backend_time::backend_time;
 use super::evidence::{At, Ran};
 use super::exchange::{Attempt, AttemptOutcome, Exchange, Proof};
-use super::verdicts::{candidates_used, decision_used, shadow_used};
-use super::{forward, relay};
+use super::verdicts::{candidates_used, decision_used};
+use super::{forward, relay, shadow};
 use crate::backend::Backend;
 use crate::cost::{Costs, TokenPrices};
 use crate::decide::Candidate;
@@ -385,7 +385,7 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
         placement: ledger.chosen.map(|at| at.ran.map_or(at.backend.placement.kind, |ran| ran.kind)),
         placement_evidence: x.evidence.as_deref().map(Text::from),
         decision: decision_used(x),
-        shadow: shadow_used(x),
+        shadow: shadow::used(x),
         carbon: ledger.chosen.zip(ledger.baseline).map(|(chosen, baseline)| Carbon {
             chosen: chosen.carbon_used(x),
             baseline: (baseline.backend.id != chosen.backend.id).then(|| baseline.carbon_used(x)),

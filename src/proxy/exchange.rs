@@ -18,6 +18,7 @@ use super::pinned::Keeps;
 use super::pool::{Buffered, Claiming};
 use super::provenance::Client;
 use super::scratch::Candidates;
+use super::shadow::Shadowed;
 use super::translated::Translated;
 use super::upload::Turn;
 use super::{account, headers};
@@ -108,13 +109,6 @@ pub struct Attempt {
     pub begun: Instant,
     /// When it was known how it went (for the one that answered: when the head was there).
     pub ended: Instant,
-}
-
-/// What the route's shadow policy would have decided, over the same candidates as it sees them.
-#[derive(Debug)]
-pub(super) struct Shadowed {
-    pub(super) candidates: Candidates,
-    pub(super) decision: Option<Decision>,
 }
 
 /// One request and its response, as far as they have come.
@@ -303,15 +297,27 @@ impl Exchange {
 
     /// Whether a backend lies inside the residency of the route's policy, of the key's, and of what the request asked for.
     pub(super) fn may_serve(&self, backend: BackendId) -> bool {
-        let outside_asked = self.narrowed.as_ref().is_some_and(|asked| asked.outside.binary_search(&backend).is_ok());
-        !outside_asked && self.is_let_serve(backend)
+        !self.is_asked_not_to(backend) && self.is_let_serve(backend)
+    }
+
+    fn is_asked_not_to(&self, backend: BackendId) -> bool {
+        self.narrowed.as_ref().is_some_and(|asked| asked.outside.binary_search(&backend).is_ok())
+    }
+
+    /// The same without the route's policy.
+    pub(super) fn suits_who_asks(&self, backend: BackendId) -> bool {
+        !self.is_asked_not_to(backend) && self.is_let_by_key(backend)
     }
 
     /// The same without what the request asked for.
     pub(super) fn is_let_serve(&self, backend: BackendId) -> bool {
         let outside_route = self.route().is_some_and(|route| route.outside.contains(&backend));
+        !outside_route && self.is_let_by_key(backend)
+    }
+
+    fn is_let_by_key(&self, backend: BackendId) -> bool {
         let own = self.key().and_then(|key| key.policy.as_ref());
-        !outside_route && own.is_none_or(|own| own.outside.binary_search(&backend).is_err())
+        own.is_none_or(|own| own.outside.binary_search(&backend).is_err())
     }
 
     /// The dialect in which the client is answered: that of its route, or else what its request looks like.

@@ -25,6 +25,7 @@ mod reject;
 mod relay;
 mod request_body;
 mod scratch;
+mod shadow;
 mod signature;
 mod through;
 mod translated;
@@ -47,15 +48,14 @@ use http_body_util::Full;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::affinity::{Session, SessionKey, Warm};
+use crate::affinity::{Session, SessionKey};
 use crate::backend::BackendId;
 use crate::clock::Clock;
-use crate::decide::{Decision, Outcome, Waiting, decide, decide_in_time};
+use crate::decide::{Decision, Outcome, Waiting, decide_in_time};
 use crate::dialect::Dialect;
 use crate::live::{HedgeBudget, RetryBudget};
 use crate::policy::Policy;
 use crate::record::Ended;
-use crate::route::{Deployment, Shadow};
 use crate::state::{Question, State};
 use crate::telemetry::log::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -65,8 +65,8 @@ use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::{Call, Operation};
 
+use exchange::Proof;
 pub use exchange::{Attempt, AttemptOutcome, Exchange};
-use exchange::{Proof, Shadowed};
 use id::Id;
 use pool::{Claiming, Pool};
 pub use provenance::Client;
@@ -76,7 +76,6 @@ use reject::SOON;
 pub use relay::{Body, Cut, Limited};
 use request_body::Received;
 pub use request_body::RequestBody;
-use scratch::Candidates;
 
 /// What all workers of one proxy share.
 pub struct Shared {
@@ -382,18 +381,13 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
     if let Some(flow) = snapshot.flow(x.demand_of(flow)).filter(|_| counts) {
         flow.asked(size, demand.streamed);
     }
+    let waiting = Waiting { spent: Millis::from(now - x.begun), usual_answer: snapshot.usual_answer };
     if turn.is_some() {
-        x.shadow = shadowed(x, &deployments, &question, demand.streamed);
+        x.shadow = shadow::decided(x, &deployments, &question, waiting);
     }
     let outcome = match turn {
         None => Ok(Outcome::Serve(Decision::pinned())),
-        Some(turn) => decide_in_time(
-            &policy,
-            demand.streamed,
-            &x.candidates,
-            turn,
-            Waiting { spent: Millis::from(now - x.begun), usual_answer: snapshot.usual_answer },
-        ),
+        Some(turn) => decide_in_time(&policy, demand.streamed, &x.candidates, turn, waiting),
     };
     x.turn = turn;
     x.deployments = Some(deployments);
@@ -403,24 +397,6 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
         Outcome::Shed => return Err(Error::Shed),
     }
     Ok(None)
-}
-
-/// What the route's shadow would decide, if it has one. A client that asked for something of its own asks it of the shadow as well
-/// only by where it may be served.
-fn shadowed(x: &Exchange, deployments: &[Deployment], question: &Question<'_>, streamed: bool) -> Option<Box<Shadowed>> {
-    let Shadow { policy, outside } = x.route()?.shadow.as_ref()?;
-    let warm = x.demand.map_or_else(Warm::default, |it| x.snapshot.warm(x.session.as_ref(), policy, it.body_bytes, question.now));
-    let question = Question { policy, warm, ..*question };
-    let asked = |id: BackendId| x.narrowed.as_ref().is_none_or(|narrowed| narrowed.outside.binary_search(&id).is_err());
-    let mut candidates = Candidates::with_room_for(deployments.len());
-    for it in deployments {
-        let inside = !outside.contains(&it.backend) && asked(it.backend);
-        let Some(mut candidate) = x.snapshot.candidate(it, inside, &question) else { continue };
-        x.judge_translation(it, &mut candidate);
-        candidates.push(candidate);
-    }
-    let decision = decide(policy, streamed, &candidates, question.turn).ok();
-    Some(Box::new(Shadowed { candidates, decision }))
 }
 
 /// Where Azure says that it worked.

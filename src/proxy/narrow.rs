@@ -39,6 +39,11 @@ pub(super) struct Narrowed {
 }
 
 impl Narrowed {
+    /// Another policy as the same request narrows it; `None` where that one does not let it.
+    pub(super) fn of(&self, other: &Policy) -> Option<Policy> {
+        narrowed(other, self.budget, self.objective)
+    }
+
     /// For the record.
     pub(super) fn used(&self) -> NarrowedBy<'_> {
         NarrowedBy {
@@ -69,12 +74,9 @@ pub(super) fn narrow(x: &mut Exchange, fields: &Fields) -> Result<(), Error> {
     if (budget, objective, &residency) == (None, None, &None) {
         return Ok(());
     }
-    if objective.is_some_and(|objective| spends_more(policy, objective)) {
+    let Some(policy) = narrowed(policy, budget, objective) else {
         return Err(Error::BadNarrowing("x-windward-objective is one that heeds what a request costs, because this policy does"));
-    }
-    let mut policy = Policy::clone(policy);
-    policy.objective = objective.unwrap_or(policy.objective);
-    policy.budget = narrower(policy.budget, budget);
+    };
     let plan = &x.snapshot.plan;
     let outside = residency.as_ref().map(|places| {
         let all =
@@ -99,6 +101,15 @@ pub(super) fn narrow(x: &mut Exchange, fields: &Fields) -> Result<(), Error> {
 pub(super) fn left_nobody(x: &Exchange, mut could: impl Iterator<Item = BackendId>) -> Option<Error> {
     let left_out = could.any(|backend| x.is_let_serve(backend) && !x.may_serve(backend));
     left_out.then_some(Error::BadNarrowing("x-windward-residency leaves out every backend that could serve this request"))
+}
+
+/// A policy with a shorter budget and another objective; `None` where it does not let a request ask for that.
+fn narrowed(policy: &Policy, budget: Option<Millis>, objective: Option<Objective>) -> Option<Policy> {
+    if objective.is_some_and(|objective| spends_more(policy, objective)) {
+        return None;
+    }
+    let objective = objective.unwrap_or(policy.objective);
+    Some(Policy { objective, budget: narrower(policy.budget, budget), ..policy.clone() })
 }
 
 /// Whether under that objective a request might cost what its policy would not have paid.

@@ -1,10 +1,10 @@
-//! A decision as the log tells it: what was chosen, why not the others, and what another policy would have chosen.
+//! A decision as the log tells it: what was chosen, and why not the others.
 
 use super::account::{coefficients, prices};
 use super::exchange::Exchange;
 use crate::decide::{Candidate, Verdict, exclusion};
 use crate::policy::Policy;
-use crate::record::{CandidateUsed, DecisionUsed, ShadowUsed, Text};
+use crate::record::{CandidateUsed, DecisionUsed, Text};
 
 pub(super) fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
     x.policy().filter(|_| !x.candidates.is_empty())?;
@@ -46,16 +46,4 @@ pub(super) fn candidates_used<'l>(
     x.policy()
         .into_iter()
         .flat_map(move |policy| x.candidates.iter().enumerate().map(move |(index, candidate)| used(policy, index, candidate)))
-}
-
-pub(super) fn shadow_used(x: &Exchange) -> Option<ShadowUsed<'_>> {
-    let (policy, shadow) = (&x.route()?.shadow.as_ref()?.policy, x.shadow.as_ref()?);
-    let chosen = shadow.decision.as_ref().and_then(|decision| shadow.candidates.get(usize::from(decision.chosen())));
-    Some(ShadowUsed {
-        policy: Text::from(&*policy.name),
-        reason: Text::from(shadow.decision.as_ref().map_or("no_candidate", |decision| decision.reason.as_str())),
-        backend: chosen.map(|candidate| Text::from(&*x.snapshot.plan.backend(candidate.backend).name)),
-        grams: chosen.and_then(|candidate| candidate.estimate.emissions),
-        first_token_ms: chosen.map(|candidate| candidate.estimate.first_token),
-    })
 }

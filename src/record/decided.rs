@@ -118,16 +118,16 @@ pub struct NarrowedBy<'a> {
     pub residency: Option<Text<'a>>,
 }
 
-/// What a shadow policy would have chosen, among the same candidates at the same moment.
+/// What would have been chosen if the route's policy were its shadow, among the same candidates at the same moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShadowUsed<'a> {
     /// Its name.
     #[serde(borrow)]
     pub policy: Text<'a>,
-    /// Why it would have; `no_candidate` when it would have refused.
+    /// Why it would have; else [`Self::REFUSED`], [`Self::HELD`] or [`Self::SHED`].
     #[serde(borrow)]
     pub reason: Text<'a>,
-    /// Whom.
+    /// Whom; nobody where it would have been sent nowhere just then.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<Text<'a>>,
     /// Grams as predicted there; null when unknown. To be held against those predicted of the candidate that was chosen.
@@ -136,4 +136,13 @@ pub struct ShadowUsed<'a> {
     /// First token as predicted there, at the shadow's quantile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_token_ms: Option<Millis>,
+}
+
+impl ShadowUsed<'_> {
+    /// It would have refused it, because nobody may serve it as it was asked for.
+    pub const REFUSED: &'static str = "no_candidate";
+    /// It would have held it back until there is room, when it was decided; what would have become of it then nobody knows.
+    pub const HELD: &'static str = "held";
+    /// It would have refused it as one that could only come too late.
+    pub const SHED: &'static str = "shed";
 }

@@ -170,6 +170,8 @@ pub struct Shadow {
     pub elsewhere: u64,
     /// Others, that it would have refused.
     pub refused: u64,
+    /// Others, that it would have held back until there is room, and perhaps refused then.
+    pub held: u64,
     /// Predicted of what was chosen, in grams.
     pub chosen_grams: f64,
     /// Predicted of what it would have chosen, in grams.
@@ -312,8 +314,8 @@ impl Section {
 
 impl Shadow {
     fn of((policy, sums): (&String, &Shadowed)) -> Self {
-        let Shadowed { requests, elsewhere, refused, grams: [chosen_grams, instead_grams] } = *sums;
-        Self { policy: policy.clone(), requests, elsewhere, refused, chosen_grams, instead_grams }
+        let Shadowed { requests, elsewhere, refused, held, grams: [chosen_grams, instead_grams] } = *sums;
+        Self { policy: policy.clone(), requests, elsewhere, refused, held, chosen_grams, instead_grams }
     }
 }
 

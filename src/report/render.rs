@@ -230,12 +230,14 @@ pub(crate) fn mass(grams: f64) -> String {
 }
 
 fn shadowed(shadow: &Shadow) -> String {
-    let Shadow { policy, requests, elsewhere, refused, chosen_grams, instead_grams } = shadow;
+    let Shadow { policy, requests, elsewhere, refused, held, chosen_grams, instead_grams } = shadow;
     let relative = if *chosen_grams > 0.0 { (chosen_grams - instead_grams) / chosen_grams } else { 0.0 };
     let [chosen, other] = [chosen_grams, instead_grams].map(|grams| mass(*grams));
-    let refused = if *refused > 0 { format!(", and would have refused {refused} others") } else { String::new() };
+    let others =
+        |what: &str, count: u64| if count > 0 { format!(", and would have {what} {count} others") } else { String::new() };
+    let (refused, held) = (others("refused", *refused), others("held back", *held));
     format!(
-        "{} would have sent {elsewhere} of {requests} elsewhere{refused}; by prediction {other} instead of {chosen}, {}",
+        "{} would have sent {elsewhere} of {requests} elsewhere{refused}{held}; by prediction {other} instead of {chosen}, {}",
         shown(policy),
         saving(relative)
     )

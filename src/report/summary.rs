@@ -271,6 +271,8 @@ pub(super) struct Shadowed {
     pub(super) elsewhere: u64,
     /// Requests that it would have refused, which are not among them.
     pub(super) refused: u64,
+    /// And those that it would have held back at first.
+    pub(super) held: u64,
     /// Grams as predicted of what was chosen, and of what it would have chosen.
     pub(super) grams: [f64; 2],
 }
@@ -278,7 +280,8 @@ pub(super) struct Shadowed {
 impl Shadowed {
     fn add(&mut self, shadow: &ShadowUsed<'_>, chosen: &CandidateUsed<'_>) {
         let Some(backend) = &shadow.backend else {
-            self.refused += 1;
+            let counted = if &*shadow.reason == ShadowUsed::HELD { &mut self.held } else { &mut self.refused };
+            *counted += 1;
             return;
         };
         if let (Some(own), Some(other)) = (chosen.grams, shadow.grams) {

@@ -56,13 +56,14 @@ fn what_a_shadow_would_have_made_of_it_is_added_up() {
         )
     };
     let shadow = |backend: &str| format!(r#""shadow":{{"policy":"next","reason":"least_carbon",{backend}}}"#);
-    let mut lines: Vec<serde_json::Value> = lines([1, 2, 3]).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut lines: Vec<serde_json::Value> = lines([1, 2, 3, 4]).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for (line, own, other) in lines
         .iter_mut()
         .zip([
             (decision("a", 0.4), shadow(r#""backend":"b","grams":0.1"#)),
             (decision("a", 0.4), shadow(r#""backend":"a","grams":0.4"#)),
             (decision("a", 0.4), shadow(r#""grams":null"#)),
+            (decision("a", 0.4), shadow(r#""grams":null"#).replace("least_carbon", "held")),
         ])
         .map(|(line, (own, other))| (line, own, other))
     {
@@ -73,10 +74,11 @@ fn what_a_shadow_would_have_made_of_it_is_added_up() {
     let report = report(&[&log]);
     let section = &report.traffic[0].sections[0];
     let [shadow] = &section.shadows[..] else { panic!("{:?}", section.shadows) };
-    assert_eq!((shadow.policy.as_str(), shadow.requests, shadow.elsewhere, shadow.refused), ("next", 2, 1, 1));
+    assert_eq!((shadow.policy.as_str(), shadow.requests, shadow.elsewhere), ("next", 2, 1));
+    assert_eq!((shadow.refused, shadow.held), (1, 1));
     assert!((shadow.chosen_grams - 0.8).abs() < 1e-12 && (shadow.instead_grams - 0.5).abs() < 1e-12);
     let text = render::text(&report, false);
-    let said = "next would have sent 1 of 2 elsewhere, and would have refused 1 others; by prediction 500 mg instead of 800 mg, 37.5 % less";
+    let said = "next would have sent 1 of 2 elsewhere, and would have refused 1 others, and would have held back 1 others; by prediction 500 mg instead of 800 mg, 37.5 % less";
     assert!(text.contains(said), "{text}");
 }
 

@@ -98,3 +98,53 @@ fn a_shadow_policy_is_decided_and_logged_and_sends_nothing() {
     assert!(shadow["grams"].as_f64() > candidates[1]["grams"].as_f64());
     assert_eq!(dirty.connections(), 0);
 }
+
+/// With this as the route's shadow, what the log says of it: whom it would have chosen, and why.
+fn shadowed(policies: &str, fields: &str) -> (Option<String>, String) {
+    let (dirty, clean) = (Peer::answering("200 OK", OK), Peer::answering("200 OK", OK));
+    let proxy = two(&dirty, &clean, policies, "shadow: next");
+    let (status, record) = served(&proxy, fields);
+    assert_eq!((status, &record["shadow"]["policy"]), (200, &"next".into()), "{record}");
+    let shadow = &record["shadow"];
+    (shadow["backend"].as_str().map(str::to_owned), shadow["reason"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_shadow_is_asked_for_what_the_request_itself_asks_for() {
+    for (policy, fields, backend, reason) in [
+        ("latency_budget: { first_token: 10s }", "", Some("clean"), "least_carbon"),
+        ("latency_budget: { first_token: 10s }", "x-windward-latency-budget: 500ms\r\n", Some("dirty"), "only"),
+        ("objective: listed_order", "x-windward-objective: least_carbon\r\n", Some("clean"), "least_carbon"),
+        ("objective: listed_order", "x-windward-residency: SE\r\n", Some("clean"), "only"),
+        ("residency: [PL]", "x-windward-residency: SE\r\n", None, "no_candidate"),
+        ("objective: least_cost", "x-windward-objective: least_latency\r\n", None, "no_candidate"),
+    ] {
+        let got = shadowed(&format!("  - {{ name: next, {policy} }}"), fields);
+        assert_eq!(got, (backend.map(str::to_owned), reason.to_owned()), "{policy} and {fields}");
+    }
+}
+
+#[test]
+fn a_shadow_that_would_hold_or_shed_a_request_says_so() {
+    // A little more than a second is expected of the only one, of which it can wait for half.
+    for (first_token, reason) in [("1s", "held"), ("50ms", "shed")] {
+        let policy = format!(
+            "  - {{ name: next, residency: [SE], latency_budget: {{ first_token: {first_token} }}, overload: hold_then_shed }}"
+        );
+        assert_eq!(shadowed(&policy, ""), (None, reason.to_owned()));
+    }
+}
+
+#[test]
+fn a_shadow_of_the_route_does_not_stand_for_the_policy_that_a_key_brings() {
+    let (dirty, clean) = (Peer::answering("200 OK", OK), Peer::answering("200 OK", OK));
+    let top = "  - { name: swedish, objective: listed_order, residency: [SE] }\nkeys:\n  \
+               - { name: blue, secret: sk-blue-0123456789abcdef, policy: swedish }\n  \
+               - { name: green, secret: sk-green-0123456789abcdef, policy: standard }\n  \
+               - { name: red, secret: sk-red-0123456789abcdef }";
+    let proxy = two(&dirty, &clean, top, "shadow: in_order");
+    for (key, backend) in [("red", "dirty"), ("blue", "clean"), ("green", "clean")] {
+        let (status, record) = served(&proxy, &format!("authorization: Bearer sk-{key}-0123456789abcdef\r\n"));
+        assert_eq!((status, &record["shadow"]["backend"]), (200, &backend.into()), "{key}: {record}");
+    }
+}
