@@ -124,7 +124,7 @@
 //! | A backend's limit holds for all replicas together | `a_backends_limit_holds_for_all_replicas_together` |
 //! | Messages that are forged, repeated, recorded or absurd change nothing that lasts | `forged_repeated_and_recorded_messages_change_nothing`, `a_repeated_message_says_nothing_and_nor_does_a_recording`, `absurd_numbers_end_at_what_can_be`, `whatever_comes_nothing_breaks_and_nothing_lasts` |
 //! | Of what is lost, late or repeated each word counts once, and the last one stands | `whatever_is_lost_late_or_repeated_the_last_word_stands` |
-//! | What one says of a backend is believed of the backend of that name at that place, and of no other | `the_same_name_at_another_place_is_another_backend` |
+//! | What one says of a backend is believed of the backend of that name at that place, and of no other; of another site first tokens are not | `the_same_name_at_another_place_is_another_backend`, `of_another_site_only_what_is_the_same_from_there_is_learned` |
 //! | Clocks that differ make no difference | `clocks_that_differ_make_no_difference`, `replicas_of_one_name_share_a_limit_however_wrong_their_clocks_are` |
 //! | One that dies takes along what it had, and one that comes back, or begins anew, is heard again and counts once | `one_that_dies_takes_along_what_it_had_and_no_more`, `one_that_was_cut_off_is_heard_again_and_nothing_counts_twice`, `a_replica_that_begins_anew_is_heard_again` |
 //! | A replica that is silent is forgotten, and one that ends is not waited for | `all_silent_at_once_may_still_be_sending_for_a_while_and_no_longer`, `one_that_ends_and_one_that_is_no_longer_listed_are_not_waited_for` |

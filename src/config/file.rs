@@ -129,6 +129,8 @@ section! {
         others: At<OneOrMany>,
         /// What all of them know and nobody else; at least 16 characters.
         secret: At<SecretFile>,
+        /// Where this one is, in a word: replicas of two sites do not tell each other how soon answers begin. One site when left out.
+        site: Option<At<String>>,
         /// Between two messages on what is in flight; 20 ms when left out.
         fast: Option<At<Span>>,
         /// Between two on what was learned; 500 ms when left out.

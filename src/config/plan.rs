@@ -141,6 +141,8 @@ pub struct PeersPlan {
     pub others: Vec<(Arc<str>, u16)>,
     /// What all of them know.
     pub secret: Secret,
+    /// Where this one is; empty where nobody said.
+    pub site: Arc<str>,
     /// Between two messages on what is in flight.
     pub fast: Duration,
     /// Between two on what was learned.

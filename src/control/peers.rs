@@ -79,7 +79,7 @@ pub async fn run(link: Link, stop: CancellationToken) {
     };
     let (sender, others) = watch::channel(Vec::new());
     let looking = look_up(plan.others.clone(), sender);
-    let exchange = Exchange::new(fastrand::Rng::new().u64(1..), &state.load());
+    let exchange = Exchange::new(fastrand::Rng::new().u64(1..), &state.load()).at(&plan.site);
     let speaker = Speaker {
         seal: Seal::new(&plan.secret),
         socket,

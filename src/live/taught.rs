@@ -48,6 +48,12 @@ impl Taught {
         grown.is_plausible().then_some(grown)
     }
 
+    /// What is left of it where first tokens are of another place, from which the way to the backend is another: how fast tokens come.
+    #[must_use]
+    pub fn without_first_tokens(self) -> Self {
+        Self { begun: [0; CELLS], late: [0; CELLS], line: [0; 4], ..self }
+    }
+
     /// Responses that began.
     pub fn responses(&self) -> u64 {
         self.begun.iter().map(|count| u64::from(*count)).sum()

@@ -19,6 +19,7 @@ const LOAD: u8 = 1;
 const MODEL: u8 = 2;
 const FLOW: u8 = 3;
 const LEAVING: u8 = 4;
+const SITE: u8 = 5;
 
 /// What every message begins with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub(super) enum Entry {
     Flow(u64, [Asked; PROMPT_CLASSES]),
     /// It ends, and is not to be waited for.
     Leaving,
+    /// Where its first tokens are measured; stands before what they taught, and is left out where it has no name.
+    Site(u64),
     /// Something of a later version.
     Other,
 }
@@ -109,6 +112,7 @@ impl Entry {
             Self::Model(..) => MODEL,
             Self::Flow(..) => FLOW,
             Self::Leaving => LEAVING,
+            Self::Site(_) => SITE,
             Self::Other => return true,
         };
         message.extend([kind, 0, 0]);
@@ -128,6 +132,7 @@ impl Entry {
                     message.extend([requests, streamed, prompt_tokens, output_tokens].into_iter().flat_map(|n| n.to_le_bytes()));
                 }
             }
+            Self::Site(name) => message.extend(name.to_le_bytes()),
             Self::Leaving | Self::Other => {}
         }
         let length = (message.len() - before - 3) as u16;
@@ -210,6 +215,7 @@ impl<'a> Reader<'a> {
                 Entry::Flow(name, asked)
             }
             LEAVING => Entry::Leaving,
+            SITE => Entry::Site(inside.u64()?),
             _ => return Some(Entry::Other),
         };
         inside.0.is_empty().then_some(entry)
@@ -277,6 +283,7 @@ mod tests {
             )),
             (any::<u64>(), taught()).prop_map(|(name, taught)| Entry::Model(name, Box::new(taught))),
             (any::<u64>(), asked).prop_map(|(name, asked)| Entry::Flow(name, asked)),
+            any::<u64>().prop_map(Entry::Site),
             Just(Entry::Leaving),
         ]
     }
@@ -284,6 +291,7 @@ mod tests {
     #[test]
     fn the_largest_entry_fits_beside_the_longest_head() {
         let mut message = Head { run: 1, seq: 1, heard: SmallVec::from_elem(7, MOST_PEERS + 9) }.write();
+        assert!(Entry::Site(1).write(&mut message));
         let full = Taught { begun: [1; CELLS], late: [1; CELLS], paced: [1; CELLS], ..Taught::default() };
         assert!(Entry::Model(1, Box::new(full)).write(&mut message));
         assert!(message.len() + SEAL_BYTES <= MOST_BYTES);

@@ -26,6 +26,8 @@
 //! * **Dollars**: there is nothing to tell. `max_usd_per_kg` weighs each request by itself, and no sum is kept that could run out.
 //! * **The error budget** of a policy, which is about a replica's own clients; ids of what backends keep; health, refusals and quotas,
 //!   which each replica meets itself within a few requests.
+//! * **First tokens, between two sites**: from elsewhere the way to a backend is longer or shorter, so what they teach is only taken from
+//!   whoever names the same site. Limits, token rates and demand are the same from everywhere.
 //!
 //! None of this makes a replica do worse than it would alone.
 //!
@@ -115,6 +117,7 @@ pub struct PeerSeen {
 pub struct Exchange {
     run: u64,
     seq: u64,
+    site: u64,
     plan: Arc<Plan>,
     names: Names,
     peers: Vec<Peer>,
@@ -133,7 +136,13 @@ impl Exchange {
         let plan = Arc::clone(&snapshot.plan);
         let names = Names::of(&plan);
         let (peers, gone) = (Vec::new(), VecDeque::new());
-        Self { run, seq: 0, plan, names, peers, gone, next_load: 0, next_lesson: 0, lately: None, cut_off: None }
+        Self { run, seq: 0, site: 0, plan, names, peers, gone, next_load: 0, next_lesson: 0, lately: None, cut_off: None }
+    }
+
+    /// The same at a site of that name; without one it is where all are that have none.
+    #[must_use]
+    pub fn at(self, site: &str) -> Self {
+        Self { site: names::site(site), ..self }
     }
 
     /// What is to be said many times a second: what is in flight now. Never nothing, because silence means that one is gone.
@@ -144,7 +153,7 @@ impl Exchange {
             let live = snapshot.live(backend.id);
             Some(Entry::Load(*name, Load { in_flight: live.in_flight(), pending_prompt_tokens: live.pending_prompt_tokens() }))
         };
-        let (messages, next) = self.written(self.names.backends.len(), self.next_load, load);
+        let (messages, next) = written(&self.head().write(), self.names.backends.len(), self.next_load, load);
         self.next_load = next;
         self.numbered(messages)
     }
@@ -163,7 +172,12 @@ impl Exchange {
             let any = asked.iter().any(|class| class.requests > 0);
             any.then_some(Entry::Flow(*self.names.flows.get(place)?, asked))
         };
-        let (messages, next) = self.written(models + self.names.flows.len(), self.next_lesson, lesson);
+        let mut empty = self.head().write();
+        if self.site != 0 {
+            // There is room for it beside any other.
+            let _ = Entry::Site(self.site).write(&mut empty);
+        }
+        let (messages, next) = written(&empty, models + self.names.flows.len(), self.next_lesson, lesson);
         self.next_lesson = next;
         self.numbered(messages)
     }
@@ -181,27 +195,6 @@ impl Exchange {
         let mut peers: Vec<&Peer> = self.peers.iter().collect();
         peers.sort_by_key(|peer| peer.heard.is_none());
         Head { run: self.run, seq: 0, heard: peers.iter().map(|peer| peer.run).collect() }
-    }
-
-    /// Messages with as many entries as fit, from the one at `from` on and around; and where the next turn goes on.
-    fn written(&self, all: usize, from: usize, entry: impl Fn(usize) -> Option<Entry>) -> (Vec<Vec<u8>>, usize) {
-        let empty = self.head().write();
-        let mut messages = vec![empty.clone()];
-        for step in 0..all {
-            let index = (from + step) % all;
-            let Some(entry) = entry(index) else { continue };
-            if messages.last_mut().is_some_and(|message| entry.write(message)) {
-                continue;
-            }
-            if messages.len() == MOST_MESSAGES {
-                return (messages, index);
-            }
-            let mut message = empty.clone();
-            // Any entry fits into a message of its own.
-            let _ = entry.write(&mut message);
-            messages.push(message);
-        }
-        (messages, 0)
     }
 
     /// Counts the messages up.
@@ -234,15 +227,17 @@ impl Exchange {
             return Err(Refused::Unmet);
         }
         peer.hears_us(now);
+        let mut site = 0;
         for entry in entries {
             match entry {
                 None => return Err(Refused::Malformed),
+                Some(Entry::Site(name)) => site = name,
                 Some(Entry::Leaving) => {
                     self.forget(place);
                     self.lately = None;
                     return Ok(());
                 }
-                Some(entry) => learn(entry, peer, &self.names, snapshot),
+                Some(entry) => learn(entry, site == self.site, peer, &self.names, snapshot),
             }
         }
         Ok(())
@@ -355,11 +350,31 @@ impl Exchange {
     }
 }
 
+/// Messages that begin with `empty`, with as many entries as fit, from the one at `from` on and around; and where the next turn goes on.
+fn written(empty: &[u8], all: usize, from: usize, entry: impl Fn(usize) -> Option<Entry>) -> (Vec<Vec<u8>>, usize) {
+    let mut messages = vec![empty.to_vec()];
+    for step in 0..all {
+        let index = (from + step) % all;
+        let Some(entry) = entry(index) else { continue };
+        if messages.last_mut().is_some_and(|message| entry.write(message)) {
+            continue;
+        }
+        if messages.len() == MOST_MESSAGES {
+            return (messages, index);
+        }
+        let mut message = empty.to_vec();
+        // Any entry fits into a message of its own.
+        let _ = entry.write(&mut message);
+        messages.push(message);
+    }
+    (messages, 0)
+}
+
 /// Prompt tokens that a request in flight may have pending: the longest context that is sold, so that an absurd number ends there.
 const MOST_PENDING: u64 = 2 << 20;
 
-/// Takes in one thing that a replica said. Names of another plan are passed over.
-fn learn(entry: Entry, peer: &mut Peer, names: &Names, snapshot: &Snapshot) {
+/// Takes in one thing that a replica said, which is as far from all backends as this one or not. Names of another plan are passed over.
+fn learn(entry: Entry, near: bool, peer: &mut Peer, names: &Names, snapshot: &Snapshot) {
     match entry {
         Entry::Load(name, load) => {
             if let Some(backend) = names.backend(name) {
@@ -372,7 +387,7 @@ fn learn(entry: Entry, peer: &mut Peer, names: &Names, snapshot: &Snapshot) {
             if let Some((backend, model)) = names.model(name)
                 && let (Some(grown), Some(known)) = (peer.taught(name, *taught), snapshot.live(backend).model(model))
             {
-                known.hear(&grown);
+                known.hear(&if near { grown } else { grown.without_first_tokens() });
             }
         }
         Entry::Flow(name, asked) => {
@@ -382,7 +397,7 @@ fn learn(entry: Entry, peer: &mut Peer, names: &Names, snapshot: &Snapshot) {
                 flow.asked_elsewhere(&grown);
             }
         }
-        Entry::Leaving | Entry::Other => {}
+        Entry::Leaving | Entry::Site(_) | Entry::Other => {}
     }
 }
 

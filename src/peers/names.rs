@@ -66,6 +66,11 @@ impl Names {
     }
 }
 
+/// Of a site; 0 where it has no name.
+pub(super) fn site(name: &str) -> u64 {
+    if name.is_empty() { 0 } else { hash([name]) }
+}
+
 /// FNV-1a of the parts with an end to each: the same in every build and on every machine, which the standard library does not
 /// promise. Whoever may choose names may also choose secrets, so nobody gains by a collision.
 fn hash<const N: usize>(parts: [&str; N]) -> u64 {

@@ -211,6 +211,37 @@ fn what_one_learns_all_know() {
     assert!(again.iter().all(|message| message.len() < 100), "what was heard is not said again");
 }
 
+/// From another site the way to the backend is another, and the backend is the same.
+#[test]
+fn of_another_site_only_what_is_the_same_from_there_is_learned() {
+    let now = now();
+    let known = |replica: &Replica| {
+        let model = replica.snapshot.live[0].model("m").unwrap();
+        (model.first_token(700, 0).late, model.per_output_token(4, 8).get())
+    };
+    for (here, there, near) in
+        [("", "", true), ("paris", "paris", true), ("paris", "oslo", false), ("paris", "", false), ("", "oslo", false)]
+    {
+        let [mut a, mut b] = [(1, here), (2, there)].map(|(run, site)| {
+            let Replica { snapshot, exchange } = Replica::new(run, now);
+            Replica { exchange: exchange.at(site), snapshot }
+        });
+        meet(&mut a, &mut b, now);
+        let before = known(&a);
+        for _ in 0..5 {
+            let model = b.snapshot.live[0].model("m").unwrap();
+            for _ in 0..100 {
+                model.saw_first_token(500, Millis::ZERO, Millis::saturating(1500.0));
+                model.saw_output(101, Millis::saturating(100.0 * 90.0), 4.0, 8);
+            }
+            a.take(&b.exchange.lessons(&b.snapshot), now).unwrap();
+        }
+        let after = known(&a);
+        assert_eq!(after.0 != before.0, near, "{here:?} and {there:?}: {after:?}");
+        assert!(after.1 > 2.0 * before.1, "{here:?} and {there:?}: {after:?}");
+    }
+}
+
 #[test]
 fn the_same_name_at_another_place_is_another_backend() {
     let now = now();

@@ -49,7 +49,8 @@ impl Check<'_> {
             *span
         };
         let (fast, slow) = (often(&written.fast, FAST), often(&written.slow, SLOW));
-        Some(PeersPlan { listen: listen?, others: targets?, secret: secret?, fast, slow })
+        let site = written.site.as_ref().map_or_else(Arc::default, |site| Arc::from(site.value.trim()));
+        Some(PeersPlan { listen: listen?, others: targets?, secret: secret?, site, fast, slow })
     }
 
     /// Host and port; the host may be a name.
