@@ -115,6 +115,8 @@ pub struct Over<'f> {
     pub router: &'f Router,
     /// When it came, by the grid's clock.
     pub wall: Timestamp,
+    /// When it was over, since the start.
+    pub at: Duration,
     /// What was decided last.
     pub decided: &'f Decided,
     /// What was tried.
@@ -206,7 +208,7 @@ impl<'a> Engine<'a> {
             }
             What::Readings { hour } => self.readings(hour, now),
             What::Change { nth } => self.change(nth, now),
-            What::Close => self.close(),
+            What::Close => self.close(now),
         }
     }
 
@@ -273,7 +275,7 @@ impl<'a> Engine<'a> {
             }
             Outcome::Hold(_) | Outcome::Refuse(_) | Outcome::Shed => {
                 self.flights.insert(index, flight);
-                self.over(index, End::Shed, None);
+                self.over(index, now, End::Shed, None);
             }
         }
     }
@@ -376,7 +378,7 @@ impl<'a> Engine<'a> {
             self.warm.insert(session, (region, now));
         }
         let end = End::Answered { first_token: first_token.saturating_sub(ask.at), total: now.saturating_sub(ask.at) };
-        self.over(index, end, Some(region));
+        self.over(index, now, end, Some(region));
     }
 
     /// A region is gone, with all that was under way in it.
@@ -439,16 +441,16 @@ impl<'a> Engine<'a> {
             let pause = if failure == Failure::Broken { NOTICE } else { Duration::ZERO };
             self.plan(now + pause, What::Again { ask: index });
         } else {
-            self.over(index, End::Failed, None);
+            self.over(index, now, End::Failed, None);
         }
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, now: Duration) {
         let mut left: Vec<u32> = self.flights.keys().copied().collect();
         left.sort_unstable();
         for index in left {
             self.cut(index);
-            self.over(index, End::Failed, None);
+            self.over(index, now, End::Failed, None);
         }
     }
 
@@ -460,14 +462,14 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn over(&mut self, index: u32, end: End, region: Option<usize>) {
+    fn over(&mut self, index: u32, now: Duration, end: End, region: Option<usize>) {
         let (Some(mut flight), Some(ask)) = (self.flights.remove(&index), self.course.asks.get(index as usize)) else { return };
         flight.permit = None;
         self.tally.ended(ask, end, region);
         if let Some(router) = self.routers.get(flight.proxy) {
             let wall = wall(self.scenario, ask.at);
             let (decided, attempts) = (&flight.decided, &*flight.attempts);
-            self.watch.ended(&Over { index, ask, router, wall, decided, attempts, end });
+            self.watch.ended(&Over { index, ask, router, wall, at: now, decided, attempts, end });
         }
     }
 }

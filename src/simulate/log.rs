@@ -146,8 +146,7 @@ impl Written<'_> {
         match self.over.end {
             End::Answered { first_token, total } => (Some(Millis::from(first_token)), Millis::from(total)),
             End::Failed | End::Shed => {
-                let last = self.over.attempts.last();
-                (last.and_then(|last| last.first_token).map(since), last.map_or(Millis::ZERO, |last| since(last.ended)))
+                (self.over.attempts.last().and_then(|last| last.first_token).map(since), since(self.over.at))
             }
         }
     }
@@ -175,7 +174,10 @@ impl Written<'_> {
         let failure = self.over.attempts.last().and_then(|last| last.failure);
         match (self.over.end, failure) {
             (End::Answered { .. }, _) => (200, Ended::Complete, None),
-            (End::Shed, _) => (503, Ended::Rejected, Some("no_candidate")),
+            (End::Shed, _) if matches!(self.over.decided.outcome, Outcome::Refuse(_)) => {
+                (503, Ended::Rejected, Some("no_candidate"))
+            }
+            (End::Shed, _) => (429, Ended::Rejected, Some("shed")),
             (End::Failed, Some(Failure::Refused(_))) => (429, Ended::Complete, None),
             (End::Failed, Some(Failure::Error)) => (500, Ended::Complete, None),
             (End::Failed, Some(Failure::Cut)) => (200, Ended::UpstreamBroke, None),

@@ -7,7 +7,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use windward::config::scenario::{self, Ablation, Changes, Event, Scenario, Settings};
 use windward::config::{Env, Files};
+use windward::explain::{Explanation, render};
 use windward::fleet::Share;
+use windward::record::AccessRecord;
 use windward::report::Summary;
 use windward::simulate::engine::Finished;
 use windward::simulate::log::LogWriter;
@@ -15,6 +17,8 @@ use windward::simulate::oracle::best;
 use windward::simulate::traffic::Course;
 use windward::simulate::world::World;
 use windward::simulate::{compare, play, players};
+
+use super::process::windward;
 
 struct Disk;
 
@@ -26,7 +30,7 @@ impl Files for Disk {
 
 fn shipped() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scenarios");
-    let files = ["eu", "us"].iter().flat_map(|world| std::fs::read_dir(root.join(world)).unwrap());
+    let files = ["ap", "eu", "us"].iter().flat_map(|world| std::fs::read_dir(root.join(world)).unwrap());
     let mut files: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
@@ -102,7 +106,7 @@ fn each_part_of_the_decision_can_be_done_without_and_is_missed() {
 #[test]
 fn every_shipped_scenario_is_one_and_gives_plans() {
     let files = shipped();
-    assert_eq!(files.len(), 2 * (11 + 1), "eleven scenarios and a world, twice");
+    assert_eq!(files.len(), 3 * (11 + 1), "eleven scenarios and a world, three times");
     for file in files {
         let name = file.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scenarios")).unwrap();
         let scenario = example(name.to_str().unwrap());
@@ -248,13 +252,85 @@ fn a_log_is_one_that_report_reads_and_its_grams_are_the_true_ones() {
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
         .map(|line| {
-            let record: windward::record::AccessRecord<'_> = serde_json::from_slice(line).unwrap();
+            let record: AccessRecord<'_> = serde_json::from_slice(line).unwrap();
             assert!(record.is_simulated());
             record.emissions.unwrap().grams.get()
         })
         .sum();
     assert!(finished.all[1] > 0, "some were cut, and are in the books");
     assert!((logged / finished.score.grams - 1.0).abs() < 0.01, "{logged} in the log, {} in truth", finished.score.grams);
+}
+
+/// A line of a request that nobody could serve in time says what the proxy says of one, and when.
+#[test]
+fn who_is_refused_in_a_crowd_is_logged_as_the_proxy_logs_it() {
+    let mut scenario = short("eu/flash.yaml", 0.5);
+    scenario.traffic.per_second = 400.0;
+    let world = World::read(&scenario, &Disk).unwrap();
+    let course = Course::draw(&scenario, &world, 4);
+    let player = players(&scenario, &world).unwrap().swap_remove(1);
+    let mut text = Vec::new();
+    let mut log = LogWriter::new(&mut text, 4);
+    let finished = play(&scenario, &world, &course, &player, Some(&mut log));
+    log.finish().unwrap();
+    let (mut shed, mut held) = (0, 0);
+    for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let record: AccessRecord<'_> = serde_json::from_slice(line).unwrap();
+        if record.backend.is_some() {
+            continue;
+        }
+        shed += 1;
+        held += u32::from(record.total_ms.get() >= 50.0);
+        assert_eq!((record.status, record.ended.as_str(), record.error.as_deref()), (Some(429), "rejected", Some("shed")));
+        let told = render::text(&Explanation::from(record), false);
+        assert!(told.contains("ended        rejected, status 429, error shed"), "{told}");
+    }
+    assert_eq!(shed, finished.all[2]);
+    assert!(held > 0, "nobody waited for a better moment before it was refused");
+}
+
+/// The whole command: its table and its progress, and that other commands work on what it writes.
+#[test]
+fn the_command_writes_what_report_and_explain_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let normal = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scenarios/eu/normal.yaml");
+    let text = format!("extends: {}\nhours: 0.4\nwarm_up: 20s\nseeds: [7, 8]\n", normal.display());
+    std::fs::write(file("s.yaml"), text).unwrap();
+    let said = |arguments: &[&str]| {
+        let output = windward(arguments.iter().copied()).env_remove("WINDWARD_DATA").output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", text(output.stderr));
+        (text(output.stdout), text(output.stderr))
+    };
+    let (out, error) =
+        said(&["simulate", &file("s.yaml"), "--policy", "windward", "--json", &file("all.json"), "--log", &file("access.jsonl")]);
+    for policy in ["least_latency", "windward", "(oracle)"] {
+        assert!(out.lines().any(|line| line.starts_with(policy)) && error.contains(&format!("{policy}, seed 7, in ")), "{out}{error}");
+    }
+    assert!(error.contains("1 of 6: ") && error.contains("6 of 6: "), "{error}");
+
+    let all: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file("all.json")).unwrap()).unwrap();
+    let runs = all["runs"].as_array().unwrap();
+    let whose: Vec<_> = runs.iter().map(|run| (run["policy"].as_str().unwrap(), run["seed"].as_u64().unwrap())).collect();
+    assert_eq!(whose, [("least_latency", 7), ("least_latency", 8), ("windward", 7), ("windward", 8)]);
+    for run in runs {
+        assert!(run["percent_of_best"].is_number(), "{run:#}");
+        for figure in ["requests", "grams", "missed", "late_first_token", "late_end", "failed", "shed", "movement_percent"] {
+            assert!(run["score"][figure].is_number(), "{figure} in {run:#}");
+        }
+    }
+
+    let (out, _) = said(&["report", "--format", "json", &file("access.jsonl")]);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let log = std::fs::read_to_string(file("access.jsonl")).unwrap();
+    let asked: u64 = runs[2]["all"].as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).sum();
+    assert_eq!((report["lines"]["records"].as_u64(), log.lines().count() as u64), (Some(asked), asked), "{report:#}");
+    let first: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+    let (out, _) = said(&["explain", "--log", &file("access.jsonl"), "--id", first["id"].as_str().unwrap()]);
+    for part in ["SIMULATED DATA", "oslo", "chosen", "first token", "saved"] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
 }
 
 fn anything() -> impl Strategy<Value = Vec<Event>> {
