@@ -253,12 +253,18 @@ impl<'a> Engine<'a> {
 
     /// Decides a request that has come, or that was held back.
     fn decide(&mut self, index: u32, now: Duration) {
-        let at = self.moment(now);
+        let mut at = self.moment(now);
         let Some(ask) = self.course.asks.get(index as usize) else { return };
         let proxy = index as usize % self.routers.len().max(1);
         let Some(router) = self.routers.get_mut(proxy) else { return };
-        let demand = Demand { body_bytes: ask.bytes as usize, max_output_tokens: None, streamed: true, embeddings: false };
-        let decided = router.decide(route_of(ask.class, ask.resident), demand, ask.session, now.saturating_sub(ask.at), at);
+        let decided = if let Some(held) = self.flights.remove(&index) {
+            // The time of day of a request is that at which it came.
+            at.wall = wall(self.scenario, ask.at);
+            router.decide_again(&held.decided, ask.session, now.saturating_sub(ask.at), at)
+        } else {
+            let demand = Demand { body_bytes: ask.bytes as usize, max_output_tokens: None, streamed: true, embeddings: false };
+            router.decide(route_of(ask.class, ask.resident), demand, ask.session, at)
+        };
         let flight = Flight::new(proxy, decided);
         match &flight.decided.outcome {
             Outcome::Hold(span) if now.saturating_sub(ask.at) < LONGEST_HOLD => {

@@ -53,7 +53,7 @@ impl<W: Write> Watch for LogWriter<W> {
         }
         self.seq += 1;
         self.line.clear();
-        let written = Written { over, snapshot: over.router.snapshot().with_grid(over.decided.grid.clone()) };
+        let written = Written { over, snapshot: &over.decided.snapshot };
         line::append(&mut self.line, &written.record(&self.run, self.seq));
         self.line.push(b'\n');
         self.failed = self.out.write_all(&self.line).err();
@@ -63,7 +63,7 @@ impl<W: Write> Watch for LogWriter<W> {
 /// A request with the snapshot that it was decided with.
 struct Written<'o> {
     over: &'o Over<'o>,
-    snapshot: Snapshot,
+    snapshot: &'o Snapshot,
 }
 
 /// A backend, and what was known of its grid.

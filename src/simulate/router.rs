@@ -57,8 +57,8 @@ pub struct Decided {
     pub candidates: SmallVec<[Candidate; 8]>,
     /// The rotation's state.
     pub turn: u32,
-    /// The readings then.
-    pub grid: Arc<Grid>,
+    /// The plan, the readings and the prices that it came under, which stay for as long as it is held back.
+    pub snapshot: Arc<Snapshot>,
     /// What came of it.
     pub outcome: Outcome,
 }
@@ -80,7 +80,7 @@ pub enum Outcome {
 /// One proxy.
 #[derive(Debug)]
 pub struct Router {
-    snapshot: Snapshot,
+    snapshot: Arc<Snapshot>,
     pricer: Pricer,
     retries: RetryBudget,
     exchange: Exchange,
@@ -95,15 +95,10 @@ impl Router {
     /// A proxy that has just started. `run` tells it from the others.
     pub fn new(run: u64, player: &Player, origin: Instant) -> Self {
         let turns = vec![0; player.plan.routes.len()];
-        let snapshot = Snapshot::first(Arc::clone(&player.plan), origin).with_grid(Arc::clone(&player.grid));
+        let snapshot = Arc::new(Snapshot::first(Arc::clone(&player.plan), origin).with_grid(Arc::clone(&player.grid)));
         let (pricer, exchange) = (Pricer::new(&snapshot), Exchange::new(run, &snapshot));
         let (ablations, retries) = (Arc::clone(&player.ablations), RetryBudget::new(origin));
         Self { snapshot, pricer, retries, exchange, ablations, seconds: 0, turns }
-    }
-
-    /// The plan, the readings and the statistics.
-    pub fn snapshot(&self) -> &Snapshot {
-        &self.snapshot
     }
 
     /// The policy of a route.
@@ -120,8 +115,26 @@ impl Router {
         self.route(route).map_or(&[], |route| route.candidates(MODEL))
     }
 
-    /// Decides who serves a request that came `spent` ago, a turn of the conversation of that number if there is one.
-    pub fn decide(&mut self, route: usize, demand: Demand, conversation: Option<u32>, spent: Duration, at: Moment) -> Decided {
+    /// Decides who serves a request, a turn of the conversation of that number if there is one.
+    pub fn decide(&mut self, route: usize, demand: Demand, conversation: Option<u32>, at: Moment) -> Decided {
+        let snapshot = Arc::clone(&self.snapshot);
+        self.decide_under(snapshot, route, demand, conversation, Duration::ZERO, at)
+    }
+
+    /// Decides a request anew that was held back, and came `spent` ago: by what it came under, as one request sees one snapshot.
+    pub fn decide_again(&mut self, held: &Decided, conversation: Option<u32>, spent: Duration, at: Moment) -> Decided {
+        self.decide_under(Arc::clone(&held.snapshot), held.route, held.demand, conversation, spent, at)
+    }
+
+    fn decide_under(
+        &mut self,
+        snapshot: Arc<Snapshot>,
+        route: usize,
+        demand: Demand,
+        conversation: Option<u32>,
+        spent: Duration,
+        at: Moment,
+    ) -> Decided {
         let turn = self.turns.get_mut(route).map_or(0, |turn| {
             *turn = turn.wrapping_add(1);
             turn.wrapping_sub(1)
@@ -130,22 +143,22 @@ impl Router {
         let session = conversation.filter(|_| !self.ablations.has(Ablation::NoAffinity)).map(called);
         let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
         let mut outcome = Outcome::Refuse(NoCandidate::NoneServes);
-        if let Some(route) = self.snapshot.plan.routes.get(route) {
+        if let Some(route) = snapshot.plan.routes.get(route) {
             let inside = |deployment: &Deployment| !route.outside.contains(&deployment.backend);
             let all = route.candidates(MODEL).iter();
             let flow = all.clone().next().map(|deployment| deployment.flow).unwrap_or_default();
-            let mut size = self.snapshot.size(flow, &demand);
-            if let Some(flow) = self.snapshot.flow(flow) {
+            let mut size = snapshot.size(flow, &demand);
+            if let Some(flow) = snapshot.flow(flow) {
                 size = self.ablations.size(size, flow, &demand);
             }
-            if let Some(flow) = self.snapshot.flow(flow).filter(|_| spent.is_zero()) {
+            if let Some(flow) = snapshot.flow(flow).filter(|_| spent.is_zero()) {
                 flow.asked(size, demand.streamed);
             }
-            let warm = self.snapshot.warm(session.as_ref(), &route.policy, demand.body_bytes, at.now);
+            let warm = snapshot.warm(session.as_ref(), &route.policy, demand.body_bytes, at.now);
             let question = Question { model: MODEL, size, policy: &route.policy, warm, now: at.now, wall: at.wall, turn };
-            candidates.extend(all.filter_map(|one| self.snapshot.candidate(one, inside(one), &question)));
+            candidates.extend(all.filter_map(|one| snapshot.candidate(one, inside(one), &question)));
             for candidate in &mut candidates {
-                let price = self.snapshot.prices.get(candidate.backend.index()).copied().unwrap_or(Grams::ZERO);
+                let price = snapshot.prices.get(candidate.backend.index()).copied().unwrap_or(Grams::ZERO);
                 self.ablations.estimate(&mut candidate.estimate, price);
             }
             outcome = match decide_in_time(
@@ -153,7 +166,7 @@ impl Router {
                 demand.streamed,
                 &candidates,
                 turn,
-                Waiting { spent: Millis::from(spent), usual_answer: self.snapshot.usual_answer },
+                Waiting { spent: Millis::from(spent), usual_answer: snapshot.usual_answer },
             ) {
                 Ok(decide::Outcome::Serve(decision)) => Outcome::Serve(decision),
                 Ok(decide::Outcome::Hold(span)) => Outcome::Hold(span),
@@ -161,7 +174,7 @@ impl Router {
                 Err(why) => Outcome::Refuse(why),
             };
         }
-        Decided { route, demand, session, candidates, turn, grid: Arc::clone(&self.snapshot.grid), outcome }
+        Decided { route, demand, session, candidates, turn, snapshot, outcome }
     }
 
     /// A request is sent to one of its candidates. `first` says that it was sent to nobody before.
@@ -242,7 +255,7 @@ impl Router {
     pub fn reading(&mut self, region: usize, intensity: GramsPerKwh, at: Moment) {
         let backend = self.snapshot.plan.backends.get(region);
         let Some(zone) = backend.and_then(|backend| backend.placement.zones.first().copied()) else { return };
-        self.snapshot = self.snapshot.with_grid(Arc::new(self.snapshot.grid.with(zone, simulated(intensity, at.wall))));
+        self.snapshot = Arc::new(self.snapshot.with_grid(Arc::new(self.snapshot.grid.with(zone, simulated(intensity, at.wall)))));
     }
 
     /// A second has passed: what `control` does once a second.
@@ -255,7 +268,7 @@ impl Router {
         let prices = prices.unwrap_or_else(|| Arc::clone(&self.snapshot.prices));
         let free = self.ablations.has(Ablation::NoPrice);
         let prices = if free { prices.iter().map(|_| Grams::ZERO).collect() } else { prices };
-        self.snapshot = self.snapshot.with_prices(prices, usual_answer);
+        self.snapshot = Arc::new(self.snapshot.with_prices(prices, usual_answer));
     }
 
     /// What it says of its load to so many others.

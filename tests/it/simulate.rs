@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use windward::clock::{Clock as _, SystemClock};
 use windward::config::scenario::{self, Ablation, Changes, Event, Scenario, Settings};
 use windward::config::{Env, Files};
+use windward::estimate::Demand;
 use windward::explain::{Explanation, render};
 use windward::fleet::Share;
 use windward::record::AccessRecord;
@@ -14,9 +16,11 @@ use windward::report::Summary;
 use windward::simulate::engine::Finished;
 use windward::simulate::log::LogWriter;
 use windward::simulate::oracle::best;
+use windward::simulate::router::{Decided, Moment, Router};
 use windward::simulate::traffic::Course;
 use windward::simulate::world::World;
 use windward::simulate::{compare, play, players};
+use windward::units::GramsPerKwh;
 
 use super::process::windward;
 
@@ -259,6 +263,21 @@ fn a_log_is_one_that_report_reads_and_its_grams_are_the_true_ones() {
         .sum();
     assert!(finished.all[1] > 0, "some were cut, and are in the books");
     assert!((logged / finished.score.grams - 1.0).abs() < 0.01, "{logged} in the log, {} in truth", finished.score.grams);
+}
+
+/// As in the proxy, where one request sees one snapshot.
+#[test]
+fn a_request_that_is_held_back_is_decided_by_the_readings_that_it_came_under() {
+    let scenario = short("eu/normal.yaml", 1.0);
+    let world = World::read(&scenario, &Disk).unwrap();
+    let at = Moment { now: SystemClock.monotonic(), wall: scenario.from };
+    let mut router = Router::new(0, &players(&scenario, &world).unwrap()[1], at.now);
+    let demand = Demand { body_bytes: 3000, streamed: true, ..Demand::default() };
+    let grams = |decided: &Decided| decided.candidates.iter().map(|it| it.estimate.emissions.unwrap()).collect::<Vec<_>>();
+    let held = router.decide(0, demand, None, at);
+    router.reading(3, GramsPerKwh::saturating(900.0), at);
+    assert_eq!(grams(&router.decide_again(&held, None, Duration::from_millis(50), at)), grams(&held));
+    assert_ne!(grams(&router.decide(0, demand, None, at)), grams(&held));
 }
 
 /// A line of a request that nobody could serve in time says what the proxy says of one, and when.
