@@ -19,6 +19,8 @@ use crate::units::GramsPerKwh;
 const MAX_UNPACKED: u64 = 64 << 20;
 /// What a gzip file begins with.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
+/// What is shown of a cell that cannot be read.
+const MOST_SHOWN: usize = 40;
 /// The least hours of a recording that are of use: a day.
 const MIN_HOURS: usize = 24;
 
@@ -103,7 +105,10 @@ fn grid(scenario: &Scenario, region: &RegionPlan, files: &dyn Files) -> Result<G
         let hourly = (0..hours).map(|hour| region.day.intensity(first + hour as f64)).collect();
         return Ok(GridTrace { hourly, before: Vec::new(), mean: region.day.mean, recorded: false });
     };
-    let rows: Vec<(Timestamp, f64)> = rows(&path, files, |_, row| Some((row.get(0)?.parse().ok()?, row.get(1)?.parse().ok()?)))?;
+    let rows: Vec<(Timestamp, f64)> = rows(&path, files, &["datetime_utc", "carbon_intensity_g_per_kwh"], |row| {
+        let at = row.read("datetime_utc", "a moment, as in `2022-05-03T00:00:00Z`")?;
+        Ok((at, row.read("carbon_intensity_g_per_kwh", "a number")?))
+    })?;
     let mean = rows.iter().map(|(_, value)| value).sum::<f64>() / rows.len().max(1) as f64;
     let hourly: Vec<GramsPerKwh> = rows
         .iter()
@@ -121,40 +126,66 @@ fn grid(scenario: &Scenario, region: &RegionPlan, files: &dyn Files) -> Result<G
     Ok(GridTrace { hourly, before, mean: GramsPerKwh::saturating(mean), recorded: true })
 }
 
+/// What a table of requests has at least.
+const REQUESTS: [&str; 3] = ["timestamp_s", "input_tokens", "output_tokens"];
+
 fn lengths(path: &Path, files: &dyn Files) -> Result<Vec<(u32, u32)>, WorldError> {
-    rows(path, files, |_, row| both(row))
+    rows(path, files, &REQUESTS, |row| both(&row))
 }
 
-/// Prompt tokens and those of the answer, in the second and third place of a row; none is empty.
-fn both(row: &csv::StringRecord) -> Option<(u32, u32)> {
-    let tokens = |place: usize| Some(row.get(place)?.parse::<u32>().ok()?.max(1));
-    Some((tokens(1)?, tokens(2)?))
+/// Prompt tokens and those of the answer; none is empty.
+fn both(row: &Row<'_>) -> Result<(u32, u32), String> {
+    let tokens = |column| row.read::<u32>(column, "a whole number").map(|tokens| tokens.max(1));
+    Ok((tokens("input_tokens")?, tokens("output_tokens")?))
 }
 
 fn arrivals(path: &Path, scenario: &Scenario, files: &dyn Files) -> Result<Vec<Arrival>, WorldError> {
-    let read = |head: &csv::StringRecord, row: &csv::StringRecord| {
-        let named = |name: &str| head.iter().position(|column| column == name).and_then(|place| row.get(place));
-        let class = match named("class") {
-            Some(name) => Some(scenario.classes.iter().position(|class| &*class.name == name)? as u8),
-            None => None,
-        };
-        let resident = match named("resident") {
-            Some(word) => Some(word.parse().ok()?),
-            None => None,
-        };
-        let at = Duration::try_from_secs_f64(row.get(0)?.parse().ok()?).ok()?;
-        Some(Arrival { at, lengths: both(row)?, class, resident })
+    let known: Vec<&str> = scenario.classes.iter().map(|class| &*class.name).collect();
+    let expected = format!("one of the scenario's classes, {}", known.join(", "));
+    let read = |row: Row<'_>| {
+        let place = |name| scenario.classes.iter().position(|class| &*class.name == name).map(|place| place as u8);
+        let class = row.get("class").map(|name| place(name).ok_or_else(|| row.wrong("class", &expected)));
+        let resident = row.get("resident").map(|_| row.read("resident", "true or false")).transpose()?;
+        let seconds = row.read("timestamp_s", "seconds after the start")?;
+        let at = Duration::try_from_secs_f64(seconds).map_err(|_| row.wrong("timestamp_s", "seconds after the start"))?;
+        Ok(Arrival { at, lengths: both(&row)?, class: class.transpose()?, resident })
     };
-    let mut arrivals = rows(path, files, read)?;
+    let mut arrivals = rows(path, files, &REQUESTS, read)?;
     arrivals.sort_by_key(|arrival| arrival.at);
     Ok(arrivals)
 }
 
-/// The rows of a table under its head.
+/// One row of a table, under its head.
+struct Row<'a> {
+    head: &'a csv::StringRecord,
+    row: &'a csv::StringRecord,
+}
+
+impl Row<'_> {
+    /// What stands in a column; `None` where the table has no such column.
+    fn get(&self, column: &str) -> Option<&str> {
+        self.row.get(self.head.iter().position(|name| name.trim() == column)?)
+    }
+
+    /// The same, read.
+    fn read<T: std::str::FromStr>(&self, column: &str, expected: &str) -> Result<T, String> {
+        let value = self.get(column).and_then(|text| text.trim().parse().ok());
+        value.ok_or_else(|| self.wrong(column, expected))
+    }
+
+    fn wrong(&self, column: &str, expected: &str) -> String {
+        let line = self.row.position().map_or(0, csv::Position::line);
+        let found: String = self.get(column).unwrap_or_default().chars().take(MOST_SHOWN).collect();
+        format!("line {line}, `{column}`: {found:?} is not {expected}")
+    }
+}
+
+/// The rows of a table that has these columns and perhaps others, in any order.
 fn rows<T>(
     path: &Path,
     files: &dyn Files,
-    read: impl Fn(&csv::StringRecord, &csv::StringRecord) -> Option<T>,
+    columns: &[&str],
+    read: impl Fn(Row<'_>) -> Result<T, String>,
 ) -> Result<Vec<T>, WorldError> {
     let error = |what: String| WorldError { path: path.to_owned(), what };
     let bytes = files.read(path).map_err(|problem| error(problem.to_string()))?;
@@ -168,9 +199,12 @@ fn rows<T>(
     let mut found = Vec::new();
     let mut table = csv::Reader::from_reader(&*text);
     let head = table.headers().map_err(|problem| error(problem.to_string()))?.clone();
-    for (number, row) in table.records().enumerate() {
+    if let Some(missing) = columns.iter().find(|column| !head.iter().any(|name| name.trim() == **column)) {
+        return Err(error(format!("line 1: there is no column `{missing}`; expected are {}", columns.join(","))));
+    }
+    for row in table.records() {
         let row = row.map_err(|problem| error(problem.to_string()))?;
-        found.push(read(&head, &row).ok_or_else(|| error(format!("row {} is not of the expected form", number + 1)))?);
+        found.push(read(Row { head: &head, row: &row }).map_err(error)?);
     }
     Ok(found)
 }
@@ -224,7 +258,8 @@ mod tests {
         assert!(grid.recorded && (grid.mean.get() - 300.0).abs() < 1e-9);
         assert_eq!(grid.before, [("2022-05-03T00:00:00Z".parse().unwrap(), GramsPerKwh::saturating(100.0))]);
         for (bytes, said) in [
-            (packed("a,b\n1,2\n"), "row 1 is not of the expected form"),
+            (packed("a,b\n1,2\n"), "line 1: there is no column `datetime_utc`"),
+            (packed(&HOURS.replace("Z,300", "Z,much")), "line 4, `carbon_intensity_g_per_kwh`: \"much\" is not a number"),
             (packed(&HOURS.replace("05-03", "05-02")), "it has no 3 hours from"),
             (packed(HOURS)[..20].to_vec(), "data/carbon/DE.csv.gz"),
         ] {
@@ -268,9 +303,17 @@ mod tests {
         assert_eq!((world.arrivals[0], world.arrivals[1].resident, world.arrivals.len()), (first, Some(true), 2));
         let plain = with("timestamp_s,input_tokens,output_tokens,model\n2,374,44,m\n").unwrap();
         assert_eq!(plain.arrivals, [Arrival { class: None, resident: None, ..first }]);
-        for wrong in [text.replace("true,c", "true,b"), text.replace("7.5", "-7.5"), text.replace("true", "perhaps")] {
+        let turned = with("class,output_tokens,input_tokens,timestamp_s\nc,44,374,2\n").unwrap();
+        assert_eq!(turned.arrivals, [Arrival { resident: None, ..first }], "columns go by their names");
+        for (wrong, said) in [
+            (text.replace("true,c", "true,b"), "a.csv: line 2, `class`: \"b\" is not one of the scenario's classes, c"),
+            (text.replace("7.5", "-7.5"), "line 2, `timestamp_s`: \"-7.5\" is not seconds after the start"),
+            (text.replace("true", "perhaps"), "line 2, `resident`: \"perhaps\" is not true or false"),
+            (text.replace("44", "4.4"), "line 3, `output_tokens`: \"4.4\" is not a whole number"),
+            (text.replace("input_tokens", "input"), "line 1: there is no column `input_tokens`"),
+        ] {
             let error = with(&wrong).unwrap_err().to_string();
-            assert!(error.contains("row 1 is not of the expected form"), "{error}");
+            assert!(error.contains(said), "{error}");
         }
     }
 }
