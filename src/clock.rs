@@ -14,6 +14,24 @@ pub trait Clock: Send + Sync + 'static {
     fn monotonic(&self) -> Instant;
     /// Civil time in UTC.
     fn wall(&self) -> Timestamp;
+    /// How long one of the runtime's timers has to run for so much of this clock's time to pass.
+    fn timer(&self, span: Duration) -> Duration {
+        span
+    }
+}
+
+impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
+    fn monotonic(&self) -> Instant {
+        (**self).monotonic()
+    }
+
+    fn wall(&self) -> Timestamp {
+        (**self).wall()
+    }
+
+    fn timer(&self, span: Duration) -> Duration {
+        (**self).timer(span)
+    }
 }
 
 /// The machine's clocks.
@@ -44,6 +62,48 @@ impl Clock for RuntimeClock {
 
     fn wall(&self) -> Timestamp {
         SystemClock.wall()
+    }
+}
+
+/// Another clock in fast motion: for a proxy in front of a fleet that is as much faster than life, so that whatever the proxy does every
+/// so often, and for so long, shrinks with the rest. The day may pass faster still: what needs days of a grid is seen in minutes.
+///
+/// How long a client may take to send its request, and all that the system's own sockets time, stays as it is.
+#[derive(Debug)]
+pub struct FastClock<C> {
+    inner: C,
+    started: Instant,
+    times: f64,
+    wall_origin: Timestamp,
+    wall_times: f64,
+}
+
+impl<C: Clock> FastClock<C> {
+    /// The runtime's timers count milliseconds, so of a second no less than a thousandth can be told.
+    pub const MOST_TIMES: f64 = 1000.0;
+
+    /// From now on `times` as fast as `inner`, 1 to [`Self::MOST_TIMES`]; the wall time `wall_times` as fast, from `wall_origin` on.
+    pub fn new(inner: C, times: f64, wall_origin: Timestamp, wall_times: f64) -> Self {
+        Self { started: inner.monotonic(), inner, times: times.clamp(1.0, Self::MOST_TIMES), wall_origin, wall_times }
+    }
+
+    fn elapsed(&self, times: f64) -> Duration {
+        let span = self.inner.monotonic().saturating_duration_since(self.started);
+        Duration::try_from_secs_f64(span.as_secs_f64() * times).unwrap_or(Duration::MAX)
+    }
+}
+
+impl<C: Clock> Clock for FastClock<C> {
+    fn monotonic(&self) -> Instant {
+        self.started.checked_add(self.elapsed(self.times)).unwrap_or(self.started)
+    }
+
+    fn wall(&self) -> Timestamp {
+        self.wall_origin.checked_add(self.elapsed(self.wall_times)).unwrap_or(Timestamp::MAX)
+    }
+
+    fn timer(&self, span: Duration) -> Duration {
+        self.inner.timer(Duration::try_from_secs_f64(span.as_secs_f64() / self.times).unwrap_or(span))
     }
 }
 
@@ -94,5 +154,21 @@ mod tests {
         clock.advance(Duration::from_millis(1500));
         assert_eq!(clock.monotonic() - before, Duration::from_millis(1500));
         assert_eq!(clock.wall().as_millisecond(), 1500);
+    }
+
+    #[test]
+    fn in_fast_motion_spans_shrink_and_the_day_has_a_pace_of_its_own() {
+        let inner = std::sync::Arc::new(SimulatedClock::new(Timestamp::UNIX_EPOCH));
+        let clock = FastClock::new(std::sync::Arc::clone(&inner), 10.0, "2022-05-03T08:00:00Z".parse().unwrap(), 240.0);
+        let before = clock.monotonic();
+        inner.advance(Duration::from_secs(15));
+        assert_eq!(clock.monotonic() - before, Duration::from_secs(150));
+        assert_eq!(clock.wall().to_string(), "2022-05-03T09:00:00Z");
+        assert_eq!(
+            (clock.timer(Duration::from_secs(1)), inner.timer(Duration::from_secs(1))),
+            (Duration::from_millis(100), Duration::from_secs(1))
+        );
+        let wild = FastClock::new(inner, f64::INFINITY, Timestamp::UNIX_EPOCH, f64::INFINITY);
+        assert_eq!(wild.timer(Duration::from_secs(1)), Duration::from_millis(1), "a timer of no time at all would spin");
     }
 }

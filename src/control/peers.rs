@@ -150,7 +150,7 @@ struct Speaker {
 
 impl Speaker {
     async fn speak(mut self, plan: &PeersPlan, stop: CancellationToken) {
-        let (mut fast, mut slow) = (every(plan.fast), every(plan.slow));
+        let (mut fast, mut slow) = (every(self.clock.timer(plan.fast)), every(self.clock.timer(plan.slow)));
         let (mut left, mut buffer) = (MOST_READ, [0; MOST_BYTES + 1]);
         loop {
             tokio::select! {

@@ -295,7 +295,7 @@ pub(super) async fn send(
     request: &Message<RequestHead, SendBody>,
     within: Duration,
 ) -> Came {
-    shared.upstreams.send_kept(backend, request, within).await
+    shared.upstreams.send_kept(backend, request, shared.clock.timer(within)).await
 }
 
 /// Begins the books of an attempt.

@@ -53,7 +53,7 @@ pub(super) async fn race(race: Race<'_>, outgoing: &mut Outgoing, x: &mut Exchan
     tokio::select! {
         biased;
         sent = &mut one => return (first, sent),
-        () = sleep(second.after.to_duration()) => {}
+        () = sleep(shared.clock.timer(second.after.to_duration())) => {}
     }
     let Some((other, place)) = join(second.candidate, policy, (&mut *waiting, &mut *tries), outgoing, x) else {
         return (first, one.await);

@@ -329,7 +329,7 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
     let keeper = pinned::of_intake(&intake, x)?;
     while let Some(span) = decide_candidates(x, keeper)? {
         // Boxed, since it is rare, and every future that waits for an answer would have room for it.
-        Box::pin(tokio::time::sleep(span)).await;
+        Box::pin(tokio::time::sleep(x.shared.clock.timer(span))).await;
     }
     let tells = x.deployments.iter().flat_map(|all| all.iter()).any(|it| plan.backend(it.backend).forward_client);
     let provenance = x.client.filter(|_| tells).map(|client| Provenance::of(&request.head, client));

@@ -372,11 +372,12 @@ impl Metered {
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Polled {
         loop {
             let first = self.idle.min(self.deadline.saturating_duration_since(self.progress));
-            let wait = self.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep(first)));
+            let clock = &self.exchange.shared.clock;
+            let wait = self.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep(clock.timer(first))));
             if wait.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            let now = self.exchange.shared.clock.monotonic();
+            let now = clock.monotonic();
             if self.exchange.upload.as_ref().is_some_and(|upload| upload.is_clients()) {
                 // An answer that was begun may go on only when the client has; that wait has a limit of its own.
                 self.progress = now;
@@ -388,7 +389,7 @@ impl Metered {
                 self.finish(Ended::TimedOut);
                 return Poll::Ready(Some(Err(Cut::TimedOut)));
             }
-            wait.as_mut().reset(tokio::time::Instant::now() + (until - now));
+            wait.as_mut().reset(tokio::time::Instant::now() + clock.timer(until - now));
         }
     }
 }

@@ -33,6 +33,7 @@ mod direct;
 mod drain;
 mod explain;
 mod failover;
+mod fast_motion;
 mod framing;
 mod fuzz_bodies;
 mod gemini;

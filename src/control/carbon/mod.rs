@@ -143,6 +143,7 @@ impl Line {
 
     /// Rests for `span`, a tenth more or less, so that many proxies do not ask at the same moment.
     async fn rest(&mut self, span: Duration) {
+        let span = self.reporter.clock.timer(span);
         tokio::time::sleep(span.mul_f64(0.9 + 0.2 * self.jitter.f64())).await;
     }
 }
