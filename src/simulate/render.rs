@@ -56,14 +56,18 @@ pub fn reference(scenario: &Scenario) -> Option<usize> {
     scenario.policies.iter().position(|policy| policy.settings.get("objective").is_some_and(|word| word == "least_latency"))
 }
 
-/// What share of the best possible saving a run made, in percent.
-pub fn of_best(comparison: &Comparison, reference: Option<usize>, seed: u64, grams: f64) -> Option<f64> {
-    let from = comparison.runs.iter().find(|run| Some(run.policy) == reference && run.seed == seed)?.finished.score.grams;
+/// What share of the best possible saving a run made, in percent. A request without an answer saves nothing: it counts for as much as the
+/// reference emits for its like, or whoever refuses all would have saved all.
+pub fn of_best(comparison: &Comparison, reference: Option<usize>, seed: u64, score: &Score) -> Option<f64> {
+    let from = &comparison.runs.iter().find(|run| Some(run.policy) == reference && run.seed == seed)?.finished.score;
     let best = comparison.best.iter().find(|(of, _)| *of == seed)?.1.grams;
-    (from > best).then(|| 100.0 * (from - grams) / (from - best))
+    let for_a_joule = if from.joules > 0.0 { from.grams / from.joules } else { 0.0 };
+    let grams = |score: &Score| score.grams + for_a_joule * score.unanswered_joules;
+    (grams(from) > best).then(|| 100.0 * (grams(from) - grams(score)) / (grams(from) - best))
 }
 
-const COLUMNS: [&str; 12] = [
+/// The head of the table, which `benches/closed_loop.py` prints as well.
+pub const COLUMNS: [&str; 12] = [
     "policy",
     "mg/request",
     "% of best saving",
@@ -94,7 +98,10 @@ pub fn text(scenario: &Scenario, world: &World, comparison: &Comparison) -> Stri
     let best = Spread::of(comparison.best.iter().map(|(seed, best)| 1e3 * best.grams / requests(*seed)));
     let overflow = Spread::of(comparison.best.iter().map(|(_, best)| 100.0 * best.overflow));
     let without = Spread::of(
-        comparison.best.iter().filter_map(|(seed, best)| of_best(comparison, reference, *seed, best.grams_without_lengths)),
+        comparison
+            .best
+            .iter()
+            .filter_map(|(seed, best)| of_best(comparison, reference, *seed, &served(best.grams_without_lengths))),
     );
     let mut oracle = vec!["-".to_owned(); COLUMNS.len() - 1];
     let moved = Spread::of(comparison.best.iter().map(|(_, best)| best.movement_percent));
@@ -116,16 +123,25 @@ pub fn text(scenario: &Scenario, world: &World, comparison: &Comparison) -> Stri
     if overflow.is_some_and(|overflow| overflow.most >= 0.005) {
         let _ = writeln!(text, "Of the requests {} % could not have been served in time by anybody.", Spread::text(overflow, 2));
     }
+    let unanswered = comparison.runs.iter().any(|run| run.finished.score.unanswered_joules > 0.0);
+    if let Some(settings) = reference.filter(|_| unanswered).and_then(|nth| scenario.policies.get(nth)) {
+        let _ = writeln!(text, "Whoever got no answer saves nothing: it counts as if {} had served it.", settings.name);
+    }
     if scenario.traffic.sessions.is_some() {
         let _ = writeln!(text, "The oracle knows nothing of caches, so it is no bound here: compare the grams.");
     }
     text
 }
 
+/// The score of somebody who emitted so much and served all.
+fn served(grams: f64) -> Score {
+    Score { grams, ..Score::default() }
+}
+
 fn cells(comparison: &Comparison, reference: Option<usize>, runs: &[(u64, &Score)]) -> Vec<String> {
     let over = |of: &dyn Fn(&Score) -> f64| Spread::of(runs.iter().map(|(_, score)| of(score)));
     let percent = |part: u64, score: &Score| 100.0 * part as f64 / score.requests.max(1) as f64;
-    let best = runs.iter().filter_map(|(seed, score)| of_best(comparison, reference, *seed, score.grams));
+    let best = runs.iter().filter_map(|(seed, score)| of_best(comparison, reference, *seed, score));
     let mean = |spread: Option<Spread>, digits: usize| spread.map_or_else(String::new, |one| format!("{:.digits$}", one.mean));
     vec![
         Spread::text(over(&|score| 1e3 * score.grams / score.requests.max(1) as f64), 2),
@@ -196,7 +212,7 @@ pub fn json(scenario: &Scenario, world: &World, comparison: &Comparison) -> Valu
             json!({
                 "policy": name(run.policy),
                 "seed": run.seed,
-                "percent_of_best": of_best(comparison, reference, run.seed, run.finished.score.grams),
+                "percent_of_best": of_best(comparison, reference, run.seed, &run.finished.score),
                 "score": run.finished.score,
                 "all": run.finished.all,
                 "seconds": run.took.as_secs_f64(),
@@ -314,8 +330,32 @@ mod tests {
         assert_eq!((&value["reference"], &value["simulated"]), (&json!("fast"), &json!(true)));
         // Where there is nothing to save there is no share of it.
         assert_eq!(
-            of_best(&Comparison { best: vec![(1, Best { grams: 110.0, ..Best::default() })], ..comparison }, Some(1), 1, 110.0),
+            of_best(
+                &Comparison { best: vec![(1, Best { grams: 110.0, ..Best::default() })], ..comparison },
+                Some(1),
+                1,
+                &served(1.0)
+            ),
             None
         );
+    }
+
+    #[test]
+    fn who_refuses_saves_nothing_by_it() {
+        let (scenario, world, mut comparison) = compared();
+        // The reference serves 900 requests of a joule each and fails 100, the other one serves every second request as it does.
+        for (run, answered) in comparison.runs.iter_mut().zip([500.0, 500.0, 900.0, 900.0]) {
+            let score = &mut run.finished.score;
+            (score.joules, score.unanswered_joules) = (answered, 1000.0 - answered);
+            score.grams = 110.0 * answered / 900.0;
+        }
+        let share = |comparison: &Comparison| of_best(comparison, Some(1), 1, &comparison.runs[0].finished.score).unwrap();
+        assert!(share(&comparison).abs() < 1e-9, "{}", share(&comparison));
+        assert!(
+            text(&scenario, &world, &comparison)
+                .contains("Whoever got no answer saves nothing: it counts as if fast had served it.")
+        );
+        comparison.runs[0].finished.score.grams /= 2.0;
+        assert!((share(&comparison) - 100.0 * 30.5556 / (122.2222 - 10.0)).abs() < 1e-3, "{}", share(&comparison));
     }
 }

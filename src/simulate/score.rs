@@ -36,6 +36,10 @@ pub struct Score {
     pub grams: f64,
     /// Of those the part that gave nobody an answer.
     pub waste_grams: f64,
+    /// Energy of the requests that were answered, in joules at the machine, if nothing of them was at hand.
+    pub joules: f64,
+    /// What it would have been of those that were not.
+    pub unanswered_joules: f64,
     /// Requests that missed a budget or got no answer.
     pub missed: u64,
     /// Whose first token was late.
@@ -120,6 +124,12 @@ impl<'s> Tally<'s> {
         self.all[place] += 1;
         let Some(class) = self.scenario.classes.get(usize::from(ask.class)).filter(|_| self.scores(ask)) else { return };
         self.score.requests += 1;
+        let energy = self.scenario.energy;
+        let joules = (energy.input * u64::from(ask.prompt) + energy.output * u64::from(ask.output)).get();
+        match end {
+            End::Answered { .. } => self.score.joules += joules,
+            End::Failed | End::Shed => self.score.unanswered_joules += joules,
+        }
         let missed = match end {
             End::Answered { first_token, total } => {
                 self.first_tokens.push(first_token.as_secs_f64() as f32 * 1e3);
