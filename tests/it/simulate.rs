@@ -265,6 +265,32 @@ fn a_log_is_one_that_report_reads_and_its_grams_are_the_true_ones() {
     assert!((logged / finished.score.grams - 1.0).abs() < 0.01, "{logged} in the log, {} in truth", finished.score.grams);
 }
 
+#[test]
+fn what_a_feed_said_last_grows_old_while_it_stands_still() {
+    let oldest = |stale: bool| {
+        let mut scenario = short("eu/stale.yaml", 1.0);
+        (scenario.carbon_hour, scenario.hours) = (Duration::from_secs(10), 6.0);
+        scenario.events.truncate(1);
+        let Some(event) = scenario.events.first_mut() else { panic!("a feed that stands still") };
+        *event = Event { from: Duration::from_secs(15), until: Duration::MAX, ..*event };
+        event.change.stale = stale;
+        let world = World::read(&scenario, &Disk).unwrap();
+        let course = Course::draw(&scenario, &world, 4);
+        let mut text = Vec::new();
+        let mut log = LogWriter::new(&mut text, 4);
+        play(&scenario, &world, &course, &players(&scenario, &world).unwrap()[1], Some(&mut log));
+        log.finish().unwrap();
+        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let age = |line| {
+            let record: AccessRecord<'_> = serde_json::from_slice(line).unwrap();
+            record.decision.unwrap().candidates.iter().filter_map(|it| it.intensity_age_s).max().unwrap()
+        };
+        lines.map(age).max().unwrap()
+    };
+    let (heard, stale) = (oldest(false), oldest(true));
+    assert!((3000..=3600).contains(&heard) && (17_000..=18_000).contains(&stale), "{heard} s and {stale} s");
+}
+
 /// As in the proxy, where one request sees one snapshot.
 #[test]
 fn a_request_that_is_held_back_is_decided_by_the_readings_that_it_came_under() {
@@ -325,7 +351,10 @@ fn the_command_writes_what_report_and_explain_read() {
     let (out, error) =
         said(&["simulate", &file("s.yaml"), "--policy", "windward", "--json", &file("all.json"), "--log", &file("access.jsonl")]);
     for policy in ["least_latency", "windward", "(oracle)"] {
-        assert!(out.lines().any(|line| line.starts_with(policy)) && error.contains(&format!("{policy}, seed 7, in ")), "{out}{error}");
+        assert!(
+            out.lines().any(|line| line.starts_with(policy)) && error.contains(&format!("{policy}, seed 7, in ")),
+            "{out}{error}"
+        );
     }
     assert!(error.contains("1 of 6: ") && error.contains("6 of 6: "), "{error}");
 
