@@ -11,6 +11,7 @@ use serde_json::Value;
 use windward::clock::RuntimeClock;
 use windward::config::fleet::FleetPlan;
 use windward::mock;
+use windward::simulate::render::COLUMNS;
 
 use super::support::{Client, Harness, patiently};
 
@@ -74,6 +75,13 @@ fn crowd(proxy: SocketAddr, nth: usize) {
             drop(client.try_answer());
         }
     }
+}
+
+#[test]
+fn the_bench_prints_the_table_of_simulate() {
+    let bench = include_str!("../../benches/closed_loop.py");
+    // A list of names is written alike in both languages.
+    assert!(bench.contains(&format!("\nCOLUMNS = {COLUMNS:?}\n")), "{COLUMNS:?}");
 }
 
 #[test]

@@ -1,0 +1,1 @@
+"""What closed_loop.py is made of."""
