@@ -83,7 +83,7 @@
 //! | Without a file descriptor left for clients it waits instead of turning round, answers 503 when there is none for a backend, blames none, still answers on the admin address, and goes on when there are some | `without_descriptors_it_waits_and_blames_nobody_and_then_goes_on`, `clients_are_left_none_before_backends_and_those_none_before_ourselves` |
 //! | A name is looked up once for everybody who wants it, and its last good addresses are used while no lookup succeeds, not for long where no certificate proves them | `who_wants_a_name_at_once_waits_for_one_lookup_and_its_answer_counts_for_a_while`, `the_last_good_addresses_count_while_no_lookup_succeeds_and_not_for_ever`, `a_lookup_that_hangs_is_waited_for_only_by_who_has_nothing_else`, `addresses_that_no_certificate_proves_are_given_up_soon`, `who_waits_for_one_lookup_takes_turns_as_well` |
 //! | An answer that has to be held until it can be translated takes room that there is for it, or is cut | `an_answer_that_there_is_no_room_to_hold_is_cut_and_blames_nobody` |
-//! | A decision among sixteen candidates allocates nothing | `a_decision_among_sixteen_allocates_nothing` |
+//! | A decision among sixteen candidates allocates nothing, and one among more nothing once its worker has made one | `a_decision_among_sixteen_allocates_nothing`, `nor_does_one_among_more_once_its_worker_has_made_one`, `what_is_estimated_and_decided_for_a_request_allocates_nothing` |
 //!
 //! # What it is built from is known
 //!

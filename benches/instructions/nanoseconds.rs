@@ -17,7 +17,7 @@ use std::time::Instant;
 use smallvec::SmallVec;
 use windward::affinity::Warm;
 use windward::clock::{Clock, SystemClock};
-use windward::decide::{Candidate, decide};
+use windward::decide::{Candidate, Scratch, decide_with};
 use windward::estimate::Demand;
 use windward::policy::Policy;
 use windward::state::{Question, Snapshot};
@@ -35,19 +35,22 @@ fn main() {
         black_box(framing.feed(black_box(&message)));
     });
     for count in [8, 32] {
-        let (policy, candidates) = (Policy::standard("standard"), candidates(count));
+        let (policy, candidates, scratch) = (Policy::standard("standard"), candidates(count), Scratch::default());
         measure(&format!("a decision among {count}"), || {
-            let _ = black_box(decide(black_box(&policy), true, black_box(&candidates), 7));
+            let decided = black_box(decide_with(black_box(&policy), true, black_box(&candidates), 7, &scratch));
+            if let Ok(decision) = decided {
+                scratch.give_back(decision);
+            }
         });
         let snapshot = Snapshot::first(Arc::new(plan(count)), SystemClock.monotonic());
         measure(&format!("estimates and a decision among {count}"), || {
-            let _ = black_box(estimated(black_box(&snapshot)));
+            let _ = black_box(estimated(black_box(&snapshot), &scratch));
         });
     }
 }
 
 /// What a request does from its size to its decision. Both clocks are read, as they are for it.
-fn estimated(snapshot: &Snapshot) -> usize {
+fn estimated(snapshot: &Snapshot, scratch: &Scratch) -> usize {
     let route = &snapshot.plan.routes[0];
     let demand = Demand { body_bytes: 1536, max_output_tokens: None, streamed: true, embeddings: false };
     let deployments = route.candidates("m");
@@ -55,7 +58,11 @@ fn estimated(snapshot: &Snapshot) -> usize {
     let (policy, warm, now, wall) = (&*route.policy, Warm::default(), SystemClock.monotonic(), SystemClock.wall());
     let question = Question { model: "m", size, policy, warm, now, wall, turn: 3 };
     let all: SmallVec<[Candidate; 32]> = deployments.iter().filter_map(|one| snapshot.candidate(one, true, &question)).collect();
-    decide(policy, true, &all, 3).map_or(0, |decision| decision.order.len())
+    decide_with(policy, true, &all, 3, scratch).map_or(0, |decision| {
+        let tried = decision.order.len();
+        scratch.give_back(decision);
+        tried
+    })
 }
 
 fn measure(what: &str, mut one: impl FnMut()) {

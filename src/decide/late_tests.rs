@@ -4,11 +4,18 @@ use proptest::prelude::*;
 
 use super::tests::{any_candidates, candidate, decided, green, policy};
 use super::*;
+use crate::policy::{Objective, OnNoCandidate};
 
 #[test]
 fn a_candidate_stays_small() {
     assert!(size_of::<Candidate>() <= 128, "{} bytes", size_of::<Candidate>());
     assert!(size_of::<NoCandidate>() <= 16);
+}
+
+#[test]
+fn more_candidates_than_a_plan_can_have_do_no_harm() {
+    let many = vec![candidate(0, Some(1.0), 100.0, 0); 70_000];
+    assert_eq!(decided(&green(), &many).verdicts.len(), 65_536);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::tests::{candidate, decided, green, policy};
+use super::weighing::TIE;
 use super::*;
+use crate::policy::Objective;
 use crate::units::Usd;
 
 fn priced(id: u16, grams: Option<f64>, usd: Option<f64>) -> Candidate {

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Candidate, Decision, NoCandidate, Reason, Standing, decide, decide_within, latency};
+use super::{Candidate, Decision, NoCandidate, Reason, Scratch, Standing, decide_with, decide_within, latency};
 use crate::policy::{LatencyBudget, Overload, Policy};
 use crate::units::Millis;
 
@@ -59,13 +59,14 @@ pub fn decide_in_time(
     candidates: &[Candidate],
     turn: u32,
     waiting: Waiting,
+    scratch: &Scratch,
 ) -> Result<Outcome, NoCandidate> {
     // The size of a request is the same for all of its candidates.
     let (prompt_tokens, output_tokens) =
         candidates.first().map_or((0, 0), |candidate| (candidate.estimate.prompt_tokens, candidate.estimate.output_tokens));
     let whole = policy.budget.and_then(|budget| budget.of(streamed, prompt_tokens).map(|of| (budget, of)));
     let (Overload::HoldThenShed, Some((budget, whole))) = (policy.overload, whole) else {
-        return decide(policy, streamed, candidates, turn).map(Outcome::Serve);
+        return decide_with(policy, streamed, candidates, turn, scratch).map(Outcome::Serve);
     };
     let usable = candidates.iter().filter(|candidate| matches!(candidate.standing, Standing::Ready | Standing::NoCapacity));
     let quickest = usable.clone().map(|candidate| latency(streamed, candidate).get()).fold(f64::INFINITY, f64::min);
@@ -76,7 +77,7 @@ pub fn decide_in_time(
     let left = Millis::saturating(whole.get() - waiting.spent.get());
     // What is left of the budget is what has to be met now.
     let rest = LatencyBudget { at_most: Some(left), ..budget };
-    let decision = decide_within(policy, Some(rest), streamed, candidates, turn);
+    let decision = decide_within(policy, Some(rest), streamed, candidates, turn, scratch);
     let is_final = match &decision {
         Ok(decision) => decision.reason != Reason::FastestOverBudget && !full(candidates, reserve),
         Err(why) => matches!(why, NoCandidate::NoneServes | NoCandidate::AllExcluded { no_capacity: 0, .. }),
@@ -84,7 +85,9 @@ pub fn decide_in_time(
     if is_final {
         return decision.map(Outcome::Serve);
     }
+    let unused = |decision: Result<Decision, NoCandidate>| decision.into_iter().for_each(|decision| scratch.give_back(decision));
     if left.get() - Millis::from(HOLD).get() > need {
+        unused(decision);
         return Ok(Outcome::Hold(HOLD));
     }
     let lateness = |candidate: &Candidate| {
@@ -95,7 +98,11 @@ pub fn decide_in_time(
     let has_room =
         |candidate: &&Candidate| candidate.standing == Standing::Ready && candidate.estimate.in_flight < candidate.estimate.limit;
     let least = usable.filter(has_room).map(lateness).fold(f64::INFINITY, f64::min);
-    if least > 1.0 || full(candidates, reserve) { Ok(Outcome::Shed) } else { decision.map(Outcome::Serve) }
+    if least > 1.0 || full(candidates, reserve) {
+        unused(decision);
+        return Ok(Outcome::Shed);
+    }
+    decision.map(Outcome::Serve)
 }
 
 /// The share of all places that is left free of a request with such an answer: the more, the longer it would keep its place.
@@ -122,6 +129,16 @@ mod tests {
     use super::super::tests::{candidate, policy};
     use super::*;
     use crate::policy::Objective;
+
+    fn decide_in_time(
+        policy: &Policy,
+        streamed: bool,
+        candidates: &[Candidate],
+        turn: u32,
+        waiting: Waiting,
+    ) -> Result<Outcome, NoCandidate> {
+        super::decide_in_time(policy, streamed, candidates, turn, waiting, &Scratch::default())
+    }
 
     fn patient() -> Policy {
         Policy { overload: Overload::HoldThenShed, ..policy(Objective::LeastCarbon) }

@@ -17,7 +17,7 @@ use super::narrow::Narrowed;
 use super::pinned::Keeps;
 use super::pool::{Buffered, Claiming};
 use super::provenance::Client;
-use super::scratch::Candidates;
+use super::scratch::{Candidates, give_back};
 use super::shadow::Shadowed;
 use super::translated::Translated;
 use super::upload::Turn;
@@ -474,6 +474,8 @@ impl Drop for Exchange {
             self.shared.metrics.answered(self.status);
         }
         self.give_back_places();
+        let of_shadow = self.shadow.take().and_then(|shadow| shadow.decision());
+        self.decision.take().into_iter().chain(of_shadow).for_each(give_back);
     }
 }
 

@@ -111,9 +111,7 @@ pub(super) type Waiting = SmallVec<[u16; 16]>;
 /// Tries the candidates in their order. The response that is returned is the one to pass on, whatever its status.
 pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Result<(UpstreamResponse, UsageEvent), Error> {
     let Some(policy) = x.policy().map(Arc::clone) else { return Err(Error::NoRoute) };
-    let mut waiting: Waiting = x.decision.as_ref().map(|decision| decision.order.clone()).unwrap_or_default();
-    leave_out_who_has_no_token(x, &mut waiting);
-    waiting.truncate(usize::from(policy.attempts.max.max(1)));
+    let mut waiting = to_be_tried(x, policy.attempts.max);
     let mut tries = Tries::new();
     while !waiting.is_empty() {
         let index = usize::from(waiting.remove(0));
@@ -171,18 +169,19 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
     Ok((response, UsageEvent::Keep))
 }
 
-/// Leaves out those who have no token to be sent, if anybody else can be asked: also one that was ejected may answer, and an answer of
-/// somebody is not given up for the sake of one who cannot be asked.
-fn leave_out_who_has_no_token(x: &Exchange, waiting: &mut Waiting) {
-    let can_be_asked = |index: &mut u16| {
+/// Those who may be asked, in the decision's order and no more of them than may see one request: without those who have no token to be
+/// sent, if anybody else can be asked. Also one that was ejected may answer, and an answer of somebody is not given up for the sake of
+/// one who cannot be asked.
+fn to_be_tried(x: &Exchange, most: u8) -> Waiting {
+    let order = x.decision.as_ref().map_or(&[][..], |decision| &decision.order);
+    let can_be_asked = |index: u16| {
         // Nobody else is without one.
-        let candidate = x.candidates.get(usize::from(*index)).filter(|candidate| candidate.standing == Standing::Ejected);
+        let candidate = x.candidates.get(usize::from(index)).filter(|candidate| candidate.standing == Standing::Ejected);
         let token = candidate.and_then(|candidate| x.snapshot.token(candidate.backend));
         token.is_none_or(|token| token.is_good(x.wall))
     };
-    if waiting.iter().any(|index| can_be_asked(&mut { *index })) {
-        waiting.retain(can_be_asked);
-    }
+    let anybody = order.iter().any(|index| can_be_asked(*index));
+    order.iter().copied().filter(|index| !anybody || can_be_asked(*index)).take(usize::from(most.max(1))).collect()
 }
 
 /// Takes a place at the backend that is tried next.

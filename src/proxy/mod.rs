@@ -76,6 +76,7 @@ use reject::SOON;
 pub use relay::{Body, Cut, Limited};
 use request_body::Received;
 pub use request_body::RequestBody;
+use scratch::with_scratch;
 
 /// What all workers of one proxy share.
 pub struct Shared {
@@ -387,7 +388,7 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
     }
     let outcome = match turn {
         None => Ok(Outcome::Serve(Decision::pinned())),
-        Some(turn) => decide_in_time(&policy, demand.streamed, &x.candidates, turn, waiting),
+        Some(turn) => with_scratch(|scratch| decide_in_time(&policy, demand.streamed, &x.candidates, turn, waiting, scratch)),
     };
     x.turn = turn;
     x.deployments = Some(deployments);

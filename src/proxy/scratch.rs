@@ -1,12 +1,13 @@
-//! The list of a request's candidates. Up to four lie in the exchange itself; a longer list is one that an earlier request of this
-//! worker is done with, so that a decision among any number allocates nothing once the worker has seen as many.
+//! The list of a request's candidates, and the room that a worker has for deciding among them. Up to four lie in the exchange itself; a
+//! longer list is one that an earlier request of this worker is done with, so that a decision among any number allocates nothing once the
+//! worker has seen as many.
 
 use std::cell::RefCell;
 use std::ops::Deref;
 
 use smallvec::SmallVec;
 
-use crate::decide::Candidate;
+use crate::decide::{Candidate, Decision, Scratch};
 
 /// Candidates that lie in place: most routes have no more, and an exchange lives as long as its stream.
 const IN_PLACE: usize = 4;
@@ -18,6 +19,20 @@ const MOST_KEPT: usize = 64;
 
 thread_local! {
     static SPARE: RefCell<Vec<Vec<Candidate>>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: Scratch = Scratch::default();
+}
+
+/// Decides with this worker's room for it.
+pub(super) fn with_scratch<T>(decide: impl Fn(&Scratch) -> T) -> T {
+    // It is only not there while the thread ends.
+    SCRATCH.try_with(&decide).unwrap_or_else(|_| decide(&Scratch::default()))
+}
+
+/// Nobody looks at a decision any more.
+pub(super) fn give_back(decision: Decision) {
+    if decision.order.spilled() || decision.verdicts.spilled() {
+        let _ = SCRATCH.try_with(|scratch| scratch.give_back(decision));
+    }
 }
 
 /// Candidates of one request, in the order of its deployments.

@@ -1,10 +1,10 @@
 //! What would be decided if the route's policy were another one, for the log alone: so that a change can be read before it is made.
 
 use super::exchange::Exchange;
-use super::scratch::Candidates;
+use super::scratch::{Candidates, with_scratch};
 use crate::affinity::Warm;
 use crate::backend::BackendId;
-use crate::decide::{Outcome, Waiting, decide_in_time};
+use crate::decide::{Decision, Outcome, Waiting, decide_in_time};
 use crate::policy::Policy;
 use crate::record::{ShadowUsed, Text};
 use crate::route::{Deployment, Shadow};
@@ -16,6 +16,16 @@ pub(super) struct Shadowed {
     candidates: Candidates,
     /// Nothing where it would have refused: nobody may serve it, or it does not let a request ask for what this one asks.
     outcome: Option<Outcome>,
+}
+
+impl Shadowed {
+    /// What it consists of, when nobody looks at it any more.
+    pub(super) fn decision(self) -> Option<Decision> {
+        match self.outcome {
+            Some(Outcome::Serve(decision)) => Some(decision),
+            _ => None,
+        }
+    }
 }
 
 /// What the route's shadow decides of a request, if it has one. All else stays as it is: whoever brings a policy by key is served by that
@@ -44,7 +54,8 @@ pub(super) fn decided(
         x.judge_translation(it, &mut candidate);
         candidates.push(candidate);
     }
-    let outcome = decide_in_time(policy, x.streamed, &candidates, question.turn, waiting).ok();
+    let decide = |scratch: &_| decide_in_time(policy, x.streamed, &candidates, question.turn, waiting, scratch);
+    let outcome = with_scratch(decide).ok();
     Some(Box::new(Shadowed { candidates, outcome }))
 }
 

@@ -18,7 +18,7 @@ use crate::backend::BackendId;
 use crate::config::scenario::{Ablation, Class, Scenario, Settings};
 use crate::config::{self, ConfigErrors, Env, Files, Plan};
 use crate::control::pricing::{Pricer, Ticked};
-use crate::decide::{self, Candidate, Decision, NoCandidate, Standing, Waiting, decide_in_time};
+use crate::decide::{self, Candidate, Decision, NoCandidate, Scratch, Standing, Waiting, decide_in_time};
 use crate::estimate::Demand;
 use crate::grid::{Basis, Grid, Quality, Reading, Signal};
 use crate::live::{Permit, Remedy, RetryBudget};
@@ -89,6 +89,7 @@ pub struct Router {
     seconds: u64,
     /// By route.
     turns: Vec<u32>,
+    scratch: Scratch,
 }
 
 impl Router {
@@ -98,7 +99,7 @@ impl Router {
         let snapshot = Arc::new(Snapshot::first(Arc::clone(&player.plan), origin).with_grid(Arc::clone(&player.grid)));
         let (pricer, exchange) = (Pricer::new(&snapshot), Exchange::new(run, &snapshot));
         let (ablations, retries) = (Arc::clone(&player.ablations), RetryBudget::new(origin));
-        Self { snapshot, pricer, retries, exchange, ablations, seconds: 0, turns }
+        Self { snapshot, pricer, retries, exchange, ablations, seconds: 0, turns, scratch: Scratch::default() }
     }
 
     /// The policy of a route.
@@ -167,6 +168,7 @@ impl Router {
                 &candidates,
                 turn,
                 Waiting { spent: Millis::from(spent), usual_answer: snapshot.usual_answer },
+                &self.scratch,
             ) {
                 Ok(decide::Outcome::Serve(decision)) => Outcome::Serve(decision),
                 Ok(decide::Outcome::Hold(span)) => Outcome::Hold(span),

@@ -1,4 +1,5 @@
-//! The decision allocates nothing for up to 16 candidates: counted, not argued.
+//! The decision allocates nothing for up to 16 candidates, and nothing for more once its worker has made one among as many: counted, not
+//! argued.
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -10,9 +11,9 @@ use windward::backend::BackendId;
 use windward::cli::surroundings::Disk;
 use windward::clock::{Clock, SystemClock};
 use windward::config::{self, Env};
-use windward::decide::{Candidate, Outcome, Standing, Waiting, decide, decide_in_time};
+use windward::decide::{Candidate, Outcome, Scratch, Standing, Waiting, decide, decide_in_time, decide_with};
 use windward::estimate::{Demand, Estimate};
-use windward::policy::{Objective, Policy};
+use windward::policy::{Objective, OnNoCandidate, Policy};
 use windward::state::{Question, Snapshot};
 use windward::units::{Grams, GramsPerKwh, Joules, Millis, Usd};
 
@@ -37,11 +38,15 @@ fn candidate(id: u16) -> Candidate {
     Candidate { backend: BackendId(id), estimate, standing: Standing::Ready, weight: 1 }
 }
 
+fn policy(objective: Objective) -> Policy {
+    Policy { objective, max_usd_per_kg: Some(Usd::saturating(1.0)), ..Policy::standard("p") }
+}
+
 #[test]
 fn a_decision_among_sixteen_allocates_nothing() {
     let candidates: Vec<Candidate> = (0..17).map(candidate).collect();
     for objective in Objective::ALL {
-        let policy = Policy { objective, max_usd_per_kg: Some(Usd::saturating(1.0)), ..Policy::standard("p") };
+        let policy = policy(objective);
         for count in [1, 3, 8, 16] {
             let allocations = allocation_counter::measure(|| {
                 let _ = black_box(decide(&policy, true, &candidates[..count], 7));
@@ -51,14 +56,42 @@ fn a_decision_among_sixteen_allocates_nothing() {
     }
 }
 
-/// A plan of sixteen backends under a policy with everything that a decision can look at.
-fn sixteen() -> Snapshot {
+#[test]
+fn nor_does_one_among_more_once_its_worker_has_made_one() {
+    let in_time: Vec<Candidate> = (0..64).map(candidate).collect();
+    let late = |mut candidate: Candidate| {
+        candidate.estimate.first_token = Millis::saturating(1e6);
+        candidate
+    };
+    let half: Vec<Candidate> = (0..).zip(&in_time).map(|(nth, it)| if nth % 2 == 0 { late(*it) } else { *it }).collect();
+    let none: Vec<Candidate> = in_time.iter().copied().map(late).collect();
+    let nobody: Vec<Candidate> = in_time.iter().map(|it| Candidate { standing: Standing::NoCapacity, ..*it }).collect();
+    let scratch = Scratch::default();
+    for (objective, on_no_candidate) in
+        Objective::ALL.into_iter().flat_map(|it| [(it, OnNoCandidate::Fastest), (it, OnNoCandidate::Reject)])
+    {
+        let policy = Policy { on_no_candidate, ..policy(objective) };
+        for (what, count) in [&in_time, &half, &none, &nobody].into_iter().flat_map(|it| [17, 32, 64].map(|count| (it, count))) {
+            let decide = || {
+                let decided = black_box(decide_with(&policy, true, &what[..count], 7, &scratch));
+                if let Ok(decision) = decided {
+                    scratch.give_back(decision);
+                }
+            };
+            decide();
+            assert_eq!(allocation_counter::measure(decide).count_total, 0, "{objective:?} among {count}, {on_no_candidate:?}");
+        }
+    }
+}
+
+/// A plan of so many backends under a policy with everything that a decision can look at.
+fn plan_of(count: usize) -> Snapshot {
     let mut text = "policies:\n  - { name: p, latency_budget: { first_token: 1s, per_prompt_token: 100us, per_output_token: 35ms }, overload: \
                     hold_then_shed, residency: [SE-SE3, FR, DE, PL], max_usd_per_kg: 2, latency_price_mg_per_s: 10 }\n"
         .to_owned();
-    let names: Vec<String> = (0..16).map(|name| format!("b{name}")).collect();
+    let names: Vec<String> = (0..count).map(|name| format!("b{name}")).collect();
     let _ = writeln!(text, "routes: [{{ name: r, policy: p, backends: [{}] }}]\nbackends:", names.join(", "));
-    for name in 0..16 {
+    for name in 0..count {
         let zone = ["SE-SE3", "FR", "DE", "PL"][name % 4];
         let price = "price_usd_per_million_tokens: { input: 1, output: 3 }";
         let _ =
@@ -69,29 +102,40 @@ fn sixteen() -> Snapshot {
 }
 
 #[test]
-fn what_is_estimated_and_decided_for_a_request_allocates_nothing_up_to_sixteen() {
-    let (snapshot, now, wall) = (sixteen(), SystemClock.monotonic(), SystemClock.wall());
-    let route = &snapshot.plan.routes[0];
-    let demand = Demand { body_bytes: 4500, max_output_tokens: Some(500), streamed: true, embeddings: false };
-    let counted = || {
-        let mut outcome = None;
-        let allocations = allocation_counter::measure(|| {
+fn what_is_estimated_and_decided_for_a_request_allocates_nothing() {
+    for count in [16, 32] {
+        let (snapshot, now, wall, scratch) = (plan_of(count), SystemClock.monotonic(), SystemClock.wall(), Scratch::default());
+        let route = &snapshot.plan.routes[0];
+        let demand = Demand { body_bytes: 4500, max_output_tokens: Some(500), streamed: true, embeddings: false };
+        let decided = || {
             let deployments = route.candidates("m");
             let size = snapshot.size(deployments[0].flow, &demand);
             let (policy, warm) = (&*route.policy, Warm::default());
             let question = Question { model: "m", size, policy, warm, now, wall, turn: 3 };
             let inside = |id: &BackendId| !route.outside.contains(id);
             let all = deployments.iter().filter_map(|one| snapshot.candidate(one, inside(&one.backend), &question));
-            let candidates: SmallVec<[Candidate; 16]> = all.collect();
-            outcome = Some(black_box(decide_in_time(policy, true, &candidates, 3, Waiting::default())));
-        });
-        assert_eq!(allocations.count_total, 0);
-        outcome.unwrap().unwrap()
-    };
-    assert!(matches!(counted(), Outcome::Serve(_)));
-    // With that much ahead everywhere nobody is in time: it is held, the longest way through.
-    let _held: Vec<_> = snapshot.live.iter().map(|live| live.admit(100_000)).collect();
-    assert!(matches!(counted(), Outcome::Hold(_)));
+            // The proxy has room of its own for these.
+            let candidates: SmallVec<[Candidate; 32]> = all.collect();
+            assert_eq!(candidates.len(), count);
+            black_box(decide_in_time(policy, true, &candidates, 3, Waiting::default(), &scratch)).unwrap()
+        };
+        let counted = || {
+            let again = |outcome: Outcome| {
+                if let Outcome::Serve(decision) = outcome {
+                    scratch.give_back(decision);
+                }
+            };
+            again(decided());
+            let mut outcome = None;
+            let allocations = allocation_counter::measure(|| outcome = Some(decided()));
+            assert_eq!(allocations.count_total, 0, "{count}");
+            outcome.unwrap()
+        };
+        assert!(matches!(counted(), Outcome::Serve(_)));
+        // With that much ahead everywhere nobody is in time: it is held, the longest way through.
+        let _held: Vec<_> = snapshot.live.iter().map(|live| live.admit(100_000)).collect();
+        assert!(matches!(counted(), Outcome::Hold(_)));
+    }
 }
 
 #[test]
