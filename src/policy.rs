@@ -81,6 +81,13 @@ impl LatencyBudget {
             (own, most) => own.or(most),
         }
     }
+
+    /// The same when `spent` of it is over: what is left of the budget of one request; one that has none still has none.
+    #[must_use]
+    pub fn after(self, spent: Millis, streamed: bool, prompt_tokens: u32) -> Self {
+        let left = self.of(streamed, prompt_tokens).map(|whole| Millis::saturating(whole.get() - spent.get()));
+        Self { at_most: left.or(self.at_most), ..self }
+    }
 }
 
 /// What to do when no candidate meets the budget.

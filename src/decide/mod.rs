@@ -10,6 +10,7 @@
 //!
 //! Nothing here allocates for up to 16 candidates, which lie in place, nor for more where the worker hands in its [`Scratch`].
 
+mod again;
 mod hedge;
 mod overload;
 mod residency;
@@ -19,6 +20,7 @@ mod weighing;
 
 use smallvec::SmallVec;
 
+pub use again::next;
 pub use hedge::{Second, second};
 pub use overload::{Outcome, Waiting, decide_in_time};
 pub use residency::resident;
@@ -161,10 +163,11 @@ fn decide_within(
     Ok(Decision { baseline: baseline.unwrap_or(chosen), order, reason, verdicts })
 }
 
-/// What keeps a candidate from being weighed at all: its standing, or the latency budget. With it a refused request can be logged
-/// with a verdict for every candidate, too.
-pub fn exclusion(policy: &Policy, streamed: bool, candidate: &Candidate) -> Option<Verdict> {
-    excluded(candidate, || late(policy.budget, streamed, candidate))
+/// What keeps a candidate from being weighed at all: its standing, or what is left of the latency budget when `spent` of it is over. With
+/// it a refused request can be logged with a verdict for every candidate, too.
+pub fn exclusion(policy: &Policy, streamed: bool, candidate: &Candidate, spent: Millis) -> Option<Verdict> {
+    let left = || policy.budget.map(|budget| budget.after(spent, streamed, candidate.estimate.prompt_tokens));
+    excluded(candidate, || late(left(), streamed, candidate))
 }
 
 fn excluded(candidate: &Candidate, late: impl FnOnce() -> Option<Verdict>) -> Option<Verdict> {

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Candidate, Decision, NoCandidate, Reason, Scratch, Standing, decide_with, decide_within, latency};
+use super::{Candidate, Decision, NoCandidate, Reason, Scratch, Standing, decide_within, latency};
 use crate::policy::{LatencyBudget, Overload, Policy};
 use crate::units::Millis;
 
@@ -52,7 +52,8 @@ pub struct Waiting {
     pub usual_answer: f64,
 }
 
-/// As [`decide`], for a request that came some time ago, under a policy that may rather hold or shed it than send it too late.
+/// As [`decide`](super::decide()), for a request that came some time ago, so that only what is left of its budget counts, and under a
+/// policy that may rather hold or shed it than send it too late.
 pub fn decide_in_time(
     policy: &Policy,
     streamed: bool,
@@ -64,9 +65,12 @@ pub fn decide_in_time(
     // The size of a request is the same for all of its candidates.
     let (prompt_tokens, output_tokens) =
         candidates.first().map_or((0, 0), |candidate| (candidate.estimate.prompt_tokens, candidate.estimate.output_tokens));
+    // What is left of the budget is what has to be met now.
+    let rest = policy.budget.map(|budget| budget.after(waiting.spent, streamed, prompt_tokens));
     let whole = policy.budget.and_then(|budget| budget.of(streamed, prompt_tokens).map(|of| (budget, of)));
+    let decision = decide_within(policy, rest, streamed, candidates, turn, scratch);
     let (Overload::HoldThenShed, Some((budget, whole))) = (policy.overload, whole) else {
-        return decide_with(policy, streamed, candidates, turn, scratch).map(Outcome::Serve);
+        return decision.map(Outcome::Serve);
     };
     let usable = candidates.iter().filter(|candidate| matches!(candidate.standing, Standing::Ready | Standing::NoCapacity));
     let quickest = usable.clone().map(|candidate| latency(streamed, candidate).get()).fold(f64::INFINITY, f64::min);
@@ -75,9 +79,6 @@ pub fn decide_in_time(
     let own = LatencyBudget { at_most: None, ..budget }.of(streamed, prompt_tokens).unwrap_or(whole);
     let reserve = reserve(output_tokens, waiting.usual_answer) * patience(own.get() - need);
     let left = Millis::saturating(whole.get() - waiting.spent.get());
-    // What is left of the budget is what has to be met now.
-    let rest = LatencyBudget { at_most: Some(left), ..budget };
-    let decision = decide_within(policy, Some(rest), streamed, candidates, turn, scratch);
     let is_final = match &decision {
         Ok(decision) => decision.reason != Reason::FastestOverBudget && !full(candidates, reserve),
         Err(why) => matches!(why, NoCandidate::NoneServes | NoCandidate::AllExcluded { no_capacity: 0, .. }),

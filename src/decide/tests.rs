@@ -202,7 +202,7 @@ fn nobody_is_an_answer_with_its_cause() {
     assert_eq!(refused, Err(NoCandidate::AllExcluded { no_capacity: 1, outside_residency: 2 }));
     let outside = Some(Verdict::OutsideResidency);
     assert_eq!(
-        candidates.map(|candidate| exclusion(&green(), true, &candidate)),
+        candidates.map(|candidate| exclusion(&green(), true, &candidate, Millis::ZERO)),
         [Some(Verdict::NoCapacity), outside, outside]
     );
 }
@@ -379,7 +379,7 @@ proptest! {
                 // Where nobody else is ready, those that come back are weighed against each other as if they were.
                 let lead = candidates[usize::from(decision.chosen())].standing;
                 let weighed = lead == Standing::Returning && candidates[index].standing == Standing::Returning;
-                let excluded = exclusion(&policy, streamed, &candidates[index]).filter(|_| !weighed);
+                let excluded = exclusion(&policy, streamed, &candidates[index], Millis::ZERO).filter(|_| !weighed);
                 prop_assert!(*verdict == Verdict::Chosen || excluded.is_none_or(|excluded| excluded == *verdict));
             }
         }
@@ -436,7 +436,7 @@ proptest! {
             && candidates[usize::from(decision.chosen())].estimate.emissions.is_none()
             && matches!(decision.reason, Reason::Objective(_) | Reason::CarbonUnknown)
         {
-            let rival = |c: &Candidate| exclusion(&policy, streamed, c).is_none() && c.estimate.emissions.is_some();
+            let rival = |c: &Candidate| exclusion(&policy, streamed, c, Millis::ZERO).is_none() && c.estimate.emissions.is_some();
             prop_assert!(!candidates.iter().any(rival));
             prop_assert_eq!(decision.reason, Reason::CarbonUnknown);
         }

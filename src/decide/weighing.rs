@@ -204,12 +204,7 @@ impl Weighing<'_> {
             self.rank_by_latency(order);
             return;
         };
-        let share = |index: u16| {
-            let estimate = &self.at(index).estimate;
-            let of_first = budget.of(self.streamed, estimate.prompt_tokens).map_or(0.0, |span| self.latency(index) / span.get());
-            let of_next = budget.per_output_token.map_or(0.0, |span| estimate.per_output_token.get() / span.get());
-            of_first.max(of_next) * if estimate.in_flight < estimate.limit { 1.0 } else { CROWDED }
-        };
+        let share = |index: u16| lateness(budget, self.streamed, self.at(index));
         self.rank_by(order, share, |index| share(index) * TIE);
     }
 
@@ -307,6 +302,16 @@ impl Weighing<'_> {
             Verdict::Scarcer { by: Grams::saturating(more[2]) }
         }
     }
+}
+
+/// The share of a budget that a candidate's first token takes, or that each further one takes of its own, whichever is more; so many times
+/// as much for one that has no room. Above 1 it is late.
+pub(super) fn lateness(budget: LatencyBudget, streamed: bool, candidate: &Candidate) -> f64 {
+    let estimate = &candidate.estimate;
+    let waits = latency(streamed, candidate).get();
+    let of_first = budget.of(streamed, estimate.prompt_tokens).map_or(0.0, |span| waits / span.get());
+    let of_next = budget.per_output_token.map_or(0.0, |span| estimate.per_output_token.get() / span.get());
+    of_first.max(of_next) * if estimate.in_flight < estimate.limit { 1.0 } else { CROWDED }
 }
 
 /// By how much a candidate costs more than the chosen one; `None` when nobody's cost is known.

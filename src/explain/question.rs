@@ -19,6 +19,7 @@ use crate::record::{CandidateUsed, DecisionUsed, ShadowUsed, Text};
 use crate::route::{Deployment, Route, select};
 use crate::state::{self, Snapshot};
 use crate::tables::nearest;
+use crate::units::Millis;
 use crate::wire::{Call, call};
 
 /// A request that nobody has sent.
@@ -265,7 +266,7 @@ impl<'a> Asking<'a> {
         let rows = self.deployments.iter().zip(candidates).enumerate().map(|(index, (deployment, candidate))| {
             let verdict = match decision {
                 Some(decision) => decision.verdicts.get(index).copied(),
-                None => exclusion(question.policy, self.streamed, candidate),
+                None => exclusion(question.policy, self.streamed, candidate, Millis::ZERO),
             };
             self.row(question, deployment, candidate, verdict.unwrap_or(Verdict::LaterInOrder))
         });

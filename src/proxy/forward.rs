@@ -20,9 +20,11 @@ use super::reject::Error;
 use super::translated;
 use super::tries::Tries;
 use crate::backend::{Backend, Credential};
-use crate::decide::Standing;
+use crate::decide::{self, Standing};
 use crate::dialect::Dialect;
 use crate::live::{Live, Sent, Wanted};
+use crate::policy::Policy;
+use crate::units::Millis;
 use crate::upstream::{SendBody, SendError, SendErrorKind, TimedOut, UpstreamResponse};
 use crate::wire::Operation;
 use crate::wire::allowance::allowances;
@@ -111,10 +113,9 @@ pub(super) type Waiting = SmallVec<[u16; 16]>;
 /// Tries the candidates in their order. The response that is returned is the one to pass on, whatever its status.
 pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Result<(UpstreamResponse, UsageEvent), Error> {
     let Some(policy) = x.policy().map(Arc::clone) else { return Err(Error::NoRoute) };
-    let mut waiting = to_be_tried(x, policy.attempts.max);
+    let mut waiting = to_be_tried(x);
     let mut tries = Tries::new();
-    while !waiting.is_empty() {
-        let index = usize::from(waiting.remove(0));
+    while let Some(index) = next(x, &policy, &mut waiting) {
         occupy(x, index);
         let asked = match begin(outgoing, x, index) {
             Ok(Some(asked)) => asked,
@@ -147,7 +148,7 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
             Outcome::Undone => policy.attempts.retry_unsafe || !tries.done,
             Outcome::Failed(_) => policy.attempts.retry_unsafe,
         };
-        if may_go_on && !waiting.is_empty() && may_retry(x, now) {
+        if may_go_on && is_anybody_left(x, &policy, &waiting) && may_retry(x, now) {
             continue;
         }
         match outcome {
@@ -169,10 +170,12 @@ pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Resul
     Ok((response, UsageEvent::Keep))
 }
 
-/// Those who may be asked, in the decision's order and no more of them than may see one request: without those who have no token to be
-/// sent, if anybody else can be asked. Also one that was ejected may answer, and an answer of somebody is not given up for the sake of
-/// one who cannot be asked.
-fn to_be_tried(x: &Exchange, most: u8) -> Waiting {
+/// More than these wait for nothing: no policy asks as many about one request.
+const MOST_WAITING: usize = 16;
+
+/// Those who may be asked, in the decision's order: without those who have no token to be sent, if anybody else can be asked. Also one that
+/// was ejected may answer, and an answer of somebody is not given up for the sake of one who cannot be asked.
+fn to_be_tried(x: &Exchange) -> Waiting {
     let order = x.decision.as_ref().map_or(&[][..], |decision| &decision.order);
     let can_be_asked = |index: u16| {
         // Nobody else is without one.
@@ -181,7 +184,23 @@ fn to_be_tried(x: &Exchange, most: u8) -> Waiting {
         token.is_none_or(|token| token.is_good(x.wall))
     };
     let anybody = order.iter().any(|index| can_be_asked(*index));
-    order.iter().copied().filter(|index| !anybody || can_be_asked(*index)).take(usize::from(most.max(1))).collect()
+    order.iter().copied().filter(|index| !anybody || can_be_asked(*index)).take(MOST_WAITING).collect()
+}
+
+/// Whether somebody else may be asked: there is one, and not as many were as may see one request.
+pub(super) fn is_anybody_left(x: &Exchange, policy: &Policy, waiting: &Waiting) -> bool {
+    !waiting.is_empty() && x.attempts.len() < usize::from(policy.attempts.max.max(1))
+}
+
+/// Takes whoever is asked now from among those who wait: at first whom the decision chose, and then by what is left of the budget.
+fn next(x: &Exchange, policy: &Policy, waiting: &mut Waiting) -> Option<usize> {
+    if !is_anybody_left(x, policy, waiting) {
+        return None;
+    }
+    let spent = || Millis::from(x.shared.clock.monotonic() - x.begun);
+    let again = || decide::next(policy, x.streamed, &x.candidates, waiting, spent());
+    let place = if x.attempts.is_empty() { 0 } else { again()? };
+    Some(usize::from(waiting.remove(place)))
 }
 
 /// Takes a place at the backend that is tried next.

@@ -29,6 +29,9 @@ pub(super) fn second(policy: &Policy, x: &Exchange, asked: &Asked, waiting: &Wai
     if x.attempts.len() == 1 {
         x.shared.hedges(policy).asked(hedge.at_most);
     }
+    if !forward::is_anybody_left(x, policy, waiting) {
+        return None;
+    }
     let spent = Millis::from(x.attempts.last()?.begun - x.begun);
     decide::second(policy, x.streamed, &x.candidates, asked.index as u16, waiting, spent)
 }

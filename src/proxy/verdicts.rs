@@ -5,6 +5,7 @@ use super::exchange::Exchange;
 use crate::decide::{Candidate, Verdict, exclusion};
 use crate::policy::Policy;
 use crate::record::{CandidateUsed, DecisionUsed, Text};
+use crate::units::Millis;
 
 pub(super) fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
     x.policy().filter(|_| !x.candidates.is_empty())?;
@@ -31,7 +32,7 @@ pub(super) fn candidates_used<'l>(
         // Without a decision every candidate is excluded, and by what is found again the way `decide` found it.
         let verdict = match decision {
             Some(decision) => decision.verdicts.get(index).copied(),
-            None => exclusion(policy, x.streamed, candidate),
+            None => exclusion(policy, x.streamed, candidate, Millis::ZERO),
         };
         let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
         let intensity = x.snapshot.intensity(x.snapshot.plan.backend(candidate.backend), x.wall);

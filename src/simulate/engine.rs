@@ -290,8 +290,9 @@ impl<'a> Engine<'a> {
     fn send(&mut self, index: u32, now: Duration) {
         let at = self.moment(now);
         let (Some(flight), Some(ask)) = (self.flights.get_mut(&index), self.course.asks.get(index as usize)) else { return };
-        let Some((attempt, candidate)) = flight.next() else { return };
         let Some(router) = self.routers.get(flight.proxy) else { return };
+        let Some(policy) = router.policy(flight.decided.route) else { return };
+        let Some((attempt, candidate)) = flight.next(policy, now.saturating_sub(ask.at)) else { return };
         let region = candidate.backend.index();
         flight.permit = Some(router.dispatched(&candidate, attempt == 0, at));
         let last = ask.session.and_then(|session| self.warm.get(&session).copied());

@@ -5,10 +5,12 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::router::{Decided, Outcome};
-use crate::decide::Candidate;
+use crate::decide::{self, Candidate};
 use crate::fleet::Ticket;
 use crate::live::Permit;
+use crate::policy::Policy;
 use crate::tables::TokenCounts;
+use crate::units::Millis;
 
 /// How an attempt came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,19 +92,22 @@ impl Flight {
         Self { proxy, decided, permit: None, attempts: SmallVec::new() }
     }
 
-    fn nth(&self, nth: usize) -> Option<Candidate> {
+    /// Who is tried next, `spent` after the request came, and the how manyeth attempt that is.
+    pub fn next(&self, policy: &Policy, spent: Duration) -> Option<(u8, Candidate)> {
         let Outcome::Serve(decision) = &self.decided.outcome else { return None };
-        self.decided.candidates.get(usize::from(*decision.order.get(nth)?)).copied()
-    }
-
-    /// Who is tried next, and the how manyeth attempt that is.
-    pub fn next(&self) -> Option<(u8, Candidate)> {
-        Some((self.attempts.len() as u8, self.nth(self.attempts.len())?))
+        let at = |index: u16| self.decided.candidates.get(usize::from(index)).copied();
+        let was_tried = |candidate: Candidate| self.attempts.iter().any(|tried| tried.region == candidate.backend.index());
+        let waiting = decision.order.iter().copied().filter(|index| at(*index).is_some_and(|it| !was_tried(it)));
+        let waiting: SmallVec<[u16; 8]> = waiting.collect();
+        let again = || decide::next(policy, true, &self.decided.candidates, &waiting, Millis::from(spent));
+        let place = if self.attempts.is_empty() { 0 } else { again()? };
+        Some((self.attempts.len() as u8, at(*waiting.get(place)?)?))
     }
 
     /// Who is tried now.
     pub fn candidate(&self) -> Option<Candidate> {
-        self.nth(self.attempts.len().checked_sub(1)?)
+        let region = self.attempts.last()?.region;
+        self.decided.candidates.iter().find(|candidate| candidate.backend.index() == region).copied()
     }
 
     /// Whether that attempt is the one under way.
@@ -112,6 +117,7 @@ impl Flight {
 
     /// Whether somebody else may be tried, of `most` in all.
     pub fn has_another(&self, most: u8) -> bool {
-        self.attempts.len() < usize::from(most.max(1)) && self.nth(self.attempts.len()).is_some()
+        let Outcome::Serve(decision) = &self.decided.outcome else { return false };
+        self.attempts.len() < usize::from(most.max(1)).min(decision.order.len())
     }
 }

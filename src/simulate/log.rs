@@ -257,7 +257,7 @@ impl Written<'_> {
         let candidates = decided.candidates.iter().enumerate().map(|(index, candidate)| {
             let verdict = match decision {
                 Some(decision) => decision.verdicts.get(index).copied(),
-                None => exclusion(policy, true, candidate),
+                None => exclusion(policy, true, candidate, Millis::ZERO),
             };
             let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
             let (_, intensity) = self.at(candidate.backend.index());

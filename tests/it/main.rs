@@ -17,6 +17,7 @@ mod azure;
 mod back_pressure;
 mod bad_input;
 mod bedrock;
+mod budget;
 mod cancel;
 mod cancel_http2;
 mod carbon;
