@@ -223,6 +223,11 @@ impl Policy {
         self.max_usd_per_kg.map_or(Grams::ZERO, |price| Grams::saturating(1e3 * cost.get() / price.get()))
     }
 
+    /// What it is worth to wait so long for the first token.
+    pub fn grams_for_waiting(&self, first_token: Millis) -> Grams {
+        Grams::saturating(self.latency_price_grams_per_second * first_token.get() / 1e3)
+    }
+
     /// Whether it looks at what a request costs.
     pub fn counts_money(&self) -> bool {
         self.objective == Objective::LeastCost || self.max_usd_per_kg.is_some()

@@ -143,6 +143,7 @@
 //! |---|---|
 //! | Every gram of a line follows from the line and the shipped table | `an_answer_after_a_failover_adds_up`, `failures_of_every_kind_add_up_and_save_nothing` |
 //! | What a cache spares is no saving, and what was lost by leaving one is a loss | `a_cache_is_no_saving_and_leaving_one_is_a_loss` |
+//! | A line has every number that its choice was made by, also of a request that was refused | `the_line_has_every_number_that_the_choice_was_made_by`, `the_line_says_what_was_ahead_and_how_large_a_share_was`, `a_request_that_could_only_come_too_late_is_shed_and_sent_nowhere` |
 //! | Every dollar of a line follows from its tokens and its own prices | `dollars_are_booked_with_what_the_baseline_would_have_cost` |
 //! | The log says what the backends served, whatever fails or is cut, and nothing stays under way | `the_log_says_what_the_fleet_served_and_nothing_stays_under_way` |
 //! | Nothing is lost between baseline, actual, waste and saved | `grams_are_conserved`, `sums_of_records_are_conserved` |

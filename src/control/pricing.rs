@@ -263,7 +263,7 @@ impl Flowing {
         if !usable || budget.is_some_and(|budget| latency > budget) {
             return None;
         }
-        let waiting = self.policy.latency_price_grams_per_second * estimate.first_token.get() / 1e3;
+        let waiting = self.policy.grams_for_waiting(estimate.first_token).get();
         let money = estimate.cost.map_or(0.0, |cost| self.policy.grams_for(cost).get());
         estimate.emissions.map(|grams| grams.get() + waiting + money)
     }

@@ -263,7 +263,7 @@ impl Weighing<'_> {
     }
 
     fn price_of_waiting(&self, estimate: &Estimate) -> Grams {
-        Grams::saturating(self.policy.latency_price_grams_per_second * estimate.first_token.get() / 1e3)
+        self.policy.grams_for_waiting(estimate.first_token)
     }
 
     /// Why a candidate within the budget and outside the tie came behind the chosen one.

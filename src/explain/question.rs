@@ -274,6 +274,7 @@ impl<'a> Asking<'a> {
             reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
             baseline: baseline.map(|it| self.name(it)),
             turn: Some(question.turn.into()),
+            spent_ms: None,
             input_tokens: None,
             output_tokens: None,
             coefficient: None,

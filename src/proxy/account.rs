@@ -414,11 +414,10 @@ fn record<'x>(x: &'x Exchange, now: Instant, tokens: &Tokens, ledger: &Ledger<'x
     }
 }
 
-/// The latency budget that the backend which served it had for a prompt of that size.
+/// The latency budget of the request, which is the same wherever it is served.
 fn budget_of(x: &Exchange) -> Option<Millis> {
     let (policy, demand) = x.policy().zip(x.demand)?;
-    let index = x.serving.as_ref().and_then(|(_, index)| *index)?;
-    let prompt_tokens = x.candidates.get(index)?.estimate.prompt_tokens;
+    let prompt_tokens = x.candidates.first()?.estimate.prompt_tokens;
     policy.budget?.of(demand.streamed, prompt_tokens)
 }
 

@@ -157,6 +157,8 @@ pub struct Exchange {
     pub(super) shadow: Option<Box<Shadowed>>,
     /// The rotation's state that it was decided with.
     pub(super) turn: Option<u32>,
+    /// From its arrival to the decision, by which its candidates were judged.
+    pub(super) spent: Millis,
     /// The backend whose response is passed on, and what predicted its first token.
     pub(super) serving: Option<(Arc<Backend>, Option<usize>)>,
     pub(super) permit: Option<Permit>,
@@ -228,6 +230,7 @@ impl Exchange {
             decision: None,
             shadow: None,
             turn: None,
+            spent: Millis::ZERO,
             serving: None,
             permit: None,
             buffered: None,

@@ -382,7 +382,8 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
     if let Some(flow) = snapshot.flow(x.demand_of(flow)).filter(|_| counts) {
         flow.asked(size, demand.streamed);
     }
-    let waiting = Waiting { spent: Millis::from(now - x.begun), usual_answer: snapshot.usual_answer };
+    x.spent = Millis::from(now - x.begun);
+    let waiting = Waiting { spent: x.spent, usual_answer: snapshot.usual_answer };
     if turn.is_some() {
         x.shadow = shadow::decided(x, &deployments, &question, waiting);
     }

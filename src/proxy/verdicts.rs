@@ -5,10 +5,9 @@ use super::exchange::Exchange;
 use crate::decide::{Candidate, Verdict, exclusion};
 use crate::policy::Policy;
 use crate::record::{CandidateUsed, DecisionUsed, Text};
-use crate::units::Millis;
 
 pub(super) fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
-    x.policy().filter(|_| !x.candidates.is_empty())?;
+    let policy = x.policy().filter(|_| !x.candidates.is_empty())?;
     let decision = x.decision.as_ref();
     let name = |index: usize| x.candidates.get(index).map(|c| Text::from(&*x.snapshot.plan.backend(c.backend).name));
     let first = x.candidates.first().map(|candidate| &candidate.estimate);
@@ -16,6 +15,7 @@ pub(super) fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
         reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
         baseline: decision.and_then(|decision| name(usize::from(decision.baseline))),
         turn: x.turn.map(u64::from),
+        spent_ms: policy.budget.map(|_| x.spent.rounded()),
         input_tokens: first.map(|estimate| estimate.prompt_tokens),
         output_tokens: first.map(|estimate| estimate.output_tokens),
         coefficient: coefficients(x, 0).map(|table| Text::from(&*table.id)),
@@ -32,7 +32,7 @@ pub(super) fn candidates_used<'l>(
         // Without a decision every candidate is excluded, and by what is found again the way `decide` found it.
         let verdict = match decision {
             Some(decision) => decision.verdicts.get(index).copied(),
-            None => exclusion(policy, x.streamed, candidate, Millis::ZERO),
+            None => exclusion(policy, x.streamed, candidate, x.spent),
         };
         let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
         let intensity = x.snapshot.intensity(x.snapshot.plan.backend(candidate.backend), x.wall);

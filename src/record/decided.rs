@@ -19,6 +19,9 @@ pub struct DecisionUsed<'a> {
     /// The rotation's state, where equals took turns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn: Option<u64>,
+    /// From the request's arrival to the decision: so much of its budget was over by then. None where there is no budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent_ms: Option<Millis>,
     /// Tokens of the prompt as predicted, for every candidate that says no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_tokens: Option<u32>,
@@ -54,6 +57,9 @@ pub struct CandidateUsed<'a> {
     /// First token as predicted, at the policy's quantile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_token_ms: Option<Millis>,
+    /// Of it: until the prompts that were sent there before are read; left out where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_ms: Option<Millis>,
     /// End as predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_ms: Option<Millis>,
@@ -90,6 +96,13 @@ pub struct CandidateUsed<'a> {
     /// Dollars as predicted; left out with the prices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_usd: Option<Usd>,
+    /// What these dollars would save elsewhere, at the policy's price of a kilogram; left out where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_grams: Option<Grams>,
+    /// What the time to the first token is worth, at the policy's price of a second; left out where it has none. Under `least_carbon` the
+    /// sum of all grams of a candidate is what is to be least.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_grams: Option<Grams>,
     /// What one more request there costs all others, because its capacity is scarce; none where it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_grams: Option<Grams>,
@@ -102,6 +115,9 @@ pub struct CandidateUsed<'a> {
     /// Requests that it takes at once, as learned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+    /// Its share, where shares decide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
 }
 
 /// What a request narrowed its policy by.

@@ -83,9 +83,8 @@ impl Written<'_> {
         });
         let (status, ended, error) = self.ending();
         let (first_token, total) = self.spans();
-        let candidate = last.and_then(|last| over.decided.candidates.get(last.region));
         let budget = policy
-            .zip(candidate)
+            .zip(over.decided.candidates.first())
             .and_then(|(policy, candidate)| policy.budget.as_ref()?.of(true, candidate.estimate.prompt_tokens));
         let used = last.and_then(|last| last.tokens);
         AccessRecord {
@@ -257,7 +256,7 @@ impl Written<'_> {
         let candidates = decided.candidates.iter().enumerate().map(|(index, candidate)| {
             let verdict = match decision {
                 Some(decision) => decision.verdicts.get(index).copied(),
-                None => exclusion(policy, true, candidate, Millis::ZERO),
+                None => exclusion(policy, true, candidate, decided.spent),
             };
             let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
             let (_, intensity) = self.at(candidate.backend.index());
@@ -267,6 +266,7 @@ impl Written<'_> {
             reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
             baseline: self.baseline().map(|index| Text::from(&*self.at(index).0.name)),
             turn: Some(u64::from(decided.turn)),
+            spent_ms: policy.budget.map(|_| decided.spent),
             input_tokens: None,
             output_tokens: None,
             coefficient: None,

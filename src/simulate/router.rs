@@ -57,6 +57,8 @@ pub struct Decided {
     pub candidates: SmallVec<[Candidate; 8]>,
     /// The rotation's state.
     pub turn: u32,
+    /// From its arrival until then.
+    pub spent: Millis,
     /// The plan, the readings and the prices that it came under, which stay for as long as it is held back.
     pub snapshot: Arc<Snapshot>,
     /// What came of it.
@@ -176,7 +178,7 @@ impl Router {
                 Err(why) => Outcome::Refuse(why),
             };
         }
-        Decided { route, demand, session, candidates, turn, snapshot, outcome }
+        Decided { route, demand, session, candidates, turn, spent: Millis::from(spent), snapshot, outcome }
     }
 
     /// A request is sent to one of its candidates. `first` says that it was sent to nobody before.

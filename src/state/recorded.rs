@@ -7,10 +7,10 @@ use crate::backend::Backend;
 use crate::cost::TokenPrices;
 use crate::decide::{Candidate, Verdict};
 use crate::grid::{self, Freshness, Intensity, Quality};
-use crate::policy::Policy;
+use crate::policy::{Objective, Policy};
 use crate::record::{CandidateUsed, CarbonUsed, Text};
 use crate::tables::Coefficients;
-use crate::units::Grams;
+use crate::units::{Grams, Millis};
 
 impl Snapshot {
     /// A candidate with the numbers that led to its verdict. `intensity` is that of its grid at the decision, which was at `wall`.
@@ -24,6 +24,7 @@ impl Snapshot {
         policy: &Policy,
     ) -> CandidateUsed<'a> {
         let (backend, estimate) = (self.plan.backend(candidate.backend), &candidate.estimate);
+        let some = |grams: Grams| Some(grams).filter(|grams| *grams > Grams::ZERO);
         let paced = policy.budget.is_some_and(|budget| budget.per_output_token.is_some());
         CandidateUsed {
             backend: Text::from(&*backend.name),
@@ -32,6 +33,7 @@ impl Snapshot {
             verdict: Text::from(verdict.as_str()),
             by: verdict.by(),
             first_token_ms: Some(estimate.first_token),
+            queue_ms: Some(estimate.queue.rounded()).filter(|queue| *queue > Millis::ZERO),
             total_ms: Some(estimate.total),
             input_tokens: Some(estimate.prompt_tokens),
             cached_input_tokens: Some(estimate.cached_tokens).filter(|cached| *cached > 0),
@@ -47,10 +49,13 @@ impl Snapshot {
             grams: estimate.emissions,
             price_usd_per_million_tokens: prices,
             cost_usd: estimate.cost,
-            price_grams: Some(estimate.price).filter(|price| *price > Grams::ZERO),
+            cost_grams: estimate.cost.map(|cost| policy.grams_for(cost)).and_then(some),
+            waiting_grams: some(policy.grams_for_waiting(estimate.first_token)),
+            price_grams: some(estimate.price),
             per_output_token_ms: paced.then_some(estimate.per_output_token),
             in_flight: estimate.in_flight,
             limit: Some(estimate.limit),
+            weight: (policy.objective == Objective::Weighted).then_some(candidate.weight),
         }
     }
 

@@ -179,12 +179,13 @@ fn write_decision<'a, C: Iterator<Item: Borrow<CandidateUsed<'a>>>>(
     json: &mut Json,
     (decision, candidates): (&DecisionUsed<'_>, (C, &mut Kept<KeptCandidate>)),
 ) {
-    let DecisionUsed { reason, baseline, turn, input_tokens, output_tokens, coefficient, candidates: _ } = decision;
+    let DecisionUsed { reason, baseline, turn, spent_ms, input_tokens, output_tokens, coefficient, candidates: _ } = decision;
     json.constant(b"{\"reason\":");
     json.text(reason);
     members! { json;
         "baseline" left_out Json::text, baseline;
         "turn" left_out Json::integer, *turn;
+        "spent_ms" left_out Json::millis, *spent_ms;
         "input_tokens" left_out Json::integer, *input_tokens;
         "output_tokens" left_out Json::integer, *output_tokens;
         "coefficient" left_out Json::text, coefficient;
@@ -226,9 +227,9 @@ fn write_candidates<'a, C: Iterator<Item: Borrow<CandidateUsed<'a>>>>(
     json.list(candidates, |json, candidate: &CandidateUsed<'a>| {
         #[rustfmt::skip]
         let CandidateUsed {
-            backend, region, grid_zone, verdict, by, first_token_ms, total_ms, input_tokens, cached_input_tokens, output_tokens,
-            coefficient, pue, intensity_g_per_kwh, intensity_age_s, freshness, grams, price_usd_per_million_tokens, cost_usd,
-            price_grams, per_output_token_ms, in_flight, limit,
+            backend, region, grid_zone, verdict, by, first_token_ms, queue_ms, total_ms, input_tokens, cached_input_tokens,
+            output_tokens, coefficient, pue, intensity_g_per_kwh, intensity_age_s, freshness, grams, price_usd_per_million_tokens, cost_usd,
+            cost_grams, waiting_grams, price_grams, per_output_token_ms, in_flight, limit, weight,
         } = candidate;
         let is = |kept: &KeptCandidate| {
             *kept.backend == **backend
@@ -263,6 +264,7 @@ fn write_candidates<'a, C: Iterator<Item: Borrow<CandidateUsed<'a>>>>(
             "verdict" always Json::text, verdict;
             "by" left_out Json::float, *by;
             "first_token_ms" left_out Json::millis, *first_token_ms;
+            "queue_ms" left_out Json::millis, *queue_ms;
             "total_ms" left_out Json::millis, *total_ms;
             "input_tokens" left_out Json::integer, *input_tokens;
             "cached_input_tokens" left_out Json::integer, *cached_input_tokens;
@@ -275,10 +277,13 @@ fn write_candidates<'a, C: Iterator<Item: Borrow<CandidateUsed<'a>>>>(
             "grams" null Json::float, grams.map(Grams::get);
             "price_usd_per_million_tokens" left_out write_prices, price_usd_per_million_tokens;
             "cost_usd" left_out Json::float, cost_usd.map(Usd::get);
+            "cost_grams" left_out Json::float, cost_grams.map(Grams::get);
+            "waiting_grams" left_out Json::float, waiting_grams.map(Grams::get);
             "price_grams" left_out Json::float, price_grams.map(Grams::get);
             "per_output_token_ms" left_out Json::millis, *per_output_token_ms;
             "in_flight" always Json::integer, *in_flight;
             "limit" left_out Json::integer, *limit;
+            "weight" left_out Json::integer, *weight;
         }
         json.constant(b"}");
     });

@@ -1,4 +1,5 @@
-//! What is over of a latency budget counts no more: at the decision, and again when somebody has failed.
+//! What is over of a latency budget counts no more: at the decision, and again when somebody has failed. And that the line of a request
+//! says by which numbers it was decided.
 //!
 //! The clock stands still but for what the test moves it on.
 
@@ -72,7 +73,9 @@ fn what_was_over_when_it_was_decided_is_no_part_of_the_budget_any_more() {
         client.send(format!("{:x}\r\n{BODY}\r\n0\r\n\r\n", BODY.len()).as_bytes());
         assert_eq!(served_by(&mut client), expected, "{over} ms");
         let record = proxy.record();
-        assert_eq!(record["decision"]["reason"], reason, "{record:#}");
+        let decision = &record["decision"];
+        assert_eq!((&decision["spent_ms"], &decision["reason"]), (&(over as f64).into(), &reason.into()), "{record:#}");
+        assert_eq!(record["budget_ms"], 1000.0);
         if over == 500 {
             let green = candidate(&record, "green");
             let late = (green["first_token_ms"].as_f64().unwrap() - 500.0) - green["by"].as_f64().unwrap();
@@ -106,4 +109,60 @@ fn who_cannot_be_in_time_after_a_failure_is_passed_over_for_who_can() {
         let tried: Vec<&str> = record["attempts"].as_array().unwrap().iter().map(|it| it["backend"].as_str().unwrap()).collect();
         assert_eq!(tried, ["first", expected]);
     }
+}
+
+/// Of each candidate's line: all that is weighed under `least_carbon`.
+fn weighed(candidate: &Value) -> f64 {
+    ["grams", "cost_grams", "waiting_grams", "price_grams"].iter().filter_map(|part| candidate[*part].as_f64()).sum()
+}
+
+#[test]
+fn the_line_has_every_number_that_the_choice_was_made_by() {
+    let (clock, peer) = (standing_still(), answering());
+    // Each is the best by something: grams, dollars, time.
+    let backends = [
+        ("green", peer.address, "SE-SE3", &*format!("{SLOW}\n    price_usd_per_million_tokens: {{ input: 9, output: 90 }}")),
+        ("cheap", peer.address, "FR", &*format!("{SLOW}\n    price_usd_per_million_tokens: {{ input: 1, output: 3 }}")),
+        ("quick", peer.address, "DE", &*format!("{QUICK}\n    price_usd_per_million_tokens: {{ input: 2, output: 6 }}")),
+    ];
+    let mut chosen = std::collections::BTreeSet::new();
+    for prices in ["", ", max_usd_per_kg: 1", ", max_usd_per_kg: 1, latency_price_mg_per_s: 100000"] {
+        let proxy = proxy(&clock, &format!("{BUDGET}{prices}"), &backends);
+        let mut client = Client::connect(proxy.address);
+        client.post("/v1/chat/completions", "", BODY);
+        let backend = served_by(&mut client);
+        let record = proxy.record();
+        let all = record["decision"]["candidates"].as_array().unwrap();
+        let best = all.iter().min_by(|a, b| weighed(a).total_cmp(&weighed(b))).unwrap();
+        assert_eq!(best["backend"], *backend, "{record:#}");
+        assert_eq!(all.iter().all(|it| it["cost_grams"].is_f64()), !prices.is_empty(), "{record:#}");
+        assert_eq!(all.iter().all(|it| it["waiting_grams"].is_f64()), prices.contains("latency"), "{record:#}");
+        chosen.insert(backend);
+    }
+    assert_eq!(chosen.len(), 3, "{chosen:?}");
+}
+
+#[test]
+fn the_line_says_what_was_ahead_and_how_large_a_share_was() {
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let peer = Peer::start(move |_, stream| {
+        let _ = wait.lock().unwrap().recv();
+        respond(stream, "200 OK", STREAM, EVENTS.as_bytes());
+        Then::Close
+    });
+    let slow_reader = "expect: { first_token: 50ms, per_prompt_token: 1ms, tokens_per_second: 1000 }";
+    let proxy = proxy(&standing_still(), &format!("{BUDGET}, objective: weighted"), &[("a", peer.address, "DE", slow_reader)]);
+    let (mut first, mut second) = (Client::connect(proxy.address), Client::connect(proxy.address));
+    first.post("/v1/chat/completions", "", BODY);
+    peer.next();
+    second.post("/v1/chat/completions", "", BODY);
+    peer.next();
+    (0..2).for_each(|_| release.send(()).unwrap());
+    assert_eq!([served_by(&mut first), served_by(&mut second)], ["a", "a"]);
+    let records = [proxy.record(), proxy.record()];
+    let [ahead, alone] = [true, false].map(|is| records.iter().find(|it| candidate(it, "a")["queue_ms"].is_f64() == is).unwrap());
+    let (queue, prompt) = (&candidate(ahead, "a")["queue_ms"], &alone["decision"]["input_tokens"]);
+    assert_eq!(queue.as_f64(), prompt.as_f64(), "a millisecond for each token of the one before it");
+    assert!(records.iter().all(|it| candidate(it, "a")["weight"] == 1), "{ahead:#}");
 }

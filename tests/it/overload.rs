@@ -32,6 +32,11 @@ fn a_request_that_could_only_come_too_late_is_shed_and_sent_nowhere() {
     assert_eq!((&record["error"], &record["ended"]), (&"shed".into(), &"rejected".into()));
     assert_eq!(record["decision"]["candidates"][0]["verdict"], "over_budget");
     assert!(record["total_ms"].as_f64() >= Some(150.0), "it waited for a better moment first");
+    // Why, by its line alone: so much of the budget was over, and by so much it would have missed the rest.
+    let (budget, spent) = (record["budget_ms"].as_f64().unwrap(), record["decision"]["spent_ms"].as_f64().unwrap());
+    let candidate = &record["decision"]["candidates"][0];
+    let (first_token, by) = (candidate["first_token_ms"].as_f64().unwrap(), candidate["by"].as_f64().unwrap());
+    assert!(spent >= 150.0 && (first_token - (budget - spent) - by).abs() < 0.01, "{record:#}");
     assert_eq!((peer.connections(), proxy.in_flight("a")), (0, 0));
 }
 

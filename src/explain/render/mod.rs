@@ -55,6 +55,8 @@ pub fn text(explanation: &Explanation<'_>, colour: bool) -> String {
     out
 }
 
+/// What is over of a budget is of no consequence below this: every request takes some microseconds.
+const LONG: Millis = Millis::saturating(1.0);
 /// Widest line of a notice, in characters.
 const WIDTH: usize = 120;
 
@@ -127,7 +129,12 @@ fn asked(out: &mut String, explanation: &Explanation<'_>) {
         costs(out, &decision.candidates);
     }
     let until = if *stream { "until the first token" } else { "until the end (no stream is wanted)" };
-    fact(out, "budget", &budget_ms.map_or_else(|| format!("none {until}"), |budget| format!("{} {until}", ms(budget))));
+    let mut budget = budget_ms.map_or_else(|| format!("none {until}"), |budget| format!("{} {until}", ms(budget)));
+    let spent = explanation.decision.as_ref().and_then(|decision| decision.spent_ms);
+    if let Some(spent) = spent.filter(|spent| budget_ms.is_some() && *spent >= LONG) {
+        let _ = write!(budget, ", of which {} were over when it was decided", ms(spent));
+    }
+    fact(out, "budget", &budget);
     if let Some(narrowed) = narrowed {
         fact(out, "narrowed", &by_the_client(narrowed));
     }
@@ -169,11 +176,15 @@ fn candidates(out: &mut String, decision: &DecisionUsed<'_>, colour: bool) {
         "age",
         "PUE",
         "emits",
+        "money",
+        "waiting",
         "price",
         "first token",
+        "ahead",
         "end",
         "each token",
         "in flight",
+        "weight",
         "<verdict",
     ]);
     for it in &decision.candidates {
@@ -185,11 +196,15 @@ fn candidates(out: &mut String, decision: &DecisionUsed<'_>, colour: bool) {
             aged(it),
             it.pue.map(|pue: Pue| format!("{:.2}", pue.get())).unwrap_or_default(),
             it.grams.map_or_else(|| "unknown".to_owned(), grams),
+            it.cost_grams.map(grams).unwrap_or_default(),
+            it.waiting_grams.map(grams).unwrap_or_default(),
             it.price_grams.map(grams).unwrap_or_default(),
             it.first_token_ms.map(ms).unwrap_or_default(),
+            it.queue_ms.map(ms).unwrap_or_default(),
             it.total_ms.map(ms).unwrap_or_default(),
             it.per_output_token_ms.map(|each| format!("{:.1} ms", each.get())).unwrap_or_default(),
             in_flight,
+            it.weight.map(|weight| weight.to_string()).unwrap_or_default(),
             verdict(it),
         ]);
     }
