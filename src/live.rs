@@ -430,4 +430,16 @@ mod tests {
         assert_eq!(after, before);
         assert_eq!(next.shut_for(now), Some(Duration::from_secs(5)), "an ejection survives, too");
     }
+
+    #[test]
+    fn what_a_service_said_that_it_would_take_is_not_forgotten_at_a_reload() {
+        let (live, now) = live();
+        let one = Allowance { left: 1, limit: None, full_in: Duration::from_mins(1) };
+        live.told("m", &Allowances { requests: Some(one), ..Allowances::default() }, Sent::default(), now);
+        live.sends("m", || Some(Wanted::default()));
+        let lacks = |live: &Live| live.model("m").unwrap().lacks(Wanted::default(), live.millis(now) + 1);
+        assert!(lacks(&live), "the only one is on its way");
+        let next = live.carried_over([(Arc::from("m"), Prior { tokens_per_second: 99.0, ..Prior::default() })]);
+        assert!(lacks(&next));
+    }
 }

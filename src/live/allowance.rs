@@ -145,6 +145,20 @@ impl Told {
         }
     }
 
+    /// Takes over what was said to another.
+    pub(super) fn learn_from(&self, old: &Self) {
+        let of = |bucket: &Bucket| -> [u64; 6] {
+            let Bucket { left, limit, at_ms, span_ms, sent, sent_then } = bucket;
+            [left, limit, at_ms, span_ms, sent, sent_then].map(|number| number.load(Relaxed))
+        };
+        for (bucket, old) in self.buckets.iter().zip(&old.buckets) {
+            let Bucket { left, limit, at_ms, span_ms, sent, sent_then } = bucket;
+            let numbers = [left, limit, at_ms, span_ms, sent, sent_then];
+            numbers.into_iter().zip(of(old)).for_each(|(number, old)| number.store(old, Relaxed));
+        }
+        self.until_ms.store(old.until_ms.load(Relaxed), Relaxed);
+    }
+
     /// Counts a request that is sent. Where nothing was ever said there is nothing to count.
     pub(super) fn sends(&self, wanted: Wanted) -> Sent {
         if self.until_ms.load(Relaxed) == 0 {

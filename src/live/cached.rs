@@ -39,6 +39,16 @@ impl CachedShare {
         }
     }
 
+    /// Both sums, as numbers that outlive the process.
+    pub(super) fn kept(&self) -> [f64; 2] {
+        [0, 1].map(|index: usize| self.0[index].get())
+    }
+
+    /// Takes over sums that were kept and are sound; the less they count, the nearer to what a new one believes.
+    pub(super) fn restore(&self, kept: [f64; 2], counts: f64) {
+        self.0.iter().zip(kept).for_each(|(own, kept)| own.set(own.get() + counts * (kept - own.get())));
+    }
+
     pub(super) fn learn_from(&self, old: &Self) {
         self.0.iter().zip(&old.0).for_each(|(new, old)| new.set(old.get()));
     }

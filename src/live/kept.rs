@@ -11,6 +11,7 @@ use super::first_token::FirstToken;
 use super::flow::Flow;
 use super::margin::Margin;
 use super::model::ModelLive;
+use super::pace::Pace;
 use super::quota::Quota;
 use super::taught::CELLS;
 
@@ -27,6 +28,12 @@ pub struct KeptModel {
     /// The share that refusals have left of its capacity.
     cut: f64,
     samples: u64,
+    /// Of the prompts that it had been sent before: tokens that came out of a cache, and all; none in what an earlier version kept.
+    #[serde(default)]
+    cached: Option<[f64; 2]>,
+    /// How far beyond the budget of a token it may be filled; likewise.
+    #[serde(default)]
+    pace: Option<f64>,
 }
 
 /// What was learned of its first token.
@@ -104,25 +111,38 @@ pub(super) fn fewer(samples: u32, counts: f64) -> u32 {
 impl ModelLive {
     /// What was learned; `None` when that is nothing.
     pub fn kept(&self) -> Option<KeptModel> {
-        (self.samples() > 0).then(|| KeptModel {
+        // Of answers that come in one piece only the pace of the tokens is seen.
+        (self.samples() > 0 || self.token_rate.is_known()).then(|| KeptModel {
             first_token: self.first_token.kept(),
             token_rate: self.token_rate.kept(),
             cut: self.quota.share(),
             limit: Some(self.limit.get()).filter(|limit| limit.is_finite()),
             samples: self.samples(),
+            cached: Some(self.cached.kept()),
+            pace: Some(self.pace.get()),
         })
     }
 
     /// Takes over what was kept, of which the share `counts` still does. Returns whether it could be true; if not, nothing has changed.
     pub fn restore(&self, kept: &KeptModel, counts: f64) -> bool {
         let limit = kept.limit.unwrap_or(f64::INFINITY);
-        let sound =
-            kept.first_token.is_sound() && kept.token_rate.is_sound() && (1.0..).contains(&limit) && Quota::is_share(kept.cut);
+        let sound = kept.first_token.is_sound()
+            && kept.token_rate.is_sound()
+            && (1.0..).contains(&limit)
+            && Quota::is_share(kept.cut)
+            && kept.cached.is_none_or(|sums| sums.into_iter().all(is_amount))
+            && kept.pace.is_none_or(Pace::is_pace);
         if sound {
             let counts = counts.clamp(0.0, 1.0);
             self.first_token.restore(&kept.first_token, counts);
             self.token_rate.restore(&kept.token_rate, counts);
             self.quota.restore(kept.cut, counts);
+            if let Some(cached) = kept.cached {
+                self.cached.restore(cached, counts);
+            }
+            if let Some(pace) = kept.pace {
+                self.pace.restore(pace, counts);
+            }
             // One that is old is found anew from the pace of its tokens.
             self.limit.set(if counts >= 0.5 { limit } else { f64::INFINITY });
             self.samples.store((kept.samples.min(1 << 50) as f64 * counts) as u64, Relaxed);

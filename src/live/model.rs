@@ -51,13 +51,13 @@ const LEAST_LIMIT: f64 = 3.0;
 pub struct ModelLive {
     pub(super) first_token: FirstToken,
     pub(super) token_rate: TokenRate,
-    cached: CachedShare,
+    pub(super) cached: CachedShare,
     pub(super) quota: Quota,
     allowance: Told,
     /// Requests at once, of whatever model, up to which its tokens are within the strictest budget; infinite until something says so.
     pub(super) limit: AtomicF64,
     /// What the strictest budget is multiplied by for it, and that budget in milliseconds; 0 before it was asked for.
-    pace: Pace,
+    pub(super) pace: Pace,
     strictest_ms: AtomicF64,
     pub(super) samples: AtomicU64,
     /// When it was last looked at whether the belief still has reasons, in milliseconds after the start.
@@ -95,6 +95,7 @@ impl ModelLive {
 
     pub(super) fn learn_from(&self, old: &Self) {
         self.quota.learn_from(&old.quota);
+        self.allowance.learn_from(&old.allowance);
         if old.samples() == 0 && !old.token_rate.is_known() {
             return;
         }

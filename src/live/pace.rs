@@ -41,6 +41,16 @@ impl Pace {
         self.0.set((self.get() * (1.0 + change)).clamp(LEAST, MOST));
     }
 
+    /// Whether a factor can be one.
+    pub(super) fn is_pace(factor: f64) -> bool {
+        (LEAST..=MOST).contains(&factor)
+    }
+
+    /// Takes over a factor that was kept and is sound; the less it counts, the nearer to the budget itself.
+    pub(super) fn restore(&self, kept: f64, counts: f64) {
+        self.0.set(self.get() + counts * (kept - self.get()));
+    }
+
     pub(super) fn learn_from(&self, old: &Self) {
         self.0.set(old.get());
     }

@@ -43,7 +43,11 @@ fn learned() -> Snapshot {
     for step in 0..500_u32 {
         model.saw_first_token(100 + step, Millis::ZERO, Millis::saturating(2000.0));
         model.saw_output(100, Millis::saturating(99.0 * 55.0), 3.0, 8);
+        model.saw_cached(1000.0, 900);
     }
+    let each = Millis::saturating(90.0);
+    snapshot.live[0].adapt(8, 1.0, |_| Some(each));
+    (0..50_000).for_each(|_| model.saw_end(false, each, 0.95));
     for _ in 0..300 {
         snapshot.flows[0].saw_output(1000, 40);
         snapshot.flows[0].saw_prompt(9000, 1000);
@@ -81,6 +85,23 @@ fn what_was_learned_is_known_again() {
         assert!((after / before - 1.0).abs() < 0.02, "{before} became {after}");
     }
     assert!((after.live[0].cut() - 0.85).abs() < 1e-3);
+    assert!((after.live[0].model("m").unwrap().cached_share() - 0.9).abs() < 0.01);
+    // The limit that follows from it: how far beyond the budget it may be filled is known, too.
+    let limit = |snapshot: &Snapshot| {
+        (0..60).for_each(|_| snapshot.live[0].adapt(1000, 60.0, |_| Some(Millis::saturating(60.0))));
+        snapshot.live[0].model("m").unwrap().limit(1000)
+    };
+    let (own, known) = (limit(&before), limit(&after));
+    assert!(own.abs_diff(known) <= 2, "{own} became {known}");
+}
+
+#[test]
+fn a_model_that_was_never_streamed_is_known_again_by_the_pace_of_its_tokens() {
+    let (before, mut after) = (snapshot(), snapshot());
+    let pace = |snapshot: &Snapshot| snapshot.live[0].model("m").unwrap().per_output_token(3, 8).get();
+    (0..200).for_each(|_| before.live[0].model("m").unwrap().saw_output(100, Millis::saturating(99.0 * 80.0), 3.0, 8));
+    assert_eq!(after.restore(before.kept(at(0)).as_bytes(), at(0)).unwrap().unsound, 0);
+    assert!((pace(&after) / pace(&before) - 1.0).abs() < 0.02, "{} became {}", pace(&before), pace(&after));
 }
 
 #[test]
@@ -117,7 +138,12 @@ fn what_is_not_ours_or_not_sound_or_of_something_else_is_not_taken() {
     let restored = after.restore(elsewhere.as_bytes(), at(0)).unwrap();
     assert_eq!((restored.taken, restored.unknown), (2, 1), "the flow and the grid are the same ones");
     let mut after = snapshot();
-    for (from, to) in [("\"level\":", "\"level\":-"), ("\"weight\":", "\"weight\":-"), ("_per_kwh\":", "_per_kwh\":-")] {
+    for (from, to) in [
+        ("\"level\":", "\"level\":-"),
+        ("\"weight\":", "\"weight\":-"),
+        ("_per_kwh\":", "_per_kwh\":-"),
+        ("\"pace\":", "\"pace\":9"),
+    ] {
         let restored = after.restore(text.replace(from, to).as_bytes(), at(0)).unwrap();
         assert_eq!((restored.taken, restored.unsound), (2, 1), "{from}");
     }
