@@ -64,6 +64,7 @@
 //! | Retries stay a share of the requests, whatever the backends do | `retries_never_double_an_outage` |
 //! | No more than half of the candidates are ejected, and never the last | `no_more_than_half_are_ejected_and_the_last_one_never` |
 //! | A client that leaves ends its backend's work in every phase within a second, is booked as waste, and costs the backend no health | `a_connection_that_is_closed_or_reset_ends_the_exchange_in_every_phase`, `a_stream_that_is_reset_ends_the_exchange_in_every_phase`, `a_connection_of_streams_that_is_closed_or_reset_ends_the_exchange_in_every_phase`, `a_hundred_that_leave_at_once_leave_nothing_behind`, `a_client_that_leaves_is_noticed_however_much_it_had_said_before`, `a_client_that_breaks_off_an_upload_which_nobody_takes_is_noticed`, `so_is_one_that_ends_it_in_good_order_when_all_of_it_has_come`, `a_client_that_leaves_through_tls_is_noticed_with_a_goodbye_and_without`, `a_client_that_leaves_a_stream_which_is_translated_ends_it` |
+//! | Nothing stays counted of a crowd that comes and goes while its requests are tried, tried again and answered | `a_crowd_that_comes_and_goes_leaves_nothing_counted` |
 //! | A backend that never answers is let go of in its time, and nobody else is asked for the same work | `a_backend_that_never_answers_is_given_up`, `what_was_not_refused_is_sent_again_only_if_the_policy_says_so` |
 //! | The cleanest backend being down holds nobody up, and it is used again when it is back | `the_cleanest_backend_being_down_holds_nobody_up_and_it_comes_back` |
 //!

@@ -176,7 +176,8 @@ pub(super) fn is_served(proxy: &Harness) {
     let answer = client.answer();
     assert_eq!((answer.status, answer.field("x-windward-backend")), (200, Some("a")), "its health is none the worse");
     assert_eq!(proxy.record()["ended"], "complete");
-    assert_eq!(proxy.in_flight("a"), 0);
+    let backend = proxy.backend("a");
+    assert_eq!((&backend["in_flight"], &backend["pending_prompt_tokens"]), (&0.into(), &0.into()));
 }
 
 /// Enough for a backend to be shut, were they failures.

@@ -19,6 +19,7 @@ mod bad_input;
 mod bedrock;
 mod budget;
 mod cancel;
+mod cancel_crowd;
 mod cancel_http2;
 mod carbon;
 mod carbon_feed;

@@ -30,6 +30,7 @@ fn a_cold_backend_is_measured_and_sent_nothing() {
     let more = first_token(&probed) - first_token(&declared);
     assert!((more - 1.2 * span).abs() < 0.01, "{more} for {span}");
     assert_eq!((&probed["requests"], &probed["in_flight"]), (&0.into(), &0.into()));
+    assert!(peer.connections() > 0 && !peer.saw_more(), "it was connected to, and that is all");
     let mut client = Client::connect(proxy.address);
     client.post("/v1/chat/completions", "", r#"{"model":"m"}"#);
     assert_eq!(client.answer().status, 200, "it is served as if nobody had looked");
