@@ -32,6 +32,9 @@ const SMOOTHING: f64 = 0.7;
 const LEAST_PRICE: f64 = 1e-12;
 /// Groups of demand in one market, the largest of them. The work grows with its square; 64 at 16 backends take about a millisecond.
 const MOST_GROUPS: usize = 64;
+/// Pairs of group and backend in one market: that many groups beside 128 backends, and fewer beside more, or there would not be time to
+/// clear it.
+const MOST_PAIRS: usize = 1 << 13;
 /// Below so many output tokens a second a group is of no consequence.
 const LEAST_DEMAND: f64 = 1e-3;
 
@@ -178,7 +181,7 @@ impl Pricer {
             self.flows.iter().flat_map(|flow| flow.rates.iter().map(move |rate| (flow, rate))).collect();
         groups.retain(|(_, rate)| rate.output_tokens > LEAST_DEMAND && rate.requests > 0.0);
         groups.sort_by(|(_, a), (_, b)| b.output_tokens.total_cmp(&a.output_tokens));
-        groups.truncate(MOST_GROUPS);
+        groups.truncate(MOST_GROUPS.min(MOST_PAIRS / backends.max(1)).max(1));
         let mut market = Market {
             demand: groups.iter().map(|(_, rate)| rate.output_tokens).collect(),
             capacity: snapshot.plan.backends.iter().map(|backend| capacity(snapshot, backend.id, now)).collect(),
