@@ -305,7 +305,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::clock::{FastClock, RuntimeClock, SimulatedClock};
+    use crate::clock::SimulatedClock;
     use crate::config::{self, Env, Files};
     use crate::estimate::Size;
     use crate::state::Snapshot;
@@ -316,36 +316,6 @@ mod tests {
         fn read(&self, _: &Path) -> std::io::Result<Vec<u8>> {
             Err(std::io::ErrorKind::NotFound.into())
         }
-    }
-
-    /// How many snapshots are published in three seconds of the runtime's time.
-    async fn published(clock: Arc<dyn Clock>) -> usize {
-        let text = "backends: [{ name: a, url: http://127.0.0.1:1/v1, grid_zone: DE, models: [m] }]";
-        let plan = config::load("t.yaml", text, &Env::default(), &NoFiles).unwrap().plan;
-        let state = Arc::new(State::new(Snapshot::first(Arc::new(plan), clock.monotonic())));
-        let (control, _handle) = Control::new(Arc::clone(&state), None, clock, Arc::default());
-        let counting = async {
-            let mut seen = vec![state.load()];
-            for _ in 0..3000 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                let now = state.load();
-                if seen.last().is_some_and(|last| !Arc::ptr_eq(last, &now)) {
-                    seen.push(now);
-                }
-            }
-            seen.len()
-        };
-        tokio::select! {
-            () = control.run(CancellationToken::new()) => unreachable!("nobody stops it"),
-            count = counting => count,
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn in_fast_motion_prices_are_made_as_much_more_often() {
-        let usual = published(Arc::new(RuntimeClock)).await;
-        let fast = published(Arc::new(FastClock::new(RuntimeClock, 10.0, Timestamp::UNIX_EPOCH, 10.0))).await;
-        assert!((3..=6).contains(&usual) && (30..=33).contains(&fast), "{usual}, {fast}");
     }
 
     #[test]
