@@ -3,10 +3,8 @@
 //! A decision has an order, but some of the budget is over by then, and whoever was to be next may be too slow for what is left of it.
 //! Nothing is estimated anew for that: one failure says nothing of the others.
 
-use std::cmp::Ordering;
-
 use super::weighing::lateness;
-use super::{Candidate, late, latency};
+use super::{Candidate, late};
 use crate::policy::Policy;
 use crate::units::Millis;
 
@@ -22,10 +20,8 @@ pub fn next(policy: &Policy, streamed: bool, candidates: &[Candidate], waiting: 
     let those = || waiting.iter().enumerate().filter_map(|(place, index)| Some((place, at(*index)?)));
     let alike = || those().filter(|(_, candidate)| candidate.standing == first.standing);
     let in_time = alike().find(|(_, candidate)| late(Some(left), streamed, candidate).is_none());
-    // With nothing left all of them are late without end, and the quickest is the least so.
-    let least_late = |(_, a): &(usize, &Candidate), (_, b): &(usize, &Candidate)| -> Ordering {
-        let by = |of: &dyn Fn(&Candidate) -> f64| of(a).total_cmp(&of(b));
-        by(&|it| lateness(left, streamed, it)).then_with(|| by(&|it| latency(streamed, it).get()))
+    let least_late = |(_, a): &(usize, &Candidate), (_, b): &(usize, &Candidate)| {
+        lateness(left, streamed, a).total_cmp(&lateness(left, streamed, b))
     };
     in_time.or_else(|| alike().min_by(least_late)).map(|(place, _)| place)
 }
@@ -67,5 +63,10 @@ mod tests {
         assert_eq!(asked(&all, &[0, 1, 2], 500.0), Some(0), "eight times 100 ms are less than 900");
         assert_eq!(asked(&all, &[1, 2], 500.0), Some(1), "late and ready");
         assert_eq!(asked(&all, &[2], 950.0), Some(2));
+        let mut fuller = full;
+        fuller.estimate.first_token = Millis::saturating(200.0);
+        for spent in [950.0, 1_000.0, 60_000.0] {
+            assert_eq!(asked(&[fuller, slow], &[0, 1], spent), Some(1), "also where nothing is left");
+        }
     }
 }

@@ -49,7 +49,8 @@ pub struct Candidate {
 /// What was decided for one request. Candidates are named by their index in the slice that was decided on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
-    /// Those that may be tried, in that order: the chosen one first, so it is never empty.
+    /// Those that may be tried: the chosen one first, so it is never empty. Who comes after it is for [`next`] to say, by what is left of the
+    /// budget then.
     pub order: SmallVec<[u16; 16]>,
     /// Who would have been chosen with carbon switched off: same policy, same candidates, same moment, same turn.
     pub baseline: u16,

@@ -305,11 +305,12 @@ impl Weighing<'_> {
 }
 
 /// The share of a budget that a candidate's first token takes, or that each further one takes of its own, whichever is more; so many times
-/// as much for one that has no room. Above 1 it is late.
+/// as much for one that has no room. Above 1 it is late. Of a budget that is over a millisecond is taken to be left: late beyond all measure
+/// they would all be alike, the one without room too.
 pub(super) fn lateness(budget: LatencyBudget, streamed: bool, candidate: &Candidate) -> f64 {
     let estimate = &candidate.estimate;
     let waits = latency(streamed, candidate).get();
-    let of_first = budget.of(streamed, estimate.prompt_tokens).map_or(0.0, |span| waits / span.get());
+    let of_first = budget.of(streamed, estimate.prompt_tokens).map_or(0.0, |span| waits / span.get().max(1.0));
     let of_next = budget.per_output_token.map_or(0.0, |span| estimate.per_output_token.get() / span.get());
     of_first.max(of_next) * if estimate.in_flight < estimate.limit { 1.0 } else { CROWDED }
 }

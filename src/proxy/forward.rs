@@ -1,4 +1,5 @@
-//! Sends a request to the candidates of its decision, in their order, until one answers.
+//! Sends a request to the candidates of its decision until one answers: first the chosen one, and after it whom [`crate::decide::next`]
+//! names.
 //!
 //! The rule for sending again is short: to the next candidate when nothing was sent, or when the backend refused the work (429,
 //! 503, 529) or the gateway's own credential (401, 403); never after a whole body was sent and not refused, unless the policy says so, because the work may then be done and paid
@@ -107,10 +108,10 @@ pub(super) enum Outcome {
 /// What came of sending: the inner error is the connection's, the outer one says that no head came in time.
 pub(super) type Came = Result<Result<UpstreamResponse, SendError>, TimedOut>;
 
-/// Candidates that were not tried yet, in their order.
+/// Candidates that were not tried yet, in the order of the decision.
 pub(super) type Waiting = SmallVec<[u16; 16]>;
 
-/// Tries the candidates in their order. The response that is returned is the one to pass on, whatever its status.
+/// Tries the candidates one after another. The response that is returned is the one to pass on, whatever its status.
 pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Result<(UpstreamResponse, UsageEvent), Error> {
     let Some(policy) = x.policy().map(Arc::clone) else { return Err(Error::NoRoute) };
     let mut waiting = to_be_tried(x);
