@@ -99,7 +99,7 @@ impl Outgoing {
 
     fn clear(&mut self) {
         let mut small = std::mem::take(self).small;
-        if small.capacity() <= KEPT {
+        if (1..=KEPT).contains(&small.capacity()) {
             small.clear();
             SPARE.with_borrow_mut(|spares| {
                 if spares.len() < SPARES {
