@@ -49,6 +49,10 @@ impl Check<'_> {
             *span
         };
         let (fast, slow) = (often(&written.fast, FAST), often(&written.slow, SLOW));
+        if let Some(site) = written.site.as_ref().filter(|site| site.value.trim().is_empty()) {
+            self.problems.add(site.mark, "expected the name of a place").mend =
+                Some("leave it out where all are in one".to_owned());
+        }
         let site = written.site.as_ref().map_or_else(Arc::default, |site| Arc::from(site.value.trim()));
         Some(PeersPlan { listen: listen?, others: targets?, secret: secret?, site, fast, slow })
     }
