@@ -316,8 +316,13 @@ fn worth(choice: &Choice) -> String {
 
 fn shadow(used: &ShadowUsed<'_>) -> String {
     let ShadowUsed { policy, reason, backend, grams: emits, first_token_ms } = used;
-    let whom = backend.as_ref().map_or_else(|| "nobody".to_owned(), |backend| shown(backend));
-    let mut text = format!("policy {} would have chosen {whom} ({})", shown(policy), shown(reason));
+    let would = match (backend, &**reason) {
+        (Some(backend), _) => format!("chosen {}", shown(backend)),
+        (None, "held") => "held it back".to_owned(),
+        (None, "shed") => "refused it".to_owned(),
+        (None, _) => "chosen nobody".to_owned(),
+    };
+    let mut text = format!("policy {} would have {would} ({})", shown(policy), shown(reason));
     if let Some(emits) = emits {
         let _ = write!(text, ", {}", grams(*emits));
     }
