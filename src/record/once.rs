@@ -35,6 +35,10 @@ impl CandidateUsed<'_> {
     /// Leaves out what the decision says of every candidate that says no other.
     #[inline]
     pub fn leave_out(&mut self, said: &DecisionUsed<'_>) {
+        debug_assert!(
+            self.coefficient.is_some() || said.coefficient.is_none(),
+            "one without would come back with the decision's"
+        );
         self.input_tokens = self.input_tokens.filter(|_| self.input_tokens != said.input_tokens);
         self.output_tokens = self.output_tokens.filter(|_| self.output_tokens != said.output_tokens);
         if self.coefficient == said.coefficient {

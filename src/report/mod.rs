@@ -33,7 +33,7 @@ pub fn summarise(name: &str, mut reader: impl BufRead, summary: &mut Summary) ->
             Line::End => return Ok(()),
             Line::Blank => {}
             Line::TooLong => summary.add_bad(name, number, TOO_LONG),
-            Line::Text => match serde_json::from_slice::<AccessRecord<'_>>(&buffer) {
+            Line::Text => match AccessRecord::of_line(&buffer) {
                 Ok(record) => summary.add(&record),
                 Err(error) => summary.add_bad(name, number, why(&error)),
             },
