@@ -68,7 +68,8 @@ impl Clock for RuntimeClock {
 /// Another clock in fast motion: for a proxy in front of a fleet that is as much faster than life, so that whatever the proxy does every
 /// so often, and for so long, shrinks with the rest. The day may pass faster still: what needs days of a grid is seen in minutes.
 ///
-/// How long a client may take to send its request, and all that the system's own sockets time, stays as it is.
+/// How long a client may take to send its request, and all that the system's own sockets time, stays as it is; and so do checks of health,
+/// the probe of a backend that nobody has asked yet, calls that are passed on as they come, and what renews tokens and credentials.
 #[derive(Debug)]
 pub struct FastClock<C> {
     inner: C,
