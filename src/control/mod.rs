@@ -305,7 +305,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::clock::SimulatedClock;
+    use crate::clock::{FastClock, RuntimeClock, SimulatedClock};
     use crate::config::{self, Env, Files};
     use crate::estimate::Size;
     use crate::state::Snapshot;
@@ -316,6 +316,41 @@ mod tests {
         fn read(&self, _: &Path) -> std::io::Result<Vec<u8>> {
             Err(std::io::ErrorKind::NotFound.into())
         }
+    }
+
+    /// How many snapshots are published in three seconds of the runtime's time.
+    async fn published(clock: Arc<dyn Clock>) -> usize {
+        let text = "backends: [{ name: a, url: http://127.0.0.1:1/v1, grid_zone: DE, models: [m] }]";
+        let plan = config::load("t.yaml", text, &Env::default(), &NoFiles).unwrap().plan;
+        let state = Arc::new(State::new(Snapshot::first(Arc::new(plan), clock.monotonic())));
+        let (control, _handle) = Control::new(Arc::clone(&state), None, clock, Arc::default());
+        let counting = async {
+            let snapshot = state.load();
+            let flow = snapshot.flow(snapshot.plan.routes[0].candidates("m")[0].flow).unwrap();
+            let mut seen = vec![state.load()];
+            for step in 1..=3000 {
+                // Longer and longer answers, so that no second is as the one before: what stays the same is not published anew.
+                flow.asked(Size { prompt_tokens: 500, output_tokens: step }, true);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let now = state.load();
+                if seen.last().is_some_and(|last| !Arc::ptr_eq(last, &now)) {
+                    seen.push(now);
+                }
+            }
+            seen.len()
+        };
+        tokio::select! {
+            () = control.run(CancellationToken::new()) => unreachable!("nobody stops it"),
+            count = counting => count,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_fast_motion_prices_are_made_as_much_more_often() {
+        let usual = published(Arc::new(RuntimeClock)).await;
+        let fast = published(Arc::new(FastClock::new(RuntimeClock, 10.0, Timestamp::UNIX_EPOCH, 10.0))).await;
+        // The first one is there before; at both ends a tick may fall on the last look.
+        assert!((3..=5).contains(&usual) && (28..=33).contains(&fast), "{usual}, {fast}");
     }
 
     #[test]

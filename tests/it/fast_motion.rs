@@ -1,7 +1,9 @@
 //! `windward serve --faster`: a proxy whose time passes as much faster as that of the fleet behind it.
 
 use std::path::Path;
+use std::time::Instant;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::process::{Program, access_log, windward};
@@ -33,13 +35,24 @@ fn its_day_begins_when_it_is_told_and_its_lines_make_no_claim() {
         (said["message"] == "listening").then(|| said["address"].as_str()?.parse().ok()).flatten()
     });
     let mut client = Client::connect(address);
-    client.post("/v1/chat/completions", "", r#"{"model":"m"}"#);
-    assert_eq!(client.answer().status, 200);
+    let mut ask = || {
+        let begun = Instant::now();
+        client.post("/v1/chat/completions", "", r#"{"model":"m"}"#);
+        assert_eq!(client.answer().status, 200);
+        (begun, Instant::now())
+    };
+    let asked: Vec<_> = (0..30).map(|_| ask()).collect();
     assert!(proxy.stop().0.success());
     let lines = access_log(folder.path());
+    // Each came between its two moments, however slow the machine is.
+    let at = |line: &Value| line["time"].as_str().unwrap().parse::<Timestamp>().unwrap();
+    let passed = at(&lines[29]).duration_since(at(&lines[0])).as_secs_f64();
+    let least = asked[29].0.duration_since(asked[0].1).as_secs_f64();
+    let most = asked[29].1.duration_since(asked[0].0).as_secs_f64();
+    assert!((least * 239.9..most * 240.1).contains(&passed), "{passed} of {least} to {most}");
     // However slow the machine is: a day of this pace takes six minutes.
     assert!(lines[0]["time"].as_str().unwrap().starts_with("2022-05-0"), "{lines:?}");
-    assert_eq!((lines.len(), &lines[0]["simulated"]), (1, &true.into()));
+    assert_eq!((lines.len(), &lines[0]["simulated"]), (30, &true.into()));
 }
 
 #[test]
