@@ -29,7 +29,8 @@ WORKLOADS = {"chat": ["--workload", "chat"], "tls": ["--workload", "chat", "--tl
 def run(name, seconds, args, port):
     """Requests of one run, and what was counted: instructions, and with `--cache` misses of code and of data."""
     proxy = proxies.make(name, port, args, args.workload == "uptls")
-    proxy.settle = 4
+    # Its start takes longer as well where caches are simulated.
+    proxy.settle = 14 if args.cache else 4
     for f in proxy.dir.glob("cg.*"):
         f.unlink()
     spawn = proxies.spawn
@@ -74,7 +75,8 @@ def main():
         proxies.upstream()
         port = 27000
         for n in args.proxies.split(","):
-            (n1, short), (n2, long) = run(n, 1, args, port), run(n, 4, args, port + 200)
+            first, second = (3, 9) if args.cache else (1, 4)
+            (n1, short), (n2, long) = run(n, first, args, port), run(n, second, args, port + 200)
             port += 400
             per, code, data = [(b - a) / max(1, n2 - n1) for a, b in zip(short, long)]
             event = f", {per / (EVENTS + 1):.0f} per event" if args.workload.startswith("sse") else ""
