@@ -1,8 +1,8 @@
 //! What a line says once, though it holds for several of its parts.
 //!
 //! All candidates of a request are weighed with its tokens, and mostly with the same coefficients; and where one attempt gave the
-//! answer, its books are those of the whole exchange. Said again for each, that was an eighth of the line, which is written, copied
-//! and kept for every request. Whoever reads a line spells it out first, and has every part with all that it rests on.
+//! answer, its books are those of the whole exchange. Said again for each, that was 270 of the 2,430 bytes of a line among three
+//! candidates (`benches/peers`), which is written, copied and kept for every request. Whoever reads a line spells it out first, and has every part with all that it rests on.
 
 use super::{AccessRecord, CandidateUsed, DecisionUsed, Ended};
 
