@@ -65,6 +65,19 @@ fn played(scenario: &Scenario, seed: u64) -> Vec<Finished> {
     players.iter().map(|player| play(scenario, &world, &course, player, None)).collect()
 }
 
+/// What Windward's own policy did, how many requests there were, and its log.
+fn logged(scenario: &Scenario) -> (Finished, u64, Vec<u8>) {
+    let world = World::read(scenario, &Disk).unwrap();
+    let course = Course::draw(scenario, &world, 4);
+    let player = players(scenario, &world).unwrap().swap_remove(1);
+    let mut text = Vec::new();
+    let mut log = LogWriter::new(&mut text, 4);
+    let finished = play(scenario, &world, &course, &player, Some(&mut log));
+    let lines = log.finish().unwrap();
+    assert_eq!(lines, course.asks.len() as u64);
+    (finished, lines, text)
+}
+
 fn balances(scenario: &Scenario, seed: u64, finished: &Finished) {
     let world = World::read(scenario, &Disk).unwrap();
     let arrived = Course::draw(scenario, &world, seed).asks.len() as u64;
@@ -239,19 +252,13 @@ fn a_log_is_one_that_report_reads_and_its_grams_are_the_true_ones() {
     scenario.events.truncate(1);
     scenario.events[0].from = Duration::from_secs(40);
     scenario.events[0].until = Duration::from_secs(80);
-    let world = World::read(&scenario, &Disk).unwrap();
-    let course = Course::draw(&scenario, &world, 4);
-    let player = players(&scenario, &world).unwrap().swap_remove(1);
-    let mut text = Vec::new();
-    let mut log = LogWriter::new(&mut text, 4);
-    let finished = play(&scenario, &world, &course, &player, Some(&mut log));
-    assert_eq!(log.finish().unwrap(), course.asks.len() as u64);
+    let (finished, requests, text) = logged(&scenario);
     let mut summary = Summary::new();
     windward::report::summarise("log", &*text, &mut summary).unwrap();
     let report = summary.report(&[]);
     assert_eq!(report.lines.bad, 0);
     let [traffic] = &report.traffic[..] else { panic!("{}", report.traffic.len()) };
-    assert_eq!(traffic.requests, course.asks.len() as u64);
+    assert_eq!(traffic.requests, requests);
     let logged: f64 = text
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
@@ -274,12 +281,7 @@ fn what_a_feed_said_last_grows_old_while_it_stands_still() {
         let Some(event) = scenario.events.first_mut() else { panic!("a feed that stands still") };
         *event = Event { from: Duration::from_secs(15), until: Duration::MAX, ..*event };
         event.change.stale = stale;
-        let world = World::read(&scenario, &Disk).unwrap();
-        let course = Course::draw(&scenario, &world, 4);
-        let mut text = Vec::new();
-        let mut log = LogWriter::new(&mut text, 4);
-        play(&scenario, &world, &course, &players(&scenario, &world).unwrap()[1], Some(&mut log));
-        log.finish().unwrap();
+        let (_, _, text) = logged(&scenario);
         let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         let age = |line| {
             let record: AccessRecord<'_> = serde_json::from_slice(line).unwrap();
@@ -311,13 +313,7 @@ fn a_request_that_is_held_back_is_decided_by_the_readings_that_it_came_under() {
 fn who_is_refused_in_a_crowd_is_logged_as_the_proxy_logs_it() {
     let mut scenario = short("eu/flash.yaml", 0.5);
     scenario.traffic.per_second = 400.0;
-    let world = World::read(&scenario, &Disk).unwrap();
-    let course = Course::draw(&scenario, &world, 4);
-    let player = players(&scenario, &world).unwrap().swap_remove(1);
-    let mut text = Vec::new();
-    let mut log = LogWriter::new(&mut text, 4);
-    let finished = play(&scenario, &world, &course, &player, Some(&mut log));
-    log.finish().unwrap();
+    let (finished, _, text) = logged(&scenario);
     let (mut shed, mut held) = (0, 0);
     for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let record: AccessRecord<'_> = serde_json::from_slice(line).unwrap();
