@@ -13,6 +13,15 @@ pub struct Demand {
     pub embeddings: bool,
 }
 
+/// What all requests together have asked for lately.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usual {
+    /// Output tokens of the usual request; 0 where nobody knows.
+    pub answer: f64,
+    /// Output tokens for those who can hardly wait, as a share of what all backends together can give.
+    pub hurried: f64,
+}
+
 /// How large a request is expected to be; the same for all of its candidates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {

@@ -22,6 +22,7 @@ use crate::affinity::{Memory, Tag, Warm};
 use crate::backend::{Backend, BackendId, Credential};
 use crate::config::{ListenerTls, Plan, Shown};
 use crate::decide::{Candidate, Standing};
+use crate::demand::Usual;
 use crate::estimate::{Demand, Size, Terms, estimate};
 use crate::grid::{Grid, Intensity, ZoneId};
 use crate::live::{Flow, Live, Load, Margin, ModelLive, Remedy};
@@ -59,8 +60,8 @@ pub struct Snapshot {
     listeners: Arc<[Option<ListenerTls>]>,
     /// What capacity is worth, by `BackendId`: for each output token. Empty until somebody has found out.
     pub prices: Arc<[Grams]>,
-    /// Output tokens of the usual request, of all that were asked for lately; 0 before.
-    pub usual_answer: f64,
+    /// What was asked for lately; nothing before.
+    pub usual: Usual,
 }
 
 /// Flows that are learned apart; where a plan has more of them, some share. Each takes about half a kilobyte.
@@ -90,7 +91,7 @@ impl Snapshot {
             pins: Arc::default(),
             listeners,
             prices: Arc::default(),
-            usual_answer: 0.0,
+            usual: Usual::default(),
         }
     }
 
@@ -151,11 +152,11 @@ impl Snapshot {
         Self { generation: self.generation + 1, plan, live, flows, margins, tags, keyrings, tokens, listeners, prices, ..others }
     }
 
-    /// This snapshot with other prices, and output tokens of the usual request; 0 where nobody asked, and what was known stays.
+    /// This snapshot with other prices, and what was asked for lately; where nobody asked, the usual answer stays what it was.
     #[must_use]
-    pub fn with_prices(&self, prices: Arc<[Grams]>, usual_answer: f64) -> Self {
-        let usual_answer = if usual_answer > 0.0 { usual_answer } else { self.usual_answer };
-        Self { prices, usual_answer, ..self.with_grid(Arc::clone(&self.grid)) }
+    pub fn with_prices(&self, prices: Arc<[Grams]>, usual: Usual) -> Self {
+        let answer = if usual.answer > 0.0 { usual.answer } else { self.usual.answer };
+        Self { prices, usual: Usual { answer, ..usual }, ..self.with_grid(Arc::clone(&self.grid)) }
     }
 
     /// This snapshot with other readings.
@@ -175,7 +176,7 @@ impl Snapshot {
             pins: Arc::clone(&self.pins),
             listeners: Arc::clone(&self.listeners),
             prices: Arc::clone(&self.prices),
-            usual_answer: self.usual_answer,
+            usual: self.usual,
         }
     }
 

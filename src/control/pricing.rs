@@ -13,6 +13,7 @@ use crate::affinity::Warm;
 use crate::backend::BackendId;
 use crate::config::Plan;
 use crate::decide::{Candidate, Standing};
+use crate::demand::Usual;
 use crate::estimate::Size;
 use crate::key::KeyPolicy;
 use crate::live::{Asked, PROMPT_CLASSES};
@@ -37,6 +38,9 @@ const MOST_GROUPS: usize = 64;
 const MOST_PAIRS: usize = 1 << 13;
 /// Below so many output tokens a second a group is of no consequence.
 const LEAST_DEMAND: f64 = 1e-3;
+/// Whose budget is shorter can hardly wait: beside what the quickest backend needs nothing is left of it that would be worth holding a
+/// request for.
+const HURRIED: Millis = Millis::saturating(600.0);
 
 /// What remains from one time to the next.
 #[derive(Debug)]
@@ -79,8 +83,8 @@ struct Rate {
 pub struct Ticked {
     /// By `BackendId`, for each output token; `None` when nothing was found and the prices before stay.
     pub prices: Option<Arc<[Grams]>>,
-    /// Output tokens of the usual request, of all that were asked for lately; 0 where there were none.
-    pub usual_answer: f64,
+    /// What was asked for lately; an answer of 0 tokens where nothing was.
+    pub usual: Usual,
     /// Groups in the market.
     pub groups: usize,
 }
@@ -141,9 +145,9 @@ impl Pricer {
             flow.count(snapshot, seconds);
         }
         let (market, groups) = self.market(snapshot, now, wall);
-        let usual_answer = self.usual_answer();
+        let usual = self.usual(&market);
         let Some(cleared) = market.clear_within(self.steps_per_pair) else {
-            return Ticked { prices: None, usual_answer, groups };
+            return Ticked { prices: None, usual, groups };
         };
         for (price, new) in self.prices.iter_mut().zip(&cleared.prices) {
             *price += SMOOTHING * (new - *price);
@@ -152,13 +156,18 @@ impl Pricer {
                 *price = 0.0;
             }
         }
-        Ticked { prices: Some(self.prices.iter().map(|price| Grams::saturating(*price)).collect()), usual_answer, groups }
+        Ticked { prices: Some(self.prices.iter().map(|price| Grams::saturating(*price)).collect()), usual, groups }
     }
 
-    fn usual_answer(&self) -> f64 {
+    /// What is asked for lately, by all flows together.
+    fn usual(&self, market: &Market) -> Usual {
+        let capacity: f64 = market.capacity.iter().sum();
+        let hurried = self.flows.iter().flat_map(|flow| flow.rates.iter().map(move |rate| (flow, rate)));
+        let hurried: f64 = hurried.filter(|(flow, rate)| flow.is_hurried(rate)).map(|(_, rate)| rate.output_tokens).sum();
         let rates = || self.flows.iter().flat_map(|flow| &flow.rates).filter(|rate| rate.output_tokens > LEAST_DEMAND);
         let requests: f64 = rates().map(|rate| rate.requests).sum();
-        if requests > 0.0 { rates().map(|rate| rate.output_tokens).sum::<f64>() / requests } else { 0.0 }
+        let answer = if requests > 0.0 { rates().map(|rate| rate.output_tokens).sum::<f64>() / requests } else { 0.0 };
+        Usual { answer, hurried: if capacity > 0.0 { hurried / capacity } else { 0.0 } }
     }
 
     /// Another plan: demand that is known by name goes on.
@@ -238,6 +247,13 @@ impl Flowing {
             blend(&mut rate.output_tokens, now.output_tokens, seen.output_tokens);
         }
         self.seen = totals;
+    }
+
+    /// Whether those who ask so can hardly wait.
+    fn is_hurried(&self, rate: &Rate) -> bool {
+        let mean = (rate.prompt_tokens / rate.requests.max(1e-9)) as u32;
+        let budget = self.policy.budget.and_then(|budget| budget.of(rate.streamed * 2.0 >= rate.requests, mean));
+        budget.is_some_and(|budget| budget < HURRIED)
     }
 
     /// What a token of this demand costs at each backend that may serve it in time.

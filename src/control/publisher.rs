@@ -53,12 +53,12 @@ impl Publisher {
     /// Adapts limits and prices. Returns whether new prices were found.
     pub fn price(&self, pricer: &mut Pricer) -> bool {
         let snapshot = self.state.load();
-        let Ticked { prices: found, usual_answer, .. } = pricer.tick(&snapshot, self.clock.monotonic(), self.clock.wall());
+        let Ticked { prices: found, usual, .. } = pricer.tick(&snapshot, self.clock.monotonic(), self.clock.wall());
         let prices = found.as_ref().unwrap_or(&snapshot.prices);
         // What the usual request is counts also where there is room everywhere, or where no policy knows a price.
-        let is_news = usual_answer > 0.0 && usual_answer.to_bits() != snapshot.usual_answer.to_bits();
+        let is_news = usual != snapshot.usual && (usual.answer > 0.0 || snapshot.usual.hurried > 0.0);
         if is_news || *prices != snapshot.prices {
-            self.state.publish(snapshot.with_prices(Arc::clone(prices), usual_answer));
+            self.state.publish(snapshot.with_prices(Arc::clone(prices), usual));
         }
         found.is_some()
     }
@@ -124,6 +124,7 @@ mod tests {
     use super::*;
     use crate::clock::SimulatedClock;
     use crate::config::{Env, Files, SourcePlan};
+    use crate::demand::Usual;
     use crate::estimate::Size;
     use crate::grid::{Basis, Quality, Signal};
     use crate::testing::plan;
@@ -206,31 +207,50 @@ mod tests {
         assert_eq!(grams(&state), Some(20.0), "a source of an earlier plan is not heard");
     }
 
+    /// What is usual a second after so many were asked for, time after time, under a policy that says so.
+    fn ticks(policy: &str) -> impl FnMut(u32) -> Usual + use<> {
+        let text = format!(
+            "backends: [{{ name: a, url: http://127.0.0.1:1/v1, grid_zone: SE-SE3, models: [m] }}]
+policies: [{{ name: p, {policy} }}]
+routes: [{{ name: all, backends: [a], policy: p }}]"
+        );
+        let plan = crate::config::load("t.yaml", &text, &Env::default(), &NoFiles).unwrap().plan;
+        let clock = Arc::new(SimulatedClock::new(Timestamp::from_second(NOW).unwrap()));
+        let state = Arc::new(State::new(Snapshot::first(Arc::new(plan), clock.monotonic())));
+        let publisher = Publisher::new(Arc::clone(&state), Arc::<SimulatedClock>::clone(&clock));
+        let mut pricer = Pricer::new(&state.load());
+        move |asked| {
+            let snapshot = state.load();
+            let flow = snapshot.flow(snapshot.plan.routes[0].candidates("m")[0].flow).unwrap();
+            (0..asked).for_each(|_| flow.asked(Size { prompt_tokens: 500, output_tokens: 300 }, true));
+            clock.advance(Duration::from_secs(1));
+            publisher.price(&mut pricer);
+            state.load().usual
+        }
+    }
+
     #[test]
     fn the_usual_answer_is_published_also_where_nothing_is_scarce() {
         for objective in ["least_carbon", "least_latency"] {
-            let text = format!(
-                "backends: [{{ name: a, url: http://127.0.0.1:1/v1, grid_zone: SE-SE3, models: [m] }}]
-policies: [{{ name: p, objective: {objective} }}]
-routes: [{{ name: all, backends: [a], policy: p }}]"
-            );
-            let plan = crate::config::load("t.yaml", &text, &Env::default(), &NoFiles).unwrap().plan;
-            let clock = Arc::new(SimulatedClock::new(Timestamp::from_second(NOW).unwrap()));
-            let state = Arc::new(State::new(Snapshot::first(Arc::new(plan), clock.monotonic())));
-            let publisher = Publisher::new(Arc::clone(&state), Arc::<SimulatedClock>::clone(&clock));
-            let mut pricer = Pricer::new(&state.load());
-            let snapshot = state.load();
-            let flow = snapshot.flow(snapshot.plan.routes[0].candidates("m")[0].flow).unwrap();
-            let mut tick = |asked| {
-                (0..asked).for_each(|_| flow.asked(Size { prompt_tokens: 500, output_tokens: 300 }, true));
-                clock.advance(Duration::from_secs(1));
-                publisher.price(&mut pricer);
-                state.load().usual_answer
-            };
+            let mut tick = ticks(&format!("objective: {objective}"));
             tick(0);
-            assert!((tick(20) - 300.0).abs() < 1.0, "{objective}");
-            (0..1000).for_each(|_| assert!((tick(0) - 300.0).abs() < 1.0, "it stays what it was"));
+            assert!((tick(20).answer - 300.0).abs() < 1.0, "{objective}");
+            (0..1000).for_each(|_| assert!((tick(0).answer - 300.0).abs() < 1.0, "it stays what it was"));
         }
+    }
+
+    #[test]
+    fn the_share_of_those_in_a_hurry_follows_what_they_ask_for() {
+        let after = |budget: &str, asked: u32| {
+            let mut tick = ticks(&format!("objective: least_carbon, latency_budget: {{ first_token: {budget} }}"));
+            (0..60).map(|_| tick(asked)).last().unwrap().hurried
+        };
+        let (few, many) = (after("300ms", 2), after("300ms", 20));
+        assert!(few > 0.0 && (many / few - 10.0).abs() < 0.1, "{few} {many}");
+        assert!(after("1s", 20) <= 0.0 && after("300ms", 0) <= 0.0);
+        let mut tick = ticks("objective: least_carbon, latency_budget: { first_token: 300ms }");
+        (0..60).for_each(|_| _ = tick(20));
+        assert!((0..60).map(|_| tick(0)).last().unwrap().hurried < 0.01 * many, "and falls when they stop");
     }
 
     #[test]

@@ -103,13 +103,14 @@ pub fn decide_with(
     turn: u32,
     scratch: &Scratch,
 ) -> Result<Decision, NoCandidate> {
-    decide_within(policy, policy.budget, streamed, candidates, turn, scratch)
+    decide_within(policy, policy.budget, 0.0, streamed, candidates, turn, scratch)
 }
 
-/// The same with another budget than the policy's.
+/// The same with another budget than the policy's, and with limits that are so much higher, as a share of themselves.
 fn decide_within(
     policy: &Policy,
     budget: Option<LatencyBudget>,
+    strain: f64,
     streamed: bool,
     candidates: &[Candidate],
     turn: u32,
@@ -119,7 +120,7 @@ fn decide_within(
     // Looked for only where dollars count.
     let priced = policy.counts_money() && candidates.iter().any(|candidate| candidate.estimate.cost.is_some());
     let mut those_late = scratch.late.list(candidates.len());
-    those_late.extend(candidates.iter().map(|candidate| late(budget, streamed, candidate)));
+    those_late.extend(candidates.iter().map(|candidate| late(budget, strain, streamed, candidate)));
     let weighing = Weighing { policy, budget, streamed, candidates, turn, priced, late: those_late, scratch };
     let Eligible { mut order, within, standing } = match weighing.eligible() {
         Ok(eligible) => eligible,
@@ -168,7 +169,7 @@ fn decide_within(
 /// it a refused request can be logged with a verdict for every candidate, too.
 pub fn exclusion(policy: &Policy, streamed: bool, candidate: &Candidate, spent: Millis) -> Option<Verdict> {
     let left = || policy.budget.map(|budget| budget.after(spent, streamed, candidate.estimate.prompt_tokens));
-    excluded(candidate, || late(left(), streamed, candidate))
+    excluded(candidate, || late(left(), 0.0, streamed, candidate))
 }
 
 fn excluded(candidate: &Candidate, late: impl FnOnce() -> Option<Verdict>) -> Option<Verdict> {
@@ -182,12 +183,17 @@ fn excluded(candidate: &Candidate, late: impl FnOnce() -> Option<Verdict>) -> Op
 }
 
 /// Why a candidate would miss the budget, if it would: its first token (or its end) comes too late, or there are as many requests as
-/// it can give tokens to in time.
-fn late(budget: Option<LatencyBudget>, streamed: bool, candidate: &Candidate) -> Option<Verdict> {
+/// it can give tokens to in time. A limit counts as if it were higher by the share `strain` of it.
+fn late(budget: Option<LatencyBudget>, strain: f64, streamed: bool, candidate: &Candidate) -> Option<Verdict> {
     let estimate = &candidate.estimate;
-    let crowded = (estimate.in_flight >= estimate.limit)
+    let crowded = (estimate.in_flight >= strained(estimate.limit, strain))
         .then(|| Verdict::Crowded { by: (estimate.in_flight - estimate.limit).saturating_add(1) });
     over_budget(budget, streamed, candidate).map(|by| Verdict::OverBudget { by }).or(crowded)
+}
+
+/// A limit that is higher by the share `strain` of it.
+fn strained(limit: u32, strain: f64) -> u32 {
+    if strain > 0.0 { (f64::from(limit) * (1.0 + strain)).round() as u32 } else { limit }
 }
 
 /// By how much a candidate would miss the budget, if it would.

@@ -383,7 +383,7 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
         flow.asked(size, demand.streamed);
     }
     x.spent = Millis::from(now - x.begun);
-    let waiting = Waiting { spent: x.spent, usual_answer: snapshot.usual_answer };
+    let waiting = Waiting { spent: x.spent, usual: snapshot.usual };
     if turn.is_some() {
         x.shadow = shadow::decided(x, &deployments, &question, waiting);
     }

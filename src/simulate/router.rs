@@ -169,7 +169,7 @@ impl Router {
                 demand.streamed,
                 &candidates,
                 turn,
-                Waiting { spent: Millis::from(spent), usual_answer: snapshot.usual_answer },
+                Waiting { spent: Millis::from(spent), usual: snapshot.usual },
                 &self.scratch,
             ) {
                 Ok(decide::Outcome::Serve(decision)) => Outcome::Serve(decision),
@@ -268,11 +268,11 @@ impl Router {
         if !self.ablations.ticks(self.seconds) {
             return;
         }
-        let Ticked { prices, usual_answer, .. } = self.pricer.tick(&self.snapshot, at.now, at.wall);
+        let Ticked { prices, usual, .. } = self.pricer.tick(&self.snapshot, at.now, at.wall);
         let prices = prices.unwrap_or_else(|| Arc::clone(&self.snapshot.prices));
         let free = self.ablations.has(Ablation::NoPrice);
         let prices = if free { prices.iter().map(|_| Grams::ZERO).collect() } else { prices };
-        self.snapshot = Arc::new(self.snapshot.with_prices(prices, usual_answer));
+        self.snapshot = Arc::new(self.snapshot.with_prices(prices, usual));
     }
 
     /// What it says of its load to so many others.
