@@ -41,7 +41,8 @@ const CALM_SHARE: f64 = 0.55;
 /// In `simulate`, an engine that slows down steeply, `eu`, seeds 401 to 405: 0.26 % missed, where one reserve for all times missed 0.30 %.
 const PRESSED: f64 = 1.2;
 const PRESSED_SHARE: f64 = 0.85;
-/// Rather than be refused, who cannot wait is sent where there is one too many, up to that share of a limit: every answer there is slower
+/// Rather than be refused, who cannot wait is sent where there is one too many, up to that share of a limit as learned, never of what was
+/// declared, which is a matter of [`Standing`]: every answer there is slower
 /// by less than its first token came early. In `simulate`, crowds in `eu`, seeds 401 to 405: 0.43 % of chats missed, 0.66 % without it.
 const STRAIN: f64 = 0.04;
 
