@@ -239,7 +239,8 @@ impl Flowing {
         let weight = 1.0 - (-seconds / MEMORY_S).exp();
         for ((rate, now), seen) in self.rates.iter_mut().zip(&totals).zip(&self.seen) {
             let blend = |average: &mut f64, now: u64, seen: u64| {
-                *average += weight * (now.saturating_sub(seen) as f64 / seconds - *average);
+                // Of other replicas more may have been guessed than they then said.
+                *average += weight * (now.wrapping_sub(seen).cast_signed() as f64 / seconds - *average);
             };
             blend(&mut rate.requests, now.requests, seen.requests);
             blend(&mut rate.streamed, now.streamed, seen.streamed);

@@ -120,6 +120,35 @@ impl Asked {
     }
 }
 
+impl Asked {
+    fn each(of: impl Fn(fn(&Self) -> u64) -> u64) -> Self {
+        Self {
+            requests: of(|asked| asked.requests),
+            streamed: of(|asked| asked.streamed),
+            prompt_tokens: of(|asked| asked.prompt_tokens),
+            output_tokens: of(|asked| asked.output_tokens),
+        }
+    }
+
+    /// With so much more; it wraps, as the counters do.
+    #[must_use]
+    pub fn plus(&self, more: &Self) -> Self {
+        Self::each(|of| of(self).wrapping_add(of(more)))
+    }
+
+    /// With so much less, which may be less than nothing: it wraps, and is taken off again where it is added.
+    #[must_use]
+    pub fn minus(&self, less: &Self) -> Self {
+        Self::each(|of| of(self).wrapping_sub(of(less)))
+    }
+
+    /// So many times as much.
+    #[must_use]
+    pub fn times(&self, factor: f64) -> Self {
+        Self::each(|of| (of(self) as f64 * factor).round() as u64)
+    }
+}
+
 impl Default for Flow {
     fn default() -> Self {
         let usual = length_class(OUTPUT_TOKENS);
@@ -180,7 +209,7 @@ impl Flow {
         });
     }
 
-    /// Another replica was asked for so much since it last said so.
+    /// Another replica was asked for so much since it last said so, or so much less than was guessed.
     pub fn asked_elsewhere(&self, more: &[Asked; PROMPT_CLASSES]) {
         self.elsewhere.iter().zip(more).for_each(|(counters, more)| counters.add(*more));
     }
@@ -194,14 +223,8 @@ impl Flow {
     pub fn totals(&self) -> [Asked; PROMPT_CLASSES] {
         let own = self.own_totals();
         std::array::from_fn(|class| {
-            let own = own.get(class).copied().unwrap_or_default();
             let there = self.elsewhere.get(class).map_or_else(Asked::default, Counters::get);
-            Asked {
-                requests: own.requests.wrapping_add(there.requests),
-                streamed: own.streamed.wrapping_add(there.streamed),
-                prompt_tokens: own.prompt_tokens.wrapping_add(there.prompt_tokens),
-                output_tokens: own.output_tokens.wrapping_add(there.output_tokens),
-            }
+            own.get(class).copied().unwrap_or_default().plus(&there)
         })
     }
 

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::tests::{Replica, meet, now, seconds};
 use super::*;
 use crate::live::Permit;
+use crate::route::FlowId;
 use crate::units::Millis;
 
 /// So many requests under way at the only backend, and no others.
@@ -89,8 +90,12 @@ fn one_that_was_cut_off_is_heard_again_and_nothing_counts_twice() {
     }
     let _theirs = b.snapshot.live[0].admit(10);
     assert_eq!(b.take(&a.loads(), later), Err(Refused::Unmet), "it has been forgotten there as well");
-    a.take(&b.loads(), later).unwrap();
-    b.take(&a.loads(), later).unwrap();
+    for heard in 0..9 {
+        a.look(later);
+        assert_eq!((a.ahead(), a.exchange.heard()), (0, 0), "after {heard} messages it could be gone again at once");
+        a.take(&b.loads(), later).unwrap();
+        b.take(&a.loads(), later).unwrap();
+    }
     a.look(later);
     assert_eq!((a.ahead(), a.exchange.heard()), (1, 1));
     assert_eq!(a.take(&kept, later), Err(Refused::Repeated), "of before");
@@ -100,6 +105,114 @@ fn one_that_was_cut_off_is_heard_again_and_nothing_counts_twice() {
     (0..3).for_each(|_| learn(&b));
     a.take(&b.exchange.lessons(&b.snapshot), later).unwrap();
     assert_eq!(samples(&a), 8);
+}
+
+/// Nearly all that it says is lost, and two seconds without a word are nothing new.
+#[test]
+fn one_that_is_heard_now_and_then_is_not_forgotten_in_between() {
+    let begun = now();
+    let (mut a, mut b) = (Replica::new(1, begun), Replica::new(2, begun));
+    meet(&mut a, &mut b, begun);
+    let _theirs = b.snapshot.live[0].admit(10);
+    let mut at = begun;
+    for _ in 0..30 {
+        at += seconds(1.0);
+        a.take(&b.loads(), at).unwrap();
+        a.look(at);
+    }
+    let seen = |a: &mut Replica, at| {
+        a.look(at);
+        (a.exchange.heard(), a.ahead())
+    };
+    assert_eq!(seen(&mut a, at + seconds(15.0)), (1, 1));
+    // Then it is taken for cut off, and half a minute later for gone.
+    assert_eq!(seen(&mut a, at + seconds(25.0)), (0, 0));
+    // However seldom it was heard, there is an end to it.
+    let (mut a, mut b, mut at) = (Replica::new(1, begun), Replica::new(2, begun), begun);
+    meet(&mut a, &mut b, begun);
+    for _ in 0..30 {
+        at += seconds(20.0);
+        a.take(&b.loads(), at).unwrap();
+        a.look(at);
+    }
+    assert_eq!(seen(&mut a, at + seconds(59.0)).0, 1);
+    assert_eq!(seen(&mut a, at + seconds(61.0)).0, 0);
+}
+
+/// With one message in a thousand, whoever comes back is gone again before it was of use.
+#[test]
+fn one_that_comes_back_and_is_hardly_heard_does_not_count() {
+    let begun = now();
+    let (mut a, mut b) = (Replica::new(1, begun), Replica::new(2, begun));
+    meet(&mut a, &mut b, begun);
+    a.look(begun);
+    a.look(begun + seconds(2.1));
+    let _theirs = b.snapshot.live[0].admit(10);
+    let mut at = begun + seconds(60.0);
+    for (step, pause) in [0.1, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 5.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0].into_iter().enumerate()
+    {
+        at += seconds(pause);
+        a.look(at);
+        assert_eq!((a.exchange.heard(), a.ahead()), (0, 0), "step {step}");
+        a.take(&b.loads(), at).unwrap();
+    }
+    a.look(at);
+    assert_eq!((a.exchange.heard(), a.ahead()), (1, 1));
+}
+
+/// What waited a second ago has been read since.
+#[test]
+fn of_one_that_is_heard_seldom_it_counts_what_usually_waits() {
+    let begun = now();
+    let (mut a, mut b) = (Replica::new(1, begun), Replica::new(2, begun));
+    meet(&mut a, &mut b, begun);
+    let mut at = begun;
+    for step in 0..100 {
+        at += seconds(1.0);
+        let _now_and_then = (step % 4 == 3).then(|| b.snapshot.live[0].admit(4000));
+        a.take(&b.loads(), at).unwrap();
+    }
+    a.look(at);
+    let waits = a.snapshot.live[0].load().pending_prompt_tokens;
+    assert!((500..1500).contains(&waits), "{waits}");
+}
+
+/// Demand of which nobody has said anything yet is as large as here; without it there is room for a price of nothing.
+#[test]
+fn between_two_words_the_others_are_asked_as_this_one_is() {
+    let begun = now();
+    let [mut a, mut b] = [1, 2].map(|run| {
+        let mut plan = crate::testing::plan();
+        plan.flows.push(("route".into(), "m".into()));
+        Replica::with(run, plan, begun)
+    });
+    meet(&mut a, &mut b, begun);
+    let ask = |replica: &Replica, times: usize| {
+        let size = crate::estimate::Size { prompt_tokens: 100, output_tokens: 10 };
+        (0..times).for_each(|_| replica.snapshot.flow(FlowId(0)).unwrap().asked(size, true));
+    };
+    let all = |replica: &Replica| replica.snapshot.flow(FlowId(0)).unwrap().totals()[0].requests;
+    ask(&b, 100);
+    a.take(&b.exchange.lessons(&b.snapshot), begun).unwrap();
+    a.exchange.lessons(&a.snapshot);
+    ask(&a, 30);
+    a.exchange.lessons(&a.snapshot);
+    assert_eq!(all(&a), 60);
+    ask(&b, 50);
+    a.take(&b.exchange.lessons(&b.snapshot), begun).unwrap();
+    assert_eq!(all(&a), 80, "and what it then says counts, no more and no less");
+
+    // All fell silent at once: so they may still be asked.
+    a.look(begun);
+    a.look(begun + seconds(2.1));
+    a.exchange.lessons(&a.snapshot);
+    ask(&a, 10);
+    a.exchange.lessons(&a.snapshot);
+    assert_eq!(all(&a), 100);
+    a.look(begun + seconds(40.0));
+    ask(&a, 10);
+    a.exchange.lessons(&a.snapshot);
+    assert_eq!(all(&a), 110);
 }
 
 proptest! {

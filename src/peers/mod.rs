@@ -11,8 +11,12 @@
 //! * **Forged**: a message ends with an HMAC under a shared secret ([`Seal`]).
 //! * **Repeated**: messages of a run are counted up, and a number that is not higher is refused. A recording of an earlier run of either
 //!   side says nothing, because a message names the runs that its sender has heard lately, and only whoever is named listens.
-//! * **Lost, late, out of order**: the next one says it all again. No clock of another machine is looked at.
-//! * **Silent**: who is not heard for two seconds is forgotten with all that it had in flight. When all fall silent at once, they may be
+//! * **Lost, late, out of order**: the next one says it all again. No clock of another machine is looked at. Until it does, a replica that
+//!   is heard less than four times a second is taken to do as this process has done since ([`crate::live::Heard`]), to have as many prompt
+//!   tokens waiting as it usually has, and, of whatever it speaks seldom, to be asked as this process is: in flight without demand would be
+//!   a capacity that is full and a price of nothing.
+//! * **Silent**: who is not heard for two seconds, or for twenty of its usual pauses where these are longer, is forgotten with all that it
+//!   had in flight. If it was not at its end it comes back, and counts again once it has been heard eight times without a long pause. When all fall silent at once, they may be
 //!   cut off and still be sending, so for half a minute each backend is used as if they did as this process does; a replica that ends
 //!   says so, and is not waited for.
 //! * **Another plan or version**: names travel as hashes, unknown ones are passed over, and messages of another version are refused.
@@ -29,10 +33,25 @@
 //! * **First tokens, between two sites**: from elsewhere the way to a backend is longer or shorter, so what they teach is only taken from
 //!   whoever names the same site. Limits, token rates and demand are the same from everywhere.
 //!
-//! None of this makes a replica do worse than it would alone.
+//! None of this makes a replica do worse than it would alone, by more than two in a hundred grams: four of them with messages every 20 and
+//! 500 ms, 200 ms late, in `simulate`, `eu/normal`, a day of seed 301 of recorded grids, as mg a request and percentage missed, with all
+//! of that and without what is guessed of demand and of what waits, the patience and the trial:
+//!
+//! | of the messages are lost | with | without |
+//! |---|---|---|
+//! | none | 16.23 / 0.13 | 16.33 / 0.14 |
+//! | 90 % | 16.42 / 0.12 | 16.69 / 0.14 |
+//! | 97 % | 16.59 / 0.11 | 19.43 / 0.21 |
+//! | 99 % | 16.65 / 0.14 | 20.20 / 1.64 |
+//! | 99.7 % | 17.10 / 0.61 | - |
+//! | 99.9 % | 16.80 / 0.63 | 18.53 / 1.54 |
+//! | each of them alone | 16.77 / 0.53 | |
+//!
+//! What is late by a whole second without being lost is not noticed, as nobody's clock is looked at.
 //!
 //! This module holds no socket and reads no clock: [`crate::control::peers`] carries the messages, and `simulate` does so in virtual time.
 
+mod demand;
 mod message;
 mod names;
 mod peer;
@@ -42,6 +61,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use demand::Demand;
 use message::{Entry, Head, Unread};
 pub use message::{MOST_BYTES, MOST_PEERS};
 use names::Names;
@@ -124,6 +144,8 @@ pub struct Exchange {
     gone: VecDeque<(u64, u64)>,
     next_load: usize,
     next_lesson: usize,
+    /// By `FlowId`: what this process had been asked for when it was last looked at.
+    own_then: Vec<Demand>,
     /// The most that were heard at once lately, and when.
     lately: Option<(usize, Instant)>,
     /// When all fell silent.
@@ -135,8 +157,21 @@ impl Exchange {
     pub fn new(run: u64, snapshot: &Snapshot) -> Self {
         let plan = Arc::clone(&snapshot.plan);
         let names = Names::of(&plan);
-        let (peers, gone) = (Vec::new(), VecDeque::new());
-        Self { run, seq: 0, site: 0, plan, names, peers, gone, next_load: 0, next_lesson: 0, lately: None, cut_off: None }
+        let (peers, gone, own_then) = (Vec::new(), VecDeque::new(), Vec::new());
+        Self {
+            run,
+            seq: 0,
+            site: 0,
+            plan,
+            names,
+            peers,
+            gone,
+            next_load: 0,
+            next_lesson: 0,
+            own_then,
+            lately: None,
+            cut_off: None,
+        }
     }
 
     /// The same at a site of that name; without one it is where all are that have none.
@@ -161,6 +196,7 @@ impl Exchange {
     /// What is to be said a few times a second: what responses taught, and what was asked for.
     pub fn lessons(&mut self, snapshot: &Snapshot) -> Vec<Vec<u8>> {
         self.follow(snapshot);
+        self.guess(snapshot);
         let models = self.names.models.len();
         let lesson = |index: usize| {
             if let Some((name, backend, model)) = self.names.models.get(index) {
@@ -227,6 +263,7 @@ impl Exchange {
             return Err(Refused::Unmet);
         }
         peer.hears_us(now);
+        let counts = peer.counts();
         let mut site = 0;
         for entry in entries {
             match entry {
@@ -237,6 +274,7 @@ impl Exchange {
                     self.lately = None;
                     return Ok(());
                 }
+                Some(_) if !counts => {}
                 Some(entry) => learn(entry, site == self.site, peer, &self.names, snapshot),
             }
         }
@@ -257,7 +295,8 @@ impl Exchange {
             let unmet = self.peers.iter().position(|peer| peer.heard.is_none()).ok_or(Refused::Crowded)?;
             self.peers.remove(unmet);
         }
-        self.peers.push(Peer::new(head.run, now));
+        let again = self.gone.iter().any(|(run, _)| *run == head.run);
+        self.peers.push(Peer::new(head.run, again, now));
         Ok(self.peers.len() - 1)
     }
 
@@ -300,9 +339,9 @@ impl Exchange {
         self.publish(snapshot, now);
     }
 
-    /// How many others are heard.
+    /// How many others are heard and count.
     pub fn heard(&self) -> usize {
-        self.peers.iter().filter(|peer| peer.heard.is_some()).count()
+        self.peers.iter().filter(|peer| peer.counts()).count()
     }
 
     /// The others, for people to read.
@@ -310,7 +349,7 @@ impl Exchange {
         let one = |peer: &Peer| PeerSeen {
             run: peer.run,
             heard: peer.heard.map(|heard| now.saturating_duration_since(heard)),
-            in_flight: (0..self.plan.backends.len()).map(|index| peer.load(index).0.in_flight).fold(0, u32::saturating_add),
+            in_flight: (0..self.plan.backends.len()).map(|index| peer.load(index, now).0.in_flight).fold(0, u32::saturating_add),
         };
         self.peers.iter().map(one).collect()
     }
@@ -320,13 +359,39 @@ impl Exchange {
         self.run
     }
 
+    /// How many fell silent all at once and may go on sending.
+    fn cut_off(&self) -> usize {
+        self.cut_off.and(self.lately).map_or(0, |(others, _)| others)
+    }
+
+    /// Counts what the others will have been asked for since the last time, as far as they have not said.
+    fn guess(&mut self, snapshot: &Snapshot) {
+        let cut_off = self.cut_off() as f64;
+        for (index, name) in self.names.flows.iter().enumerate() {
+            let Some(flow) = snapshot.flow(crate::route::FlowId(index as u32)) else { continue };
+            let own = flow.own_totals();
+            let Some(then) = self.own_then.get_mut(index) else {
+                self.own_then.push(own);
+                continue;
+            };
+            let Some(grown) = demand::since(&own, &std::mem::replace(then, own)) else { continue };
+            let mut more = grown.map(|class| class.times(cut_off));
+            for peer in self.peers.iter_mut().filter(|peer| peer.counts()) {
+                if let Some(guessed) = peer.guess(*name, &grown) {
+                    more = demand::plus(&more, &guessed);
+                }
+            }
+            flow.asked_elsewhere(&more);
+        }
+    }
+
     /// Makes what was heard count in decisions.
     fn publish(&self, snapshot: &Snapshot, now: Instant) {
-        let cut_off = self.cut_off.and(self.lately).map_or(0, |(others, _)| others as u16);
+        let cut_off = self.cut_off() as u16;
         for (index, backend) in self.plan.backends.iter().enumerate() {
             let mut all = Heard { guessed: cut_off, ..Heard::default() };
-            for peer in self.peers.iter().filter(|peer| peer.heard.is_some()) {
-                let (load, own_then) = peer.load(index);
+            for peer in self.peers.iter().filter(|peer| peer.counts()) {
+                let (load, own_then) = peer.load(index, now);
                 all.in_flight = all.in_flight.saturating_add(load.in_flight.min(backend.max_in_flight));
                 all.pending_prompt_tokens = all.pending_prompt_tokens.saturating_add(load.pending_prompt_tokens);
                 if peer.is_seldom_heard(now) {
@@ -347,6 +412,7 @@ impl Exchange {
         let old = std::mem::replace(&mut self.names, Names::of(&self.plan));
         self.peers.iter_mut().for_each(|peer| peer.rename(&old, &self.names));
         (self.next_load, self.next_lesson) = (0, 0);
+        self.own_then.clear();
     }
 }
 

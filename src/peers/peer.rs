@@ -3,11 +3,23 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::demand::{Demand, Word};
 use super::names::Names;
-use crate::live::{Asked, Load, PROMPT_CLASSES, Taught};
+use crate::live::{Load, Taught};
 
-/// Whoever is not heard for so long is taken for gone: a hundredfold of the usual pause, and far below what a request lasts.
+/// Whoever is not heard for so long is taken for gone: a hundredfold of the usual pause, and far below what a request lasts ..
 pub const SILENT_AFTER: Duration = Duration::from_secs(2);
+/// .. unless so many of its own usual pauses are longer: where nearly all messages are lost, two seconds without one are nothing new,
+/// and each time that a replica is forgotten and met again turns the meaning of what all have learned around ..
+const PAUSES: f64 = 20.0;
+/// .. and no longer than this: what it did a minute ago says nothing.
+const LONGEST_SILENCE: Duration = Duration::from_mins(1);
+/// Whoever was taken for gone and comes back counts after so many messages ..
+const TRIAL: u32 = 8;
+/// .. without a longer pause than this between them. With one message in a thousand everybody is better off alone.
+const TRIAL_PAUSE: Duration = Duration::from_secs(4);
+/// Weight of one message in the prompt tokens that a replica usually has waiting.
+const USUAL_PENDING: f64 = 0.1;
 /// Whoever is heard no more often than this is not counted by what it said alone. Simulation lost two points of the possible saving at
 /// one second when it was, and most of a half at a quarter of a second.
 const SELDOM: Duration = Duration::from_millis(250);
@@ -28,25 +40,36 @@ pub(super) struct Peer {
     pub(super) heard: Option<Instant>,
     /// The usual pause between those, in seconds.
     pause: f64,
-    /// By `BackendId`: what it has there.
-    loads: Vec<Load>,
-    /// By `BackendId`: what this process had in flight when it said so.
-    own_then: Vec<u32>,
+    /// Messages that it has yet to be heard with before it counts.
+    trial: u32,
+    /// By `BackendId`.
+    there: Vec<There>,
     /// What it said last of each model and flow, from which the next is told apart.
     models: HashMap<u64, Taught>,
-    flows: HashMap<u64, [Asked; PROMPT_CLASSES]>,
+    flows: HashMap<u64, Word>,
+}
+
+/// What a replica has at a backend.
+#[derive(Clone, Copy, Debug, Default)]
+struct There {
+    load: Load,
+    /// What this process had in flight when it said so.
+    own: u32,
+    /// Prompt tokens that it usually has waiting there.
+    usual_pending: f64,
 }
 
 impl Peer {
-    pub(super) fn new(run: u64, now: Instant) -> Self {
+    /// One that is new; `again` says that it was taken for gone before.
+    pub(super) fn new(run: u64, again: bool, now: Instant) -> Self {
         Self {
             run,
             seq: 0,
             seen: now,
             heard: None,
             pause: 0.0,
-            loads: Vec::new(),
-            own_then: Vec::new(),
+            trial: if again { TRIAL } else { 0 },
+            there: Vec::new(),
             models: HashMap::new(),
             flows: HashMap::new(),
         }
@@ -55,9 +78,17 @@ impl Peer {
     /// A message came that was meant for this process.
     pub(super) fn hears_us(&mut self, now: Instant) {
         if let Some(before) = self.heard.replace(now) {
-            let pause = now.saturating_duration_since(before).as_secs_f64();
-            self.pause += SMOOTHING * (pause - self.pause);
+            let pause = now.saturating_duration_since(before);
+            self.pause += SMOOTHING * (pause.as_secs_f64() - self.pause);
+            if self.trial > 0 {
+                self.trial = if pause <= TRIAL_PAUSE { self.trial - 1 } else { TRIAL };
+            }
         }
+    }
+
+    /// Whether what it says counts.
+    pub(super) fn counts(&self) -> bool {
+        self.heard.is_some() && self.trial == 0
     }
 
     /// Whether it is heard so seldom that what it said is old.
@@ -68,24 +99,26 @@ impl Peer {
 
     /// Whether it has been silent for too long.
     pub(super) fn is_silent(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.heard.unwrap_or(self.seen)) >= SILENT_AFTER
+        let patience = Duration::from_secs_f64(self.pause * PAUSES).clamp(SILENT_AFTER, LONGEST_SILENCE);
+        now.saturating_duration_since(self.heard.unwrap_or(self.seen)) >= patience
     }
 
     pub(super) fn set_load(&mut self, backend: usize, load: Load, own: u32) {
-        let places = backend + 1;
-        if self.loads.len() < places {
-            self.loads.resize(places, Load::default());
-            self.own_then.resize(places, 0);
+        if self.there.len() <= backend {
+            self.there.resize(backend + 1, There::default());
         }
-        if let (Some(slot), Some(then)) = (self.loads.get_mut(backend), self.own_then.get_mut(backend)) {
-            (*slot, *then) = (load, own);
+        if let Some(there) = self.there.get_mut(backend) {
+            let usual_pending = there.usual_pending + USUAL_PENDING * (load.pending_prompt_tokens as f64 - there.usual_pending);
+            *there = There { load, own, usual_pending };
         }
     }
 
-    /// What it has at a backend, and what this process had when it said so.
-    pub(super) fn load(&self, backend: usize) -> (Load, u32) {
-        let own = self.own_then.get(backend).copied().unwrap_or_default();
-        (self.loads.get(backend).copied().unwrap_or_default(), own)
+    /// What it has at a backend, and what this process had when it said so. A prompt waits for a tenth of a second: what waited when it
+    /// was last heard is no measure of what waits now where that was long ago, and what usually does is a better one.
+    pub(super) fn load(&self, backend: usize, now: Instant) -> (Load, u32) {
+        let There { load, own, usual_pending } = self.there.get(backend).copied().unwrap_or_default();
+        let pending_prompt_tokens = if self.is_seldom_heard(now) { usual_pending as u64 } else { load.pending_prompt_tokens };
+        (Load { pending_prompt_tokens, ..load }, own)
     }
 
     /// What its responses taught since it last said so; `None` when it never did, or when that cannot be.
@@ -95,22 +128,24 @@ impl Peer {
         grown
     }
 
-    /// What it was asked for since it last said so; likewise.
-    pub(super) fn asked(&mut self, name: u64, now: [Asked; PROMPT_CLASSES]) -> Option<[Asked; PROMPT_CLASSES]> {
-        let before = self.flows.get(&name).copied();
-        keep(&mut self.flows, name, now);
-        let mut grown = before?;
-        for (class, now) in grown.iter_mut().zip(now) {
-            *class = now.since(class)?;
+    /// What is to be counted because it says what it was asked for; likewise.
+    pub(super) fn asked(&mut self, name: u64, now: Demand) -> Option<Demand> {
+        if let Some(word) = self.flows.get_mut(&name) {
+            return word.next(now);
         }
-        Some(grown)
+        keep(&mut self.flows, name, Word::first(now));
+        None
+    }
+
+    /// This process was asked for so much more: what it will have been, if it speaks of such requests at all.
+    pub(super) fn guess(&mut self, name: u64, own: &Demand) -> Option<Demand> {
+        self.flows.get_mut(&name).map(|word| word.guess(own))
     }
 
     /// Another plan is in force: what is known goes on by name.
     pub(super) fn rename(&mut self, old: &Names, new: &Names) {
-        let place = |name: &u64| old.backend(*name).map(|id| self.load(id.index()));
-        let (loads, own_then) = new.backends.iter().map(|name| place(name).unwrap_or_default()).unzip();
-        (self.loads, self.own_then) = (loads, own_then);
+        let place = |name: &u64| old.backend(*name).and_then(|id| self.there.get(id.index())).copied();
+        self.there = new.backends.iter().map(|name| place(name).unwrap_or_default()).collect();
         self.models.retain(|name, _| new.model(*name).is_some());
         self.flows.retain(|name, _| new.flow(*name).is_some());
     }

@@ -3,7 +3,6 @@ use std::sync::Arc;
 use super::*;
 use crate::backend::Origin;
 use crate::clock::{Clock, SystemClock};
-use crate::live::Asked;
 use crate::testing::plan;
 use crate::units::Millis;
 
@@ -18,7 +17,7 @@ impl Replica {
         Self::with(run, plan(), now)
     }
 
-    fn with(run: u64, plan: Plan, now: Instant) -> Self {
+    pub(super) fn with(run: u64, plan: Plan, now: Instant) -> Self {
         let snapshot = Snapshot::first(Arc::new(plan), now);
         Self { exchange: Exchange::new(run, &snapshot), snapshot }
     }
@@ -312,17 +311,6 @@ fn absurd_numbers_end_at_what_can_be() {
     a.look(now + seconds(40.0));
     a.look(now + seconds(80.0));
     assert_eq!(a.snapshot.live[0].load(), Load::default(), "and nothing of it lasts");
-}
-
-#[test]
-fn demand_elsewhere_is_told_apart_from_what_was_said_before() {
-    let asked = |requests| [Asked { requests, streamed: 0, prompt_tokens: 10 * requests, output_tokens: requests }; 3];
-    let mut peer = Peer::new(1, now());
-    assert_eq!(peer.asked(7, asked(100)), None, "what was before is nobody's business");
-    assert_eq!(peer.asked(7, asked(150)), Some(asked(50)));
-    assert_eq!(peer.asked(7, asked(20)), None, "it has begun anew");
-    assert_eq!(peer.asked(7, asked(30)), Some(asked(10)));
-    assert_eq!(peer.asked(7, asked(u64::MAX / 20)), None, "nobody is asked so much");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use windward::clock::{Clock as _, SystemClock};
-use windward::config::scenario::{self, Ablation, Changes, Event, Scenario, Settings};
+use windward::config::scenario::{self, Ablation, Changes, Event, Exchanged, Scenario, Settings};
 use windward::config::{Env, Files};
 use windward::estimate::Demand;
 use windward::explain::{Explanation, render};
@@ -375,6 +375,25 @@ fn the_command_writes_what_report_and_explain_read() {
     for part in ["SIMULATED DATA", "oslo", "chosen", "first token", "saved"] {
         assert!(out.contains(part), "{part}: {out}");
     }
+}
+
+/// Nearly all that they say to each other is lost and the rest is late: no worse for the grids or for the clients than four that never
+/// heard of each other, but for what chance makes of four minutes, a twentieth of the grams.
+#[test]
+fn proxies_that_hardly_hear_each_other_do_no_worse_than_alone() {
+    let mut scenario = short("eu/normal.yaml", 5.0);
+    scenario.policies.retain(|policy| &*policy.name == "windward");
+    (scenario.warm_up, scenario.proxies) = (Duration::from_mins(1), 4);
+    let alone = played(&scenario, 1).swap_remove(0).score;
+    scenario.exchange = Some(Exchanged {
+        fast: Duration::from_millis(100),
+        slow: Duration::from_millis(500),
+        loss: Share::new(0.95).unwrap(),
+        delay: Duration::from_millis(200),
+    });
+    let together = played(&scenario, 1).swap_remove(0).score;
+    let (grams, missed) = (together.grams / alone.grams, [together.missed, alone.missed]);
+    assert!(grams < 1.05 && missed[0] <= missed[1], "{grams} times the grams, {missed:?} missed");
 }
 
 fn anything() -> impl Strategy<Value = Vec<Event>> {
