@@ -52,6 +52,8 @@ pub struct PeerStatus {
     pub heard_ms_ago: Option<u64>,
     /// Requests that it has in flight.
     pub in_flight: u32,
+    /// Whether its `peers.site` is that of this one, so that they share what they learn of first tokens; null while it has not said.
+    pub same_site: Option<bool>,
 }
 
 /// The socket and what goes through it.
@@ -238,6 +240,7 @@ impl Speaker {
             run: format!("{:016x}", seen.run),
             heard_ms_ago: seen.heard.map(|span| span.as_millis() as u64),
             in_flight: seen.in_flight,
+            same_site: seen.same_site,
         };
         let replicas = self.exchange.seen(self.clock.monotonic()).iter().map(one).collect();
         self.status.set_peers(PeersStatus { run: format!("{:016x}", self.exchange.run()), expected, heard, replicas });

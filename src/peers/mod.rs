@@ -130,6 +130,8 @@ pub struct PeerSeen {
     pub heard: Option<Duration>,
     /// Requests that it has in flight, over all backends.
     pub in_flight: u32,
+    /// Whether it is at the site of this process, so that what it learns of first tokens is taken from it; `None` while it has not said.
+    pub same_site: Option<bool>,
 }
 
 /// What this replica tells the others and has heard of them.
@@ -209,10 +211,8 @@ impl Exchange {
             any.then_some(Entry::Flow(*self.names.flows.get(place)?, asked))
         };
         let mut empty = self.head().write();
-        if self.site != 0 {
-            // There is room for it beside any other.
-            let _ = Entry::Site(self.site).write(&mut empty);
-        }
+        // There is room for it beside any other.
+        let _ = Entry::Site(self.site).write(&mut empty);
         let (messages, next) = written(&empty, models + self.names.flows.len(), self.next_lesson, lesson);
         self.next_lesson = next;
         self.numbered(messages)
@@ -268,7 +268,7 @@ impl Exchange {
         for entry in entries {
             match entry {
                 None => return Err(Refused::Malformed),
-                Some(Entry::Site(name)) => site = name,
+                Some(Entry::Site(name)) => (site, peer.site) = (name, Some(name)),
                 Some(Entry::Leaving) => {
                     self.forget(place);
                     self.lately = None;
@@ -350,6 +350,7 @@ impl Exchange {
             run: peer.run,
             heard: peer.heard.map(|heard| now.saturating_duration_since(heard)),
             in_flight: (0..self.plan.backends.len()).map(|index| peer.load(index, now).0.in_flight).fold(0, u32::saturating_add),
+            same_site: peer.site.map(|site| site == self.site),
         };
         self.peers.iter().map(one).collect()
     }

@@ -40,6 +40,8 @@ pub(super) struct Peer {
     pub(super) heard: Option<Instant>,
     /// The usual pause between those, in seconds.
     pause: f64,
+    /// Its site as it said last: 0 is where all are that name none.
+    pub(super) site: Option<u64>,
     /// Messages that it has yet to be heard with before it counts.
     trial: u32,
     /// By `BackendId`.
@@ -68,6 +70,7 @@ impl Peer {
             seen: now,
             heard: None,
             pause: 0.0,
+            site: None,
             trial: if again { TRIAL } else { 0 },
             there: Vec::new(),
             models: HashMap::new(),

@@ -226,6 +226,7 @@ fn of_another_site_only_what_is_the_same_from_there_is_learned() {
             Replica { exchange: exchange.at(site), snapshot }
         });
         meet(&mut a, &mut b, now);
+        assert_eq!(a.exchange.seen(now)[0].same_site, None, "it has not said");
         let before = known(&a);
         for _ in 0..5 {
             let model = b.snapshot.live[0].model("m").unwrap();
@@ -236,6 +237,7 @@ fn of_another_site_only_what_is_the_same_from_there_is_learned() {
             a.take(&b.exchange.lessons(&b.snapshot), now).unwrap();
         }
         let after = known(&a);
+        assert_eq!(a.exchange.seen(now)[0].same_site, Some(near), "{here:?} and {there:?}");
         assert_eq!(after.0 != before.0, near, "{here:?} and {there:?}: {after:?}");
         assert!(after.1 > 2.0 * before.1, "{here:?} and {there:?}: {after:?}");
     }

@@ -88,6 +88,7 @@ fn a_backends_limit_holds_for_all_replicas_together() {
     wait_for_others(&a, 1);
     wait_for_others(&b, 1);
     a.wait_for_status("its own address", |status| status["peers"]["expected"] == 1);
+    a.wait_for_status("the site of the other", |status| status["peers"]["replicas"][0]["same_site"] == true);
 
     let mut first: Vec<Client> = (0..2).map(|_| Client::connect(a.address)).collect();
     for client in &mut first {
