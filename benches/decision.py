@@ -43,6 +43,7 @@ ABLATIONS = {
     "limits fixed at 74 % of what is declared": {"ablate": ["fixed_limits"]},
     "no limits": {"ablate": ["no_limits"]},
     "one length of answers for a route": {"ablate": ["one_answer_length"]},
+    "no belief fades that nothing confirms": {"ablate": ["no_doubt"]},
     "no conversation is known again": {"ablate": ["no_affinity"]},
     "limits and prices every 5 s": {"ablate": ["tick_5s"]},
     "every 15 s": {"ablate": ["tick_15s"]},

@@ -131,6 +131,11 @@ impl ModelLive {
         self.token_rate.doubt();
     }
 
+    /// Takes every belief for confirmed just now, so that none fades within the next five seconds.
+    pub fn believe(&self, now_ms: u64) {
+        self.looked_ms.store(now_ms, Relaxed);
+    }
+
     /// The share of what it was sent before that it need not read again; more than 1 where it keeps its answers, too.
     pub fn cached_share(&self) -> f64 {
         self.cached.get()
@@ -285,6 +290,13 @@ mod tests {
         assert_eq!(model.first_token(10, 0), learned, "there were samples since the last look");
         look(&model, 2..200);
         assert!(model.first_token(10, 0).late.get() <= declared * 2.1);
+        let sure = ModelLive::new(Prior::default());
+        (0..400).for_each(|_| sure.saw_first_token(10, Millis::ZERO, slow));
+        for look in 1..200 {
+            sure.believe(look * DOUBT_EVERY_MS);
+            sure.doubt(look * DOUBT_EVERY_MS + DOUBT_EVERY_MS / 2);
+        }
+        assert_eq!(sure.first_token(10, 0), learned, "nothing fades that is taken for confirmed");
         model.saw_first_token(10, Millis::ZERO, Millis::saturating(600.0));
         assert!(model.first_token(10, 0).late.get() <= declared * 2.1, "a punctual answer does not bring the belief back");
     }

@@ -142,6 +142,7 @@ impl Router {
             *turn = turn.wrapping_add(1);
             turn.wrapping_sub(1)
         });
+        self.believe(at);
         let called = |number: u32| Session::called(&SESSION_KEY, &number.to_le_bytes()).of(&SESSION_KEY, MODEL, "");
         let session = conversation.filter(|_| !self.ablations.has(Ablation::NoAffinity)).map(called);
         let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
@@ -273,6 +274,14 @@ impl Router {
         let free = self.ablations.has(Ablation::NoPrice);
         let prices = if free { prices.iter().map(|_| Grams::ZERO).collect() } else { prices };
         self.snapshot = Arc::new(self.snapshot.with_prices(prices, usual));
+    }
+
+    /// Lets nothing fade, where that is taken away.
+    fn believe(&self, at: Moment) {
+        if self.ablations.has(Ablation::NoDoubt) {
+            let models = self.snapshot.live.iter().filter_map(|live| Some((live.model(MODEL)?, live.millis(at.now))));
+            models.for_each(|(model, now_ms)| model.believe(now_ms));
+        }
     }
 
     /// What it says of its load to so many others.

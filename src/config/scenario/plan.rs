@@ -233,6 +233,8 @@ pub enum Ablation {
     NoAffinity,
     /// All answers of a route are expected to be as long.
     OneAnswerLength,
+    /// No belief fades that nothing confirms.
+    NoDoubt,
     /// Limits and prices are made every 5 seconds.
     Tick5s,
     /// They are made every 15.
@@ -249,6 +251,7 @@ words! {
         "queue_by_count" => Self::QueueByCount,
         "no_affinity" => Self::NoAffinity,
         "one_answer_length" => Self::OneAnswerLength,
+        "no_doubt" => Self::NoDoubt,
         "tick_5s" => Self::Tick5s,
         "tick_15s" => Self::Tick15s,
     }
