@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 
 pub use again::next;
 pub use hedge::{Second, second};
-pub use overload::{Outcome, Waiting, decide_in_time};
+pub use overload::{InTime, Outcome, Waiting, decide_in_time};
 pub use residency::resident;
 pub use scratch::Scratch;
 pub use verdict::{NoCandidate, Reason, Standing, Verdict};

@@ -58,6 +58,16 @@ pub enum Outcome {
     Shed,
 }
 
+/// What comes of a request, and on what ground beside its candidates.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InTime {
+    /// What is done with it.
+    pub outcome: Outcome,
+    /// The share of all places, in [0, 1), that is kept free of it for those who cannot wait: it is held back or refused while so few
+    /// are free. 0 where its policy does neither, and for whoever may go beyond what is usual.
+    pub reserve: f64,
+}
+
 /// How a request stands among others.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Waiting {
@@ -76,7 +86,7 @@ pub fn decide_in_time(
     turn: u32,
     waiting: Waiting,
     scratch: &Scratch,
-) -> Result<Outcome, NoCandidate> {
+) -> Result<InTime, NoCandidate> {
     // The size of a request is the same for all of its candidates.
     let (prompt_tokens, output_tokens) =
         candidates.first().map_or((0, 0), |candidate| (candidate.estimate.prompt_tokens, candidate.estimate.output_tokens));
@@ -85,7 +95,7 @@ pub fn decide_in_time(
     let whole = policy.budget.and_then(|budget| budget.of(streamed, prompt_tokens).map(|of| (budget, of)));
     let mut decision = decide_within(policy, rest, 0.0, streamed, candidates, turn, scratch);
     let (Overload::HoldThenShed, Some((budget, whole))) = (policy.overload, whole) else {
-        return decision.map(Outcome::Serve);
+        return decision.map(|decision| InTime { outcome: Outcome::Serve(decision), reserve: 0.0 });
     };
     let usable = candidates.iter().filter(|candidate| matches!(candidate.standing, Standing::Ready | Standing::NoCapacity));
     let quickest = usable.clone().map(|candidate| latency(streamed, candidate).get()).fold(f64::INFINITY, f64::min);
@@ -97,6 +107,7 @@ pub fn decide_in_time(
     let strain = STRAIN * (1.0 - patience);
     let in_time = candidates.iter().filter(|candidate| over_budget(rest, streamed, candidate).is_none());
     let full = full(in_time, kept - strain);
+    let so = |outcome| InTime { outcome, reserve: (kept - strain).max(0.0) };
     let left = Millis::saturating(whole.get() - waiting.spent.get());
     let unused = |decision: Result<Decision, NoCandidate>| decision.into_iter().for_each(|decision| scratch.give_back(decision));
     if strain > 0.0 && !full && !is_in_time(&decision) {
@@ -111,11 +122,11 @@ pub fn decide_in_time(
         Err(why) => matches!(why, NoCandidate::NoneServes | NoCandidate::AllExcluded { no_capacity: 0, .. }),
     };
     if is_final {
-        return decision.map(Outcome::Serve);
+        return decision.map(Outcome::Serve).map(so);
     }
     if left.get() - Millis::from(HOLD).get() > need {
         unused(decision);
-        return Ok(Outcome::Hold(HOLD));
+        return Ok(so(Outcome::Hold(HOLD)));
     }
     let lateness = |candidate: &Candidate| {
         let of_next = budget.per_output_token.map_or(0.0, |span| candidate.estimate.per_output_token.get() / span.get());
@@ -128,9 +139,9 @@ pub fn decide_in_time(
     let least = usable.filter(has_room).map(lateness).fold(f64::INFINITY, f64::min);
     if least > 1.0 || full {
         unused(decision);
-        return Ok(Outcome::Shed);
+        return Ok(so(Outcome::Shed));
     }
-    decision.map(Outcome::Serve)
+    decision.map(Outcome::Serve).map(so)
 }
 
 fn is_in_time(decision: &Result<Decision, NoCandidate>) -> bool {
@@ -173,7 +184,7 @@ mod tests {
         turn: u32,
         waiting: Waiting,
     ) -> Result<Outcome, NoCandidate> {
-        super::decide_in_time(policy, streamed, candidates, turn, waiting, &Scratch::default())
+        super::decide_in_time(policy, streamed, candidates, turn, waiting, &Scratch::default()).map(|it| it.outcome)
     }
 
     fn patient() -> Policy {

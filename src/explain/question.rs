@@ -275,6 +275,7 @@ impl<'a> Asking<'a> {
             baseline: baseline.map(|it| self.name(it)),
             turn: Some(question.turn.into()),
             spent_ms: None,
+            reserve: None,
             input_tokens: None,
             output_tokens: None,
             coefficient: None,

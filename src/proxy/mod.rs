@@ -51,7 +51,7 @@ use tokio_util::task::TaskTracker;
 use crate::affinity::{Session, SessionKey};
 use crate::backend::BackendId;
 use crate::clock::Clock;
-use crate::decide::{Decision, Outcome, Waiting, decide_in_time};
+use crate::decide::{Decision, InTime, Outcome, Waiting, decide_in_time};
 use crate::dialect::Dialect;
 use crate::live::{HedgeBudget, RetryBudget};
 use crate::policy::Policy;
@@ -388,17 +388,18 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
         x.shadow = shadow::decided(x, &deployments, &question, waiting);
     }
     let outcome = match turn {
-        None => Ok(Outcome::Serve(Decision::pinned())),
+        None => Ok(InTime { outcome: Outcome::Serve(Decision::pinned()), reserve: 0.0 }),
         Some(turn) => with_scratch(|scratch| decide_in_time(&policy, demand.streamed, &x.candidates, turn, waiting, scratch)),
     };
     x.turn = turn;
     x.deployments = Some(deployments);
-    match outcome.map_err(|why| Error::no_candidate(why, x, now))? {
-        Outcome::Serve(decision) => x.decision = Some(decision),
-        Outcome::Hold(span) => return Ok(Some(span)),
-        Outcome::Shed => return Err(Error::Shed),
+    let InTime { outcome, reserve } = outcome.map_err(|why| Error::no_candidate(why, x, now))?;
+    if let Outcome::Serve(decision) = outcome {
+        x.decision = Some(decision);
+        return Ok(None);
     }
-    Ok(None)
+    x.reserve = reserve;
+    if let Outcome::Hold(span) = outcome { Ok(Some(span)) } else { Err(Error::Shed) }
 }
 
 /// Where Azure says that it worked.

@@ -55,7 +55,7 @@ pub(super) fn decided(
         candidates.push(candidate);
     }
     let decide = |scratch: &_| decide_in_time(policy, x.streamed, &candidates, question.turn, waiting, scratch);
-    let outcome = with_scratch(decide).ok();
+    let outcome = with_scratch(decide).ok().map(|it| it.outcome);
     Some(Box::new(Shadowed { candidates, outcome }))
 }
 

@@ -16,6 +16,7 @@ pub(super) fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
         baseline: decision.and_then(|decision| name(usize::from(decision.baseline))),
         turn: x.turn.map(u64::from),
         spent_ms: policy.budget.map(|_| x.spent.rounded()),
+        reserve: DecisionUsed::kept_free(x.reserve),
         input_tokens: first.map(|estimate| estimate.prompt_tokens),
         output_tokens: first.map(|estimate| estimate.output_tokens),
         coefficient: coefficients(x, 0).map(|table| Text::from(&*table.id)),

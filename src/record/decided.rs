@@ -22,6 +22,10 @@ pub struct DecisionUsed<'a> {
     /// From the request's arrival to the decision: so much of its budget was over by then. None where there is no budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spent_ms: Option<Millis>,
+    /// The share of all places, in (0, 1), that was kept free of it for those who cannot wait, where it was held back or refused for want
+    /// of room; left out where it was neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<f64>,
     /// Tokens of the prompt as predicted, for every candidate that says no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_tokens: Option<u32>,
@@ -34,6 +38,13 @@ pub struct DecisionUsed<'a> {
     /// Everybody who was considered, in the route's order.
     #[serde(borrow, default)]
     pub candidates: Vec<CandidateUsed<'a>>,
+}
+
+impl DecisionUsed<'_> {
+    /// A share of places as it is said: in hundredths of a percent, and not at all where there is none.
+    pub fn kept_free(share: f64) -> Option<f64> {
+        Some((share * 1e4).round() / 1e4).filter(|share| *share > 0.0)
+    }
 }
 
 /// One candidate as the decision saw it.

@@ -267,6 +267,7 @@ impl Written<'_> {
             baseline: self.baseline().map(|index| Text::from(&*self.at(index).0.name)),
             turn: Some(u64::from(decided.turn)),
             spent_ms: policy.budget.map(|_| decided.spent),
+            reserve: DecisionUsed::kept_free(decided.reserve),
             input_tokens: None,
             output_tokens: None,
             coefficient: None,

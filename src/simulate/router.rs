@@ -18,7 +18,7 @@ use crate::backend::BackendId;
 use crate::config::scenario::{Ablation, Class, Scenario, Settings};
 use crate::config::{self, ConfigErrors, Env, Files, Plan};
 use crate::control::pricing::{Pricer, Ticked};
-use crate::decide::{self, Candidate, Decision, NoCandidate, Scratch, Standing, Waiting, decide_in_time};
+use crate::decide::{self, Candidate, Decision, InTime, NoCandidate, Scratch, Standing, Waiting, decide_in_time};
 use crate::estimate::Demand;
 use crate::grid::{Basis, Grid, Quality, Reading, Signal};
 use crate::live::{Permit, Remedy, RetryBudget};
@@ -63,6 +63,8 @@ pub struct Decided {
     pub snapshot: Arc<Snapshot>,
     /// What came of it.
     pub outcome: Outcome,
+    /// The share of all places that was kept free of it when it was last held back, or was shed; 0 where it was neither.
+    pub reserve: f64,
 }
 
 /// What is to be done with a request.
@@ -126,7 +128,9 @@ impl Router {
 
     /// Decides a request anew that was held back, and came `spent` ago: by what it came under, as one request sees one snapshot.
     pub fn decide_again(&mut self, held: &Decided, conversation: Option<u32>, spent: Duration, at: Moment) -> Decided {
-        self.decide_under(Arc::clone(&held.snapshot), held.route, held.demand, conversation, spent, at)
+        let decided = self.decide_under(Arc::clone(&held.snapshot), held.route, held.demand, conversation, spent, at);
+        let reserve = if matches!(decided.outcome, Outcome::Hold(_) | Outcome::Shed) { decided.reserve } else { held.reserve };
+        Decided { reserve, ..decided }
     }
 
     fn decide_under(
@@ -146,7 +150,7 @@ impl Router {
         let called = |number: u32| Session::called(&SESSION_KEY, &number.to_le_bytes()).of(&SESSION_KEY, MODEL, "");
         let session = conversation.filter(|_| !self.ablations.has(Ablation::NoAffinity)).map(called);
         let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
-        let mut outcome = Outcome::Refuse(NoCandidate::NoneServes);
+        let (mut outcome, mut reserve) = (Outcome::Refuse(NoCandidate::NoneServes), 0.0);
         if let Some(route) = snapshot.plan.routes.get(route) {
             let inside = |deployment: &Deployment| !route.outside.contains(&deployment.backend);
             let all = route.candidates(MODEL).iter();
@@ -165,21 +169,24 @@ impl Router {
                 let price = snapshot.prices.get(candidate.backend.index()).copied().unwrap_or(Grams::ZERO);
                 self.ablations.estimate(&mut candidate.estimate, price);
             }
-            outcome = match decide_in_time(
+            let in_time = decide_in_time(
                 &route.policy,
                 demand.streamed,
                 &candidates,
                 turn,
                 Waiting { spent: Millis::from(spent), usual: snapshot.usual },
                 &self.scratch,
-            ) {
-                Ok(decide::Outcome::Serve(decision)) => Outcome::Serve(decision),
-                Ok(decide::Outcome::Hold(span)) => Outcome::Hold(span),
-                Ok(decide::Outcome::Shed) => Outcome::Shed,
+            );
+            outcome = match in_time {
+                Ok(InTime { outcome: decide::Outcome::Serve(decision), .. }) => Outcome::Serve(decision),
+                Ok(InTime { outcome, reserve: kept_free }) => {
+                    reserve = kept_free;
+                    if let decide::Outcome::Hold(span) = outcome { Outcome::Hold(span) } else { Outcome::Shed }
+                }
                 Err(why) => Outcome::Refuse(why),
             };
         }
-        Decided { route, demand, session, candidates, turn, spent: Millis::from(spent), snapshot, outcome }
+        Decided { route, demand, session, candidates, turn, spent: Millis::from(spent), snapshot, outcome, reserve }
     }
 
     /// A request is sent to one of its candidates. `first` says that it was sent to nobody before.

@@ -117,7 +117,7 @@ fn what_is_estimated_and_decided_for_a_request_allocates_nothing() {
             // The proxy has room of its own for these.
             let candidates: SmallVec<[Candidate; 32]> = all.collect();
             assert_eq!(candidates.len(), count);
-            black_box(decide_in_time(policy, true, &candidates, 3, Waiting::default(), &scratch)).unwrap()
+            black_box(decide_in_time(policy, true, &candidates, 3, Waiting::default(), &scratch)).unwrap().outcome
         };
         let counted = || {
             let again = |outcome: Outcome| {

@@ -20,7 +20,7 @@ use windward::simulate::router::{Decided, Moment, Router};
 use windward::simulate::traffic::Course;
 use windward::simulate::world::World;
 use windward::simulate::{compare, play, players};
-use windward::units::GramsPerKwh;
+use windward::units::{GramsPerKwh, Millis};
 
 use super::process::windward;
 
@@ -314,20 +314,28 @@ fn who_is_refused_in_a_crowd_is_logged_as_the_proxy_logs_it() {
     let mut scenario = short("eu/flash.yaml", 0.5);
     scenario.traffic.per_second = 400.0;
     let (finished, _, text) = logged(&scenario);
-    let (mut shed, mut held) = (0, 0);
+    let (mut shed, mut held, mut kept_free, mut served_late) = (0, 0, 0, 0);
     for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let record: AccessRecord<'_> = serde_json::from_slice(line).unwrap();
+        let decision = record.decision.as_ref().unwrap();
         if record.backend.is_some() {
+            let waited = decision.spent_ms.unwrap() >= Millis::saturating(50.0);
+            assert!(decision.reserve.is_none() || waited, "of whom nothing was kept free, nothing is said");
+            served_late += u32::from(decision.reserve.is_some());
             continue;
         }
         shed += 1;
+        kept_free += u32::from(decision.reserve.is_some_and(|share| share > 0.0 && share < 0.2));
         held += u32::from(record.total_ms.get() >= 50.0);
         assert_eq!((record.status, record.ended.as_str(), record.error.as_deref()), (Some(429), "rejected", Some("shed")));
+        let reserved = decision.reserve.is_some();
         let told = render::text(&Explanation::from(record), false);
         assert!(told.contains("ended        rejected, status 429, error shed"), "{told}");
+        assert_eq!(told.contains(" of all places were kept free of it"), reserved, "{told}");
     }
     assert_eq!(shed, finished.all[2]);
     assert!(held > 0, "nobody waited for a better moment before it was refused");
+    assert!(kept_free > 0 && served_late > 0, "{kept_free} were refused and {served_late} served for whom places were kept from");
 }
 
 /// The whole command: its table and its progress, and that other commands work on what it writes.

@@ -135,6 +135,10 @@ fn asked(out: &mut String, explanation: &Explanation<'_>) {
         let _ = write!(budget, ", of which {} were over when it was decided", ms(spent));
     }
     fact(out, "budget", &budget);
+    if let Some(reserve) = explanation.decision.as_ref().and_then(|decision| decision.reserve) {
+        let percent = 100.0 * reserve;
+        fact(out, "reserve", &format!("{percent:.2} % of all places were kept free of it, for those who cannot wait"));
+    }
     if let Some(narrowed) = narrowed {
         fact(out, "narrowed", &by_the_client(narrowed));
     }
