@@ -17,7 +17,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SCENARIOS = ("normal,overload_green,outage,stale,flash,noisy,brownout,four_proxies,sixteen_proxies,strangers,four_overload,four_noisy,"
+SCENARIOS = ("normal,overload_green,outage,stale,flash,flash_utc,noisy,brownout,four_proxies,sixteen_proxies,strangers,four_overload,four_noisy,"
              "four_brownout,flat_curve,steep_curve,wrong_figures,cache")
 # What is not worth a file of its own: a shipped scenario, what is otherwise, and how a token's time grows with the batch.
 PEERS = {"proxies": 4, "exchange": {"fast": "20ms", "slow": "500ms", "loss": 0.01, "delay": "2ms"}}

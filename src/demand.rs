@@ -18,7 +18,7 @@ pub struct Demand {
 pub struct Usual {
     /// Output tokens of the usual request; 0 where nobody knows.
     pub answer: f64,
-    /// Output tokens for those who can hardly wait, as a share of what all backends together can give.
+    /// Output tokens for those who can hardly wait, as a share of what the backends together can give that may serve them.
     pub hurried: f64,
 }
 

@@ -64,7 +64,7 @@ pub struct Snapshot {
     pub usual: Usual,
 }
 
-/// Flows that are learned apart; where a plan has more of them, some share. Each takes about half a kilobyte.
+/// Flows that are learned apart; where a plan has more of them, some share. Each takes 1.1 kilobytes.
 const MOST_FLOWS: usize = 16_384;
 
 impl Snapshot {

@@ -38,8 +38,8 @@ const MOST_GROUPS: usize = 64;
 const MOST_PAIRS: usize = 1 << 13;
 /// Below so many output tokens a second a group is of no consequence.
 const LEAST_DEMAND: f64 = 1e-3;
-/// Whose budget is shorter can hardly wait: beside what the quickest backend needs nothing is left of it that would be worth holding a
-/// request for.
+/// Whose budget is shorter can hardly wait: where a first token takes 0.1 s and more, less than half a second is left of it. It is a figure
+/// by itself: where all first tokens take a second, nobody counts as being in a hurry, and the least is left free.
 const HURRIED: Millis = Millis::saturating(600.0);
 
 /// What remains from one time to the next.
@@ -161,13 +161,20 @@ impl Pricer {
 
     /// What is asked for lately, by all flows together.
     fn usual(&self, market: &Market) -> Usual {
-        let capacity: f64 = market.capacity.iter().sum();
-        let hurried = self.flows.iter().flat_map(|flow| flow.rates.iter().map(move |rate| (flow, rate)));
-        let hurried: f64 = hurried.filter(|(flow, rate)| flow.is_hurried(rate)).map(|(_, rate)| rate.output_tokens).sum();
-        let rates = || self.flows.iter().flat_map(|flow| &flow.rates).filter(|rate| rate.output_tokens > LEAST_DEMAND);
-        let requests: f64 = rates().map(|rate| rate.requests).sum();
-        let answer = if requests > 0.0 { rates().map(|rate| rate.output_tokens).sum::<f64>() / requests } else { 0.0 };
-        Usual { answer, hurried: if capacity > 0.0 { hurried / capacity } else { 0.0 } }
+        let asked = || self.flows.iter().flat_map(|flow| flow.asked().map(move |rate| (flow, rate)));
+        let requests: f64 = asked().map(|(_, rate)| rate.requests).sum();
+        let answer = if requests > 0.0 { asked().map(|(_, rate)| rate.output_tokens).sum::<f64>() / requests } else { 0.0 };
+        let hurried = || asked().filter(|(flow, rate)| flow.is_hurried(rate));
+        // Of a plan with several models, those backends to which who is in a hurry may go.
+        let mut theirs = vec![false; market.capacity.len()];
+        for deployment in hurried().flat_map(|(flow, _)| flow.deployments.iter()) {
+            if let Some(is_theirs) = theirs.get_mut(deployment.backend.index()) {
+                *is_theirs = true;
+            }
+        }
+        let capacity: f64 = market.capacity.iter().zip(&theirs).filter(|(_, is_theirs)| **is_theirs).map(|(all, _)| all).sum();
+        let tokens: f64 = hurried().map(|(_, rate)| rate.output_tokens).sum();
+        Usual { answer, hurried: if capacity > 0.0 { tokens / capacity } else { 0.0 } }
     }
 
     /// Another plan: demand that is known by name goes on.
@@ -187,8 +194,7 @@ impl Pricer {
     fn market(&self, snapshot: &Snapshot, now: Instant, wall: Timestamp) -> (Market, usize) {
         let backends = snapshot.plan.backends.len();
         let mut groups: Vec<(&Flowing, &Rate)> =
-            self.flows.iter().flat_map(|flow| flow.rates.iter().map(move |rate| (flow, rate))).collect();
-        groups.retain(|(_, rate)| rate.output_tokens > LEAST_DEMAND && rate.requests > 0.0);
+            self.flows.iter().flat_map(|flow| flow.asked().map(move |rate| (flow, rate))).collect();
         groups.sort_by(|(_, a), (_, b)| b.output_tokens.total_cmp(&a.output_tokens));
         groups.truncate(MOST_GROUPS.min(MOST_PAIRS / backends.max(1)).max(1));
         let mut market = Market {
@@ -250,9 +256,14 @@ impl Flowing {
         self.seen = totals;
     }
 
+    /// Its demand, by class of prompts, where it is of consequence.
+    fn asked(&self) -> impl Iterator<Item = &Rate> {
+        self.rates.iter().filter(|rate| rate.output_tokens > LEAST_DEMAND && rate.requests > 0.0)
+    }
+
     /// Whether those who ask so can hardly wait.
     fn is_hurried(&self, rate: &Rate) -> bool {
-        let mean = (rate.prompt_tokens / rate.requests.max(1e-9)) as u32;
+        let mean = (rate.prompt_tokens / rate.requests) as u32;
         let budget = self.policy.budget.and_then(|budget| budget.of(rate.streamed * 2.0 >= rate.requests, mean));
         budget.is_some_and(|budget| budget < HURRIED)
     }

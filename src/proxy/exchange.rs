@@ -159,7 +159,7 @@ pub struct Exchange {
     pub(super) turn: Option<u32>,
     /// From its arrival to the decision, by which its candidates were judged.
     pub(super) spent: Millis,
-    /// The share of all places that was kept free of it when it was last held back, or was shed; 0 where it was neither.
+    /// The share of the places in time that was kept free of it when it was last held back, or was shed; 0 where it was neither.
     pub(super) reserve: f64,
     /// The backend whose response is passed on, and what predicted its first token.
     pub(super) serving: Option<(Arc<Backend>, Option<usize>)>,

@@ -22,7 +22,7 @@ pub struct DecisionUsed<'a> {
     /// From the request's arrival to the decision: so much of its budget was over by then. None where there is no budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spent_ms: Option<Millis>,
-    /// The share of all places, in (0, 1), that was kept free of it for those who cannot wait, where it was held back or refused for want
+    /// The share of the places in time, in (0, 1), that was kept free of it for those who cannot wait, where it was held back or refused for want
     /// of room; left out where it was neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserve: Option<f64>,

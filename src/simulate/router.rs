@@ -63,7 +63,7 @@ pub struct Decided {
     pub snapshot: Arc<Snapshot>,
     /// What came of it.
     pub outcome: Outcome,
-    /// The share of all places that was kept free of it when it was last held back, or was shed; 0 where it was neither.
+    /// The share of the places in time that was kept free of it when it was last held back, or was shed; 0 where it was neither.
     pub reserve: f64,
 }
 

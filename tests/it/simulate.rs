@@ -331,7 +331,7 @@ fn who_is_refused_in_a_crowd_is_logged_as_the_proxy_logs_it() {
         let reserved = decision.reserve.is_some();
         let told = render::text(&Explanation::from(record), false);
         assert!(told.contains("ended        rejected, status 429, error shed"), "{told}");
-        assert_eq!(told.contains(" of all places were kept free of it"), reserved, "{told}");
+        assert_eq!(told.contains(" of the places where it would be in time were kept free of it"), reserved, "{told}");
     }
     assert_eq!(shed, finished.all[2]);
     assert!(held > 0, "nobody waited for a better moment before it was refused");

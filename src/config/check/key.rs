@@ -18,7 +18,7 @@ const MOST_KEYS: usize = 1024;
 /// A key shorter than this can be guessed, and found from its digest: 16 letters and digits drawn at random are 95 bits.
 const SHORT_KEY: usize = 16;
 
-/// Flows beyond which the requests of keys with a policy of their own are counted with the route's: each takes half a kilobyte.
+/// Flows beyond which the requests of keys with a policy of their own are counted with the route's: each takes 1.1 kilobytes.
 const MOST_FLOWS: usize = 8192;
 
 /// What keys refer to.

@@ -19,7 +19,7 @@ pub(in crate::config) const SLOW: Duration = Duration::from_millis(500);
 pub(in crate::config) const MOST_OFTEN: Duration = Duration::from_millis(1);
 /// More often would be traffic of its own, and a decision takes no notice.
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
-/// A message is believed for two seconds.
+/// A replica that ended without a word is counted for twenty of its usual pauses.
 const MOST_SELDOM: Duration = Duration::from_secs(1);
 /// Replicas that hear each other, and one's own address among them. More than are heard would count some of them only.
 const MOST_OTHERS: usize = 33;

@@ -137,7 +137,11 @@ fn asked(out: &mut String, explanation: &Explanation<'_>) {
     fact(out, "budget", &budget);
     if let Some(reserve) = explanation.decision.as_ref().and_then(|decision| decision.reserve) {
         let percent = 100.0 * reserve;
-        fact(out, "reserve", &format!("{percent:.2} % of all places were kept free of it, for those who cannot wait"));
+        fact(
+            out,
+            "reserve",
+            &format!("{percent:.2} % of the places where it would be in time were kept free of it, for those who cannot wait"),
+        );
     }
     if let Some(narrowed) = narrowed {
         fact(out, "narrowed", &by_the_client(narrowed));
