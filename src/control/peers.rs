@@ -1,7 +1,9 @@
 //! Carries the messages of [`crate::peers`] by UDP.
 //!
 //! A datagram is a message: nobody waits for it, nothing is kept for whoever is away, and what is lost is said again in 20 ms. Over HTTP
-//! each of them would cost a request and its answer, and one replica that stalls would hold the sender's connections.
+//! each of them would cost a request and its answer, and one replica that stalls would hold the sender's connections. As measured by
+//! `benches/exchange.py` (four replicas, eight backends, a busy core), a message costs 74 us of processor by UDP, sent and received, sealed
+//! and with all that is in it; a small request by HTTP costs 43 us to receive and answer, its sending not counted.
 
 use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::sync::Arc;
