@@ -25,7 +25,7 @@ VARIANTS = {
     "four_overload": ("overload_green", PEERS, None),
     "four_noisy": ("noisy", PEERS, None),
     "four_brownout": ("brownout", PEERS, None),
-    # In `us` two of these come at the height of the clients' day, when there are seven times as many requests as usual, and two at night.
+    # In `us` two of these come at the height of the clients' day and two at night.
     "flash_utc": ("flash", {"events": [{"at": f"{at}s", "for": "120s", "crowd": crowd}
                                        for at, crowd in ((1500, 2.2), (3000, 3), (4600, 3), (6000, 2.6))]}, None),
     "flat_curve": ("normal", {}, "flat_then_linear"),

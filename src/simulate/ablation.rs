@@ -33,7 +33,7 @@
 //! | worth 300 mg | 91.2 / 0.03 | 89.1 / 0.08 | 85.2 / 0.22 | 90.0 / 0.22 |
 //!
 //! The price is worth most, then the prompt tokens that wait; limits are for punctuality and not for grams. Differences below half a point
-//! are none. The command has a row more, which is not here: conversations, of which there are none in these scenarios.
+//! are none. The command has two rows more: conversations, of which there are none in these scenarios, and the fading of beliefs.
 //!
 //! That a belief fades which nothing confirms (`no_doubt`) is worth nothing there: without it, seeds 301 and 302 have 98.7 / 0.14 in
 //! normal, 96.0 / 0.24 in noisy and 97.6 / 0.32 in brownout, beside 98.7 / 0.15, 96.1 / 0.26 and 97.7 / 0.32 with it. It is not the
