@@ -12,6 +12,9 @@ use jiff::Timestamp;
 use smallvec::SmallVec;
 
 use super::Shared;
+use super::account::Books;
+use super::attempt::Attempt;
+use super::evidence::Ran;
 use super::id::Id;
 use super::narrow::Narrowed;
 use super::pinned::Keeps;
@@ -48,45 +51,6 @@ pub(super) enum Proof {
     Claimed,
 }
 
-/// How one attempt at one backend went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttemptOutcome {
-    /// Its response was passed on.
-    Answered,
-    /// No connection came about; nothing was sent.
-    Unreachable,
-    /// It said 429, 503 or 529, or 401 or 403 to the gateway's own credential: nothing was done.
-    Refused,
-    /// The request was sent and no valid answer came.
-    Broken,
-    /// The request was sent and no answer came in time.
-    TimedOut,
-    /// The client left while it was being worked on.
-    Abandoned,
-    /// Another backend was asked besides and answered sooner, so it was broken off.
-    Hedged,
-}
-
-impl AttemptOutcome {
-    /// The word in the log.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Answered => "answered",
-            Self::Unreachable => "unreachable",
-            Self::Refused => "refused",
-            Self::Broken => "broken",
-            Self::TimedOut => "timed_out",
-            Self::Abandoned => "abandoned",
-            Self::Hedged => "hedged",
-        }
-    }
-
-    /// Whether the backend may have read the prompt, which costs energy.
-    pub const fn burned_prompt(self) -> bool {
-        matches!(self, Self::Answered | Self::Broken | Self::TimedOut | Self::Abandoned | Self::Hedged)
-    }
-}
-
 /// What lay ready for so long, for a client that did not take it, does not show when it came: a thread that is busy with others does
 /// not look for less ..
 const HELD_UP: Duration = Duration::from_millis(20);
@@ -95,21 +59,6 @@ const HELD_UP_PART: u32 = 20;
 
 /// Bytes of an id that somebody else made; the usual ones have 36.
 pub(super) const MAX_ID: usize = 128;
-
-/// One attempt at one backend.
-#[derive(Clone, Copy, Debug)]
-pub struct Attempt {
-    /// Which.
-    pub backend: BackendId,
-    /// How it went.
-    pub outcome: AttemptOutcome,
-    /// What it answered, if it did.
-    pub status: Option<StatusCode>,
-    /// When it began.
-    pub begun: Instant,
-    /// When it was known how it went (for the one that answered: when the head was there).
-    pub ended: Instant,
-}
 
 /// One request and its response, as far as they have come.
 pub struct Exchange {
@@ -192,6 +141,10 @@ pub struct Exchange {
     pub(super) ended: Ended,
     /// When it was over, where the clock need not be asked again for that.
     pub(super) over: Option<Instant>,
+    /// Where it ran, by what its answer says of it.
+    pub(super) ran: Option<Box<Ran>>,
+    /// How far its books are.
+    stage: Stage,
 }
 
 impl Exchange {
@@ -256,6 +209,8 @@ impl Exchange {
             // Until something better is known: the whole future is dropped when the client leaves.
             ended: Ended::ClientGone,
             over: None,
+            ran: None,
+            stage: Stage::Open,
             shared: Arc::clone(shared),
         })
     }
@@ -456,10 +411,41 @@ impl Exchange {
         }
     }
 
+    /// What it taught by its end, unless it has been said; it goes on no further.
+    pub(super) fn teach(&mut self) {
+        if self.stage == Stage::Open {
+            self.stage = Stage::Taught;
+            self.permit = None;
+            if self.route.is_some() {
+                account::teach(self);
+            }
+        }
+    }
+
+    /// Its books, which are to be written: when it has taught, once, and where it found a route.
+    pub(super) fn books(&self) -> Option<Books<'_>> {
+        (self.stage == Stage::Taught && self.route.is_some()).then(|| Books::of(self))
+    }
+
+    /// They have been.
+    pub(super) fn is_booked(&mut self) {
+        self.stage = Stage::Booked;
+    }
+
     /// Bytes of the response body, for the log.
     pub(super) fn passed_on(&mut self, chunk: &Bytes) {
         self.response_bytes += chunk.len() as u64;
     }
+}
+
+/// How far the books of an exchange are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// What it taught has been learned.
+    Taught,
+    /// Its line is written.
+    Booked,
 }
 
 /// Whether an exchange is counted among those in flight.
@@ -471,9 +457,9 @@ pub(super) enum Counted {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.permit = None;
-        if self.route.is_some() {
-            account::close(self);
+        self.teach();
+        if let Some(mut books) = self.books() {
+            books.write();
         }
         // Here and not with the books: an answer to a request that found no route is an answer too.
         if self.has_answered() {

@@ -14,7 +14,8 @@ use smallvec::SmallVec;
 
 use super::Shared;
 use super::address::address;
-use super::exchange::{Attempt, AttemptOutcome, Exchange};
+use super::attempt::{Attempt, AttemptOutcome};
+use super::exchange::Exchange;
 use super::hedge::{self, Race};
 use super::provenance::Provenance;
 use super::reject::Error;

@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use tokio::time::sleep;
 
-use super::exchange::{AttemptOutcome, Exchange};
+use super::attempt::AttemptOutcome;
+use super::exchange::Exchange;
 use super::forward::{self, Asked, Came, Outgoing, Waiting};
 use super::reject::Error;
 use super::tries::Tries;

@@ -7,7 +7,10 @@
 mod account;
 mod address;
 mod admit;
+mod afterwards;
+mod attempt;
 mod backend_time;
+mod body;
 mod edit;
 mod evidence;
 mod exchange;
@@ -65,15 +68,17 @@ use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::{Call, Operation};
 
+pub use afterwards::{KeepsBooks, close_books};
+pub use attempt::{Attempt, AttemptOutcome};
+pub use body::{Body, Cut, Limited, Relayed};
+pub use exchange::Exchange;
 use exchange::Proof;
-pub use exchange::{Attempt, AttemptOutcome, Exchange};
 use id::Id;
 use pool::{Claiming, Pool};
 pub use provenance::Client;
 use provenance::{Provenance, Pseudonym};
 pub use reject::Error;
 use reject::SOON;
-pub use relay::{Body, Cut, Limited};
 use request_body::Received;
 pub use request_body::RequestBody;
 use scratch::with_scratch;
@@ -423,7 +428,7 @@ fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x
     if let Some(content_type) = content_type {
         head.fields.set_text(Name::ContentType, content_type);
     }
-    Message { head, body: Body::Relay(metered) }
+    Message { head, body: Body::Relay(Relayed::new(metered)) }
 }
 
 /// The fields that tell the client what was decided. Names and regions were rendered when the plan was made.

@@ -18,7 +18,8 @@ use smallvec::smallvec;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::Instant;
 
-use super::exchange::{Attempt, AttemptOutcome, Exchange};
+use super::attempt::{Attempt, AttemptOutcome};
+use super::exchange::Exchange;
 use super::forward::{self, UsageEvent};
 use super::pinned::Keeps;
 use super::provenance::{self, Provenance};

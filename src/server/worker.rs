@@ -19,6 +19,7 @@ use super::descriptors::Descriptors;
 use super::guard::Held;
 use super::listener::{Entrance, Place};
 use super::tracked::Connections;
+use crate::proxy;
 use crate::state::State;
 use crate::telemetry::log::{AccessLog, FLUSH_EVERY};
 use crate::telemetry::metrics::Metrics;
@@ -59,7 +60,9 @@ where
     pub(super) fn run(self) -> std::io::Result<()> {
         // Dropped last: dropping the runtime drops what was cut, and with it every exchange that has a line to write.
         let _lines = self.common.log.own_buffer();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // After it, and after what this thread has kept for when it rests, which is before it waits for a socket or a timer.
+        let _books = proxy::KeepsBooks::here();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(proxy::close_books).build()?;
         runtime.block_on(self.work())
     }
 

@@ -17,6 +17,7 @@ mod azure;
 mod back_pressure;
 mod bad_input;
 mod bedrock;
+mod books;
 mod budget;
 mod cancel;
 mod cancel_crowd;
