@@ -52,6 +52,8 @@ pub struct PeerStatus {
     pub run: String,
     /// How long ago it was last heard; null when it does not hear this one.
     pub heard_ms_ago: Option<u64>,
+    /// How long words take to it and back; null while that is not known. From a second on it does not count.
+    pub way_ms: Option<u64>,
     /// Requests that it has in flight.
     pub in_flight: u32,
     /// Whether its `peers.site` is that of this one, so that they share what they learn of first tokens; null while it has not said.
@@ -241,6 +243,7 @@ impl Speaker {
         let one = |seen: &PeerSeen| PeerStatus {
             run: format!("{:016x}", seen.run),
             heard_ms_ago: seen.heard.map(|span| span.as_millis() as u64),
+            way_ms: seen.way.map(|span| span.as_millis() as u64),
             in_flight: seen.in_flight,
             same_site: seen.same_site,
         };

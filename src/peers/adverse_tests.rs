@@ -49,6 +49,50 @@ fn clocks_that_differ_make_no_difference() {
     }
 }
 
+/// Both speak every tenth of a second until then, and are heard so much later by a clock that differs.
+fn converse(a: &mut Replica, b: &mut Replica, late: f64, from: u32, to: u32, begun: Instant) {
+    let theirs = |at: Instant| at + seconds(5000.0);
+    let mut under_way = VecDeque::new();
+    for step in from..to {
+        let at = begun + seconds(0.1 * f64::from(step));
+        a.look(at);
+        b.look(theirs(at));
+        let said = [a.loads(), a.exchange.lessons(&a.snapshot), b.loads(), b.exchange.lessons(&b.snapshot)];
+        under_way.push_back((at + seconds(late), said));
+        while under_way.front().is_some_and(|(when, _)| *when <= at) {
+            let (_, [a_loads, a_lessons, b_loads, b_lessons]) = under_way.pop_front().unwrap();
+            for message in [a_loads, a_lessons] {
+                b.take(&message, theirs(at)).unwrap();
+            }
+            for message in [b_loads, b_lessons] {
+                a.take(&message, at).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn one_whose_words_come_too_late_counts_no_more_until_they_come_in_time() {
+    let begun = now();
+    let (mut a, mut b) = (Replica::new(1, begun), Replica::new(2, begun + seconds(5000.0)));
+    assert_eq!(b.take(&a.loads(), begun + seconds(5000.0)), Err(Refused::Unmet));
+    a.take(&b.loads(), begun).unwrap();
+    b.take(&a.loads(), begun + seconds(5000.0)).unwrap();
+    let _theirs = b.snapshot.live[0].admit(10);
+    let way = |a: &Replica, second: f64| a.exchange.seen(begun + seconds(second))[0].way.unwrap().as_secs_f64();
+    converse(&mut a, &mut b, 0.2, 0, 100, begun);
+    assert!((way(&a, 10.0) - 0.4).abs() < 0.02, "{}", way(&a, 10.0));
+    assert_eq!((a.exchange.heard(), b.exchange.heard(), a.ahead()), (1, 1, 1));
+    converse(&mut a, &mut b, 0.8, 100, 200, begun);
+    assert!((way(&a, 20.0) - 1.6).abs() < 0.02, "{}", way(&a, 20.0));
+    assert_eq!((a.exchange.heard(), b.exchange.heard()), (0, 0));
+    // They may be cut off and go on sending, and after half a minute it is each by itself.
+    converse(&mut a, &mut b, 0.8, 200, 600, begun);
+    assert_eq!(a.ahead(), 0);
+    converse(&mut a, &mut b, 0.1, 600, 700, begun);
+    assert_eq!((a.exchange.heard(), b.exchange.heard(), a.ahead()), (1, 1, 1));
+}
+
 #[test]
 fn one_that_dies_takes_along_what_it_had_and_no_more() {
     let begun = now();

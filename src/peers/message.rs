@@ -20,6 +20,8 @@ const MODEL: u8 = 2;
 const FLOW: u8 = 3;
 const LEAVING: u8 = 4;
 const SITE: u8 = 5;
+const TIME: u8 = 6;
+const ECHO: u8 = 7;
 
 /// What every message begins with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +47,17 @@ pub(super) enum Entry {
     Leaving,
     /// Where its first tokens are measured; stands before what they taught, and is left out where it has no name.
     Site(u64),
+    /// When it said this, in milliseconds of its own clock, which begins anywhere.
+    Time(u64),
+    /// What the replica of that run said of its time, and how many milliseconds before this.
+    Echo {
+        /// Whose.
+        run: u64,
+        /// That time.
+        time: u64,
+        /// How long ago it came.
+        held: u64,
+    },
     /// Something of a later version.
     Other,
 }
@@ -113,6 +126,8 @@ impl Entry {
             Self::Flow(..) => FLOW,
             Self::Leaving => LEAVING,
             Self::Site(_) => SITE,
+            Self::Time(_) => TIME,
+            Self::Echo { .. } => ECHO,
             Self::Other => return true,
         };
         message.extend([kind, 0, 0]);
@@ -132,7 +147,8 @@ impl Entry {
                     message.extend([requests, streamed, prompt_tokens, output_tokens].into_iter().flat_map(|n| n.to_le_bytes()));
                 }
             }
-            Self::Site(name) => message.extend(name.to_le_bytes()),
+            Self::Site(number) | Self::Time(number) => message.extend(number.to_le_bytes()),
+            Self::Echo { run, time, held } => message.extend([run, time, held].into_iter().flat_map(|n| n.to_le_bytes())),
             Self::Leaving | Self::Other => {}
         }
         let length = (message.len() - before - 3) as u16;
@@ -216,6 +232,8 @@ impl<'a> Reader<'a> {
             }
             LEAVING => Entry::Leaving,
             SITE => Entry::Site(inside.u64()?),
+            TIME => Entry::Time(inside.u64()?),
+            ECHO => Entry::Echo { run: inside.u64()?, time: inside.u64()?, held: inside.u64()? },
             _ => return Some(Entry::Other),
         };
         inside.0.is_empty().then_some(entry)

@@ -90,6 +90,8 @@ fn a_backends_limit_holds_for_all_replicas_together() {
     a.wait_for_status("its own address", |status| status["peers"]["expected"] == 1);
     a.wait_for_status("the site of the other", |status| status["peers"]["replicas"][0]["same_site"] == true);
 
+    a.wait_for_status("how far the other is", |status| status["peers"]["replicas"][0]["way_ms"].is_u64());
+
     let mut first: Vec<Client> = (0..2).map(|_| Client::connect(a.address)).collect();
     for client in &mut first {
         client.post("/v1/chat/completions", "", BODY);
