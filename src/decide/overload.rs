@@ -118,8 +118,10 @@ pub fn decide_in_time(
         }
         unused(other);
     }
+    let never_sooner = |it: &Candidate| is_idle(it) && over_budget(policy.budget, streamed, it).is_some();
     let is_final = match &decision {
-        Ok(_) => is_in_time(&decision) && !full,
+        Ok(it) => is_in_time(&decision) && !full || candidates.get(usize::from(it.chosen())).is_some_and(never_sooner),
+        Err(NoCandidate::OverBudget { .. }) => usable.clone().all(never_sooner),
         Err(why) => matches!(why, NoCandidate::NoneServes | NoCandidate::AllExcluded { no_capacity: 0, .. }),
     };
     if is_final {
@@ -149,6 +151,11 @@ fn is_in_time(decision: &Result<Decision, NoCandidate>) -> bool {
     decision.as_ref().is_ok_and(|decision| decision.reason != Reason::FastestOverBudget)
 }
 
+/// Whether nobody is waited for there.
+fn is_idle(candidate: &Candidate) -> bool {
+    candidate.estimate.in_flight == 0 && candidate.estimate.queue == Millis::ZERO
+}
+
 /// The share of the places in time that is left free of a patient request with such an answer: the more, the longer it would keep its place, and
 /// the more of what there is those ask for who can hardly wait.
 fn reserve(output_tokens: u32, usual: Usual) -> f64 {
@@ -176,7 +183,7 @@ mod tests {
     use super::super::tests::{candidate, policy};
     use super::*;
     use crate::decide::Verdict;
-    use crate::policy::Objective;
+    use crate::policy::{Objective, OnNoCandidate};
 
     fn decide_in_time(
         policy: &Policy,
@@ -201,7 +208,7 @@ mod tests {
 
     /// The budget of these tests is one second.
     fn outcome(policy: &Policy, latency: f64, spent: f64) -> Outcome {
-        let candidates = [candidate(0, Some(1.0), latency, 0), candidate(1, Some(9.0), latency, 0)];
+        let candidates = [candidate(0, Some(1.0), latency, 1), candidate(1, Some(9.0), latency, 1)];
         decide_in_time(policy, true, &candidates, 0, waited(spent)).unwrap()
     }
 
@@ -217,6 +224,35 @@ mod tests {
         assert_eq!(outcome(&patient(), 1500.0, 600.0), Outcome::Shed);
         assert!(serves(&outcome(&patient(), 300.0, 600.0)), "it is in time again");
         assert_eq!(outcome(&patient(), 500.0, 600.0), Outcome::Shed, "what is left of the budget is what counts");
+    }
+
+    #[test]
+    fn who_is_idle_and_even_so_too_slow_is_not_waited_for() {
+        let (busy, idle) = (candidate(0, Some(1.0), 1500.0, 1), candidate(1, Some(9.0), 1200.0, 0));
+        let at = |policy: &Policy, candidates: &[Candidate], spent| decide_in_time(policy, true, candidates, 0, waited(spent));
+        let is_late =
+            |got: Result<Outcome, NoCandidate>| matches!(got, Ok(Outcome::Serve(it)) if it.reason == Reason::FastestOverBudget);
+        assert!(
+            is_late(at(&patient(), &[idle], 0.0))
+                && is_late(at(&patient(), &[idle], 990.0))
+                && is_late(at(&patient(), &[busy, idle], 0.0))
+        );
+        let returning = Candidate { standing: Standing::Returning, ..idle };
+        assert!(is_late(at(&patient(), &[returning], 0.0)), "who comes back from a bad hour is tried as well");
+        let slower = Candidate { backend: crate::backend::BackendId(2), ..candidate(2, Some(1.0), 2000.0, 0) };
+        assert_eq!(at(&patient(), &[busy, slower], 0.0), Ok(Outcome::Hold(HOLD)), "the other one is sooner as it is");
+        let mut behind = idle;
+        behind.estimate.queue = Millis::saturating(300.0);
+        assert_eq!(at(&patient(), &[behind], 0.0), Ok(Outcome::Hold(HOLD)), "what is ahead of it will be gone");
+        let strict = Policy { on_no_candidate: OnNoCandidate::Reject, ..patient() };
+        assert_eq!(
+            at(&strict, &[idle], 0.0),
+            Err(NoCandidate::OverBudget { by: Millis::saturating(200.0) }),
+            "and nobody is too busy"
+        );
+        assert_eq!(at(&strict, &[idle, busy], 0.0), Ok(Outcome::Hold(HOLD)));
+        let punctual = candidate(0, Some(1.0), 500.0, 0);
+        assert_eq!(at(&patient(), &[punctual], 600.0), Ok(Outcome::Shed), "who came just now is in time there, and tries it");
     }
 
     #[test]

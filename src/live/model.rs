@@ -30,6 +30,13 @@ impl Default for Prior {
     }
 }
 
+impl Prior {
+    /// What is predicted of the first token of the shortest prompt as long as nothing was measured: somewhat more than was declared.
+    pub fn unproven(self) -> Millis {
+        FirstToken::new(self).predict(0, 0).late.rounded()
+    }
+}
+
 /// A belief that a backend is much slower than declared, and that no response confirms, is looked at this often and then fades a little
 /// (`first_token`, `token_rate`). Without it a backend that was crowded once would be over budget, and so untried, for ever; each try
 /// costs at most one late answer.

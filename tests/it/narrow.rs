@@ -1,5 +1,8 @@
 //! What a client may ask of its own request beyond the policy, and what another policy would have said.
 
+use std::sync::{Mutex, mpsc};
+
+use super::support::peer::{Then, respond};
 use super::support::{Client, Harness, Peer};
 
 const OK: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
@@ -126,12 +129,31 @@ fn a_shadow_is_asked_for_what_the_request_itself_asks_for() {
 
 #[test]
 fn a_shadow_that_would_hold_or_shed_a_request_says_so() {
-    // A little more than a second is expected of the only one, of which it can wait for half.
-    for (first_token, reason) in [("1s", "held"), ("50ms", "shed")] {
+    // A little more than a second is expected of the only one, of which it can wait for half, and only while it is busy.
+    for (first_token, alone, behind) in [("1s", "fastest_over_budget", "held"), ("50ms", "fastest_over_budget", "shed")] {
         let policy = format!(
             "  - {{ name: next, residency: [SE], latency_budget: {{ first_token: {first_token} }}, overload: hold_then_shed }}"
         );
-        assert_eq!(shadowed(&policy, ""), (None, reason.to_owned()));
+        assert_eq!(shadowed(&policy, "x-windward-objective: least_latency\r\n"), (Some("clean".to_owned()), alone.to_owned()));
+        let (release, wait) = mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        let (dirty, clean) = (
+            Peer::answering("200 OK", OK),
+            Peer::start(move |_, socket| {
+                let _ = wait.lock().unwrap().recv();
+                respond(socket, "200 OK", "content-type: application/json\r\n", OK.as_bytes());
+                Then::Close
+            }),
+        );
+        let proxy = two(&dirty, &clean, &policy, "shadow: next");
+        let mut first = Client::connect(proxy.address);
+        first.post("/v1/chat/completions", "", BODY);
+        clean.next();
+        let (_, record) = served(&proxy, "x-windward-objective: least_latency\r\n");
+        assert_eq!((&record["backend"], &record["shadow"]["reason"]), (&"dirty".into(), &behind.into()), "{record}");
+        assert_eq!(record["shadow"].get("backend"), None);
+        release.send(()).unwrap();
+        assert_eq!(first.answer().status, 200);
     }
 }
 

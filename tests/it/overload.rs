@@ -7,23 +7,37 @@ const OK: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens"
 const BODY: &str = r#"{"model":"m","stream":true}"#;
 const PATIENT: &str = "latency_budget: { first_token: 400ms }, overload: hold_then_shed";
 
-/// One backend that is thought to take so long.
-fn one(peer: &Peer, expected: &str, policy: &str) -> Harness {
+/// One backend that is thought to take so long, with so many places.
+fn one(peer: &Peer, expected: &str, places: u32, policy: &str) -> Harness {
     Harness::of(|log| {
         format!(
             "listeners: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0 }}\nlog: {{ access: {log} }}\n\
              policies:\n  - {{ name: standard, {policy} }}\n\
-             backends:\n  - {{ name: a, url: \"http://{}/v1\", grid_zone: DE, expect: {{ first_token: {expected} }}, max_in_flight: 1 }}\n",
+             backends:\n  - {{ name: a, url: \"http://{}/v1\", grid_zone: DE, expect: {{ first_token: {expected} }}, max_in_flight: {places} }}\n",
             peer.address
         )
     })
 }
 
+/// It answers one request each time it is told to.
+fn answering_when_told() -> (std::sync::mpsc::Sender<()>, Peer) {
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let peer = Peer::start(move |_, socket| {
+        let _ = wait.lock().unwrap().recv();
+        respond(socket, "200 OK", "content-type: application/json\r\n", OK.as_bytes());
+        Then::Close
+    });
+    (release, peer)
+}
+
 #[test]
 fn a_request_that_could_only_come_too_late_is_shed_and_sent_nowhere() {
-    let peer = Peer::answering("200 OK", OK);
-    let proxy = one(&peer, "5s", PATIENT);
-    let mut client = Client::connect(proxy.address);
+    let (release, peer) = answering_when_told();
+    let proxy = one(&peer, "5s", 10, PATIENT);
+    let (mut first, mut client) = (Client::connect(proxy.address), Client::connect(proxy.address));
+    first.post("/v1/chat/completions", "", BODY);
+    peer.next();
     client.post("/v1/chat/completions", "", BODY);
     let answer = client.answer();
     assert_eq!((answer.status, answer.field("retry-after")), (429, Some("1")));
@@ -37,13 +51,19 @@ fn a_request_that_could_only_come_too_late_is_shed_and_sent_nowhere() {
     let candidate = &record["decision"]["candidates"][0];
     let (first_token, by) = (candidate["first_token_ms"].as_f64().unwrap(), candidate["by"].as_f64().unwrap());
     assert!(spent >= 150.0 && (first_token - (budget - spent) - by).abs() < 0.01, "{record:#}");
-    assert_eq!((peer.connections(), proxy.in_flight("a")), (0, 0));
+    assert_eq!((peer.connections(), proxy.in_flight("a")), (1, 1));
+    // The other one is tried all the same, as it found nobody there: else nothing would ever be learned of that backend.
+    release.send(()).unwrap();
+    assert_eq!(first.answer().status, 200);
+    let record = proxy.record();
+    assert_eq!((&record["decision"]["reason"], record["decision"].get("reserve")), (&"fastest_over_budget".into(), None));
+    assert!(record["decision"]["spent_ms"].as_f64() < Some(50.0), "it was not held back");
 }
 
 #[test]
 fn without_that_policy_it_is_sent_to_whoever_is_least_late() {
     let peer = Peer::answering("200 OK", OK);
-    let proxy = one(&peer, "5s", "latency_budget: { first_token: 400ms }");
+    let proxy = one(&peer, "5s", 1, "latency_budget: { first_token: 400ms }");
     let mut client = Client::connect(proxy.address);
     client.post("/v1/chat/completions", "", BODY);
     assert_eq!(client.answer().status, 200);
@@ -52,14 +72,8 @@ fn without_that_policy_it_is_sent_to_whoever_is_least_late() {
 
 #[test]
 fn a_request_that_was_held_is_served_once_there_is_room() {
-    let (release, wait) = std::sync::mpsc::channel::<()>();
-    let wait = std::sync::Mutex::new(wait);
-    let peer = Peer::start(move |_, socket| {
-        let _ = wait.lock().unwrap().recv();
-        respond(socket, "200 OK", "content-type: application/json\r\n", OK.as_bytes());
-        Then::Close
-    });
-    let proxy = one(&peer, "10ms", "latency_budget: { first_token: 1h }, overload: hold_then_shed");
+    let (release, peer) = answering_when_told();
+    let proxy = one(&peer, "10ms", 1, "latency_budget: { first_token: 1h }, overload: hold_then_shed");
     let (mut first, mut second) = (Client::connect(proxy.address), Client::connect(proxy.address));
     first.post("/v1/chat/completions", "", BODY);
     peer.next();

@@ -29,6 +29,8 @@ CHAT = [{"role": "user", "content": HELLO}]
 ODD = {"x-windward-objective": "greenest"}
 # Of the simulated region: that it says that it is full when it has said three words.
 DIZZY = {"x-mock-output-tokens": "12", "x-mock-full-after-tokens": "3"}
+# That its answer takes two seconds: some SDKs read to the end what nobody wants any more.
+LONG = {"x-mock-output-tokens": "4000"}
 # Questions that may be put until the region's refusal counts for the proxy itself.
 PATIENCE = 50
 
@@ -243,6 +245,10 @@ class Errors:
         self.assertIsNone(self.fails(404, model="nobody"))
 
     def test_a_request_that_would_come_too_late(self):
+        # Where nobody is under way it is tried: its places are waited for, and somebody has one.
+        before = iter(self.sdk.stream("slow", headers=LONG))
+        kept = getattr(self.sdk, "last", None)
+        self.assertTrue(next(before))
         self.assertEqual(self.fails(429, below="/late", model="slow"), "1")
 
     def test_a_backend_that_is_not_there(self):

@@ -61,9 +61,9 @@ fn common_zone(backends: &[&backend::Meant]) -> Option<ZoneId> {
     (!others.is_empty() && others.iter().all(same)).then_some(zone)
 }
 
-/// The least time to the first token that is expected of any of them.
+/// The least time to the first token that is predicted of any of them before anything was measured, of the shortest prompt.
 fn fastest(backends: &[&backend::Meant]) -> Option<Millis> {
-    backends.iter().map(|meant| meant.backend.prior.first_token).min_by(|a, b| a.get().total_cmp(&b.get()))
+    backends.iter().map(|meant| meant.backend.prior.unproven()).min_by(|a, b| a.get().total_cmp(&b.get()))
 }
 
 /// Of how many models the first is named.
@@ -215,7 +215,7 @@ impl Check<'_> {
         };
         let ms = |span: Millis| format!("{} ms", span.get());
         let message = format!(
-            "{who} is expected to meet the budget of policy `{}`: {} to the first token, and the fastest takes {}",
+            "{who} is expected to meet the budget of policy `{}`: {} to the first token, and of the fastest {} are predicted at first",
             policy.name,
             ms(budget.first_token),
             ms(fastest),
