@@ -64,9 +64,12 @@ pub enum Outcome {
 pub struct InTime {
     /// What is done with it.
     pub outcome: Outcome,
-    /// The share of the places in time, in [0, 1), that is kept free of it for those who cannot wait: it is held back or refused while so few
-    /// are free. 0 where its policy does neither, and for whoever may go beyond what is usual.
+    /// The share of the places in time, in [0, 1), that is kept free of it for those who cannot wait, where no more than so many are free
+    /// and it is held back or refused for that. 0 in all other cases.
     pub reserve: f64,
+    /// The share of a limit as learned, in [0, 1), by which those were raised under which it was sent, or under which too few places are left
+    /// even so, as it cannot wait and found none that has a place. 0 in all other cases.
+    pub strain: f64,
 }
 
 /// How a request stands among others.
@@ -96,7 +99,7 @@ pub fn decide_in_time(
     let whole = policy.budget.and_then(|budget| budget.of(streamed, prompt_tokens).map(|of| (budget, of)));
     let mut decision = decide_within(policy, rest, 0.0, streamed, candidates, turn, scratch);
     let (Overload::HoldThenShed, Some((budget, whole))) = (policy.overload, whole) else {
-        return decision.map(|decision| InTime { outcome: Outcome::Serve(decision), reserve: 0.0 });
+        return decision.map(InTime::serve);
     };
     let usable = candidates.iter().filter(|candidate| matches!(candidate.standing, Standing::Ready | Standing::NoCapacity));
     let quickest = usable.clone().map(|candidate| latency(streamed, candidate).get()).fold(f64::INFINITY, f64::min);
@@ -108,13 +111,16 @@ pub fn decide_in_time(
     let strain = STRAIN * (1.0 - patience);
     let in_time = candidates.iter().filter(|candidate| over_budget(rest, streamed, candidate).is_none());
     let full = full(in_time, kept - strain);
-    let so = |outcome| InTime { outcome, reserve: (kept - strain).max(0.0) };
+    let part = if full { kept - strain } else { 0.0 };
+    let not_now = |outcome| InTime { outcome, reserve: part.max(0.0), strain: (-part).max(0.0) };
     let left = Millis::saturating(whole.get() - waiting.spent.get());
     let unused = |decision: Result<Decision, NoCandidate>| decision.into_iter().for_each(|decision| scratch.give_back(decision));
+    let mut beyond = 0.0;
     if strain > 0.0 && !full && !is_in_time(&decision) {
         let mut other = decide_within(policy, rest, strain, streamed, candidates, turn, scratch);
         if is_in_time(&other) {
             std::mem::swap(&mut decision, &mut other);
+            beyond = strain;
         }
         unused(other);
     }
@@ -124,12 +130,13 @@ pub fn decide_in_time(
         Err(NoCandidate::OverBudget { .. }) => usable.clone().all(never_sooner),
         Err(why) => matches!(why, NoCandidate::NoneServes | NoCandidate::AllExcluded { no_capacity: 0, .. }),
     };
+    let serve = |decision| InTime { strain: beyond, ..InTime::serve(decision) };
     if is_final {
-        return decision.map(Outcome::Serve).map(so);
+        return decision.map(serve);
     }
     if left.get() - Millis::from(HOLD).get() > need {
         unused(decision);
-        return Ok(so(Outcome::Hold(HOLD)));
+        return Ok(not_now(Outcome::Hold(HOLD)));
     }
     let lateness = |candidate: &Candidate| {
         let of_next = budget.per_output_token.map_or(0.0, |span| candidate.estimate.per_output_token.get() / span.get());
@@ -142,9 +149,16 @@ pub fn decide_in_time(
     let least = usable.filter(has_room).map(lateness).fold(f64::INFINITY, f64::min);
     if least > 1.0 || full {
         unused(decision);
-        return Ok(so(Outcome::Shed));
+        return Ok(not_now(Outcome::Shed));
     }
-    decision.map(Outcome::Serve).map(so)
+    decision.map(serve)
+}
+
+impl InTime {
+    /// It is sent, and nothing more is to be said of it.
+    pub const fn serve(decision: Decision) -> Self {
+        Self { outcome: Outcome::Serve(decision), reserve: 0.0, strain: 0.0 }
+    }
 }
 
 fn is_in_time(decision: &Result<Decision, NoCandidate>) -> bool {
@@ -304,6 +318,33 @@ mod tests {
         };
         assert_eq!(at([99, 102]), [Verdict::Chosen, Verdict::Crowded { by: 3 }], "where there is a place nobody is strained");
         assert_eq!(at([101, 105]), [Verdict::Chosen, Verdict::Crowded { by: 6 }]);
+    }
+
+    #[test]
+    fn it_says_what_was_kept_free_and_how_far_beyond_a_limit_it_went_and_only_where_that_decided() {
+        let mut busy = candidate(0, Some(1.0), 100.0, 0);
+        busy.estimate.limit = 100;
+        let said = |policy: &Policy, busy: Candidate, spent| {
+            let it = super::decide_in_time(policy, true, &[busy], 0, waited(spent), &Scratch::default()).unwrap();
+            (it.reserve, it.strain)
+        };
+        let mut at = |policy: &Policy, in_flight, latency, spent| {
+            (busy.estimate.in_flight, busy.estimate.first_token) = (in_flight, Millis::saturating(latency));
+            said(policy, busy, spent)
+        };
+        let mut hurried = patient();
+        hurried.budget.as_mut().unwrap().first_token = Millis::saturating(300.0);
+        for spent in [0.0, 860.0] {
+            let (reserve, strain) = at(&patient(), 93, 100.0, spent);
+            assert!((reserve - RESERVE).abs() < 1e-6 && strain == 0.0, "{reserve} and {strain} after {spent}");
+            assert_eq!(at(&patient(), 1, 1500.0, spent), (0.0, 0.0), "it is late everywhere, and nobody's place is kept");
+        }
+        assert_eq!(at(&patient(), 92, 100.0, 0.0), (0.0, 0.0));
+        assert_eq!(at(&hurried, 99, 100.0, 0.0), (0.0, 0.0), "there is a place");
+        let (reserve, strain) = at(&hurried, 103, 100.0, 0.0);
+        assert!(reserve == 0.0 && (strain - STRAIN).abs() < 1e-9, "{reserve} and {strain}");
+        let (reserve, strain) = at(&hurried, 104, 100.0, 0.0);
+        assert!(reserve == 0.0 && (strain - STRAIN + IMPATIENT_SHARE * RESERVE).abs() < 1e-6, "and was refused at {strain}");
     }
 
     #[test]

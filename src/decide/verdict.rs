@@ -65,6 +65,9 @@ pub enum Verdict {
     Tied,
     /// Later in the order that the list, the turn or the weights gave.
     LaterInOrder,
+    /// It would be in time and has room, but of all places in time so many are taken that this request gets none of them: the last ones
+    /// are for those who cannot wait. Nobody was chosen.
+    KeptFree,
     /// It would miss the latency budget.
     OverBudget {
         /// By how much.
@@ -111,6 +114,7 @@ impl Verdict {
             Self::Dearer { .. } => "dearer",
             Self::Tied => "tied",
             Self::LaterInOrder => "later_in_order",
+            Self::KeptFree => "kept_free",
             Self::OverBudget { .. } => "over_budget",
             Self::Crowded { .. } => "crowded",
             Self::UnknownCarbon => "unknown_carbon",
@@ -206,6 +210,7 @@ mod tests {
             Verdict::UnknownCost,
             Verdict::Tied,
             Verdict::LaterInOrder,
+            Verdict::KeptFree,
             Verdict::OverBudget { by },
             Verdict::Crowded { by: 1 },
             Verdict::UnknownCarbon,

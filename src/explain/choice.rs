@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::words;
 use crate::backend::{Backend, PlacementKind};
+use crate::decide::Verdict;
 use crate::record::CandidateUsed;
 use crate::units::{Grams, GramsPerKwh};
 
@@ -25,6 +26,9 @@ pub struct Choice {
     pub feasible_grid_zones: usize,
     /// Those who meet every constraint and whose grams nobody knows.
     pub feasible_of_unknown_grams: usize,
+    /// Those who would, but were kept free for others; left out for none.
+    #[serde(skip_serializing_if = "is_none")]
+    pub kept_free: usize,
     /// The feasible one that is expected to emit least.
     pub cleanest: Option<Predicted>,
     /// The feasible one that is expected to emit most.
@@ -82,6 +86,7 @@ impl Choice {
             feasible: feasible.len(),
             feasible_grid_zones: zones(feasible.iter().copied()),
             feasible_of_unknown_grams: feasible.len() - known().count(),
+            kept_free: candidates.iter().filter(|it| &*it.verdict == Verdict::KeptFree.as_str()).count(),
             cleanest: known().min_by(order).map(named),
             dirtiest: known().max_by(order).map(named),
         }
@@ -95,6 +100,11 @@ impl Choice {
         let ratio = dirtiest.grams.get() / cleanest.grams.get();
         (several && ratio.is_finite()).then_some(ratio)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "so it is called for a field")]
+const fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 fn zones<'c>(candidates: impl Iterator<Item = &'c CandidateUsed<'c>>) -> usize {

@@ -276,6 +276,7 @@ impl<'a> Asking<'a> {
             turn: Some(question.turn.into()),
             spent_ms: None,
             reserve: None,
+            strain: None,
             input_tokens: None,
             output_tokens: None,
             coefficient: None,

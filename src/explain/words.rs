@@ -13,6 +13,7 @@ pub(super) fn verdict(word: &str) -> Option<&'static str> {
         "dearer" => "it would cost more than the chosen one, and that is what counted",
         "tied" => "as good as the best to 1 %, but busier, or it was not its turn",
         "later_in_order" => "later in the order of the list, the turn or the weights",
+        "kept_free" => "it would be in time, but so few places in time are left that they are for those who cannot wait",
         "over_budget" => "it would miss the latency budget",
         "crowded" => "it has as many requests in flight as it can give tokens to in time",
         "unknown_carbon" => "nobody knows where it runs or how clean that is, so it never wins as green",
@@ -41,6 +42,8 @@ pub(super) fn reason(word: &str) -> Option<&'static str> {
         "last_resort" => "every candidate that could be used is ejected, and it is tried all the same",
         "pinned" => "the request names a thing that lives there, or had to go to the route's home",
         "no_candidate" => "nobody may serve it",
+        "held" => "nobody has a place for it in time, and it can wait for one",
+        "shed" => "nobody had a place for it in time, and it could not wait any longer",
         _ => return None,
     })
 }
@@ -66,7 +69,7 @@ pub(super) fn was_weighed(verdict: &str) -> bool {
 
 /// Whether who is chosen for that reason misses a constraint that is waived rather than refuse.
 pub(super) fn breaks_a_constraint(reason: &str) -> bool {
-    matches!(reason, "fastest_over_budget" | "last_resort" | "no_candidate")
+    matches!(reason, "fastest_over_budget" | "last_resort" | "no_candidate" | "held" | "shed")
 }
 
 #[cfg(test)]
@@ -91,6 +94,7 @@ mod tests {
             Verdict::UnknownCarbon,
         ];
         let excluded = [
+            Verdict::KeptFree,
             Verdict::OverBudget { by: ms },
             Verdict::Crowded { by: 3 },
             Verdict::Ejected,
@@ -111,7 +115,7 @@ mod tests {
             Reason::Pinned,
         ];
         let reasons = Objective::ALL.map(Reason::Objective).into_iter().chain(others);
-        assert!(reasons.map(Reason::as_str).chain(["no_candidate"]).all(|word| reason(word).is_some()));
+        assert!(reasons.map(Reason::as_str).chain(["no_candidate", "held", "shed"]).all(|word| reason(word).is_some()));
         assert_eq!((verdict("later"), reason("later")), (None, None));
     }
 }

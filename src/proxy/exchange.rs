@@ -110,6 +110,8 @@ pub struct Exchange {
     pub(super) spent: Millis,
     /// The share of the places in time that was kept free of it when it was last held back, or was shed; 0 where it was neither.
     pub(super) reserve: f64,
+    /// By which share of a limit it was let go beyond that.
+    pub(super) strain: f64,
     /// The backend whose response is passed on, and what predicted its first token.
     pub(super) serving: Option<(Arc<Backend>, Option<usize>)>,
     pub(super) permit: Option<Permit>,
@@ -187,6 +189,7 @@ impl Exchange {
             turn: None,
             spent: Millis::ZERO,
             reserve: 0.0,
+            strain: 0.0,
             serving: None,
             permit: None,
             buffered: None,

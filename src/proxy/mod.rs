@@ -393,12 +393,13 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
         x.shadow = shadow::decided(x, &deployments, &question, waiting);
     }
     let outcome = match turn {
-        None => Ok(InTime { outcome: Outcome::Serve(Decision::pinned()), reserve: 0.0 }),
+        None => Ok(InTime::serve(Decision::pinned())),
         Some(turn) => with_scratch(|scratch| decide_in_time(&policy, demand.streamed, &x.candidates, turn, waiting, scratch)),
     };
     x.turn = turn;
     x.deployments = Some(deployments);
-    let InTime { outcome, reserve } = outcome.map_err(|why| Error::no_candidate(why, x, now))?;
+    let InTime { outcome, reserve, strain } = outcome.map_err(|why| Error::no_candidate(why, x, now))?;
+    x.strain = strain;
     if let Outcome::Serve(decision) = outcome {
         x.decision = Some(decision);
         return Ok(None);

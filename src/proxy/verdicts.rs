@@ -4,7 +4,7 @@ use super::account::{coefficients, prices};
 use super::exchange::Exchange;
 use crate::decide::{Candidate, Verdict, exclusion};
 use crate::policy::Policy;
-use crate::record::{CandidateUsed, DecisionUsed, Text};
+use crate::record::{CandidateUsed, DecisionUsed, ShadowUsed, Text};
 
 pub(super) fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
     let policy = x.policy().filter(|_| !x.candidates.is_empty())?;
@@ -12,16 +12,27 @@ pub(super) fn decision_used(x: &Exchange) -> Option<DecisionUsed<'_>> {
     let name = |index: usize| x.candidates.get(index).map(|c| Text::from(&*x.snapshot.plan.backend(c.backend).name));
     let first = x.candidates.first().map(|candidate| &candidate.estimate);
     Some(DecisionUsed {
-        reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
+        reason: Text::from(decision.map_or_else(|| without(x), |decision| decision.reason.as_str())),
         baseline: decision.and_then(|decision| name(usize::from(decision.baseline))),
         turn: x.turn.map(u64::from),
         spent_ms: policy.budget.map(|_| x.spent.rounded()),
-        reserve: DecisionUsed::kept_free(x.reserve),
+        reserve: DecisionUsed::share(x.reserve),
+        strain: DecisionUsed::share(x.strain),
         input_tokens: first.map(|estimate| estimate.prompt_tokens),
         output_tokens: first.map(|estimate| estimate.output_tokens),
         coefficient: coefficients(x, 0).map(|table| Text::from(&*table.id)),
         candidates: Vec::new(),
     })
+}
+
+/// Why nobody was chosen.
+fn without(x: &Exchange) -> &'static str {
+    match x.error {
+        Some(ShadowUsed::SHED) => ShadowUsed::SHED,
+        // Whose client did not wait has no error of ours.
+        None => ShadowUsed::HELD,
+        Some(_) => ShadowUsed::REFUSED,
+    }
 }
 
 pub(super) fn candidates_used<'l>(
@@ -30,12 +41,12 @@ pub(super) fn candidates_used<'l>(
 ) -> impl Iterator<Item = CandidateUsed<'l>> {
     let decision = x.decision.as_ref();
     let used = move |policy: &Policy, index: usize, candidate: &Candidate| {
-        // Without a decision every candidate is excluded, and by what is found again the way `decide` found it.
+        // Without a decision every candidate is excluded, and by what is found again the way `decide` found it; or it was held back, and
+        // whoever is not excluded was kept free of it.
         let verdict = match decision {
-            Some(decision) => decision.verdicts.get(index).copied(),
-            None => exclusion(policy, x.streamed, candidate, x.spent),
+            Some(decision) => decision.verdicts.get(index).copied().unwrap_or(Verdict::LaterInOrder),
+            None => exclusion(policy, x.streamed, candidate, x.spent).unwrap_or(Verdict::KeptFree),
         };
-        let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
         let intensity = x.snapshot.intensity(x.snapshot.plan.backend(candidate.backend), x.wall);
         let (coefficients, prices) = (coefficients(x, index), prices(x, index));
         let mut used = x.snapshot.candidate_used(candidate, verdict, (intensity, x.wall), coefficients, prices, policy);

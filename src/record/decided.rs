@@ -10,7 +10,8 @@ use crate::units::{Grams, GramsPerKwh, Millis, Pue, Usd};
 /// The decision, with a verdict for each candidate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DecisionUsed<'a> {
-    /// Why the chosen one was chosen.
+    /// Why the chosen one was chosen; else [`ShadowUsed::REFUSED`], [`ShadowUsed::SHED`], or [`ShadowUsed::HELD`] where its client did not wait
+    /// for what came of that.
     #[serde(borrow)]
     pub reason: Text<'a>,
     /// The backend that the same policy would have taken with carbon switched off.
@@ -22,10 +23,15 @@ pub struct DecisionUsed<'a> {
     /// From the request's arrival to the decision: so much of its budget was over by then. None where there is no budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spent_ms: Option<Millis>,
-    /// The share of the places in time, in (0, 1), that was kept free of it for those who cannot wait, where it was held back or refused for want
-    /// of room; left out where it was neither.
+    /// The share of the places in time, in (0, 1), that was kept free of it for those who cannot wait, where it was held back or refused for
+    /// that; left out where it was neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserve: Option<f64>,
+    /// The share, in (0, 1), by which learned limits counted as higher, where it could not wait and had a place nowhere else; left out
+    /// where it had one.
+    /// Where it was refused all the same, still more of them was in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strain: Option<f64>,
     /// Tokens of the prompt as predicted, for every candidate that says no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_tokens: Option<u32>,
@@ -41,8 +47,8 @@ pub struct DecisionUsed<'a> {
 }
 
 impl DecisionUsed<'_> {
-    /// A share of places as it is said: in hundredths of a percent, and not at all where there is none.
-    pub fn kept_free(share: f64) -> Option<f64> {
+    /// A share of places or of a limit as it is said: in hundredths of a percent, and not at all where there is none.
+    pub fn share(share: f64) -> Option<f64> {
         Some((share * 1e4).round() / 1e4).filter(|share| *share > 0.0)
     }
 }

@@ -16,7 +16,9 @@ use crate::backend::Backend;
 use crate::decide::{Verdict, exclusion};
 use crate::grid::Intensity;
 use crate::ledger::{Attempted, Baseline, Place, account, at_baseline};
-use crate::record::{AccessRecord, AttemptUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, Text, UsageSource};
+use crate::record::{
+    AccessRecord, AttemptUsed, Carbon, DecisionUsed, Emissions, Ended, EnergyUsed, ShadowUsed, Text, UsageSource,
+};
 use crate::state::Snapshot;
 use crate::tables::{Coefficients, EnergyBand};
 use crate::telemetry::line;
@@ -255,19 +257,25 @@ impl Written<'_> {
         };
         let candidates = decided.candidates.iter().enumerate().map(|(index, candidate)| {
             let verdict = match decision {
-                Some(decision) => decision.verdicts.get(index).copied(),
-                None => exclusion(policy, true, candidate, decided.spent),
+                Some(decision) => decision.verdicts.get(index).copied().unwrap_or(Verdict::LaterInOrder),
+                None => exclusion(policy, true, candidate, decided.spent).unwrap_or(Verdict::KeptFree),
             };
-            let verdict = verdict.unwrap_or(Verdict::LaterInOrder);
             let (_, intensity) = self.at(candidate.backend.index());
             self.snapshot.candidate_used(candidate, verdict, (intensity, self.over.wall), self.coefficients(index), None, policy)
         });
+        let reason = match &decided.outcome {
+            Outcome::Serve(decision) => decision.reason.as_str(),
+            Outcome::Refuse(_) => ShadowUsed::REFUSED,
+            Outcome::Shed => ShadowUsed::SHED,
+            Outcome::Hold(_) => ShadowUsed::HELD,
+        };
         let used = DecisionUsed {
-            reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
+            reason: Text::from(reason),
             baseline: self.baseline().map(|index| Text::from(&*self.at(index).0.name)),
             turn: Some(u64::from(decided.turn)),
             spent_ms: policy.budget.map(|_| decided.spent),
-            reserve: DecisionUsed::kept_free(decided.reserve),
+            reserve: DecisionUsed::share(decided.reserve),
+            strain: DecisionUsed::share(decided.strain),
             input_tokens: None,
             output_tokens: None,
             coefficient: None,

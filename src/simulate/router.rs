@@ -18,7 +18,7 @@ use crate::backend::BackendId;
 use crate::config::scenario::{Ablation, Class, Scenario, Settings};
 use crate::config::{self, ConfigErrors, Env, Files, Plan};
 use crate::control::pricing::{Pricer, Ticked};
-use crate::decide::{self, Candidate, Decision, InTime, NoCandidate, Scratch, Standing, Waiting, decide_in_time};
+use crate::decide::{self, Candidate, Decision, NoCandidate, Scratch, Standing, Waiting, decide_in_time};
 use crate::estimate::Demand;
 use crate::grid::{Basis, Grid, Quality, Reading, Signal};
 use crate::live::{Permit, Remedy, RetryBudget};
@@ -65,6 +65,8 @@ pub struct Decided {
     pub outcome: Outcome,
     /// The share of the places in time that was kept free of it when it was last held back, or was shed; 0 where it was neither.
     pub reserve: f64,
+    /// By which share of a limit it was let go beyond that; 0 where it was not.
+    pub strain: f64,
 }
 
 /// What is to be done with a request.
@@ -150,7 +152,7 @@ impl Router {
         let called = |number: u32| Session::called(&SESSION_KEY, &number.to_le_bytes()).of(&SESSION_KEY, MODEL, "");
         let session = conversation.filter(|_| !self.ablations.has(Ablation::NoAffinity)).map(called);
         let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
-        let (mut outcome, mut reserve) = (Outcome::Refuse(NoCandidate::NoneServes), 0.0);
+        let (mut outcome, mut reserve, mut strain) = (Outcome::Refuse(NoCandidate::NoneServes), 0.0, 0.0);
         if let Some(route) = snapshot.plan.routes.get(route) {
             let inside = |deployment: &Deployment| !route.outside.contains(&deployment.backend);
             let all = route.candidates(MODEL).iter();
@@ -178,15 +180,18 @@ impl Router {
                 &self.scratch,
             );
             outcome = match in_time {
-                Ok(InTime { outcome: decide::Outcome::Serve(decision), .. }) => Outcome::Serve(decision),
-                Ok(InTime { outcome, reserve: kept_free }) => {
-                    reserve = kept_free;
-                    if let decide::Outcome::Hold(span) = outcome { Outcome::Hold(span) } else { Outcome::Shed }
+                Ok(it) => {
+                    (reserve, strain) = (it.reserve, it.strain);
+                    match it.outcome {
+                        decide::Outcome::Serve(decision) => Outcome::Serve(decision),
+                        decide::Outcome::Hold(span) => Outcome::Hold(span),
+                        decide::Outcome::Shed => Outcome::Shed,
+                    }
                 }
                 Err(why) => Outcome::Refuse(why),
             };
         }
-        Decided { route, demand, session, candidates, turn, spent: Millis::from(spent), snapshot, outcome, reserve }
+        Decided { route, demand, session, candidates, turn, spent: Millis::from(spent), snapshot, outcome, reserve, strain }
     }
 
     /// A request is sent to one of its candidates. `first` says that it was sent to nobody before.

@@ -179,8 +179,18 @@ fn write_decision<'a, C: Iterator<Item: Borrow<CandidateUsed<'a>>>>(
     json: &mut Json,
     (decision, candidates): (&DecisionUsed<'_>, (C, &mut Kept<KeptCandidate>)),
 ) {
-    let DecisionUsed { reason, baseline, turn, spent_ms, reserve, input_tokens, output_tokens, coefficient, candidates: _ } =
-        decision;
+    let DecisionUsed {
+        reason,
+        baseline,
+        turn,
+        spent_ms,
+        reserve,
+        strain,
+        input_tokens,
+        output_tokens,
+        coefficient,
+        candidates: _,
+    } = decision;
     json.constant(b"{\"reason\":");
     json.text(reason);
     members! { json;
@@ -188,6 +198,7 @@ fn write_decision<'a, C: Iterator<Item: Borrow<CandidateUsed<'a>>>>(
         "turn" left_out Json::integer, *turn;
         "spent_ms" left_out Json::millis, *spent_ms;
         "reserve" left_out Json::float, *reserve;
+        "strain" left_out Json::float, *strain;
         "input_tokens" left_out Json::integer, *input_tokens;
         "output_tokens" left_out Json::integer, *output_tokens;
         "coefficient" left_out Json::text, coefficient;

@@ -314,7 +314,7 @@ fn who_is_refused_in_a_crowd_is_logged_as_the_proxy_logs_it() {
     let mut scenario = short("eu/flash.yaml", 0.5);
     scenario.traffic.per_second = 400.0;
     let (finished, _, text) = logged(&scenario);
-    let (mut shed, mut held, mut kept_free, mut served_late) = (0, 0, 0, 0);
+    let (mut shed, mut held, mut kept_free, mut served_late, mut beyond, mut free) = (0, 0, 0, 0, 0, 0);
     for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let record: AccessRecord<'_> = serde_json::from_slice(line).unwrap();
         let decision = record.decision.as_ref().unwrap();
@@ -322,18 +322,35 @@ fn who_is_refused_in_a_crowd_is_logged_as_the_proxy_logs_it() {
             let waited = decision.spent_ms.unwrap() >= Millis::saturating(50.0);
             assert!(decision.reserve.is_none() || waited, "of whom nothing was kept free, nothing is said");
             served_late += u32::from(decision.reserve.is_some());
+            // Who has one too many is late, so that whoever was sent there in time was let go beyond the limit.
+            let chosen = decision.candidates.iter().find(|it| &*it.verdict == "chosen").unwrap();
+            let is_beyond = chosen.in_flight >= chosen.limit.unwrap() && &*decision.reason != "fastest_over_budget";
+            assert!(!is_beyond || decision.strain.is_some(), "{decision:?}");
+            beyond += u32::from(is_beyond);
             continue;
         }
         shed += 1;
         kept_free += u32::from(decision.reserve.is_some_and(|share| share > 0.0 && share < 0.2));
         held += u32::from(record.total_ms.get() >= 50.0);
         assert_eq!((record.status, record.ended.as_str(), record.error.as_deref()), (Some(429), "rejected", Some("shed")));
+        assert_eq!(&*decision.reason, "shed");
+        let are_kept = decision.candidates.iter().filter(|it| &*it.verdict == "kept_free").count();
+        assert!(
+            decision.candidates.iter().all(|it| &*it.verdict != "later_in_order")
+                && (are_kept == 0 || decision.reserve.is_some() || decision.strain.is_some())
+        );
+        free += u32::from(are_kept > 0);
         let reserved = decision.reserve.is_some();
         let told = render::text(&Explanation::from(record), false);
         assert!(told.contains("ended        rejected, status 429, error shed"), "{told}");
+        assert!(
+            told.contains("chosen       nobody, shed: nobody had a place") && told.contains("; 0 meet every constraint"),
+            "{told}"
+        );
         assert_eq!(told.contains(" of the places where it would be in time were kept free of it"), reserved, "{told}");
     }
     assert_eq!(shed, finished.all[2]);
+    assert!(free > 0 && beyond > 0, "{free} were refused where there was room, {beyond} sent where there was none");
     assert!(held > 0, "nobody waited for a better moment before it was refused");
     assert!(kept_free > 0 && served_late > 0, "{kept_free} were refused and {served_late} served for whom places were kept from");
 }

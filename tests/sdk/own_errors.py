@@ -29,8 +29,8 @@ CHAT = [{"role": "user", "content": HELLO}]
 ODD = {"x-windward-objective": "greenest"}
 # Of the simulated region: that it says that it is full when it has said three words.
 DIZZY = {"x-mock-output-tokens": "12", "x-mock-full-after-tokens": "3"}
-# That its answer takes two seconds: some SDKs read to the end what nobody wants any more.
-LONG = {"x-mock-output-tokens": "4000"}
+# That its answer takes a second or two: some SDKs read to the end what nobody wants any more.
+LONG = {"x-mock-output-tokens": "2000"}
 # Questions that may be put until the region's refusal counts for the proxy itself.
 PATIENCE = 50
 

@@ -84,9 +84,12 @@ fn title(explanation: &Explanation<'_>) -> String {
     let Asked { model, route, .. } = &explanation.asked;
     let decided = explanation.decision.as_ref();
     let winner = decided.and_then(|decision| decision.candidates.iter().find(|it| &*it.verdict == "chosen"));
+    let is_held = decided.is_some_and(|decision| &*decision.reason == ShadowUsed::HELD);
     let outcome = match (winner, decided, explanation.source) {
         (Some(winner), _, Source::Configuration) => format!("would go to {}", shown(&winner.backend)),
         (Some(winner), _, Source::Log) => sent(winner, explanation.exchange.as_deref()),
+        (None, Some(_), Source::Configuration) if is_held => "would be held back".to_owned(),
+        (None, Some(_), Source::Log) if is_held => "was held back".to_owned(),
         (None, Some(_), Source::Configuration) => "would be refused".to_owned(),
         (None, Some(_), Source::Log) => "was refused".to_owned(),
         (None, None, _) => "was not decided".to_owned(),
@@ -141,6 +144,14 @@ fn asked(out: &mut String, explanation: &Explanation<'_>) {
             out,
             "reserve",
             &format!("{percent:.2} % of the places where it would be in time were kept free of it, for those who cannot wait"),
+        );
+    }
+    if let Some(strain) = explanation.decision.as_ref().and_then(|decision| decision.strain) {
+        let percent = 100.0 * strain;
+        fact(
+            out,
+            "strain",
+            &format!("limits counted as {percent:.2} % higher than learned, as it cannot wait and had a place nowhere else"),
         );
     }
     if let Some(narrowed) = narrowed {
@@ -239,7 +250,7 @@ fn verdict(candidate: &CandidateUsed<'_>) -> String {
 fn chosen(out: &mut String, explanation: &Explanation<'_>, decision: &DecisionUsed<'_>) {
     let winner = decision.candidates.iter().find(|it| &*it.verdict == "chosen");
     // Of a line that names a reason and nobody who was chosen for it the reason is not believed.
-    let meant = winner.is_some() || &*decision.reason == "no_candidate";
+    let meant = winner.is_some() || matches!(&*decision.reason, ShadowUsed::REFUSED | ShadowUsed::HELD | ShadowUsed::SHED);
     let meaning = words::reason(&decision.reason).filter(|_| meant).map(|text| format!(": {text}")).unwrap_or_default();
     let reason = format!("{}{meaning}", shown(&decision.reason));
     match winner {
@@ -300,6 +311,7 @@ fn place(wide: &Wide) -> String {
 fn worth(choice: &Choice) -> String {
     let named = |it: &Predicted| format!("{}, {}", shown(&it.backend), grams(it.grams));
     match (choice.feasible, &choice.cleanest, &choice.dirtiest) {
+        (0, ..) if choice.kept_free > 0 => "who would be in time was kept free for others, so carbon has no say".to_owned(),
         (0, ..) => "nobody meets every constraint, so carbon has no say".to_owned(),
         (1, ..) => "where only one meets every constraint there is nothing to choose".to_owned(),
         (_, None, _) | (_, _, None) => "nobody's grams are known, so carbon has no say".to_owned(),
