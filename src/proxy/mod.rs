@@ -389,7 +389,8 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
     }
     x.spent = Millis::from(now - x.begun);
     let waiting = Waiting { spent: x.spent, usual: snapshot.usual };
-    if turn.is_some() {
+    // What came first is what it would have made of the request: later much of the budget is over that this policy has waited away.
+    if turn.is_some() && x.shadow.is_none() {
         x.shadow = shadow::decided(x, &deployments, &question, waiting);
     }
     let outcome = match turn {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::lines::BadLine;
-use super::summary::{Dimension, Sectioned, Shadowed, Summary, Sums, Tally};
+use super::summary::{self, Dimension, Sectioned, Shadowed, Summary, Sums, Tally};
 use crate::record::UsageSource;
 
 /// Version of the JSON.
@@ -95,8 +95,26 @@ pub struct Traffic {
     pub without_kind: u64,
     /// Requests whose own figures contradict one another: they are in their section, by their grams.
     pub contradictory: u64,
+    /// What shadow policies would have made of those that were sent nowhere, which are in no section; left out where there was none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unserved: Vec<Unserved>,
     /// Grams, one section for each signal and basis.
     pub sections: Vec<Section>,
+}
+
+/// What a policy that decided for the log alone would have made of requests for which nobody was chosen.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Unserved {
+    /// Its name.
+    pub policy: String,
+    /// Such requests.
+    pub requests: u64,
+    /// Those that it would have sent to somebody.
+    pub sent: u64,
+    /// Those that it would have held back until there is room, and perhaps refused then.
+    pub held: u64,
+    /// Those that it would have refused as well.
+    pub refused: u64,
 }
 
 /// What was paid for, by the prices that the lines carry.
@@ -282,6 +300,7 @@ impl Traffic {
             without_grams: sums.without_grams,
             without_kind: sums.without_kind,
             contradictory: sums.contradictory,
+            unserved: sums.unserved.iter().map(Unserved::of).collect(),
             sections,
         }
     }
@@ -309,6 +328,13 @@ impl Section {
             shadows: sums.shadows.iter().map(Shadow::of).collect(),
             by: by.collect(),
         }
+    }
+}
+
+impl Unserved {
+    fn of((policy, sums): (&String, &summary::Unserved)) -> Self {
+        let summary::Unserved { requests, sent, held } = *sums;
+        Self { policy: policy.clone(), requests, sent, held, refused: requests - sent - held }
     }
 }
 

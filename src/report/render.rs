@@ -7,7 +7,7 @@ mod table;
 
 use std::fmt::Write;
 
-use super::figures::{Completeness, Figures, Lines, Report, Section, Shadow, Traffic};
+use super::figures::{Completeness, Figures, Lines, Report, Section, Shadow, Traffic, Unserved};
 use table::Table;
 
 /// Rows of a table in the text; JSON and CSV have all of them.
@@ -122,6 +122,11 @@ fn traffic_text(out: &mut String, traffic: &Traffic, statement: &str, colour: bo
         if count > 0 {
             fact(out, "note", &format!("{count} {what}"));
         }
+    }
+    for unserved in &traffic.unserved {
+        let Unserved { policy, requests, sent, held, refused } = unserved;
+        let would = format!("{} would have sent {sent}, held back {held} and refused {refused}", shown(policy));
+        fact(out, "shadow", &format!("of {requests} requests that were sent nowhere {would}"));
     }
     out.push('\n');
     for section in &traffic.sections {

@@ -168,6 +168,8 @@ pub(super) struct Sums {
     pub(super) without_kind: u64,
     /// Requests whose saving is not the difference of their own grams.
     pub(super) contradictory: u64,
+    /// Of the requests that were sent nowhere, by the names of shadow policies.
+    pub(super) unserved: BTreeMap<String, Unserved>,
     pub(super) sections: Vec<(Kind, Sectioned)>,
 }
 
@@ -186,6 +188,7 @@ impl Default for Sums {
             without_grams: 0,
             without_kind: 0,
             contradictory: 0,
+            unserved: BTreeMap::new(),
             sections: Vec::new(),
         }
     }
@@ -214,6 +217,9 @@ impl Sums {
             cost.requests += 1;
             cost.usd += costs.usd.get();
             cost.baseline_usd += costs.baseline_usd.get();
+        }
+        if let Some(shadow) = record.shadow.as_ref().filter(|_| chosen(record).is_none()) {
+            of_policy(&mut self.unserved, shadow).add(shadow);
         }
         self.add_grams(record);
     }
@@ -262,6 +268,36 @@ pub(super) struct Sectioned {
     pub(super) shadows: BTreeMap<String, Shadowed>,
 }
 
+/// What a shadow policy would have made of requests that were sent nowhere, which have no grams.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unserved {
+    pub(super) requests: u64,
+    /// Of these, those that it would have sent to somebody, ..
+    pub(super) sent: u64,
+    /// .. and those that it would have held back at first. It would have refused the others.
+    pub(super) held: u64,
+}
+
+impl Unserved {
+    fn add(&mut self, shadow: &ShadowUsed<'_>) {
+        self.requests += 1;
+        self.sent += u64::from(shadow.backend.is_some());
+        self.held += u64::from(shadow.backend.is_none() && &*shadow.reason == ShadowUsed::HELD);
+    }
+}
+
+/// Who was chosen.
+fn chosen<'r>(record: &'r AccessRecord<'_>) -> Option<&'r CandidateUsed<'r>> {
+    record.decision.as_ref()?.candidates.iter().find(|it| &*it.verdict == "chosen")
+}
+
+/// The sums of a shadow's policy: of so many names, and of all others together.
+fn of_policy<'s, T: Default>(sums: &'s mut BTreeMap<String, T>, shadow: &ShadowUsed<'_>) -> &'s mut T {
+    let name: String = shadow.policy.chars().take(MAX_NAME).collect();
+    let name = if sums.len() < MAX_GROUPS || sums.contains_key(&name) { name } else { OTHER.to_owned() };
+    sums.entry(name).or_default()
+}
+
 /// What a shadow policy would have chosen, added up over the requests that it was asked about.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Shadowed {
@@ -302,12 +338,8 @@ impl Sectioned {
             let name = if groups.len() < MAX_GROUPS || groups.contains_key(&name) { name } else { OTHER.to_owned() };
             groups.entry(name).or_default().add(record, emissions);
         }
-        let decided =
-            record.decision.as_ref().and_then(|decision| decision.candidates.iter().find(|it| &*it.verdict == "chosen"));
-        if let Some((shadow, chosen)) = record.shadow.as_ref().zip(decided) {
-            let name: String = shadow.policy.chars().take(MAX_NAME).collect();
-            let name = if self.shadows.len() < MAX_GROUPS || self.shadows.contains_key(&name) { name } else { OTHER.to_owned() };
-            self.shadows.entry(name).or_default().add(shadow, chosen);
+        if let Some((shadow, chosen)) = record.shadow.as_ref().zip(chosen(record)) {
+            of_policy(&mut self.shadows, shadow).add(shadow, chosen);
         }
         let chosen = record.carbon.as_ref().map(|carbon| &carbon.chosen);
         *self.freshness.entry(words::freshness(chosen.and_then(|used| used.freshness))).or_default() += 1;

@@ -49,6 +49,28 @@ fn dollars_are_added_up_where_they_are_known() {
 }
 
 #[test]
+fn what_a_shadow_would_have_made_of_requests_that_were_sent_nowhere_is_counted() {
+    let line = |seq: usize, shadow: &str| {
+        format!(
+            r#"{{"time":"2026-11-20T10:00:00Z","instance":"i","run":"r","seq":{seq},"generation":1,"id":"x","http.request.method":"POST","url.path":"/v1/chat/completions","ended":"rejected","error":"shed","decision":{{"reason":"shed","candidates":[{{"backend":"a","verdict":"over_budget","grams":0.4}}]}},"shadow":{{"policy":"next",{shadow}}}}}"#
+        )
+    };
+    let shadows = [
+        r#""reason":"fastest_over_budget","backend":"a","grams":0.4"#,
+        r#""reason":"only","backend":"b","grams":0.1"#,
+        r#""reason":"held","grams":null"#,
+        r#""reason":"shed","grams":null"#,
+    ];
+    let log = shadows.iter().enumerate().map(|(seq, shadow)| line(seq, shadow)).collect::<Vec<_>>().join("\n");
+    let report = report(&[&log]);
+    let [unserved] = &report.traffic[0].unserved[..] else { panic!("{:?}", report.traffic) };
+    assert_eq!((unserved.policy.as_str(), unserved.requests), ("next", 4));
+    assert_eq!((unserved.sent, unserved.held, unserved.refused), (2, 1, 1));
+    let text = render::text(&report, false);
+    assert!(text.contains("of 4 requests that were sent nowhere next would have sent 2, held back 1 and refused 1"), "{text}");
+}
+
+#[test]
 fn what_a_shadow_would_have_made_of_it_is_added_up() {
     let decision = |name: &str, grams: f64| {
         format!(

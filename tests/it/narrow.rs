@@ -157,6 +157,36 @@ fn a_shadow_that_would_hold_or_shed_a_request_says_so() {
     }
 }
 
+/// It would be in time when the request comes, and late when this is refused: what the route's own policy has waited away is no part of it.
+#[test]
+fn a_shadow_is_asked_when_a_request_comes_and_not_each_time_it_was_held_back() {
+    let (release, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let (dirty, clean) = (
+        Peer::answering("200 OK", OK),
+        Peer::start(move |_, socket| {
+            let _ = wait.lock().unwrap().recv();
+            respond(socket, "200 OK", "content-type: application/json\r\n", OK.as_bytes());
+            Then::Close
+        }),
+    );
+    // 1.08 seconds are expected of the only one, and half of one are waited for it.
+    let policy = |name: &str, span: &str, more: &str| {
+        format!("  - {{ name: {name}, residency: [SE], latency_budget: {{ first_token: {span} }}{more} }}")
+    };
+    let top = format!("{}\n{}", policy("own", "1s", ", overload: hold_then_shed"), policy("next", "1400ms", ""));
+    let proxy = two(&dirty, &clean, &top, "policy: own\n    shadow: next");
+    let mut first = Client::connect(proxy.address);
+    first.post("/v1/chat/completions", "", BODY);
+    clean.next();
+    let (status, record) = served(&proxy, "");
+    assert_eq!((status, &record["error"], &record["decision"]["reason"]), (429, &"shed".into(), &"shed".into()));
+    assert!(record["decision"]["spent_ms"].as_f64() > Some(400.0), "{record:#}");
+    assert_eq!((&record["shadow"]["backend"], &record["shadow"]["reason"]), (&"clean".into(), &"only".into()), "{record:#}");
+    release.send(()).unwrap();
+    assert_eq!(first.answer().status, 200);
+}
+
 #[test]
 fn a_shadow_of_the_route_does_not_stand_for_the_policy_that_a_key_brings() {
     let (dirty, clean) = (Peer::answering("200 OK", OK), Peer::answering("200 OK", OK));
