@@ -1,7 +1,7 @@
 //! Why a request goes where it goes: every candidate with its verdict, who is chosen, and how much choice there was.
 //!
 //! There are two ways to ask. Of a configuration it is asked before there is any traffic, with the proxy's own
-//! [`Snapshot`](crate::state::Snapshot) and [`decide`](crate::decide::decide()), so that nothing here chooses anything. Of a line of the
+//! [`Snapshot`](crate::state::Snapshot) and [`decide_in_time`](crate::decide::decide_in_time()), so that nothing here chooses anything. Of a line of the
 //! access log it is asked afterwards, and then the line's own fields are all that is used: deciding it again could only replace what
 //! was known then by what is known now. Both become one [`Explanation`] in the words of the log, and are shown in the same way.
 //!
@@ -49,7 +49,7 @@ pub struct Explanation<'a> {
     /// What was decided; none where nothing was to be decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<DecisionUsed<'a>>,
-    /// Why nobody is chosen.
+    /// What the client gets where nobody is chosen, and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
     /// What the route's shadow policy would choose.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{Asked, Choice, Explanation, Source, Wide};
 use crate::affinity::Warm;
 use crate::backend::BackendId;
-use crate::decide::{Candidate, Decision, Verdict, decide, exclusion};
+use crate::decide::{Candidate, Decision, InTime, NoCandidate, Outcome, Scratch, Verdict, Waiting, decide_in_time, exclusion};
 use crate::demand::Demand;
 use crate::grid::ZoneId;
 use crate::key::{Key, KeyPolicy};
@@ -136,14 +136,14 @@ pub fn answer<'a>(
     let warm = Warm::default();
     let of_all = state::Question { model: question.model, size, policy, warm, now, wall, turn: 0 };
     let candidates = asking.candidates(&of_all, |id| may_serve(route, own, id)).ok_or_else(|| no_model(route, question.model))?;
-    let decided = decide(policy, question.streamed, &candidates, 0);
+    let decided = asking.decide(&of_all, &candidates);
     let shadow = route.shadow.as_ref().and_then(|shadow| {
         // As a request is: whoever brings a policy by key is served by that one whatever the route's is.
         let of_all = state::Question { policy: own.map_or(&shadow.policy, |own| &own.policy), ..of_all };
         let used = asking.shadow(&of_all, |id| !shadow.outside.contains(&id) && suits_key(own, id))?;
         Some(ShadowUsed { policy: Text::from(&*shadow.policy.name), ..used })
     });
-    let decision = asking.used(&of_all, &candidates, decided.as_ref().ok());
+    let decision = asking.used(&of_all, &candidates, &decided);
     let mut zones = (0..plan.zones.len()).map(|zone| ZoneId(zone as u16));
     let read = zones.any(|zone| snapshot.grid.latest(zone).is_some());
     let mut notices = vec![if read { FROM_FILES } else { UNMEASURED }];
@@ -175,7 +175,7 @@ pub fn answer<'a>(
             .filter_map(|backend| Wide::of(backend, snapshot.intensities(backend, wall)))
             .collect(),
         decision: Some(decision),
-        refusal: decided.err().map(|why| why.to_string()),
+        refusal: refusal(decided),
         shadow,
         exchange: None,
     })
@@ -230,6 +230,34 @@ fn no_model(route: &Route, model: &str) -> Unanswered {
     Unanswered::NoModel { route: route.name.to_string(), model: model.to_owned(), suggestion, known }
 }
 
+/// The decision, where it is sent.
+fn served(decided: &Result<InTime, NoCandidate>) -> Option<&Decision> {
+    match decided {
+        Ok(InTime { outcome: Outcome::Serve(decision), .. }) => Some(decision),
+        _ => None,
+    }
+}
+
+/// Why somebody was chosen, or nobody, in the word of the log.
+fn reason(decided: &Result<InTime, NoCandidate>) -> &'static str {
+    match decided.as_ref().map(|it| &it.outcome) {
+        Ok(Outcome::Serve(decision)) => decision.reason.as_str(),
+        Ok(Outcome::Hold(_)) => ShadowUsed::HELD,
+        Ok(Outcome::Shed) => ShadowUsed::SHED,
+        Err(_) => ShadowUsed::REFUSED,
+    }
+}
+
+/// What its client gets who is sent nowhere.
+fn refusal(decided: Result<InTime, NoCandidate>) -> Option<String> {
+    match decided.map(|it| it.outcome) {
+        Ok(Outcome::Serve(_)) => None,
+        Ok(Outcome::Hold(_)) => Some("the client waits until somebody can answer in time, and gets 429 if nobody can".to_owned()),
+        Ok(Outcome::Shed) => Some("the client gets 429: nobody can answer in time".to_owned()),
+        Err(why) => Some(format!("the client gets 503: {why}")),
+    }
+}
+
 /// Everybody who is asked.
 struct Asking<'a> {
     snapshot: &'a Snapshot,
@@ -243,13 +271,18 @@ impl<'a> Asking<'a> {
         all.map(|one| self.snapshot.candidate(one, inside(one.backend), question)).collect()
     }
 
+    /// As the proxy decides for who has just come, while nobody else is there.
+    fn decide(&self, question: &state::Question<'_>, candidates: &[Candidate]) -> Result<InTime, NoCandidate> {
+        decide_in_time(question.policy, self.streamed, candidates, question.turn, Waiting::default(), &Scratch::default())
+    }
+
     fn shadow(&self, question: &state::Question<'a>, inside: impl Fn(BackendId) -> bool) -> Option<ShadowUsed<'a>> {
         let candidates = self.candidates(question, inside)?;
-        let decision = decide(question.policy, self.streamed, &candidates, question.turn).ok();
-        let chosen = decision.as_ref().and_then(|decision| candidates.get(usize::from(decision.chosen())));
+        let decided = self.decide(question, &candidates);
+        let chosen = served(&decided).and_then(|decision| candidates.get(usize::from(decision.chosen())));
         Some(ShadowUsed {
             policy: Text::from(&*question.policy.name),
-            reason: Text::from(decision.as_ref().map_or(ShadowUsed::REFUSED, |decision| decision.reason.as_str())),
+            reason: Text::from(reason(&decided)),
             backend: chosen.map(|it| self.name(it)),
             grams: chosen.and_then(|it| it.estimate.emissions),
             first_token_ms: chosen.map(|it| it.estimate.first_token),
@@ -261,22 +294,29 @@ impl<'a> Asking<'a> {
     }
 
     /// The decision in the words of the log.
-    fn used(&self, question: &state::Question<'_>, candidates: &[Candidate], decision: Option<&Decision>) -> DecisionUsed<'a> {
+    fn used(
+        &self,
+        question: &state::Question<'_>,
+        candidates: &[Candidate],
+        decided: &Result<InTime, NoCandidate>,
+    ) -> DecisionUsed<'a> {
+        let decision = served(decided);
+        let share = |of: fn(&InTime) -> f64| decided.as_ref().ok().and_then(|it| DecisionUsed::share(of(it)));
         let baseline = decision.and_then(|decision| candidates.get(usize::from(decision.baseline)));
         let rows = self.deployments.iter().zip(candidates).enumerate().map(|(index, (deployment, candidate))| {
             let verdict = match decision {
-                Some(decision) => decision.verdicts.get(index).copied(),
-                None => exclusion(question.policy, self.streamed, candidate, Millis::ZERO),
+                Some(decision) => decision.verdicts.get(index).copied().unwrap_or(Verdict::LaterInOrder),
+                None => exclusion(question.policy, self.streamed, candidate, Millis::ZERO).unwrap_or(Verdict::KeptFree),
             };
-            self.row(question, deployment, candidate, verdict.unwrap_or(Verdict::LaterInOrder))
+            self.row(question, deployment, candidate, verdict)
         });
         DecisionUsed {
-            reason: Text::from(decision.map_or("no_candidate", |decision| decision.reason.as_str())),
+            reason: Text::from(reason(decided)),
             baseline: baseline.map(|it| self.name(it)),
             turn: Some(question.turn.into()),
             spent_ms: None,
-            reserve: None,
-            strain: None,
+            reserve: share(|it| it.reserve),
+            strain: share(|it| it.strain),
             input_tokens: None,
             output_tokens: None,
             coefficient: None,

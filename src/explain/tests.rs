@@ -104,8 +104,37 @@ fn the_answer_is_what_the_proxy_decides() {
                 let got: Vec<_> = decision.candidates.iter().map(|it| (&*it.verdict, it.by)).collect();
                 assert_eq!((got, &*decision.reason), (expected, decided.reason.as_str()));
             }
-            Err(why) => assert_eq!(explanation.refusal, Some(why.to_string())),
+            Err(why) => assert_eq!(explanation.refusal, Some(format!("the client gets 503: {why}"))),
         }
+    }
+}
+
+#[test]
+fn what_the_proxy_would_hold_back_or_shed_is_said_to_be_so() {
+    for (budget, reason, said, title) in [
+        ("500ms", "held", "the client waits until somebody can answer in time, and gets 429 if nobody can", "would be held back"),
+        ("50ms", "shed", "the client gets 429: nobody can answer in time", "would be refused"),
+    ] {
+        let policy = |name: &str| {
+            format!("  - {{ name: {name}, latency_budget: {{ first_token: {budget} }}, overload: hold_then_shed }}\n")
+        };
+        let text = format!(
+            "policies:\n{}{}backends:\n  - {{ name: a, url: \"http://127.0.0.1:1/v1\", grid_zone: DE }}\n\
+             routes: [{{ name: r, policy: p, shadow: s, backends: [a] }}]\n",
+            policy("p"),
+            policy("s")
+        );
+        let plan = config::load("t.yaml", &text, &Env::default(), &NoFiles).unwrap_or_else(|errors| panic!("{errors}")).plan;
+        let snapshot = Snapshot::first(Arc::new(plan), SystemClock.monotonic());
+        let question = Question { target: Target::Route("r"), ..chat("m") };
+        let idle = answered(&snapshot, &question).unwrap();
+        assert_eq!((&*idle.decision.unwrap().reason, idle.refusal), ("fastest_over_budget", None), "nobody is there to wait for");
+        let _permit = snapshot.live[0].admit(0);
+        let busy = answered(&snapshot, &question).unwrap();
+        assert_eq!((&*busy.decision.as_ref().unwrap().reason, busy.refusal.as_deref()), (reason, Some(said)));
+        assert_eq!(&*busy.shadow.as_ref().unwrap().reason, reason);
+        let told = render::text(&busy, false);
+        assert!(told.contains(said) && told.contains(title) && told.contains("chosen       nobody, "), "{told}");
     }
 }
 

@@ -258,7 +258,7 @@ fn chosen(out: &mut String, explanation: &Explanation<'_>, decision: &DecisionUs
         None => fact(out, "chosen", &format!("nobody, {reason}")),
     }
     if let Some(refusal) = &explanation.refusal {
-        fact(out, "", &format!("the client gets 503: {refusal}"));
+        fact(out, "", refusal);
     }
     let Some((winner, baseline)) = winner.zip(decision.baseline.as_ref()) else { return };
     let at = decision.candidates.iter().find(|it| it.backend == *baseline);
