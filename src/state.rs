@@ -124,13 +124,11 @@ impl Snapshot {
         let known: HashMap<_, _> = self.plan.flows.iter().zip(&self.flows).collect();
         let flows =
             plan.flows.iter().take(MOST_FLOWS).map(|names| known.get(names).map_or_else(Arc::default, |flow| Arc::clone(flow)));
+        // It says how wrong predictions are at that quantile, whatever they are held against.
+        let quantile = |policy: &Policy| policy.budget.map(|budget| budget.quantile);
         let margin = |policy: &Arc<Policy>| {
-            let old = self
-                .plan
-                .policies
-                .iter()
-                .zip(&self.margins)
-                .find(|(old, _)| old.name == policy.name && old.budget == policy.budget);
+            let same = |old: &Policy| old.name == policy.name && quantile(old) == quantile(policy);
+            let old = self.plan.policies.iter().zip(&self.margins).find(|(old, _)| same(old));
             old.map_or_else(Arc::default, |(_, margin)| Arc::clone(margin))
         };
         let (flows, margins) = (flows.collect(), plan.policies.iter().map(margin).collect());

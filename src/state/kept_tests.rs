@@ -69,6 +69,26 @@ fn known(snapshot: &Snapshot) -> [f64; 4] {
 }
 
 #[test]
+fn a_margin_outlives_a_reload_that_changes_the_budget_and_not_its_quantile() {
+    let with = |name: &str, first_token: f64, quantile: f64| {
+        let mut policy = crate::policy::Policy::standard(name);
+        let budget = policy.budget.as_mut().unwrap();
+        (budget.first_token, budget.quantile) = (Millis::saturating(first_token), quantile);
+        let mut plan = plan();
+        plan.policies = vec![Arc::new(policy)];
+        Arc::new(plan)
+    };
+    let now = SystemClock.monotonic();
+    let before = Snapshot::first(with("p", 500.0, 0.95), now);
+    let id = before.plan.policies[0].id;
+    before.margin(id).unwrap().restore(1.25, 1.0);
+    let after = |plan| before.with_plan(plan, now).margin(id).unwrap().get();
+    assert!((after(with("p", 500.0, 0.95)) - 1.25).abs() < 1e-9 && (after(with("p", 800.0, 0.95)) - 1.25).abs() < 1e-9);
+    let of_another = [after(with("p", 500.0, 0.99)), after(with("q", 500.0, 0.95))];
+    assert!(of_another.iter().all(|margin| (margin - 1.0).abs() < 1e-9), "it is about another share, or another policy");
+}
+
+#[test]
 fn what_was_learned_is_known_again() {
     let before = learned();
     let mut after = snapshot();
