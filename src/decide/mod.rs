@@ -8,7 +8,9 @@
 //! with it: the less loaded first, and among equals each in turn. The choice does not depend on the order of the candidates, except
 //! where the policy asks for the listed one.
 //!
-//! Nothing here allocates for up to 16 candidates, which lie in place, nor for more where the worker hands in its [`Scratch`].
+//! Nothing here allocates for up to 16 candidates, which lie in place, nor for more where the worker hands in its [`Scratch`] and has decided
+//! among as many before. Nor do the estimates that it is made of. What else a request allocates on its way here is the proxy's: a list of
+//! one candidate where it names what a single backend keeps, and a box for what a shadow policy would have decided.
 
 mod again;
 mod hedge;

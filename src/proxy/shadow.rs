@@ -1,4 +1,6 @@
 //! What would be decided if the route's policy were another one, for the log alone: so that a change can be read before it is made.
+//!
+//! It is one allocation for each request of a route that has a shadow: in the exchange itself it would be room that every stream holds.
 
 use super::exchange::Exchange;
 use super::scratch::{Candidates, with_scratch};
