@@ -461,6 +461,7 @@ fn attempts_used<'l>(x: &'l Exchange, ledger: &'l Ledger<'_>) -> impl Iterator<I
             outcome: Text::from(attempt.outcome.as_str()),
             status: attempt.status.map(|status| status.as_u16()),
             provider_request_id: id_of(nth, attempt),
+            begun_ms: (before > 0).then(|| Millis::from(attempt.begun.saturating_duration_since(x.begun)).rounded()),
             ms: Millis::from(attempt.ended - attempt.begun),
             input_tokens: tokens.map(|tokens| tokens.input),
             cached_input_tokens: tokens.map(|tokens| tokens.cached).filter(|cached| *cached > 0),

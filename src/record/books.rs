@@ -182,6 +182,9 @@ pub struct AttemptUsed<'a> {
     /// The id that it was answered with, where another attempt followed; that of the last one is the record's.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub provider_request_id: Option<Text<'a>>,
+    /// From the request's arrival to its beginning; left out where it was the only one. So much of the budget was over when it was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun_ms: Option<Millis>,
     /// How long it took.
     #[serde(default)]
     pub ms: Millis,

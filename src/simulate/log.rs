@@ -217,6 +217,7 @@ impl Written<'_> {
     }
 
     fn attempts(&self) -> Vec<AttemptUsed<'_>> {
+        let several = self.over.attempts.len() > 1;
         let attempt = |attempt: &Attempt| {
             let (backend, intensity) = self.at(attempt.region);
             let booked = self.booked(attempt);
@@ -233,6 +234,7 @@ impl Written<'_> {
                 outcome: Text::from(outcome),
                 status,
                 provider_request_id: None,
+                begun_ms: several.then(|| Millis::from(attempt.begun.saturating_sub(self.over.ask.at)).rounded()),
                 ms: Millis::from(attempt.ended.saturating_sub(attempt.begun)),
                 input_tokens: attempt.tokens.map(|tokens| tokens.input),
                 cached_input_tokens: attempt.tokens.map(|tokens| tokens.cached).filter(|cached| *cached > 0),

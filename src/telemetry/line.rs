@@ -463,7 +463,7 @@ fn write_attempts<'a>(json: &mut Json, attempts: impl Iterator<Item: Borrow<Atte
     json.list(attempts, |json, attempt: &AttemptUsed<'a>| {
         #[rustfmt::skip]
         let AttemptUsed {
-            backend, outcome, status, provider_request_id, ms, input_tokens, cached_input_tokens, output_tokens, coefficient, joules, pue,
+            backend, outcome, status, provider_request_id, begun_ms, ms, input_tokens, cached_input_tokens, output_tokens, coefficient, joules, pue,
             intensity_g_per_kwh, grams, cost_usd,
         } = attempt;
         json.constant(b"{\"backend\":");
@@ -472,6 +472,7 @@ fn write_attempts<'a>(json: &mut Json, attempts: impl Iterator<Item: Borrow<Atte
             "outcome" always Json::text, outcome;
             "status" left_out Json::integer, *status;
             "provider_request_id" left_out Json::text, provider_request_id;
+            "begun_ms" left_out Json::millis, *begun_ms;
             "ms" always Json::millis, *ms;
             "input_tokens" left_out Json::integer, *input_tokens;
             "cached_input_tokens" left_out Json::integer, *cached_input_tokens;

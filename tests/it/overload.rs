@@ -58,6 +58,7 @@ fn a_request_that_could_only_come_too_late_is_shed_and_sent_nowhere() {
     let record = proxy.record();
     assert_eq!((&record["decision"]["reason"], record["decision"].get("reserve")), (&"fastest_over_budget".into(), None));
     assert!(record["decision"]["spent_ms"].as_f64() < Some(50.0), "it was not held back");
+    assert_eq!(record["attempts"][0].get("begun_ms"), None, "it was the only one, and began when that was decided");
 }
 
 #[test]

@@ -274,6 +274,9 @@ fn a_connection_that_does_not_come_about_costs_an_attempt_and_no_work() {
             (&record["attempts"][0]["outcome"], &record["emissions"]["waste_grams"]),
             (&"unreachable".into(), &0.0.into())
         );
+        // The second was chosen by what was left of the budget then.
+        let of = |nth: usize, field: &str| record["attempts"][nth][field].as_f64().unwrap();
+        assert!(of(1, "begun_ms") >= of(0, "begun_ms") + of(0, "ms") - 0.01, "{record:#}");
     }
 }
 

@@ -105,13 +105,14 @@ fn intensity(used: &CarbonUsed<'_>) -> String {
 }
 
 fn attempts(out: &mut String, exchange: &Exchange<'_>) {
-    let mut table = Table::new(["<attempt", "<outcome", "status", "took", "in", "out", "g/kWh", "emitted"]);
+    let mut table = Table::new(["<attempt", "<outcome", "status", "begun", "took", "in", "out", "g/kWh", "emitted"]);
     let count = |tokens: Option<u64>| tokens.map(|tokens| tokens.to_string()).unwrap_or_default();
     for it in &exchange.attempts {
         table.row([
             shown(&it.backend),
             shown(&it.outcome),
             it.status.map(|status| status.to_string()).unwrap_or_default(),
+            it.begun_ms.map(ms).unwrap_or_default(),
             ms(it.ms),
             count(it.input_tokens),
             count(it.output_tokens),
