@@ -91,6 +91,26 @@ fn a_request_that_was_held_is_served_once_there_is_room() {
     }
 }
 
+#[test]
+fn who_has_room_and_is_kept_for_others_is_said_to_be_so() {
+    let (release, peer) = answering_when_told();
+    // Nothing is known of what is usual: 2.1 % are left free, which is the last of 48.
+    let proxy = one(&peer, "10ms", 48, "latency_budget: { first_token: 1s }, overload: hold_then_shed");
+    let mut clients: Vec<Client> = (0..48).map(|_| Client::connect(proxy.address)).collect();
+    let mut last = clients.pop().unwrap();
+    clients.iter_mut().for_each(|client| client.post("/v1/chat/completions", "", BODY));
+    proxy.wait_for_status("all but one", |status| status["in_flight"] == 47);
+    assert_eq!(proxy.in_flight("a"), 47);
+    last.post("/v1/chat/completions", "", BODY);
+    assert_eq!(last.answer().status, 429);
+    let record = proxy.record();
+    let decision = &record["decision"];
+    assert_eq!((&decision["reason"], &decision["candidates"][0]["verdict"]), (&"shed".into(), &"kept_free".into()), "{record:#}");
+    assert_eq!((&decision["reserve"], &decision["candidates"][0]["in_flight"]), (&0.021.into(), &47.into()));
+    (0..clients.len()).for_each(|_| release.send(()).unwrap());
+    assert!(clients.iter_mut().all(|client| client.answer().status == 200));
+}
+
 /// There is no queue: while one is held, whoever comes is told so at once.
 #[test]
 fn who_finds_no_place_is_told_at_once_when_to_come_again() {
