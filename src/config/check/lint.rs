@@ -244,7 +244,10 @@ impl Check<'_> {
             }
         }
         for meant in policies {
-            let by_route = routes.iter().any(|route| route.route.policy.name == meant.policy.name);
+            let by_route = routes.iter().any(|route| {
+                let shadow = route.route.shadow.as_ref().map(|shadow| &shadow.policy);
+                shadow.into_iter().chain([&route.route.policy]).any(|policy| policy.name == meant.policy.name)
+            });
             let by_key = keys.iter().filter_map(|key| key.policy.as_ref()).any(|own| own.policy.name == meant.policy.name);
             if !by_route && !by_key {
                 self.warnings.add(meant.mark, format!("no route uses policy `{}`", meant.policy.name));
