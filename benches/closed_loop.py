@@ -163,7 +163,7 @@ def judged(name, stretch, results, ledger, lines, used, left):
     wrong += [f"{name}: {len(results)} requests and {len(lines)} lines of the log"] if len(lines) != len(results) else []
     wrong += [f"{name}: a line is not marked as simulated"] if not all(line["simulated"] for line in lines) else []
     counted = [one for one in results if one["at"] >= stretch.warm_up]
-    spilled = sum((line.get("decision") or {}).get("reason") == "fastest_over_budget" for line in lines) * len(counted) / len(results)
+    spilled = sum((line.get("decision") or {}).get("reason") in ("fastest_over_budget", "last_resort") for line in lines) * len(counted) / len(results)
     firsts = [1e3 * one["first"] for one in counted if one["answered"]]
     score = {
         "requests": len(counted), "grams": scored, "spilled": spilled, "shed": sum(one["shed"] for one in counted),
