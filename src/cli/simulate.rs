@@ -67,9 +67,9 @@ pub fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
         args.log.is_none() || args.policy.len() == 1,
         "--log is about one policy: name it with --policy, and no other"
     );
-    let world = World::read(&scenario, &Recordings)?;
-    let players = match players(&scenario, &world) {
-        Ok(players) => players,
+    let read = World::read(&scenario, &Recordings);
+    let (world, players) = match read.and_then(|world| Ok((players(&scenario, &world)?, world))) {
+        Ok((players, world)) => (world, players),
         Err(errors) => {
             writeln!(std::io::stderr(), "{errors}")?;
             return Ok(ExitCode::FAILURE);

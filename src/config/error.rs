@@ -138,6 +138,23 @@ pub(super) fn report(file: &str, text: &str, tree: Option<&Tree>, mut faults: Ve
     faults.into_iter().map(problem).collect()
 }
 
+/// A problem of which nothing but the place is known yet, for what is found wrong when the text is not there any more.
+pub(super) fn place(file: &str, text: &str, tree: &Tree, mark: Mark) -> Problem {
+    let nothing = Fault { mark, message: String::new(), mend: None };
+    let mut found = report(file, text, Some(tree), vec![nothing], Severity::Error);
+    let nowhere = Problem {
+        severity: Severity::Error,
+        file: Arc::from(file),
+        line: 0,
+        column: 0,
+        field: String::new(),
+        message: String::new(),
+        mend: None,
+        source: None,
+    };
+    found.pop().unwrap_or(nowhere)
+}
+
 /// A line without what a terminal would obey; the columns stay.
 fn plain(line: &str) -> String {
     line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()

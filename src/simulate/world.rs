@@ -10,8 +10,8 @@ use std::time::Duration;
 use flate2::read::GzDecoder;
 use jiff::Timestamp;
 
-use crate::config::Files;
-use crate::config::scenario::{RegionPlan, Scenario};
+use crate::config::scenario::{RegionPlan, Said, Scenario};
+use crate::config::{ConfigErrors, Files, Problem};
 use crate::grid::usual::DAYS;
 use crate::units::GramsPerKwh;
 
@@ -71,41 +71,68 @@ impl GridTrace {
     }
 }
 
-/// Why a recording cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: {what}", path.display())]
-pub struct WorldError {
-    path: PathBuf,
-    what: String,
-}
-
 impl World {
     /// The world of a scenario. A recording that is named and cannot be used is an error; one that is not there is not, where there
-    /// is something made up to stand for it.
-    pub fn read(scenario: &Scenario, files: &dyn Files) -> Result<Self, WorldError> {
-        let grids = scenario.regions.iter().map(|region| grid(scenario, region, files)).collect::<Result<_, _>>()?;
-        let lengths = match (&scenario.data, &scenario.traffic.trace) {
-            (Some(data), Some(trace)) => lengths(&data.join(trace), files)?,
-            _ => Vec::new(),
-        };
-        let arrivals =
-            scenario.traffic.arrivals.as_deref().map_or_else(|| Ok(Vec::new()), |path| arrivals(path, scenario, files))?;
-        Ok(Self { grids, lengths, arrivals })
+    /// is something made up to stand for it. What is wrong is said of the place where the scenario names the recording.
+    pub fn read(scenario: &Scenario, files: &dyn Files) -> Result<Self, ConfigErrors> {
+        let mut problems = Problems(Vec::new());
+        let grids = scenario.regions.iter().filter_map(|region| problems.unless(grid(scenario, region, files))).collect();
+        let lengths = scenario.data.as_ref().zip(scenario.traffic.trace.as_ref()).and_then(|(data, trace)| {
+            let read = lengths(&data.value.join(&trace.value), files);
+            problems
+                .unless(read.map_err(|what| trace.problem(what, "name a table of requests below `data`, or leave `trace` out")))
+        });
+        let arrivals = scenario.traffic.arrivals.as_ref().and_then(|said| {
+            let read = arrivals(&said.value, scenario, files);
+            problems.unless(read.map_err(|what| said.problem(what, "name a table of requests, or leave `arrivals` out")))
+        });
+        if !problems.0.is_empty() {
+            return Err(ConfigErrors { problems: problems.0, more: 0 });
+        }
+        Ok(Self { grids, lengths: lengths.unwrap_or_default(), arrivals: arrivals.unwrap_or_default() })
     }
 }
 
-fn grid(scenario: &Scenario, region: &RegionPlan, files: &dyn Files) -> Result<GridTrace, WorldError> {
-    let hours = scenario.hours.ceil() as usize + 1;
-    let in_data = || {
-        let data = scenario.data.as_ref()?;
-        Some(data.join("carbon").join(format!("{}.csv.gz", region.zone.as_str())))
-    };
-    let Some(path) = region.intensity.clone().or_else(in_data) else {
-        let first = f64::from(hour_of_day(scenario.from));
-        let hourly = (0..hours).map(|hour| region.day.intensity(first + hour as f64)).collect();
-        return Ok(GridTrace { hourly, before: Vec::new(), mean: region.day.mean, recorded: false });
-    };
-    let rows: Vec<(Timestamp, f64)> = rows(&path, files, &["datetime_utc", "carbon_intensity_g_per_kwh"], |row| {
+/// One of each place: a directory of recordings that is not there is one mistake and not one for each region.
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn unless<T>(&mut self, read: Result<T, Problem>) -> Option<T> {
+        let place = |problem: &Problem| (problem.file.clone(), problem.line, problem.column);
+        match read {
+            Ok(read) => return Some(read),
+            Err(problem) if self.0.iter().all(|known| place(known) != place(&problem)) => self.0.push(problem),
+            Err(_) => {}
+        }
+        None
+    }
+}
+
+fn grid(scenario: &Scenario, region: &RegionPlan, files: &dyn Files) -> Result<GridTrace, Problem> {
+    let zone = region.zone.as_str();
+    let in_data = |data: &Said<PathBuf>| data.value.join("carbon").join(format!("{zone}.csv.gz"));
+    if let Some(said) = &region.intensity {
+        let mend = format!("name a table of the hours of region `{}`, or leave `intensity` out", region.spec.name);
+        return recorded(scenario, &said.value, files).map_err(|what| said.problem(what, &mend));
+    }
+    if let Some(said) = &scenario.data {
+        let mend = "name a directory with `carbon/ZONE.csv.gz` for each zone, or leave `data` out for made-up days";
+        return recorded(scenario, &in_data(said), files).map_err(|what| said.problem(what, mend));
+    }
+    let first = f64::from(hour_of_day(scenario.from));
+    let hourly = (0..hours(scenario)).map(|hour| region.day.intensity(first + hour as f64)).collect();
+    Ok(GridTrace { hourly, before: Vec::new(), mean: region.day.mean, recorded: false })
+}
+
+/// As many as are played, and the one that goes on after them.
+fn hours(scenario: &Scenario) -> usize {
+    scenario.hours.ceil() as usize + 1
+}
+
+/// The hours of a table; or what is wrong with it, with its path.
+fn recorded(scenario: &Scenario, path: &Path, files: &dyn Files) -> Result<GridTrace, String> {
+    let hours = hours(scenario);
+    let rows: Vec<(Timestamp, f64)> = rows(path, files, &["datetime_utc", "carbon_intensity_g_per_kwh"], |row| {
         let at = row.read("datetime_utc", "a moment, as in `2022-05-03T00:00:00Z`")?;
         Ok((at, row.read("carbon_intensity_g_per_kwh", "a number")?))
     })?;
@@ -117,8 +144,7 @@ fn grid(scenario: &Scenario, region: &RegionPlan, files: &dyn Files) -> Result<G
         .map(|(_, value)| GramsPerKwh::saturating(*value))
         .collect();
     if hourly.len() < hours.min(MIN_HOURS) {
-        let what = format!("it has no {hours} hours from {} on", scenario.from);
-        return Err(WorldError { path, what });
+        return Err(format!("{}: it has no {hours} hours from {} on", path.display(), scenario.from));
     }
     let since = scenario.from.checked_sub(BEFORE).unwrap_or(Timestamp::MIN);
     let before = rows.iter().filter(|(at, _)| (since..scenario.from).contains(at));
@@ -129,7 +155,7 @@ fn grid(scenario: &Scenario, region: &RegionPlan, files: &dyn Files) -> Result<G
 /// What a table of requests has at least.
 const REQUESTS: [&str; 3] = ["timestamp_s", "input_tokens", "output_tokens"];
 
-fn lengths(path: &Path, files: &dyn Files) -> Result<Vec<(u32, u32)>, WorldError> {
+fn lengths(path: &Path, files: &dyn Files) -> Result<Vec<(u32, u32)>, String> {
     rows(path, files, &REQUESTS, |row| both(&row))
 }
 
@@ -139,7 +165,7 @@ fn both(row: &Row<'_>) -> Result<(u32, u32), String> {
     Ok((tokens("input_tokens")?, tokens("output_tokens")?))
 }
 
-fn arrivals(path: &Path, scenario: &Scenario, files: &dyn Files) -> Result<Vec<Arrival>, WorldError> {
+fn arrivals(path: &Path, scenario: &Scenario, files: &dyn Files) -> Result<Vec<Arrival>, String> {
     let known: Vec<&str> = scenario.classes.iter().map(|class| &*class.name).collect();
     let expected = format!("one of the scenario's classes, {}", known.join(", "));
     let read = |row: Row<'_>| {
@@ -180,14 +206,14 @@ impl Row<'_> {
     }
 }
 
-/// The rows of a table that has these columns and perhaps others, in any order.
+/// The rows of a table that has these columns and perhaps others, in any order; or what is wrong, with the table's path.
 fn rows<T>(
     path: &Path,
     files: &dyn Files,
     columns: &[&str],
     read: impl Fn(Row<'_>) -> Result<T, String>,
-) -> Result<Vec<T>, WorldError> {
-    let error = |what: String| WorldError { path: path.to_owned(), what };
+) -> Result<Vec<T>, String> {
+    let error = |what: String| format!("{}: {what}", path.display());
     let bytes = files.read(path).map_err(|problem| error(problem.to_string()))?;
     let mut text = Vec::new();
     let unpacked = if bytes.starts_with(&GZIP) {
@@ -237,9 +263,14 @@ mod tests {
     }
 
     fn scenario(more: &str) -> Scenario {
+        scenario_with("", more)
+    }
+
+    /// With more of its region as well.
+    fn scenario_with(of_region: &str, more: &str) -> Scenario {
         let text = format!(
             "hours: 2\nfrom: 2022-05-03T01:00:00Z\nregions:\n  - {{ name: here, grid_zone: DE, rtt: 5ms, replicas: 1, \
-             grid: {{ shape: coal, mean_g_per_kwh: 400 }} }}\nclasses:\n  - {{ name: c, share: 1, first_token: 1s, per_output_token: \
+             grid: {{ shape: coal, mean_g_per_kwh: 400 }}{of_region} }}\nclasses:\n  - {{ name: c, share: 1, first_token: 1s, per_output_token: \
              35ms }}\npolicies: [{{ name: p }}]\n{more}\n"
         );
         scenario::load("s.yaml", &text, &Env::default(), &Shelf(HashMap::new())).unwrap_or_else(|errors| panic!("{errors}"))
@@ -272,14 +303,32 @@ mod tests {
     #[test]
     fn a_table_of_ones_own_comes_first_and_a_made_up_day_last() {
         let own = scenario("").regions.remove(0);
-        let mut with_table = scenario("data: data");
-        with_table.regions[0].intensity = Some(PathBuf::from("mine.csv"));
+        let with_table = scenario_with(", intensity: mine.csv", "data: data");
         let world = World::read(&with_table, &Shelf(HashMap::from([(PathBuf::from("mine.csv"), HOURS.into())]))).unwrap();
         assert!(world.grids[0].recorded);
         let world = World::read(&scenario(""), &Shelf(HashMap::new())).unwrap();
         let grid = &world.grids[0];
         assert!(!grid.recorded && world.lengths.is_empty());
         assert_eq!(grid.at(1), own.day.intensity(2.0), "the second hour from one o'clock on");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_recording_is_said_of_where_it_is_named() {
+        let named = scenario_with(", intensity: nope.csv", "traffic:\n  arrivals: bad.csv");
+        let bad = (PathBuf::from("bad.csv"), b"timestamp_s,input_tokens,output_tokens\n1,2,many\n".to_vec());
+        let errors = World::read(&named, &Shelf(HashMap::from([bad]))).unwrap_err();
+        let places: Vec<_> = errors.problems.iter().map(|problem| (&*problem.file, problem.line, &*problem.field)).collect();
+        assert_eq!(places, [("s.yaml", 4, "regions[0].intensity"), ("s.yaml", 9, "traffic.arrivals")]);
+        let text = errors.to_string();
+        for part in
+            ["error: nope.csv: ", "hours of region `here`", "error: bad.csv: line 2, `output_tokens`", "9 |   arrivals: bad.csv"]
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let nowhere = scenario("data: nowhere\ntraffic: { trace: t.csv }");
+        let errors = World::read(&nowhere, &Shelf(HashMap::new())).unwrap_err();
+        let fields: Vec<_> = errors.problems.iter().map(|problem| &*problem.field).collect();
+        assert_eq!(fields, ["data", "traffic.trace"]);
     }
 
     #[test]

@@ -6,17 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value as Json};
+use serde_json::Map;
 
+use super::Origin;
 use super::file::{
     ClassFile, EventFile, ExchangeFile, NoiseFile, RegionFile, ScenarioFile, SessionsFile, SizeFile, TenantsFile, TrafficFile,
 };
 use super::plan::{
-    Changes, Class, Energy, Errors, Event, Exchanged, RegionPlan, Scenario, Sessions, Settings, Tenants, Traffic, noise,
+    Changes, Class, Energy, Errors, Event, Exchanged, RegionPlan, Said, Scenario, Sessions, Settings, Tenants, Traffic, noise,
 };
 use crate::config::check::peers::{FAST, MOST_OFTEN, SLOW};
-use crate::config::decode::{At, Problems};
-use crate::config::node::{Mark, Node, Value};
+use crate::config::decode::{At, Problems, quoted};
+use crate::config::node::Mark;
 use crate::config::values::Span;
 use crate::fleet::{Day, Noise, Positive, Shape, Share, Size, Spec, Spread, TokenCurve};
 use crate::grid::GridZone;
@@ -32,7 +33,7 @@ const MAX_SEEDS: usize = 1000;
 /// What the files read so far say.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
-    data: Option<PathBuf>,
+    data: Option<Said<PathBuf>>,
     from: Option<Timestamp>,
     hours: Option<f64>,
     carbon_hour: Option<Duration>,
@@ -47,15 +48,23 @@ pub(super) struct Draft {
     classes: Option<Vec<Class>>,
     errors: Option<Errors>,
     tenants: Option<Tenants>,
-    events: Vec<(Option<String>, Event)>,
+    events: Vec<(Option<About>, Event)>,
     policies: Option<Vec<Settings>>,
 }
 
+/// The region of an event, and where that stands.
+#[derive(Debug)]
+struct About {
+    region: String,
+    file: Arc<str>,
+    line: u32,
+}
+
 impl Draft {
-    /// What `file` says instead of what was said before. `path` makes its paths those of this process.
-    pub(super) fn apply(&mut self, file: ScenarioFile, path: &dyn Fn(&str) -> PathBuf, problems: &mut Problems) {
+    /// What `file` says instead of what was said before.
+    pub(super) fn apply(&mut self, file: ScenarioFile, origin: Origin<'_>, problems: &mut Problems) {
         if let Some(data) = &file.data {
-            self.data = Some(data.value.trim()).filter(|text| !text.is_empty()).map(path);
+            self.data = origin.named(data);
         }
         if let Some(written) = &file.from {
             self.from = written.value.parse().ok();
@@ -85,7 +94,7 @@ impl Draft {
             self.noise = Some(noisy(noise, self.noise.unwrap_or_else(super::plan::noise), problems));
         }
         if let Some(regions) = file.regions {
-            self.regions(&regions.0, path, problems);
+            self.regions(&regions.0, origin, problems);
         }
         if let Some(energy) = &file.energy {
             let joules =
@@ -95,7 +104,7 @@ impl Draft {
             self.energy = Some(Energy { input, cached, output: joules(&energy.output_joules_per_token, problems) });
         }
         if let Some(traffic) = &file.traffic {
-            self.traffic = Some(asked(traffic, self.traffic.take().unwrap_or_else(usual_traffic), path, problems));
+            self.traffic = Some(asked(traffic, self.traffic.take().unwrap_or_else(usual_traffic), origin, problems));
         }
         if let Some(classes) = file.classes {
             self.classes = Some(kinds(classes.0, problems));
@@ -111,17 +120,17 @@ impl Draft {
             self.tenants = Some(Tenants { mean, spread, correlation: some_time(correlation, problems) });
         }
         if let Some(events) = file.events {
-            self.events = events.iter().map(|event| self.event(event, problems)).collect();
+            self.events = events.iter().map(|event| self.event(event, origin, problems)).collect();
         }
         if let Some(policies) = file.policies {
             self.policies = Some(policies.0.iter().map(|policy| compared(policy, problems)).collect());
         }
     }
 
-    fn regions(&mut self, written: &[RegionFile], path: &dyn Fn(&str) -> PathBuf, problems: &mut Problems) {
+    fn regions(&mut self, written: &[RegionFile], origin: Origin<'_>, problems: &mut Problems) {
         let mut regions: Vec<RegionPlan> = Vec::new();
         for file in written {
-            let region = region(file, path, problems);
+            let region = region(file, origin, problems);
             if regions.len() == MAX_REGIONS {
                 problems.add(file.name.mark, format!("more than {MAX_REGIONS} regions"));
                 break;
@@ -131,14 +140,25 @@ impl Draft {
             }
             regions.push(region);
         }
+        // Those of this file are read after this, and stand instead.
+        for (about, _) in self.events.iter().filter(|_| origin.all_regions_read && !origin.has_events) {
+            let Some(About { region, file, line }) = about else { continue };
+            if regions.iter().all(|known| *known.spec.name != **region) {
+                let mark = written.first().map_or(Mark::default(), |first| first.name.mark);
+                problems
+                    .add(mark, format!("an event in line {line} of {file} is about region {}, which is not here", quoted(region)))
+                    .mend = Some("add a region of that name, or say in this file what `events` there are".to_owned());
+            }
+        }
         self.regions = Some(regions);
     }
 
-    fn event(&self, written: &EventFile, problems: &mut Problems) -> (Option<String>, Event) {
+    fn event(&self, written: &EventFile, origin: Origin<'_>, problems: &mut Problems) -> (Option<About>, Event) {
         let Span(from) = written.at.value;
         let until = written.r#for.map_or(Duration::MAX, |written| from.saturating_add(written.value.0));
         if let Some(region) = &written.region
             && let Some(regions) = &self.regions
+            && origin.all_regions_read
             && regions.iter().all(|known| *known.spec.name != *region.value)
         {
             let known: Vec<&str> = regions.iter().map(|known| &*known.spec.name).collect();
@@ -159,7 +179,12 @@ impl Draft {
             stale: written.stale.unwrap_or(false),
             crowd: number(&written.crowd, 1.0, 0.0, 100.0, problems),
         };
-        (written.region.as_ref().map(|region| region.value.clone()), Event { from, until, region: None, change })
+        let about = |region: &At<String>| About {
+            region: region.value.clone(),
+            file: Arc::from(origin.source.name),
+            line: region.mark.line,
+        };
+        (written.region.as_ref().map(about), Event { from, until, region: None, change })
     }
 
     /// The scenario, if everything was said that has to be.
@@ -183,11 +208,8 @@ impl Draft {
         }
         let mut events = Vec::new();
         for (name, event) in self.events {
-            let region = name.as_ref().map(|name| regions.iter().position(|known| *known.spec.name == **name));
-            if region == Some(None) {
-                problems.add(Mark::default(), "an event is about a region that is not there any more");
-            }
-            events.push(Event { region: region.flatten(), ..event });
+            let region = name.and_then(|about| regions.iter().position(|known| *known.spec.name == *about.region));
+            events.push(Event { region, ..event });
         }
         Some(Scenario {
             data: self.data,
@@ -224,7 +246,7 @@ fn exchanged(written: &ExchangeFile, problems: &mut Problems) -> Exchanged {
     }
 }
 
-fn region(file: &RegionFile, path: &dyn Fn(&str) -> PathBuf, problems: &mut Problems) -> RegionPlan {
+fn region(file: &RegionFile, origin: Origin<'_>, problems: &mut Problems) -> RegionPlan {
     plain_name(&file.name, problems);
     let replicas = NonZeroU16::new(count(&file.replicas, 1, 1000, problems)).unwrap_or(NonZeroU16::MIN);
     let mut spec = Spec::new(&file.name.value, Millis::from(file.rtt.value.0), replicas);
@@ -259,7 +281,7 @@ fn region(file: &RegionFile, path: &dyn Fn(&str) -> PathBuf, problems: &mut Prob
     let slots = u32::from(replicas.get()) * u32::from(spec.slots_per_replica.get());
     let declared = file.max_in_flight.as_ref().map_or(slots, |most| u32::from(count(most, 1, u64::from(u16::MAX), problems)));
     let zone = GridZone::new(file.grid_zone.value.trim());
-    let intensity = file.intensity.as_ref().map(|written| path(written.value.trim()));
+    let intensity = file.intensity.as_ref().and_then(|written| origin.named(written));
     RegionPlan { spec, zone, intensity, day: day(file, problems), pue, resident: file.resident.unwrap_or(false), declared }
 }
 
@@ -321,7 +343,7 @@ fn usual_traffic() -> Traffic {
     }
 }
 
-fn asked(file: &TrafficFile, mut traffic: Traffic, path: &dyn Fn(&str) -> PathBuf, problems: &mut Problems) -> Traffic {
+fn asked(file: &TrafficFile, mut traffic: Traffic, origin: Origin<'_>, problems: &mut Problems) -> Traffic {
     let set = |into: &mut f64, written: &Option<At<f64>>, least, most, problems: &mut Problems| {
         if let Some(written) = written {
             *into = within(written, least, most, problems);
@@ -339,10 +361,10 @@ fn asked(file: &TrafficFile, mut traffic: Traffic, path: &dyn Fn(&str) -> PathBu
         traffic.resident = share(resident, problems);
     }
     if let Some(trace) = &file.trace {
-        traffic.trace = Some(PathBuf::from(trace.value.trim())).filter(|path| !path.as_os_str().is_empty());
+        traffic.trace = origin.said(trace, |text| PathBuf::from(text));
     }
     if let Some(arrivals) = &file.arrivals {
-        traffic.arrivals = Some(arrivals.value.trim()).filter(|text| !text.is_empty()).map(path);
+        traffic.arrivals = origin.named(arrivals);
     }
     if let Some(bytes) = &file.bytes_spread {
         traffic.bytes_spread = spread(bytes, problems);
@@ -394,7 +416,7 @@ fn kinds(written: Vec<ClassFile>, problems: &mut Problems) -> Vec<Class> {
                 if let Some(ablate) = &settings.ablate {
                     problems.add(ablate.mark, "only a policy that is compared does without something");
                 }
-                entries(&settings.node)
+                settings.entries()
             }),
         });
     }
@@ -417,30 +439,7 @@ fn compared(written: &super::file::Settings, problems: &mut Problems) -> Setting
         problems.add(written.node.mark, "the key `name` is missing here");
     }
     let ablate = written.ablate.as_ref().map_or_else(Vec::new, |those| those.value.clone());
-    Settings { name: Arc::from(name), ablate, settings: entries(&written.node) }
-}
-
-/// The entries of a mapping as JSON, which is YAML too, but for `name`.
-fn entries(node: &Node) -> Map<String, Json> {
-    match json(node) {
-        Json::Object(mut map) => {
-            map.remove("name");
-            map
-        }
-        _ => Map::new(),
-    }
-}
-
-fn json(node: &Node) -> Json {
-    match &node.value {
-        Value::Null | Value::Broken => Json::Null,
-        Value::Bool(value) => Json::from(*value),
-        Value::Int(value) => i64::try_from(*value).map_or(Json::Null, Json::from),
-        Value::Float(value) => Json::from(*value),
-        Value::Text(text) | Value::Expanded(text) => Json::from(&**text),
-        Value::List(items) => items.iter().map(json).collect(),
-        Value::Map(entries) => entries.iter().map(|entry| (entry.key.clone(), json(&entry.node))).collect(),
-    }
+    Settings { name: Arc::from(name), ablate, settings: written.entries() }
 }
 
 fn plain_name(written: &At<String>, problems: &mut Problems) {

@@ -1,9 +1,11 @@
 //! The scenario as written. Every key may be left out, because a file may extend another one.
 
+use serde_json::{Map, Value as Json};
+
 use super::plan::Ablation;
 use crate::config::decode::{At, Decode, Filled, Problems, section};
 use crate::config::file::PolicyFile;
-use crate::config::node::Node;
+use crate::config::node::{Entry, Node, Value};
 use crate::config::values::Span;
 
 section! {
@@ -255,10 +257,33 @@ pub(super) struct Settings {
     pub(super) node: Node,
 }
 
+impl Settings {
+    /// Its entries as JSON, which is YAML too, but for `name`.
+    pub(super) fn entries(&self) -> Map<String, Json> {
+        match json(&self.node) {
+            Json::Object(mut map) => {
+                map.remove("name");
+                map
+            }
+            _ => Map::new(),
+        }
+    }
+}
+
+fn json(node: &Node) -> Json {
+    match &node.value {
+        Value::Null | Value::Broken => Json::Null,
+        Value::Bool(value) => Json::from(*value),
+        Value::Int(value) => i64::try_from(*value).map_or(Json::Null, Json::from),
+        Value::Float(value) => Json::from(*value),
+        Value::Text(text) | Value::Expanded(text) => Json::from(&**text),
+        Value::List(items) => items.iter().map(json).collect(),
+        Value::Map(entries) => entries.iter().map(|entry| (entry.key.clone(), json(&entry.node))).collect(),
+    }
+}
+
 impl Decode for Settings {
     fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
-        use crate::config::node::{Entry, Value};
-
         let ablate = node.get("ablate").and_then(|those| At::decode(those, problems));
         let mut node = node.clone();
         if let Value::Map(entries) = &mut node.value {

@@ -10,13 +10,13 @@ mod plan;
 use std::path::{Path, PathBuf};
 
 pub use plan::{
-    Ablation, Changes, Class, Energy, Errors, Event, Exchanged, RegionPlan, Scenario, Sessions, Settings, Tenants, Traffic,
+    Ablation, Changes, Class, Energy, Errors, Event, Exchanged, RegionPlan, Said, Scenario, Sessions, Settings, Tenants, Traffic,
 };
 
 use self::check::Draft;
 use self::file::ScenarioFile;
-use super::decode::{Decode, Problems};
-use super::node::{Mark, Tree};
+use super::decode::{At, Decode, Problems};
+use super::node::{Mark, Tree, Value};
 use super::{ConfigErrors, Env, Files, MAX_FILE, Severity, env, error, node};
 
 /// A file that extends a file that extends a file: more would be hard to read, and a circle would never end.
@@ -50,6 +50,39 @@ impl Source<'_> {
     /// A path of this file, from where the program stands.
     fn path(self, written: &str) -> PathBuf {
         Path::new(self.name).parent().unwrap_or(Path::new("")).join(written)
+    }
+}
+
+/// One of the files, for what is read from it.
+#[derive(Clone, Copy)]
+struct Origin<'a> {
+    source: Source<'a>,
+    tree: &'a Tree,
+    /// Whether it has events of its own.
+    has_events: bool,
+    /// Not where one of them has a mistake, whose name is then not known.
+    all_regions_read: bool,
+}
+
+impl<'a> Origin<'a> {
+    fn new(source: Source<'a>, tree: &'a Tree, file: &ScenarioFile) -> Self {
+        let written = match tree.root.get("regions").map(|node| &node.value) {
+            Some(Value::List(items)) => items.len(),
+            _ => 0,
+        };
+        let all_regions_read = file.regions.as_ref().map_or(0, |regions| regions.0.len()) == written;
+        Self { source, tree, has_events: file.events.is_some(), all_regions_read }
+    }
+
+    /// A path that it names; none where nothing stands there.
+    fn named(self, written: &At<String>) -> Option<Said<PathBuf>> {
+        self.said(written, |text| self.source.path(text))
+    }
+
+    /// What is made of a text, with its place; nothing of an empty one.
+    fn said<T>(self, written: &At<String>, made: impl FnOnce(&str) -> T) -> Option<Said<T>> {
+        let text = Some(written.value.trim()).filter(|text| !text.is_empty())?;
+        Some(Said::new(made(text), error::place(self.source.name, self.source.text, self.tree, written.mark)))
     }
 }
 
@@ -88,7 +121,8 @@ fn draft_of(source: Source<'_>, env: &Env, files: &dyn Files, depth: usize) -> R
             }
         }
     };
-    draft.apply(file, &|written| source.path(written), &mut problems);
+    let origin = Origin::new(source, &tree, &file);
+    draft.apply(file, origin, &mut problems);
     if problems.faults.is_empty() { Ok((draft, tree)) } else { Err(source.errors(Some(&tree), problems)) }
 }
 

@@ -1,6 +1,5 @@
 //! The scenario as meant.
 
-use crate::config::decode::words;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use crate::config::Problem;
+use crate::config::decode::words;
 use crate::fleet::{Day, Noise, Share, Size, Spec, Spread};
 use crate::grid::GridZone;
 use crate::units::{JoulesPerToken, Millis, Pue};
@@ -16,7 +17,7 @@ use crate::units::{JoulesPerToken, Millis, Pue};
 #[derive(Clone, Debug)]
 pub struct Scenario {
     /// A directory with recorded grids and traces.
-    pub data: Option<PathBuf>,
+    pub data: Option<Said<PathBuf>>,
     /// The first hour of the grids' data.
     pub from: Timestamp,
     /// How many hours of the grids are played.
@@ -56,6 +57,29 @@ impl Scenario {
     }
 }
 
+/// What a file says, and where it does: what is found wrong with it later is said of that place.
+#[derive(Clone, Debug)]
+pub struct Said<T> {
+    /// What.
+    pub value: T,
+    /// A problem with it, of which nothing but the place is known.
+    place: Box<Problem>,
+}
+
+impl<T> Said<T> {
+    pub(super) fn new(value: T, place: Problem) -> Self {
+        Self { value, place: Box::new(place) }
+    }
+
+    /// That something is wrong with it, and how to mend that.
+    pub fn problem(&self, message: String, mend: &str) -> Problem {
+        let mut problem = Problem::clone(&self.place);
+        problem.message = message;
+        problem.mend = Some(mend.to_owned());
+        problem
+    }
+}
+
 /// How proxies tell each other what they have and know.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Exchanged {
@@ -77,7 +101,7 @@ pub struct RegionPlan {
     /// Its grid zone.
     pub zone: GridZone,
     /// A table of its hours, before [`Scenario::data`].
-    pub intensity: Option<PathBuf>,
+    pub intensity: Option<Said<PathBuf>>,
     /// Its day where there is no data.
     pub day: Day,
     /// What its building adds.
@@ -115,9 +139,9 @@ pub struct Traffic {
     /// The share that has a rule of residency.
     pub resident: Share,
     /// Lengths of a recording, below [`Scenario::data`].
-    pub trace: Option<PathBuf>,
+    pub trace: Option<Said<PathBuf>>,
     /// Requests that are not drawn at all.
-    pub arrivals: Option<PathBuf>,
+    pub arrivals: Option<Said<PathBuf>>,
     /// Prompt tokens where there is none.
     pub prompt: Size,
     /// Generated tokens where there is none.

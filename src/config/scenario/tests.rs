@@ -75,6 +75,8 @@ fn a_problem_has_its_place_and_a_mend() {
     }
     let two = error(&LEAST.replace("rtt: 5ms", "rtt: 5").replace("35ms", "35"));
     assert_eq!(two.matches("error:").count(), 2, "all at once: {two}");
+    let one = error(&with("events: [{ at: 1s, region: here }]").replace("rtt: 5ms", "rtt: 5"));
+    assert_eq!(one.matches("error:").count(), 1, "an event of a region that has a mistake is none: {one}");
 }
 
 #[test]
@@ -83,12 +85,20 @@ fn a_file_stands_on_the_one_it_extends() {
         ("dir/../base.yaml", format!("{LEAST}traffic: {{ per_second: 9, wave: 0.1 }}\nhours: 5\n")),
         ("dir/wrong.yaml", LEAST.replace("rtt: 5ms", "rtt: 5")),
         ("dir/circle.yaml", "extends: circle.yaml".to_owned()),
+        ("dir/event.yaml", format!("{LEAST}events:\n  - {{ at: 1s, region: there }}\n")),
     ]));
     let load = |text: &str| load("dir/s.yaml", text, &Env::default(), &shelf).map_err(|errors| errors.to_string());
     let scenario = load("extends: ../base.yaml\ntraffic: { per_second: 12 }\n").unwrap();
     assert_eq!((scenario.traffic.per_second, scenario.traffic.wave, scenario.hours), (12.0, 0.1, 5.0));
     let found = load("extends: wrong.yaml").unwrap_err();
     assert!(found.contains("dir/wrong.yaml:2:"), "{found}");
+    let fewer = "extends: event.yaml\nregions:\n  - { name: here, grid_zone: DE, rtt: 5ms, replicas: 4 }\n";
+    let found = load(fewer).unwrap_err();
+    for part in ["dir/s.yaml:3:", "an event in line 10 of dir/event.yaml is about region `there`", "regions[0].name", "= help: "]
+    {
+        assert!(found.contains(part), "{part}: {found}");
+    }
+    assert!(load(&format!("{fewer}events: []\n")).unwrap().events.is_empty());
     assert!(load("extends: circle.yaml").unwrap_err().contains("in a circle"));
     assert!(load("extends: nowhere.yaml").unwrap_err().contains("cannot be read"));
 }
@@ -97,7 +107,7 @@ fn a_file_stands_on_the_one_it_extends() {
 fn without_data_there_is_none() {
     let with = |value: &str| {
         let env = Env::from_iter([("DATA".to_owned(), value.to_owned())]);
-        load("s.yaml", &format!("{LEAST}data: ${{DATA:-}}\n"), &env, &Shelf::default()).unwrap().data
+        load("s.yaml", &format!("{LEAST}data: ${{DATA:-}}\n"), &env, &Shelf::default()).unwrap().data.map(|said| said.value)
     };
     assert_eq!(with(""), None);
     assert_eq!(with("/data"), Some(PathBuf::from("/data")));
