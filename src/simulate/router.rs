@@ -415,6 +415,7 @@ fn configuration(scenario: &Scenario, settings: &Settings, means: &[GramsPerKwh]
                 "models": [MODEL],
                 "max_in_flight": if fixed { (f64::from(region.declared) * FIXED_LIMIT) as u32 } else { region.declared },
                 "simulated": true,
+                "price_usd_per_million_tokens": region.prices,
                 "expect": {
                     "first_token": span(region.spec.rtt + EXPECTED_READING),
                     "per_prompt_token": "62500ns",

@@ -19,9 +19,10 @@ use crate::config::check::peers::{FAST, MOST_OFTEN, SLOW};
 use crate::config::decode::{At, Problems, quoted};
 use crate::config::node::Mark;
 use crate::config::values::Span;
+use crate::cost::TokenPrices;
 use crate::fleet::{Day, Noise, Positive, Shape, Share, Size, Spec, Spread, TokenCurve};
 use crate::grid::GridZone;
-use crate::units::{GramsPerKwh, JoulesPerToken, Millis, Pue};
+use crate::units::{GramsPerKwh, JoulesPerToken, Millis, Pue, Usd};
 
 /// As many backends as a decision holds without allocating.
 const MAX_REGIONS: usize = 16;
@@ -282,7 +283,14 @@ fn region(file: &RegionFile, origin: Origin<'_>, problems: &mut Problems) -> Reg
     let declared = file.max_in_flight.as_ref().map_or(slots, |most| u32::from(count(most, 1, u64::from(u16::MAX), problems)));
     let zone = GridZone::new(file.grid_zone.value.trim());
     let intensity = file.intensity.as_ref().and_then(|written| origin.named(written));
-    RegionPlan { spec, zone, intensity, day: day(file, problems), pue, resident: file.resident.unwrap_or(false), declared }
+    let prices = file.price_usd_per_million_tokens.as_ref().map(|written| {
+        let mut usd = |price: &At<f64>| Usd::saturating(within(price, 0.0, 1e6, problems));
+        let input = usd(&written.input);
+        let cached_input = written.cached_input.as_ref().map_or(input, &mut usd);
+        TokenPrices { input, cached_input, output: usd(&written.output) }
+    });
+    let resident = file.resident.unwrap_or(false);
+    RegionPlan { spec, zone, intensity, day: day(file, problems), pue, resident, declared, prices }
 }
 
 /// A day for a region that has no data: its own, or the shape that suits nobody badly.

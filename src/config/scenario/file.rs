@@ -3,6 +3,7 @@
 use serde_json::{Map, Value as Json};
 
 use super::plan::Ablation;
+use crate::config::choices::PricesFile;
 use crate::config::decode::{At, Decode, Filled, Problems, section};
 use crate::config::file::PolicyFile;
 use crate::config::node::{Entry, Node, Value};
@@ -93,6 +94,8 @@ section! {
         token_per_request: Option<At<Span>>,
         /// linear, flat_then_linear or steep.
         token_curve: Option<At<String>>,
+        /// Of its tokens, for policies that heed dollars; unknown when left out.
+        price_usd_per_million_tokens: Option<PricesFile>,
     }
 
     /// A made-up day.

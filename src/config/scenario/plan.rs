@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::config::Problem;
 use crate::config::decode::words;
+use crate::cost::TokenPrices;
 use crate::fleet::{Day, Noise, Share, Size, Spec, Spread};
 use crate::grid::GridZone;
 use crate::units::{JoulesPerToken, Millis, Pue};
@@ -110,6 +111,8 @@ pub struct RegionPlan {
     pub resident: bool,
     /// What the router is told that it takes at once.
     pub declared: u32,
+    /// What the router is told that its tokens cost.
+    pub prices: Option<TokenPrices>,
 }
 
 /// What a token costs at the machine.

@@ -64,6 +64,10 @@ fn a_problem_has_its_place_and_a_mend() {
         (LEAST.replace("name: green, ", "name: green, ablate: [no_prise], "), "did you mean `no_price`?"),
         (LEAST.replace("35ms", "35ms, policy: { ablate: [no_price] }"), "only a policy that is compared"),
         (with("noise: { rtt: 3 }"), "from 0 to 2"),
+        (
+            LEAST.replace("replicas: 4", "replicas: 4, price_usd_per_million_tokens: { input: -1, output: 2 }"),
+            "from 0 to 1000000",
+        ),
         (with("from: yesterday"), "expected a moment"),
         (with("hours: 0"), "from 0.01 to 8760"),
         ("classes: []".to_owned(), "this list is empty"),
