@@ -3,7 +3,7 @@
 
     cargo build --release
     WINDWARD_DATA=DIR benches/decision.py [--seeds 5] [--first 100] [--worlds eu,us] [--scenarios normal,flash] [--policy windward]
-    WINDWARD_DATA=DIR benches/decision.py --ablations [--seeds 3] [--worlds eu] [--scenarios normal,overload_green,noisy,brownout]
+    WINDWARD_DATA=DIR benches/decision.py --ablations [--seeds 3] [--worlds eu] [--scenarios normal,flash]
 
 Each cell is the share of the oracle's saving that the policy captures, and the share of requests that missed a budget, failed or were
 shed, in all and of each class; beside it the misses of the carbon-blind policy, and how much of the traffic moved between regions in a
@@ -32,7 +32,7 @@ VARIANTS = {
     "steep_curve": ("normal", {}, "steep"),
     "wrong_figures": ("normal", {"errors": {"energy": 0.15, "carbon": 0.1}}, None),
 }
-ABLATED = "normal,overload_green,noisy,brownout,cache"
+ABLATED = "normal,overload_green,noisy,brownout,cache,flash"
 # What each row of the ablation table changes; the policy itself is as in examples/scenarios/common.yaml.
 ABLATIONS = {
     "windward": {},
@@ -45,6 +45,10 @@ ABLATIONS = {
     "one length of answers for a route": {"ablate": ["one_answer_length"]},
     "no belief fades that nothing confirms": {"ablate": ["no_doubt"]},
     "no conversation is known again": {"ablate": ["no_affinity"]},
+    "nobody is held: refused at once": {"ablate": ["no_hold"]},
+    "nobody is held or refused": {"ablate": ["no_shed"]},
+    "no place is kept free for those in a hurry": {"ablate": ["no_reserve"]},
+    "nobody is sent beyond a learned limit": {"ablate": ["no_strain"]},
     "limits and prices every 5 s": {"ablate": ["tick_5s"]},
     "every 15 s": {"ablate": ["tick_15s"]},
     "quantile 0.995": {"latency_budget": {"quantile": 0.995}},

@@ -81,9 +81,11 @@
 //! | the same, and chats go up to 4 % beyond a limit: as built in | 1.40 (0.43) | 0.26 |
 
 use crate::config::scenario::Ablation;
+use crate::decide::{Candidate, InTime, NoCandidate, Outcome, Reason, Scratch, Waiting, decide_in_time};
 use crate::demand::Demand;
 use crate::estimate::{Estimate, Size};
 use crate::live::Flow;
+use crate::policy::{Overload, Policy};
 use crate::units::Grams;
 
 /// The share of the declared maximum at which a healthy region of the shipped worlds is still in time: 47 requests of 64.
@@ -138,10 +140,57 @@ impl Ablations {
         }
     }
 
+    /// What comes of a request, without what is taken away of what is done in a crowd. That nobody is refused is written into the policy.
+    pub(super) fn in_time(
+        &self,
+        policy: &Policy,
+        streamed: bool,
+        candidates: &[Candidate],
+        turn: u32,
+        waiting: Waiting,
+        scratch: &Scratch,
+    ) -> Result<InTime, NoCandidate> {
+        let decide =
+            |policy: &Policy, candidates: &[Candidate]| decide_in_time(policy, streamed, candidates, turn, waiting, scratch);
+        let mut it = decide(policy, candidates)?;
+        if self.has(Ablation::NoStrain) && goes_beyond(&it.outcome, candidates) {
+            // Who is far beyond its limit is so however much further one might go, and else all is as it was.
+            let mut full: Vec<Candidate> = candidates.to_vec();
+            for own in full.iter_mut().map(|one| &mut one.estimate).filter(|own| own.in_flight >= own.limit) {
+                own.in_flight = own.limit.saturating_mul(2).saturating_add(2);
+            }
+            it = decide(policy, &full)?;
+        }
+        if self.has(Ablation::NoReserve) && !matches!(it.outcome, Outcome::Serve(_)) {
+            // Who spills goes wherever there is a place, in time if there is one in time.
+            let spills = Policy { overload: Overload::Spill, ..policy.clone() };
+            if let Ok(InTime { outcome: outcome @ Outcome::Serve(_), .. }) = decide(&spills, candidates)
+                && is_in_time(&outcome)
+            {
+                it.outcome = outcome;
+            }
+        }
+        if self.has(Ablation::NoHold) && matches!(it.outcome, Outcome::Hold(_)) {
+            it.outcome = Outcome::Shed;
+        }
+        Ok(it)
+    }
+
     /// Prompt tokens that a request counts for while it waits.
     pub(super) fn pending(&self, tokens: u32) -> u32 {
         if self.has(Ablation::QueueByCount) { COUNTED_TOKENS } else { tokens }
     }
+}
+
+fn is_in_time(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Serve(decision) if !matches!(decision.reason, Reason::FastestOverBudget | Reason::LastResort))
+}
+
+/// Whether it is sent in time to a backend that has as many as its limit, which is done for those alone who cannot wait.
+fn goes_beyond(outcome: &Outcome, candidates: &[Candidate]) -> bool {
+    let Outcome::Serve(decision) = outcome else { return false };
+    let chosen = candidates.get(usize::from(decision.chosen()));
+    is_in_time(outcome) && chosen.is_some_and(|chosen| chosen.estimate.in_flight >= chosen.estimate.limit)
 }
 
 #[cfg(test)]

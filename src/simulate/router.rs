@@ -18,7 +18,7 @@ use crate::backend::BackendId;
 use crate::config::scenario::{Ablation, Class, Scenario, Settings};
 use crate::config::{self, ConfigErrors, Env, Files, Plan};
 use crate::control::pricing::{Pricer, Ticked};
-use crate::decide::{self, Candidate, Decision, NoCandidate, Scratch, Standing, Waiting, decide_in_time};
+use crate::decide::{self, Candidate, Decision, NoCandidate, Scratch, Standing, Waiting};
 use crate::estimate::Demand;
 use crate::grid::{Basis, Grid, Quality, Reading, Signal};
 use crate::live::{Permit, Remedy, RetryBudget};
@@ -171,7 +171,7 @@ impl Router {
                 let price = snapshot.prices.get(candidate.backend.index()).copied().unwrap_or(Grams::ZERO);
                 self.ablations.estimate(&mut candidate.estimate, price);
             }
-            let in_time = decide_in_time(
+            let in_time = self.ablations.in_time(
                 &route.policy,
                 demand.streamed,
                 &candidates,
@@ -464,6 +464,9 @@ fn policy(name: &str, class: &Class, settings: &Settings, residency: &[&str]) ->
         policy.get_mut("latency_budget").filter(|_| settings.ablate.contains(&Ablation::FixedLimits))
     {
         budget.remove("per_output_token");
+    }
+    if settings.ablate.contains(&Ablation::NoShed) {
+        policy["overload"] = json!("spill");
     }
     if !residency.is_empty() {
         policy["residency"] = json!(residency);

@@ -73,6 +73,7 @@ mod sdk_errors;
 mod secrecy;
 mod sim;
 mod simulate;
+mod simulated_choice;
 mod slow_clients;
 mod stream;
 mod supply;

@@ -24,7 +24,7 @@ use windward::units::{GramsPerKwh, Millis};
 
 use super::process::windward;
 
-struct Disk;
+pub(super) struct Disk;
 
 impl Files for Disk {
     fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
@@ -49,7 +49,7 @@ fn example(name: &str) -> Scenario {
 }
 
 /// A few minutes of it, all of them scored.
-fn short(name: &str, minutes: f64) -> Scenario {
+pub(super) fn short(name: &str, minutes: f64) -> Scenario {
     let mut scenario = example(name);
     scenario.hours = minutes * 60.0 / scenario.carbon_hour.as_secs_f64();
     scenario.warm_up = Duration::ZERO;
@@ -115,6 +115,25 @@ fn each_part_of_the_decision_can_be_done_without_and_is_missed() {
     for one in &finished {
         balances(&scenario, 7, one);
     }
+    for (part, one) in parts.iter().zip(&finished[1..]) {
+        assert_ne!(one.score, finished[0].score, "{part:?} changed nothing");
+    }
+}
+
+#[test]
+fn each_part_of_what_is_done_in_a_crowd_can_be_done_without_and_is_missed() {
+    let mut scenario = short("eu/flash.yaml", 0.5);
+    scenario.traffic.per_second = 400.0;
+    let parts = [Ablation::NoHold, Ablation::NoShed, Ablation::NoReserve, Ablation::NoStrain];
+    let whole = policy_of(&scenario, "windward");
+    let without = |part: &Ablation| Settings { ablate: vec![*part], ..whole.clone() };
+    scenario.policies = [whole.clone()].into_iter().chain(parts.iter().map(without)).collect();
+    let finished = played(&scenario, 7);
+    for one in &finished {
+        balances(&scenario, 7, one);
+    }
+    let refused: Vec<u64> = finished.iter().map(|one| one.all[2]).collect();
+    assert!(refused[1] > refused[0] && refused[0] > refused[2], "{refused:?}");
     for (part, one) in parts.iter().zip(&finished[1..]) {
         assert_ne!(one.score, finished[0].score, "{part:?} changed nothing");
     }
@@ -215,7 +234,7 @@ fn nobody_emits_less_than_the_oracle_and_round_robin_saves_something() {
 }
 
 /// The shipped policy of that name.
-fn policy_of(scenario: &Scenario, name: &str) -> Settings {
+pub(super) fn policy_of(scenario: &Scenario, name: &str) -> Settings {
     scenario.policies.iter().find(|policy| &*policy.name == name).unwrap().clone()
 }
 

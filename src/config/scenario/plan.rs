@@ -262,6 +262,14 @@ pub enum Ablation {
     OneAnswerLength,
     /// No belief fades that nothing confirms.
     NoDoubt,
+    /// Nobody is held back: who would be is refused at once.
+    NoHold,
+    /// Nobody is held back or refused: the least late backend gets it.
+    NoShed,
+    /// No place in time is kept free of anybody.
+    NoReserve,
+    /// Nobody is sent beyond a limit that was learned.
+    NoStrain,
     /// Limits and prices are made every 5 seconds.
     Tick5s,
     /// They are made every 15.
@@ -279,6 +287,10 @@ words! {
         "no_affinity" => Self::NoAffinity,
         "one_answer_length" => Self::OneAnswerLength,
         "no_doubt" => Self::NoDoubt,
+        "no_hold" => Self::NoHold,
+        "no_shed" => Self::NoShed,
+        "no_reserve" => Self::NoReserve,
+        "no_strain" => Self::NoStrain,
         "tick_5s" => Self::Tick5s,
         "tick_15s" => Self::Tick15s,
     }
