@@ -97,18 +97,18 @@ impl World {
 struct Problems(Vec<Problem>);
 
 impl Problems {
-    fn unless<T>(&mut self, read: Result<T, Problem>) -> Option<T> {
+    fn unless<T>(&mut self, read: Result<T, Box<Problem>>) -> Option<T> {
         let place = |problem: &Problem| (problem.file.clone(), problem.line, problem.column);
         match read {
             Ok(read) => return Some(read),
-            Err(problem) if self.0.iter().all(|known| place(known) != place(&problem)) => self.0.push(problem),
+            Err(problem) if self.0.iter().all(|known| place(known) != place(&problem)) => self.0.push(*problem),
             Err(_) => {}
         }
         None
     }
 }
 
-fn grid(scenario: &Scenario, region: &RegionPlan, files: &dyn Files) -> Result<GridTrace, Problem> {
+fn grid(scenario: &Scenario, region: &RegionPlan, files: &dyn Files) -> Result<GridTrace, Box<Problem>> {
     let zone = region.zone.as_str();
     let in_data = |data: &Said<PathBuf>| data.value.join("carbon").join(format!("{zone}.csv.gz"));
     if let Some(said) = &region.intensity {

@@ -73,8 +73,8 @@ impl<T> Said<T> {
     }
 
     /// That something is wrong with it, and how to mend that.
-    pub fn problem(&self, message: String, mend: &str) -> Problem {
-        let mut problem = Problem::clone(&self.place);
+    pub fn problem(&self, message: String, mend: &str) -> Box<Problem> {
+        let mut problem = self.place.clone();
         problem.message = message;
         problem.mend = Some(mend.to_owned());
         problem
