@@ -98,7 +98,9 @@ fn who_has_room_and_is_kept_for_others_is_said_to_be_so() {
     let proxy = one(&peer, "10ms", 48, "latency_budget: { first_token: 1s }, overload: hold_then_shed");
     let mut clients: Vec<Client> = (0..48).map(|_| Client::connect(proxy.address)).collect();
     let mut last = clients.pop().unwrap();
-    clients.iter_mut().for_each(|client| client.post("/v1/chat/completions", "", BODY));
+    for client in &mut clients {
+        client.post("/v1/chat/completions", "", BODY);
+    }
     proxy.wait_for_status("all but one", |status| status["in_flight"] == 47);
     assert_eq!(proxy.in_flight("a"), 47);
     last.post("/v1/chat/completions", "", BODY);
