@@ -72,6 +72,15 @@ pub struct LatencyBudget {
 }
 
 impl LatencyBudget {
+    /// Whether it allows every request as much as that one, or more.
+    pub fn is_no_shorter_than(&self, other: &Self) -> bool {
+        let most = |span: Option<Millis>| span.unwrap_or(Millis::saturating(f64::INFINITY));
+        self.first_token >= other.first_token
+            && self.per_prompt_token >= other.per_prompt_token
+            && most(self.per_output_token) >= most(other.per_output_token)
+            && most(self.total) >= most(other.total)
+    }
+
     /// The budget of one request: to the first token when `streamed`, else to the end.
     pub fn of(&self, streamed: bool, prompt_tokens: u32) -> Option<Millis> {
         let allowance = self.per_prompt_token * f64::from(prompt_tokens);

@@ -124,12 +124,15 @@ impl Snapshot {
         let known: HashMap<_, _> = self.plan.flows.iter().zip(&self.flows).collect();
         let flows =
             plan.flows.iter().take(MOST_FLOWS).map(|names| known.get(names).map_or_else(Arc::default, |flow| Arc::clone(flow)));
-        // It says how wrong predictions are at that quantile, whatever they are held against.
+        // It says how wrong predictions are at that quantile. What a loose budget forgave is no measure of a shorter one.
         let quantile = |policy: &Policy| policy.budget.map(|budget| budget.quantile);
         let margin = |policy: &Arc<Policy>| {
             let same = |old: &Policy| old.name == policy.name && quantile(old) == quantile(policy);
             let old = self.plan.policies.iter().zip(&self.margins).find(|(old, _)| same(old));
-            old.map_or_else(Arc::default, |(_, margin)| Arc::clone(margin))
+            let no_shorter = |old: &Policy| policy.budget.zip(old.budget).is_none_or(|(new, old)| new.is_no_shorter_than(&old));
+            old.map_or_else(Arc::default, |(old, margin)| {
+                if no_shorter(old) { Arc::clone(margin) } else { Arc::new(margin.at_least_as_predicted()) }
+            })
         };
         let (flows, margins) = (flows.collect(), plan.policies.iter().map(margin).collect());
         let old_price = |backend: &Arc<Backend>| {

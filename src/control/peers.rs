@@ -52,7 +52,7 @@ pub struct PeerStatus {
     pub run: String,
     /// How long ago it was last heard; null when it does not hear this one.
     pub heard_ms_ago: Option<u64>,
-    /// How long words take to it and back; null while that is not known. From a second on it does not count.
+    /// How long words take to it and back; null while that is not known. From 0.7 s on it does not count, until it is 0.4 s.
     pub way_ms: Option<u64>,
     /// Requests that it has in flight.
     pub in_flight: u32,
@@ -172,6 +172,7 @@ impl Speaker {
                     self.tell();
                 }
                 _ = slow.tick() => {
+                    self.exchange.it_is(self.clock.monotonic());
                     let messages = self.exchange.lessons(&self.state.load());
                     self.send(messages);
                 }

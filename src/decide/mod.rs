@@ -8,7 +8,8 @@
 //! with it: the less loaded first, and among equals each in turn. The choice does not depend on the order of the candidates, except
 //! where the policy asks for the listed one.
 //!
-//! Nothing here allocates for up to 16 candidates, which lie in place, nor for more where the worker hands in its [`Scratch`] and has decided
+//! Nothing here allocates for up to 16 candidates, which lie in place, nor for more where the worker hands in its [`Scratch`] and has
+//! decided
 //! among as many before. Nor do the estimates that it is made of. What else a request allocates on its way here is the proxy's: a list of
 //! one candidate where it names what a single backend keeps, and a box for what a shadow policy would have decided.
 
@@ -51,7 +52,8 @@ pub struct Candidate {
 /// What was decided for one request. Candidates are named by their index in the slice that was decided on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
-    /// Those that may be tried: the chosen one first, so it is never empty. Who comes after it is for [`next`] to say, by what is left of the
+    /// Those that may be tried: the chosen one first, so it is never empty. Who comes after it is for [`next`] to say, by what is left of
+    /// the
     /// budget then.
     pub order: SmallVec<[u16; 16]>,
     /// Who would have been chosen with carbon switched off: same policy, same candidates, same moment, same turn.

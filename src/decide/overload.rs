@@ -19,12 +19,14 @@ const HEADROOM: f64 = 1.2;
 /// .. or so much of its budget: a backend that is thought to be very slow just now must not end the waiting at once.
 const LONGEST_NEED: f64 = 0.4;
 /// Of all capacity so much is left free for those who cannot wait: less would leave nothing for their bursts. In `simulate`, crowds in
-/// `us` as `flash_utc` of `benches/decision.py` has them, seeds 101 to 105: 0.43 % of chats late and 1.9 % of all late or shed; with 0.03 it
+/// `us` as `flash_utc` of `benches/decision.py` has them, seeds 101 to 105: 0.43 % of chats late and 1.9 % of all late or shed; with 0.03
+/// it
 /// was 0.52 % and 2.0 %. The next two were found with these crowds as well.
 const RESERVE: f64 = 0.07;
 /// Whose budget lets it wait no longer than this leaves nothing free, and whose lets it wait as long as that all of it: who cannot wait is
 /// who the places are kept for, also where its policy has it refused rather than sent too late. In `simulate`, crowds in `us`, seeds 101,
-/// 102 and 105, all classes held and refused: 1.9 % late or refused, of chats 0.45 %; with 100 and 400 ms it was 1.7 % and, of chats, 0.8 %.
+/// 102 and 105, all classes held and refused: 1.9 % late or refused, of chats 0.45 %; with 100 and 400 ms it was 1.7 % and, of chats, 0.8
+/// %.
 const IMPATIENT: Millis = Millis::saturating(200.0);
 const PATIENT: Millis = Millis::saturating(500.0);
 /// Whose answer will be four times as long leaves twice as much free, and so on within these: where not all can be served, more are when
@@ -67,7 +69,7 @@ pub struct InTime {
     /// The share of the places in time, in [0, 1), that is kept free of it for those who cannot wait, where no more than so many are free
     /// and it is held back or refused for that. 0 in all other cases.
     pub reserve: f64,
-    /// The share of a limit as learned, in [0, 1), by which those were raised under which it was sent, or under which too few places are left
+    /// The share of a limit as learned, in [0, 1), by which those were raised under which it was sent, or under which too few are left
     /// even so, as it cannot wait and found none that has a place. 0 in all other cases.
     pub strain: f64,
 }
@@ -124,9 +126,15 @@ pub fn decide_in_time(
         }
         unused(other);
     }
-    let never_sooner = |it: &Candidate| is_idle(it) && over_budget(policy.budget, streamed, it).is_some();
+    // Waiting makes nobody sooner who is too late for the whole budget with nothing to do.
+    let too_late = |it: &Candidate| over_budget(policy.budget, streamed, it).is_some();
+    let never_sooner = |it: &Candidate| is_idle(it) && too_late(it);
     let is_final = match &decision {
-        Ok(it) => is_in_time(&decision) && !full || candidates.get(usize::from(it.chosen())).is_some_and(never_sooner),
+        Ok(it) => {
+            let chosen = candidates.get(usize::from(it.chosen()));
+            // Nor is it waited for a place where all places are too late.
+            is_in_time(&decision) && !full || chosen.is_some_and(never_sooner) && usable.clone().all(too_late)
+        }
         Err(NoCandidate::OverBudget { .. }) => usable.clone().all(never_sooner),
         Err(why) => matches!(why, NoCandidate::NoneServes | NoCandidate::AllExcluded { no_capacity: 0, .. }),
     };
@@ -170,7 +178,8 @@ fn is_idle(candidate: &Candidate) -> bool {
     candidate.estimate.in_flight == 0 && candidate.estimate.queue == Millis::ZERO
 }
 
-/// The share of the places in time that is left free of a patient request with such an answer: the more, the longer it would keep its place, and
+/// The share of the places in time that is left free of a patient request with such an answer: the more, the longer it would keep its
+/// place, and
 /// the more of what there is those ask for who can hardly wait.
 fn reserve(output_tokens: u32, usual: Usual) -> f64 {
     let times = if usual.answer > 0.0 { f64::from(output_tokens) / usual.answer } else { 1.0 };
@@ -255,6 +264,8 @@ mod tests {
         assert!(is_late(at(&patient(), &[returning], 0.0)), "who comes back from a bad hour is tried as well");
         let slower = Candidate { backend: crate::backend::BackendId(2), ..candidate(2, Some(1.0), 2000.0, 0) };
         assert_eq!(at(&patient(), &[busy, slower], 0.0), Ok(Outcome::Hold(HOLD)), "the other one is sooner as it is");
+        let taken = Candidate { standing: Standing::NoCapacity, ..candidate(2, Some(1.0), 300.0, 48) };
+        assert_eq!(at(&patient(), &[taken, idle], 0.0), Ok(Outcome::Hold(HOLD)), "a place there is worth the wait");
         let mut behind = idle;
         behind.estimate.queue = Millis::saturating(300.0);
         assert_eq!(at(&patient(), &[behind], 0.0), Ok(Outcome::Hold(HOLD)), "what is ahead of it will be gone");

@@ -1,7 +1,8 @@
 //! Why a request goes where it goes: every candidate with its verdict, who is chosen, and how much choice there was.
 //!
 //! There are two ways to ask. Of a configuration it is asked before there is any traffic, with the proxy's own
-//! [`Snapshot`](crate::state::Snapshot) and [`decide_in_time`](crate::decide::decide_in_time()), so that nothing here chooses anything. Of a line of the
+//! [`Snapshot`](crate::state::Snapshot) and [`decide_in_time`](crate::decide::decide_in_time()), so that nothing here chooses anything.
+//! Of a line of the
 //! access log it is asked afterwards, and then the line's own fields are all that is used: deciding it again could only replace what
 //! was known then by what is known now. Both become one [`Explanation`] in the words of the log, and are shown in the same way.
 //!

@@ -252,7 +252,9 @@ fn reason(decided: &Result<InTime, NoCandidate>) -> &'static str {
 fn refusal(decided: Result<InTime, NoCandidate>) -> Option<String> {
     match decided.map(|it| it.outcome) {
         Ok(Outcome::Serve(_)) => None,
-        Ok(Outcome::Hold(_)) => Some("the client waits until somebody can answer in time, and gets 429 if nobody can".to_owned()),
+        Ok(Outcome::Hold(_)) => {
+            Some("the client waits until somebody can answer in time, and is refused if nobody can".to_owned())
+        }
         Ok(Outcome::Shed) => Some("the client gets 429: nobody can answer in time".to_owned()),
         Err(why) => Some(format!("the client gets 503: {why}")),
     }

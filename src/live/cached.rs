@@ -2,7 +2,8 @@
 //!
 //! Caches have minimum lengths and blocks, evict, or are not there at all, and none of that can be seen from outside; but most backends
 //! report what they took from theirs. The share is one of sums and not a mean of shares, so that a long prompt, which is what it is
-//! about, counts as one.
+//! about, counts as one. It is a share of the backend and not of a conversation: one that was evicted is believed to be there until its
+//! next turn, whose report says so, and after which it is there again.
 
 use super::AtomicF64;
 

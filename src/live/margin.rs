@@ -35,6 +35,12 @@ impl Margin {
         self.0.get()
     }
 
+    /// One of its own that starts from this, but forgives nothing.
+    #[must_use]
+    pub fn at_least_as_predicted(&self) -> Self {
+        Self(AtomicF64::new(self.get().max(1.0)))
+    }
+
     /// Whether a factor can be one.
     pub(super) fn is_margin(factor: f64) -> bool {
         (LEAST.1..=MOST).contains(&factor)

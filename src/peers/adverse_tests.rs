@@ -74,7 +74,11 @@ fn converse(a: &mut Replica, b: &mut Replica, late: f64, from: u32, to: u32, beg
 #[test]
 fn one_whose_words_come_too_late_counts_no_more_until_they_come_in_time() {
     let begun = now();
-    let (mut a, mut b) = (Replica::new(1, begun), Replica::new(2, begun + seconds(5000.0)));
+    let [mut a, mut b] = [(1, begun), (2, begun + seconds(5000.0))].map(|(run, at)| {
+        let mut plan = crate::testing::plan();
+        plan.flows.push(("route".into(), "m".into()));
+        Replica::with(run, plan, at)
+    });
     assert_eq!(b.take(&a.loads(), begun + seconds(5000.0)), Err(Refused::Unmet));
     a.take(&b.loads(), begun).unwrap();
     b.take(&a.loads(), begun + seconds(5000.0)).unwrap();
@@ -89,7 +93,13 @@ fn one_whose_words_come_too_late_counts_no_more_until_they_come_in_time() {
     // They may be cut off and go on sending, and after half a minute it is each by itself.
     converse(&mut a, &mut b, 0.8, 200, 600, begun);
     assert_eq!(a.ahead(), 0);
+    // What it was asked for meanwhile is no news when it comes back.
+    let size = crate::estimate::Size { prompt_tokens: 100, output_tokens: 10 };
+    (0..1000).for_each(|_| b.snapshot.flow(FlowId(0)).unwrap().asked(size, true));
+    let asked = |replica: &Replica| replica.snapshot.flow(FlowId(0)).unwrap().totals()[0].requests;
+    let before = asked(&a);
     converse(&mut a, &mut b, 0.1, 600, 700, begun);
+    assert_eq!(asked(&a), before);
     assert_eq!((a.exchange.heard(), b.exchange.heard(), a.ahead()), (1, 1, 1));
 }
 

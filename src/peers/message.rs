@@ -302,6 +302,8 @@ mod tests {
             (any::<u64>(), taught()).prop_map(|(name, taught)| Entry::Model(name, Box::new(taught))),
             (any::<u64>(), asked).prop_map(|(name, asked)| Entry::Flow(name, asked)),
             any::<u64>().prop_map(Entry::Site),
+            any::<u64>().prop_map(Entry::Time),
+            any::<[u64; 3]>().prop_map(|[run, time, held]| Entry::Echo { run, time, held }),
             Just(Entry::Leaving),
         ]
     }
@@ -309,7 +311,9 @@ mod tests {
     #[test]
     fn the_largest_entry_fits_beside_the_longest_head() {
         let mut message = Head { run: 1, seq: 1, heard: SmallVec::from_elem(7, MOST_PEERS + 9) }.write();
-        assert!(Entry::Site(1).write(&mut message));
+        assert!(Entry::Site(1).write(&mut message) && Entry::Time(1).write(&mut message));
+        let mut echoes = message.clone();
+        assert!((0..MOST_PEERS).all(|_| Entry::Echo { run: 1, time: 1, held: 1 }.write(&mut echoes)), "or as many echoes");
         let full = Taught { begun: [1; CELLS], late: [1; CELLS], paced: [1; CELLS], ..Taught::default() };
         assert!(Entry::Model(1, Box::new(full)).write(&mut message));
         assert!(message.len() + SEAL_BYTES <= MOST_BYTES);

@@ -28,7 +28,7 @@ const SELDOM: Duration = Duration::from_millis(250);
 const SMOOTHING: f64 = 0.2;
 /// Whoever's words take so long, there and back, counts no more: half of it is how old a load is when it is heard. Of words that overtake
 /// each other the quick ones are heard, so this is less than the mean of their ways, of which simulation had a gain at 0.2 s and a loss
-/// of a percent of grams, with twice the misses, at 0.7 s ..
+/// of grams at 0.7 s ..
 const LATE: Duration = Duration::from_millis(700);
 /// .. and counts again when they take no more than this.
 const IN_TIME: Duration = Duration::from_millis(400);
@@ -133,7 +133,13 @@ impl Peer {
         let way = way.as_secs_f64();
         let usual = self.way.get_or_insert(way);
         *usual += WAY_SMOOTHING * (way - *usual);
-        self.late = *usual >= if self.late { IN_TIME } else { LATE }.as_secs_f64();
+        let late = *usual >= if self.late { IN_TIME } else { LATE }.as_secs_f64();
+        if std::mem::replace(&mut self.late, late) && !late {
+            // As of one that is met anew, its next word is what later ones are told apart from.
+            self.there.clear();
+            self.models.clear();
+            self.flows.clear();
+        }
     }
 
     /// Whether it is heard so seldom that what it said is old.

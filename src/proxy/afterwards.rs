@@ -7,8 +7,8 @@
 //! chat request had, that took 800, in a build without LTO (`benches/peers/instr.py --cache`); to keep them and close them one by one
 //! took none.
 //!
-//! Whatever ended otherwise is booked at once, and so is everything on a thread that does not say when it rests. What others wait for,
-//! the places at a backend and the connection to it, has been given back before.
+//! Whatever was not passed on whole is booked at once, and so is everything on a thread that does not say when it rests. What others wait
+//! for, the places at a backend and the connection to it, is given back before.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::account::Books;
 use super::relay::Metered;
 
-/// Answers that are kept at most. Each holds its last bytes, 64 KiB at the most.
+/// Answers that are kept at most. Each holds its last bytes, mostly a few kilobytes.
 const MOST: usize = 32;
 /// Books that are open at once. Each takes two kilobytes, and more than this would leave the first cache for data.
 const TOGETHER: usize = 8;
@@ -60,17 +60,21 @@ pub fn close_books() {
         let closed = catch_unwind(AssertUnwindSafe(|| close(&mut kept)));
         if closed.is_err() {
             tracing::error!("the books of {} answers could not all be closed", kept.len());
-            let _ = catch_unwind(AssertUnwindSafe(|| kept.clear()));
+            for answer in kept.drain(..) {
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(answer)));
+            }
         }
     }
     KEPT.set(Some(kept));
 }
 
 /// An answer has been passed on and let go of: its books are closed now, or soon.
-pub(super) fn let_go(answer: Box<Metered>) {
+pub(super) fn let_go(mut answer: Box<Metered>) {
     if !answer.can_wait() {
         return;
     }
+    // Mostly they have been, with the last byte; but the end of a body may come apart from it.
+    answer.exchange_mut().give_back_places();
     if let Ok(Some(mut kept)) = KEPT.try_with(Cell::take) {
         kept.push(answer);
         let is_full = kept.len() >= MOST;
@@ -94,10 +98,6 @@ fn close(kept: &mut Kept) {
         let mut books = Vec::with_capacity(TOGETHER);
         books.extend(some.iter().filter_map(|answer| answer.exchange().books()));
         books.iter_mut().for_each(Books::write);
-        drop(books);
-        for answer in some {
-            answer.exchange_mut().is_booked();
-        }
     }
     kept.clear();
 }

@@ -1,8 +1,9 @@
 //! What is known so far about one request: the context that its phases fill in, typed, instead of a map of extensions.
 //!
-//! It is boxed once and travels with the exchange, at the end inside the response body; dropping it is what writes the record, so
-//! no path can forget to.
+//! It is boxed once and travels with the exchange, at the end inside the response body; where its record was not written before, dropping
+//! it does, so no path can forget to.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -146,7 +147,7 @@ pub struct Exchange {
     /// Where it ran, by what its answer says of it.
     pub(super) ran: Option<Box<Ran>>,
     /// How far its books are.
-    stage: Stage,
+    stage: Cell<Stage>,
 }
 
 impl Exchange {
@@ -213,7 +214,7 @@ impl Exchange {
             ended: Ended::ClientGone,
             over: None,
             ran: None,
-            stage: Stage::Open,
+            stage: Cell::new(Stage::Open),
             shared: Arc::clone(shared),
         })
     }
@@ -416,8 +417,8 @@ impl Exchange {
 
     /// What it taught by its end, unless it has been said; it goes on no further.
     pub(super) fn teach(&mut self) {
-        if self.stage == Stage::Open {
-            self.stage = Stage::Taught;
+        if self.stage.get() == Stage::Open {
+            self.stage.set(Stage::Taught);
             self.permit = None;
             if self.route.is_some() {
                 account::teach(self);
@@ -427,12 +428,10 @@ impl Exchange {
 
     /// Its books, which are to be written: when it has taught, once, and where it found a route.
     pub(super) fn books(&self) -> Option<Books<'_>> {
-        (self.stage == Stage::Taught && self.route.is_some()).then(|| Books::of(self))
-    }
-
-    /// They have been.
-    pub(super) fn is_booked(&mut self) {
-        self.stage = Stage::Booked;
+        let first = self.stage.get() == Stage::Taught && self.route.is_some();
+        // Before they are made: a fault in that is no reason to count it twice.
+        first.then(|| self.stage.set(Stage::Booked))?;
+        Some(Books::of(self))
     }
 
     /// Bytes of the response body, for the log.
@@ -447,7 +446,7 @@ enum Stage {
     Open,
     /// What it taught has been learned.
     Taught,
-    /// Its line is written.
+    /// Its books are made, and its line is written with them.
     Booked,
 }
 

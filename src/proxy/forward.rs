@@ -2,7 +2,8 @@
 //! names.
 //!
 //! The rule for sending again is short: to the next candidate when nothing was sent, or when the backend refused the work (429,
-//! 503, 529) or the gateway's own credential (401, 403); never after a whole body was sent and not refused, unless the policy says so, because the work may then be done and paid
+//! 503, 529) or the gateway's own credential (401, 403); never after a whole body was sent and not refused, unless the policy says so,
+//! because the work may then be done and paid
 //! for twice; never to the same backend twice; never once a byte of a response was passed on; and over all traffic no more often than
 //! the budget allows ([`crate::live::RetryBudget`]), or retries would multiply an outage. Every attempt is in the record.
 

@@ -216,7 +216,7 @@ impl Proxy {
         &self.shared
     }
 
-    /// Answers one request. The record is written when the response body ends, or now if there is none.
+    /// Answers one request. The record is written when the response body has ended, or now if there is none.
     pub async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         for_hyper(self.answered(request.into()).await)
     }

@@ -2,7 +2,7 @@
 //!
 //! A chunk is handed over first and looked at when the next one is asked for, so that no reading of ours delays a token. The
 //! exchange lives in here; when the body ends, fails or is dropped because the client left, so does the exchange, and its record is
-//! written then.
+//! written then (or when the thread rests: [`afterwards`](super::afterwards)).
 
 use std::collections::VecDeque;
 use std::pin::Pin;

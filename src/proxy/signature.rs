@@ -11,7 +11,8 @@ use crate::wire::fields::Name;
 use crate::wire::message::{Message, RequestHead};
 use crate::wire::sigv4::{PayloadHash, Subject};
 
-/// Sets the token or signs the request, if its backend wants either. For a signature the body has to be there as a whole: a signature covers it.
+/// Sets the token or signs the request, if its backend wants either. For a signature the body has to be there as a whole: a signature
+/// covers it.
 pub(super) fn sign(
     request: &mut Message<RequestHead, SendBody>,
     backend: &Backend,

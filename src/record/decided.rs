@@ -10,7 +10,8 @@ use crate::units::{Grams, GramsPerKwh, Millis, Pue, Usd};
 /// The decision, with a verdict for each candidate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DecisionUsed<'a> {
-    /// Why the chosen one was chosen; else [`ShadowUsed::REFUSED`], [`ShadowUsed::SHED`], or [`ShadowUsed::HELD`] where its client did not wait
+    /// Why the chosen one was chosen; else [`ShadowUsed::REFUSED`], [`ShadowUsed::SHED`], or [`ShadowUsed::HELD`] where its client did
+    /// not wait
     /// for what came of that.
     #[serde(borrow)]
     pub reason: Text<'a>,
@@ -23,7 +24,8 @@ pub struct DecisionUsed<'a> {
     /// From the request's arrival to the decision: so much of its budget was over by then. None where there is no budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spent_ms: Option<Millis>,
-    /// The share of the places in time, in (0, 1), that was kept free of it for those who cannot wait, where it was held back or refused for
+    /// The share of the places in time, in (0, 1), that was kept free of it for those who cannot wait, where it was held back or refused
+    /// for
     /// that; left out where it was neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserve: Option<f64>,

@@ -101,6 +101,8 @@ where
 async fn hand_over_lines(log: AccessLog) {
     loop {
         tokio::time::sleep(FLUSH_EVERY).await;
+        // One that has always something to do may not rest for long.
+        proxy::close_books();
         log.flush();
     }
 }

@@ -164,10 +164,10 @@ impl Ablations {
         if self.has(Ablation::NoReserve) && !matches!(it.outcome, Outcome::Serve(_)) {
             // Who spills goes wherever there is a place, in time if there is one in time.
             let spills = Policy { overload: Overload::Spill, ..policy.clone() };
-            if let Ok(InTime { outcome: outcome @ Outcome::Serve(_), .. }) = decide(&spills, candidates)
-                && is_in_time(&outcome)
+            if let Ok(other) = decide(&spills, candidates)
+                && is_in_time(&other.outcome)
             {
-                it.outcome = outcome;
+                it = other;
             }
         }
         if self.has(Ablation::NoHold) && matches!(it.outcome, Outcome::Hold(_)) {

@@ -71,7 +71,7 @@ impl Post {
             }
             Mail::Lessons { proxy } => {
                 let Some(router) = routers.get_mut(usize::from(proxy)) else { return Vec::new() };
-                (proxy, router.lessons(), self.means.slow)
+                (proxy, router.lessons(at), self.means.slow)
             }
         };
         self.sent += 1;

@@ -303,7 +303,8 @@ impl Router {
     }
 
     /// What it says of what it has learned.
-    pub fn lessons(&mut self) -> Vec<Vec<u8>> {
+    pub fn lessons(&mut self, at: Moment) -> Vec<Vec<u8>> {
+        self.exchange.it_is(at.now);
         self.exchange.lessons(&self.snapshot)
     }
 

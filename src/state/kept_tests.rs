@@ -84,6 +84,9 @@ fn a_margin_outlives_a_reload_that_changes_the_budget_and_not_its_quantile() {
     before.margin(id).unwrap().restore(1.25, 1.0);
     let after = |plan| before.with_plan(plan, now).margin(id).unwrap().get();
     assert!((after(with("p", 500.0, 0.95)) - 1.25).abs() < 1e-9 && (after(with("p", 800.0, 0.95)) - 1.25).abs() < 1e-9);
+    before.margin(id).unwrap().restore(0.7, 1.0);
+    assert!((after(with("p", 800.0, 0.95)) - 0.7).abs() < 1e-9);
+    assert!((after(with("p", 300.0, 0.95)) - 1.0).abs() < 1e-9, "what the longer one forgave is no measure of a shorter one");
     let of_another = [after(with("p", 500.0, 0.99)), after(with("q", 500.0, 0.95))];
     assert!(of_another.iter().all(|margin| (margin - 1.0).abs() < 1e-9), "it is about another share, or another policy");
 }

@@ -17,6 +17,7 @@ use windward::upstream::{Names, Upstreams, system_roots, tcp};
 
 use super::bad_input::Nothing;
 use super::support::Peer;
+use super::support::peer::{Then, begin_events, chunk, end_chunks};
 
 /// Answers that a thread keeps at most.
 const MOST: usize = 32;
@@ -116,6 +117,30 @@ fn a_thread_that_does_keeps_them_until_then_in_their_order_and_never_more_than_s
     let mut expected: Vec<_> = (1..=total).map(|id| id.to_string()).collect();
     expected.insert(total - 1, (total + 1).to_string());
     assert_eq!(embedded.ids(), expected);
+}
+
+#[test]
+fn what_others_wait_for_is_given_back_also_where_the_end_of_an_answer_comes_by_itself() {
+    let (told, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let peer = Peer::start(move |_, stream| {
+        begin_events(stream);
+        chunk(stream, b"data: [DONE]\n\n");
+        wait.lock().unwrap().recv().unwrap();
+        end_chunks(stream);
+        Then::Next
+    });
+    let mut embedded = embedded(&peer);
+    run(async {
+        let _keeps = KeepsBooks::here();
+        let mut answer = embedded.begin(1).await;
+        assert!(answer.frame().await.unwrap().unwrap().is_data());
+        assert_eq!(embedded.metrics.in_flight.get(), 1);
+        told.send(()).unwrap();
+        assert!(answer.frame().await.is_none());
+        drop(answer);
+        assert_eq!((embedded.metrics.in_flight.get(), embedded.log.numbered()), (0, 0));
+    });
 }
 
 fn run(task: impl Future<Output = ()>) {
