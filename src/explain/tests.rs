@@ -112,7 +112,12 @@ fn the_answer_is_what_the_proxy_decides() {
 #[test]
 fn what_the_proxy_would_hold_back_or_shed_is_said_to_be_so() {
     for (budget, reason, said, title) in [
-        ("500ms", "held", "the client waits until somebody can answer in time, and is refused if nobody can", "would be held back"),
+        (
+            "500ms",
+            "held",
+            "the client waits until somebody can answer in time, and is refused if nobody can",
+            "would be held back",
+        ),
         ("50ms", "shed", "the client gets 429: nobody can answer in time", "would be refused"),
     ] {
         let policy = |name: &str| {
