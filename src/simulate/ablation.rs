@@ -48,8 +48,8 @@
 //! | no conversation is known again | 96.3 / 1.35 | 101.4 / 0.13 |
 //! | no belief fades that nothing confirms | 96.2 / 1.33 | 102.9 / 0.12 |
 //!
-//! That a belief fades which nothing confirms (`no_doubt`) is worth nothing there, nor in normal, overload_green and brownout. It is not the
-//! ageing that cost up to three points in noisy and that stays off: that let every cell of the first token go back towards what was
+//! That a belief fades which nothing confirms (`no_doubt`) is worth nothing there, nor in normal, overload_green and brownout. It is not
+//! the ageing that cost up to three points in noisy and that stays off: that let every cell of the first token go back towards what was
 //! declared, most of the way in two minutes, also what was learned of a queue that is seldom so long. This one only touches what is
 //! believed to be more than twice as slow as declared, goes no further than to that, and not after a response. It is kept for a case that
 //! these scenarios do not have: a backend that was slow once, is over every budget by that, and would never be asked again.
