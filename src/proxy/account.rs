@@ -1,7 +1,6 @@
 //! The end of an exchange: what it taught, what it emitted, and its line in the log.
 //!
-//! Three steps, one after the other, when the exchange is over. Nothing here waits or locks; the line is written into the worker's own
-//! buffer. They are apart because of `afterwards`, which takes each of them for several exchanges before the next.
+//! Called once, when the exchange is dropped. Nothing here waits or locks; the line is written into the worker's own buffer.
 
 use std::time::{Duration, Instant};
 
@@ -27,10 +26,9 @@ use crate::units::{Millis, Usd};
 use crate::wire::usage::Usage;
 use crate::wire::{self, Operation};
 
-/// What an exchange taught by its end, and what of it nobody can know but now. To be called once, before its books are made.
-#[inline(never)]
-pub(super) fn teach(x: &mut Exchange) {
-    let now = *x.over.get_or_insert_with(|| x.shared.clock.monotonic());
+/// Closes the books of an exchange that found its route.
+pub(super) fn close(x: &mut Exchange) {
+    let now = x.over.unwrap_or_else(|| x.shared.clock.monotonic());
     x.tell_cut_from_gone();
     // Of two that were asked at once both were going on.
     for attempt in x.attempts.iter_mut().filter(|attempt| attempt.outcome == AttemptOutcome::Abandoned) {
@@ -41,36 +39,15 @@ pub(super) fn teach(x: &mut Exchange) {
     }
     judge(x, now);
     learn(x, now);
-    x.ran = Ran::of(x).map(Box::new);
-}
-
-/// The books of an exchange that found its route and has taught: what it emitted, and all that its line says but the two lists.
-pub(super) struct Books<'x> {
-    x: &'x Exchange,
-    ledger: Ledger<'x>,
-    record: AccessRecord<'x>,
-}
-
-impl<'x> Books<'x> {
-    #[inline(never)]
-    pub(super) fn of(x: &'x Exchange) -> Self {
-        let now = x.over.unwrap_or(x.begun);
-        let tokens = Tokens::of(x);
-        let ledger = Ledger::of(x, &tokens, x.ran.as_deref());
-        let record = record(x, now, &tokens, &ledger);
-        observe(x, &ledger);
-        Self { x, ledger, record }
-    }
-
-    /// Writes its line.
-    #[inline(never)]
-    pub(super) fn write(&mut self) {
-        let Self { x, ledger, record } = self;
-        x.shared.log.append(|line, seq| {
-            record.seq = seq;
-            line::append_with(line, record, candidates_used(x, record.decision.as_ref()), attempts_used(x, ledger));
-        });
-    }
+    let tokens = Tokens::of(x);
+    let ran = Ran::of(x);
+    let ledger = Ledger::of(x, &tokens, ran.as_ref());
+    let mut record = record(x, now, &tokens, &ledger);
+    observe(x, &ledger);
+    x.shared.log.append(|line, seq| {
+        record.seq = seq;
+        line::append_with(line, &record, candidates_used(x, record.decision.as_ref()), attempts_used(x, &ledger));
+    });
 }
 
 /// An attempt whose answer did not come to its end did not answer: what its head had promised is taken back.

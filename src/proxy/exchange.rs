@@ -1,9 +1,8 @@
 //! What is known so far about one request: the context that its phases fill in, typed, instead of a map of extensions.
 //!
-//! It is boxed once and travels with the exchange, at the end inside the response body; where its record was not written before, dropping
-//! it does, so no path can forget to.
+//! It is boxed once and travels with the exchange, at the end inside the response body; dropping it is what writes the record, so
+//! no path can forget to.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,9 +12,7 @@ use jiff::Timestamp;
 use smallvec::SmallVec;
 
 use super::Shared;
-use super::account::Books;
 use super::attempt::Attempt;
-use super::evidence::Ran;
 use super::id::Id;
 use super::narrow::Narrowed;
 use super::pinned::Keeps;
@@ -144,10 +141,6 @@ pub struct Exchange {
     pub(super) ended: Ended,
     /// When it was over, where the clock need not be asked again for that.
     pub(super) over: Option<Instant>,
-    /// Where it ran, by what its answer says of it.
-    pub(super) ran: Option<Box<Ran>>,
-    /// How far its books are.
-    stage: Cell<Stage>,
 }
 
 impl Exchange {
@@ -213,8 +206,6 @@ impl Exchange {
             // Until something better is known: the whole future is dropped when the client leaves.
             ended: Ended::ClientGone,
             over: None,
-            ran: None,
-            stage: Cell::new(Stage::Open),
             shared: Arc::clone(shared),
         })
     }
@@ -415,39 +406,10 @@ impl Exchange {
         }
     }
 
-    /// What it taught by its end, unless it has been said; it goes on no further.
-    pub(super) fn teach(&mut self) {
-        if self.stage.get() == Stage::Open {
-            self.stage.set(Stage::Taught);
-            self.permit = None;
-            if self.route.is_some() {
-                account::teach(self);
-            }
-        }
-    }
-
-    /// Its books, which are to be written: when it has taught, once, and where it found a route.
-    pub(super) fn books(&self) -> Option<Books<'_>> {
-        let first = self.stage.get() == Stage::Taught && self.route.is_some();
-        // Before they are made: a fault in that is no reason to count it twice.
-        first.then(|| self.stage.set(Stage::Booked))?;
-        Some(Books::of(self))
-    }
-
     /// Bytes of the response body, for the log.
     pub(super) fn passed_on(&mut self, chunk: &Bytes) {
         self.response_bytes += chunk.len() as u64;
     }
-}
-
-/// How far the books of an exchange are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Open,
-    /// What it taught has been learned.
-    Taught,
-    /// Its books are made, and its line is written with them.
-    Booked,
 }
 
 /// Whether an exchange is counted among those in flight.
@@ -459,9 +421,9 @@ pub(super) enum Counted {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.teach();
-        if let Some(mut books) = self.books() {
-            books.write();
+        self.permit = None;
+        if self.route.is_some() {
+            account::close(self);
         }
         // Here and not with the books: an answer to a request that found no route is an answer too.
         if self.has_answered() {

@@ -7,10 +7,8 @@
 mod account;
 mod address;
 mod admit;
-mod afterwards;
 mod attempt;
 mod backend_time;
-mod body;
 mod edit;
 mod evidence;
 mod exchange;
@@ -68,9 +66,7 @@ use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::{Call, Operation};
 
-pub use afterwards::{KeepsBooks, close_books};
 pub use attempt::{Attempt, AttemptOutcome};
-pub use body::{Body, Cut, Limited, Relayed};
 pub use exchange::Exchange;
 use exchange::Proof;
 use id::Id;
@@ -79,6 +75,7 @@ pub use provenance::Client;
 use provenance::{Provenance, Pseudonym};
 pub use reject::Error;
 use reject::SOON;
+pub use relay::{Body, Cut, Limited};
 use request_body::Received;
 pub use request_body::RequestBody;
 use scratch::with_scratch;
@@ -216,7 +213,7 @@ impl Proxy {
         &self.shared
     }
 
-    /// Answers one request. The record is written when the response body has ended, or now if there is none.
+    /// Answers one request. The record is written when the response body ends, or now if there is none.
     pub async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         for_hyper(self.answered(request.into()).await)
     }
@@ -430,7 +427,7 @@ fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x
     if let Some(content_type) = content_type {
         head.fields.set_text(Name::ContentType, content_type);
     }
-    Message { head, body: Body::Relay(Relayed::new(metered)) }
+    Message { head, body: Body::Relay(metered) }
 }
 
 /// The fields that tell the client what was decided. Names and regions were rendered when the plan was made.

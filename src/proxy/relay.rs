@@ -2,7 +2,7 @@
 //!
 //! A chunk is handed over first and looked at when the next one is asked for, so that no reading of ours delays a token. The
 //! exchange lives in here; when the body ends, fails or is dropped because the client left, so does the exchange, and its record is
-//! written then (or when the thread rests: [`afterwards`](super::afterwards)).
+//! written then.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -13,7 +13,6 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
 
-use super::body::{Cut, Polled};
 use super::edit::Edit;
 use super::exchange::Exchange;
 use super::forward::UsageEvent;
@@ -51,9 +50,25 @@ pub(super) fn clears_backend(code: Option<&str>) -> bool {
     matches!(code, Some(REQUEST_ERROR_EVENT | REQUEST_ERROR_BODY | NO_ROOM))
 }
 
+/// A response body that has its time, also when nobody asks it for more: a client that hardly reads asks for nothing, and would
+/// otherwise have a backend's place for as long as it likes.
+pub trait Limited: http_body::Body {
+    /// When it is to be let go of at the latest, by whoever passes it on.
+    fn until(&self) -> Option<Instant>;
+}
+
+/// A response body as the proxy sends it.
+#[derive(Debug)]
+pub enum Body {
+    /// Bytes of Windward's own.
+    Fixed(http_body_util::Full<Bytes>),
+    /// A backend's, metered.
+    Relay(Box<Metered>),
+}
+
 /// A backend's response body on its way to the client.
 #[derive(Debug)]
-pub(super) struct Metered {
+pub struct Metered {
     upstream: UpstreamBody,
     exchange: Box<Exchange>,
     meter: Meter,
@@ -80,6 +95,23 @@ pub(super) struct Metered {
     /// How it ended, once it has. After a break the error is handed over at the next poll.
     ended: Option<Ended>,
 }
+
+/// Why a body that was begun is cut.
+#[derive(Debug, thiserror::Error)]
+pub enum Cut {
+    /// The backend broke off.
+    #[error("the backend broke off its response")]
+    Upstream,
+    /// The client broke off its request while it was answered.
+    #[error("the client broke off its request")]
+    Client,
+    /// The backend sent nothing for too long, or the exchange took too long.
+    #[error("the backend's response made no progress in time")]
+    TimedOut,
+}
+
+/// What a body says when it is asked for more.
+type Polled = Poll<Option<Result<Frame<Bytes>, Cut>>>;
 
 impl Metered {
     /// A body whose head had these fields. `translated` is its way into the client's dialect, where that is another.
@@ -137,35 +169,6 @@ impl Metered {
         self.edit.is_some()
     }
 
-    /// When it is to be let go of at the latest; `None` when there is nothing more to come of it.
-    pub(super) fn until(&self) -> Option<Instant> {
-        Some(self.deadline).filter(|_| self.ended.is_none() && !self.is_through())
-    }
-
-    /// Whether nothing more comes of it, be it an error.
-    pub(super) fn is_at_end(&self) -> bool {
-        let cut = matches!(self.ended, None | Some(Ended::UpstreamBroke | Ended::ClientGone));
-        self.is_through() || !cut && self.ready.is_empty()
-    }
-
-    /// How much is still to come, where that is known.
-    pub(super) fn size_hint(&self) -> SizeHint {
-        if self.edit.is_some() { SizeHint::default() } else { self.upstream.size_hint() }
-    }
-
-    /// Whether nobody waits for anything of it any more: it was passed on whole, and it is known when that was.
-    pub(super) fn can_wait(&self) -> bool {
-        self.said_done && self.is_through() && self.exchange.over.is_some()
-    }
-
-    pub(super) fn exchange(&self) -> &Exchange {
-        &self.exchange
-    }
-
-    pub(super) fn exchange_mut(&mut self) -> &mut Exchange {
-        &mut self.exchange
-    }
-
     /// Whether nothing is left to be handed over, and nothing is missing.
     fn is_through(&self) -> bool {
         let broken = self.edit.as_ref().is_some_and(|edit| edit.broken().is_some());
@@ -220,23 +223,6 @@ impl Metered {
         }
     }
 
-    /// The body is let go of: what was handed over is looked at, and it is known how it ended.
-    pub(super) fn end(&mut self) {
-        if self.ended.is_some() {
-            return;
-        }
-        self.look();
-        let late = !self.said_done && self.exchange.shared.clock.monotonic() >= self.deadline;
-        if late {
-            self.exchange.error = Some(NO_END);
-        }
-        self.finish(match (self.said_done, late) {
-            (true, _) => Ended::Complete,
-            (false, true) => Ended::TimedOut,
-            (false, false) => Ended::ClientGone,
-        });
-    }
-
     /// Hands a chunk over. The last one is looked at when the body is let go of, which is once it is written; but what a client may ask
     /// for by a name that it finds there has to be known before.
     fn hand_over(&mut self, chunk: Bytes) -> Polled {
@@ -251,7 +237,7 @@ impl Metered {
         Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
         match self.ended {
             Some(Ended::UpstreamBroke) => return Poll::Ready(Some(Err(Cut::Upstream))),
             Some(Ended::ClientGone) => return Poll::Ready(Some(Err(Cut::Client))),
@@ -410,7 +396,65 @@ impl Metered {
 
 impl Drop for Metered {
     fn drop(&mut self) {
-        self.end();
+        if self.ended.is_some() {
+            return;
+        }
+        self.look();
+        let late = !self.said_done && self.exchange.shared.clock.monotonic() >= self.deadline;
+        if late {
+            self.exchange.error = Some(NO_END);
+        }
+        self.finish(match (self.said_done, late) {
+            (true, _) => Ended::Complete,
+            (false, true) => Ended::TimedOut,
+            (false, false) => Ended::ClientGone,
+        });
+    }
+}
+
+/// What is here as a whole keeps nobody else waiting.
+impl Limited for http_body_util::Full<Bytes> {
+    fn until(&self) -> Option<Instant> {
+        None
+    }
+}
+
+impl Limited for Body {
+    fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Fixed(body) => body.until(),
+            Self::Relay(body) => Some(body.deadline).filter(|_| body.ended.is_none() && !body.is_through()),
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        match self.get_mut() {
+            Self::Fixed(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Relay(body) => body.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Fixed(body) => body.is_end_stream(),
+            Self::Relay(body) => {
+                let cut = matches!(body.ended, None | Some(Ended::UpstreamBroke | Ended::ClientGone));
+                body.is_through() || !cut && body.ready.is_empty()
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Fixed(body) => body.size_hint(),
+            Self::Relay(body) if body.edit.is_some() => SizeHint::default(),
+            Self::Relay(body) => body.upstream.size_hint(),
+        }
     }
 }
 

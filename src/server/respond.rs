@@ -16,7 +16,7 @@ use super::direct::Link;
 use super::guard::WRITE_STALL;
 use super::outgoing::Outgoing;
 use crate::proxy::Limited;
-use crate::upstream::wake_after_others;
+use crate::upstream::{others_first, wake_after_others};
 use crate::wire::message::{Message, ResponseHead};
 use crate::wire::reply::{self, Framed, Size};
 
@@ -72,8 +72,8 @@ enum Gathered {
 }
 
 impl<IO: AsyncRead + AsyncWrite + SeesEnd + Unpin> Link<IO> {
-    /// Writes a response to its end, and lets go of its body only then, since the books of the exchange may be closed with it and the
-    /// client waits for none. Dropping the future drops the body.
+    /// Writes a response to its end, and lets go of its body only then: with it the books of the exchange are closed, for which the
+    /// client does not wait. Dropping the future drops the body.
     pub(super) async fn respond<B: Limited<Data = Bytes>>(
         &mut self,
         response: Message<ResponseHead, B>,
@@ -82,7 +82,11 @@ impl<IO: AsyncRead + AsyncWrite + SeesEnd + Unpin> Link<IO> {
         self.write_until = response.body.until().map(Instant::from_std);
         let (mut sending, body) = begin(response, &occasion);
         let mut body = pin!(body);
-        poll_fn(|cx| self.poll_sending(&mut sending, body.as_mut(), cx)).await
+        let written = poll_fn(|cx| self.poll_sending(&mut sending, body.as_mut(), cx)).await;
+        if body.is_some() {
+            others_first().await;
+        }
+        written
     }
 
     fn poll_sending<B: Body<Data = Bytes>>(

@@ -19,7 +19,6 @@ use super::descriptors::Descriptors;
 use super::guard::Held;
 use super::listener::{Entrance, Place};
 use super::tracked::Connections;
-use crate::proxy;
 use crate::state::State;
 use crate::telemetry::log::{AccessLog, FLUSH_EVERY};
 use crate::telemetry::metrics::Metrics;
@@ -60,9 +59,7 @@ where
     pub(super) fn run(self) -> std::io::Result<()> {
         // Dropped last: dropping the runtime drops what was cut, and with it every exchange that has a line to write.
         let _lines = self.common.log.own_buffer();
-        // After it, and after what this thread has kept for when it rests, which is before it waits for a socket or a timer.
-        let _books = proxy::KeepsBooks::here();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(proxy::close_books).build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(self.work())
     }
 
@@ -101,8 +98,6 @@ where
 async fn hand_over_lines(log: AccessLog) {
     loop {
         tokio::time::sleep(FLUSH_EVERY).await;
-        // One that has always something to do may not rest for long.
-        proxy::close_books();
         log.flush();
     }
 }

@@ -43,7 +43,7 @@ pub use error::{BodyError, BoxError, ConnectError, SendError, SendErrorKind};
 pub use heads::{for_hyper, head_of};
 pub use names::Names;
 pub(crate) use timer::LazyTimer;
-pub(crate) use turn::wake_after_others;
+pub(crate) use turn::{others_first, wake_after_others};
 
 use crate::backend::{Backend, Protocol};
 use crate::clock::Clock;

@@ -35,7 +35,7 @@ const CASES: &[(&str, &str, u16, &str)] = &[
 ];
 
 /// Where there are no files.
-pub(crate) struct Nothing;
+struct Nothing;
 
 impl Files for Nothing {
     fn read(&self, _: &Path) -> std::io::Result<Vec<u8>> {

@@ -17,7 +17,6 @@ mod azure;
 mod back_pressure;
 mod bad_input;
 mod bedrock;
-mod books;
 mod budget;
 mod cancel;
 mod cancel_crowd;
