@@ -103,8 +103,7 @@ pub fn decide_in_time(
     let (Overload::HoldThenShed, Some((budget, whole))) = (policy.overload, whole) else {
         return decision.map(InTime::serve);
     };
-    let usable = candidates.iter().filter(|candidate| matches!(candidate.standing, Standing::Ready | Standing::NoCapacity));
-    let quickest = usable.clone().map(|candidate| latency(streamed, candidate).get()).fold(f64::INFINITY, f64::min);
+    let quickest = usable(candidates).map(|candidate| latency(streamed, candidate).get()).fold(f64::INFINITY, f64::min);
     let need = HEADROOM * quickest.min(LONGEST_NEED * whole.get());
     // By the policy's own budget: who asks for a shorter one may be late sooner, but gets no place that is kept from its like.
     let own = LatencyBudget { at_most: None, ..budget }.of(streamed, prompt_tokens).unwrap_or(whole);
@@ -126,20 +125,8 @@ pub fn decide_in_time(
         }
         unused(other);
     }
-    // Waiting makes nobody sooner who is too late for the whole budget with nothing to do.
-    let too_late = |it: &Candidate| over_budget(policy.budget, streamed, it).is_some();
-    let never_sooner = |it: &Candidate| is_idle(it) && too_late(it);
-    let is_final = match &decision {
-        Ok(it) => {
-            let chosen = candidates.get(usize::from(it.chosen()));
-            // Nor is it waited for a place where all places are too late.
-            is_in_time(&decision) && !full || chosen.is_some_and(never_sooner) && usable.clone().all(too_late)
-        }
-        Err(NoCandidate::OverBudget { .. }) => usable.clone().all(never_sooner),
-        Err(why) => matches!(why, NoCandidate::NoneServes | NoCandidate::AllExcluded { no_capacity: 0, .. }),
-    };
     let serve = |decision| InTime { strain: beyond, ..InTime::serve(decision) };
-    if is_final {
+    if is_in_time(&decision) && !full || is_not_worth_a_wait(policy, streamed, candidates, &decision) {
         return decision.map(serve);
     }
     if left.get() - Millis::from(HOLD).get() > need {
@@ -154,12 +141,36 @@ pub fn decide_in_time(
     let has_room = |candidate: &&Candidate| {
         candidate.standing == Standing::Ready && candidate.estimate.in_flight < strained(candidate.estimate.limit, strain)
     };
-    let least = usable.filter(has_room).map(lateness).fold(f64::INFINITY, f64::min);
+    let least = usable(candidates).filter(has_room).map(lateness).fold(f64::INFINITY, f64::min);
     if least > 1.0 || full {
         unused(decision);
         return Ok(not_now(Outcome::Shed));
     }
     decision.map(serve)
+}
+
+/// Those who serve the request as soon as there is a place.
+fn usable(candidates: &[Candidate]) -> impl Iterator<Item = &Candidate> {
+    candidates.iter().filter(|candidate| matches!(candidate.standing, Standing::Ready | Standing::NoCapacity))
+}
+
+/// Whether nothing comes of holding a request back that cannot be in time: nobody serves it, or all are too late for the whole of its
+/// budget and whom it would go to has nothing else to do, so that waiting makes nobody sooner.
+fn is_not_worth_a_wait(
+    policy: &Policy,
+    streamed: bool,
+    candidates: &[Candidate],
+    decision: &Result<Decision, NoCandidate>,
+) -> bool {
+    let too_late = |it: &Candidate| over_budget(policy.budget, streamed, it).is_some();
+    match decision {
+        Ok(it) => {
+            let chosen = candidates.get(usize::from(it.chosen()));
+            chosen.is_some_and(|chosen| is_idle(chosen) && too_late(chosen)) && usable(candidates).all(too_late)
+        }
+        Err(NoCandidate::OverBudget { .. }) => usable(candidates).all(|it| is_idle(it) && too_late(it)),
+        Err(why) => matches!(why, NoCandidate::NoneServes | NoCandidate::AllExcluded { no_capacity: 0, .. }),
+    }
 }
 
 impl InTime {
