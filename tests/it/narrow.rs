@@ -1,8 +1,5 @@
 //! What a client may ask of its own request beyond the policy, and what another policy would have said.
 
-use std::sync::{Mutex, mpsc};
-
-use super::support::peer::{Then, respond};
 use super::support::{Client, Harness, Peer};
 
 const OK: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
@@ -135,16 +132,7 @@ fn a_shadow_that_would_hold_or_shed_a_request_says_so() {
             "  - {{ name: next, residency: [SE], latency_budget: {{ first_token: {first_token} }}, overload: hold_then_shed }}"
         );
         assert_eq!(shadowed(&policy, "x-windward-objective: least_latency\r\n"), (Some("clean".to_owned()), alone.to_owned()));
-        let (release, wait) = mpsc::channel::<()>();
-        let wait = Mutex::new(wait);
-        let (dirty, clean) = (
-            Peer::answering("200 OK", OK),
-            Peer::start(move |_, socket| {
-                let _ = wait.lock().unwrap().recv();
-                respond(socket, "200 OK", "content-type: application/json\r\n", OK.as_bytes());
-                Then::Close
-            }),
-        );
+        let (dirty, (release, clean)) = (Peer::answering("200 OK", OK), Peer::when_told(OK));
         let proxy = two(&dirty, &clean, &policy, "shadow: next");
         let mut first = Client::connect(proxy.address);
         first.post("/v1/chat/completions", "", BODY);
@@ -160,16 +148,7 @@ fn a_shadow_that_would_hold_or_shed_a_request_says_so() {
 /// It would be in time when the request comes, and late when this is refused: what the route's own policy has waited away is no part of it.
 #[test]
 fn a_shadow_is_asked_when_a_request_comes_and_not_each_time_it_was_held_back() {
-    let (release, wait) = mpsc::channel::<()>();
-    let wait = Mutex::new(wait);
-    let (dirty, clean) = (
-        Peer::answering("200 OK", OK),
-        Peer::start(move |_, socket| {
-            let _ = wait.lock().unwrap().recv();
-            respond(socket, "200 OK", "content-type: application/json\r\n", OK.as_bytes());
-            Then::Close
-        }),
-    );
+    let (dirty, (release, clean)) = (Peer::answering("200 OK", OK), Peer::when_told(OK));
     // 1.08 seconds are expected of the only one, and half of one are waited for it.
     let policy = |name: &str, span: &str, more: &str| {
         format!("  - {{ name: {name}, residency: [SE], latency_budget: {{ first_token: {span} }}{more} }}")

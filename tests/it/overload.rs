@@ -19,21 +19,9 @@ fn one(peer: &Peer, expected: &str, places: u32, policy: &str) -> Harness {
     })
 }
 
-/// It answers one request each time it is told to.
-fn answering_when_told() -> (std::sync::mpsc::Sender<()>, Peer) {
-    let (release, wait) = std::sync::mpsc::channel::<()>();
-    let wait = std::sync::Mutex::new(wait);
-    let peer = Peer::start(move |_, socket| {
-        let _ = wait.lock().unwrap().recv();
-        respond(socket, "200 OK", "content-type: application/json\r\n", OK.as_bytes());
-        Then::Close
-    });
-    (release, peer)
-}
-
 #[test]
 fn a_request_that_could_only_come_too_late_is_shed_and_sent_nowhere() {
-    let (release, peer) = answering_when_told();
+    let (release, peer) = Peer::when_told(OK);
     let proxy = one(&peer, "5s", 10, PATIENT);
     let (mut first, mut client) = (Client::connect(proxy.address), Client::connect(proxy.address));
     first.post("/v1/chat/completions", "", BODY);
@@ -73,7 +61,7 @@ fn without_that_policy_it_is_sent_to_whoever_is_least_late() {
 
 #[test]
 fn a_request_that_was_held_is_served_once_there_is_room() {
-    let (release, peer) = answering_when_told();
+    let (release, peer) = Peer::when_told(OK);
     let proxy = one(&peer, "10ms", 1, "latency_budget: { first_token: 1h }, overload: hold_then_shed");
     let (mut first, mut second) = (Client::connect(proxy.address), Client::connect(proxy.address));
     first.post("/v1/chat/completions", "", BODY);
@@ -93,7 +81,7 @@ fn a_request_that_was_held_is_served_once_there_is_room() {
 
 #[test]
 fn who_has_room_and_is_kept_for_others_is_said_to_be_so() {
-    let (release, peer) = answering_when_told();
+    let (release, peer) = Peer::when_told(OK);
     // Nothing is known of what is usual: 2.1 % are left free, which is the last of 48.
     let proxy = one(&peer, "10ms", 48, "latency_budget: { first_token: 1s }, overload: hold_then_shed");
     let mut clients: Vec<Client> = (0..48).map(|_| Client::connect(proxy.address)).collect();

@@ -1,14 +1,14 @@
 //! Replicas that share a backend: its limit holds for all of them together, and nobody can make one worse than alone.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use windward::clock::{Clock, SystemClock};
 
-use super::support::peer::{PATIENCE, Then, respond};
+use super::support::peer::PATIENCE;
 use super::support::{Client, Harness, Peer, patiently, text};
 
 const OK: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
@@ -52,18 +52,6 @@ impl Clock for Wrong {
     }
 }
 
-/// A backend that answers one request for each word.
-fn held() -> (Peer, Sender<()>) {
-    let (release, wait) = channel::<()>();
-    let wait = Mutex::new(wait);
-    let peer = Peer::start(move |_, socket| {
-        let _ = wait.lock().unwrap().recv();
-        respond(socket, "200 OK", "content-type: application/json\r\n", OK.as_bytes());
-        Then::Close
-    });
-    (peer, release)
-}
-
 fn wait_for_others(replica: &Harness, heard: u64) {
     replica.wait_for_status("the other replica", |status| status["peers"]["heard"] == heard);
 }
@@ -80,7 +68,7 @@ fn messages(replica: &Harness, result: &str) -> u64 {
 
 #[test]
 fn a_backends_limit_holds_for_all_replicas_together() {
-    let ((near, release), far) = (held(), Peer::answering("200 OK", OK));
+    let ((release, near), far) = (Peer::when_told(OK), Peer::answering("200 OK", OK));
     let (at_a, at_b) = (free_port(), free_port());
     // Each has the list of all, itself included, as a name gives it.
     let a = replica(at_a, &[at_a, at_b], SECRET, near.address, far.address);
@@ -188,7 +176,7 @@ fn share_a_limit(a: &Harness, b: &Harness, near: &Peer, release: &Sender<()>) {
 
 #[test]
 fn replicas_of_one_name_share_a_limit_however_wrong_their_clocks_are() {
-    let ((near, release), far) = (held(), Peer::answering("200 OK", OK));
+    let ((release, near), far) = (Peer::when_told(OK), Peer::answering("200 OK", OK));
     let (at_a, at_b) = (free_port(), free_port());
     let named = [at_a, at_b].map(|at| format!("localhost:{}", at.port()));
     let [hours, days] = [Duration::from_hours(5), Duration::from_hours(70)];
@@ -203,7 +191,7 @@ fn replicas_of_one_name_share_a_limit_however_wrong_their_clocks_are() {
 
 #[test]
 fn a_replica_that_begins_anew_is_heard_again() {
-    let ((near, release), far) = (held(), Peer::answering("200 OK", OK));
+    let ((release, near), far) = (Peer::when_told(OK), Peer::answering("200 OK", OK));
     let (at_a, at_b) = (free_port(), free_port());
     let b = replica(at_b, &[at_a, at_b], SECRET, near.address, far.address);
     for _ in 0..2 {

@@ -3,9 +3,9 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// An upper bound on every wait of a test; nothing waits that long unless something is broken.
@@ -86,6 +86,18 @@ impl Peer {
             respond(stream, status, "content-type: application/json\r\n", body.as_bytes());
             Then::Next
         })
+    }
+
+    /// Answers one request, and closes, each time that it is told to.
+    pub(crate) fn when_told(body: &'static str) -> (Sender<()>, Self) {
+        let (tell, wait) = channel::<()>();
+        let wait = Mutex::new(wait);
+        let peer = Self::start(move |_, socket| {
+            let _ = wait.lock().unwrap().recv();
+            respond(socket, "200 OK", "content-type: application/json\r\n", body.as_bytes());
+            Then::Close
+        });
+        (tell, peer)
     }
 
     /// An address where nobody listens.
