@@ -13,7 +13,9 @@ pub(super) fn verdict(word: &str) -> Option<&'static str> {
         "dearer" => "it would cost more than the chosen one, and that is what counted",
         "tied" => "as good as the best to 1 %, but busier, or it was not its turn",
         "later_in_order" => "later in the order of the list, the turn or the weights",
-        "kept_free" => "it would be in time, but so few places in time are left that they are for those who cannot wait",
+        "kept_free" => {
+            "it would be in time, but too many of all places in time are taken: the last ones are for those who cannot wait"
+        }
         "over_budget" => "it would miss the latency budget",
         "crowded" => "it has as many requests in flight as it can give tokens to in time",
         "unknown_carbon" => "nobody knows where it runs or how clean that is, so it never wins as green",
