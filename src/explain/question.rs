@@ -344,9 +344,9 @@ impl<'a> Asking<'a> {
                 candidate,
                 verdict,
                 (intensity, question.wall),
-                Some(table),
-                deployment.prices,
+                (Some(table), deployment.prices),
                 question.policy,
+                None,
             )
         }
     }

@@ -23,7 +23,7 @@ use crate::wire::{Operation, azure, bedrock, gemini};
 
 /// Makes the request what this backend is to get: only the bytes that must differ do.
 pub(super) fn address(
-    outgoing: &mut Outgoing,
+    outgoing: &mut Outgoing<'_>,
     x: &Exchange,
     backend: &Arc<Backend>,
     deployment: &Deployment,
@@ -51,7 +51,7 @@ pub(super) fn address(
 
 /// Makes method, target and body those that a backend of the client's dialect is to get, and says what has to be taken out again of the
 /// usage that it is asked for besides.
-fn pass(outgoing: &mut Outgoing, x: &Exchange, (backend, deployment): (&Backend, &Deployment)) -> Result<UsageEvent, Error> {
+fn pass(outgoing: &mut Outgoing<'_>, x: &Exchange, (backend, deployment): (&Backend, &Deployment)) -> Result<UsageEvent, Error> {
     let Outgoing { request, below, bare, intake, .. } = outgoing;
     let asks = x.streamed
         && x.operation.is_some_and(Operation::usage_needs_asking)

@@ -150,64 +150,68 @@ impl Exchange {
         let client_request_id = request.fields.value(Name::XRequestId).filter(|id| id.len() <= MAX_ID);
         let http1 = request.version < http::Version::HTTP_2;
         let path = request.target.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
-        Box::new(Self {
-            snapshot: shared.state.load(),
-            begun: shared.clock.monotonic(),
-            wall: shared.clock.wall(),
-            client,
-            id: shared.next_id(),
-            client_request_id,
-            provider_request_id: None,
-            ids_before: Vec::new(),
-            method: request.method.clone(),
-            says_version: request.fields.has(Name::AnthropicVersion).then_some(Dialect::Anthropic),
-            path,
-            http1,
-            takes_trailers: headers::asks_for_trailers(&request.fields),
-            route: None,
-            key: None,
-            key_is: Proof::Shown,
-            claiming: None,
-            narrowed: None,
-            operation: None,
-            model: None,
-            streamed: false,
-            demand: None,
-            session: None,
-            keeps: Keeps::Nothing,
-            translated: None,
-            deployments: None,
-            candidates: Candidates::default(),
-            decision: None,
-            shadow: None,
-            turn: None,
-            spent: Millis::ZERO,
-            reserve: 0.0,
-            strain: 0.0,
-            serving: None,
-            permit: None,
-            buffered: None,
-            upload: None,
-            attempts: SmallVec::new(),
-            overhead_us: 0,
-            status: StatusCode::OK,
-            error: None,
-            is_full: None,
-            request_bytes: 0,
-            response_bytes: 0,
-            first_token: None,
-            held_up: Duration::ZERO,
-            in_flight_then: 0,
-            counted: Counted::Yes,
-            usage: (Usage::default(), UsageSource::Unknown),
-            clocked: Clocked::default(),
-            response_model: None,
-            evidence: None,
-            // Until something better is known: the whole future is dropped when the client leaves.
-            ended: Ended::ClientGone,
-            over: None,
-            shared: Arc::clone(shared),
-        })
+        // Written where it stays, as far as the compiler sees that: nearly 2 KB, most of which is room.
+        Box::write(
+            Box::new_uninit(),
+            Self {
+                snapshot: shared.state.load(),
+                begun: shared.clock.monotonic(),
+                wall: shared.clock.wall(),
+                client,
+                id: shared.next_id(),
+                client_request_id,
+                provider_request_id: None,
+                ids_before: Vec::new(),
+                method: request.method.clone(),
+                says_version: request.fields.has(Name::AnthropicVersion).then_some(Dialect::Anthropic),
+                path,
+                http1,
+                takes_trailers: headers::asks_for_trailers(&request.fields),
+                route: None,
+                key: None,
+                key_is: Proof::Shown,
+                claiming: None,
+                narrowed: None,
+                operation: None,
+                model: None,
+                streamed: false,
+                demand: None,
+                session: None,
+                keeps: Keeps::Nothing,
+                translated: None,
+                deployments: None,
+                candidates: Candidates::default(),
+                decision: None,
+                shadow: None,
+                turn: None,
+                spent: Millis::ZERO,
+                reserve: 0.0,
+                strain: 0.0,
+                serving: None,
+                permit: None,
+                buffered: None,
+                upload: None,
+                attempts: SmallVec::new(),
+                overhead_us: 0,
+                status: StatusCode::OK,
+                error: None,
+                is_full: None,
+                request_bytes: 0,
+                response_bytes: 0,
+                first_token: None,
+                held_up: Duration::ZERO,
+                in_flight_then: 0,
+                counted: Counted::Yes,
+                usage: (Usage::default(), UsageSource::Unknown),
+                clocked: Clocked::default(),
+                response_model: None,
+                evidence: None,
+                // Until something better is known: the whole future is dropped when the client leaves.
+                ended: Ended::ClientGone,
+                over: None,
+                shared: Arc::clone(shared),
+            },
+        )
     }
 
     /// The id that a backend gave to what it was asked, as far as it can be kept.
@@ -430,8 +434,10 @@ impl Drop for Exchange {
             self.shared.metrics.answered(self.status);
         }
         self.give_back_places();
-        let of_shadow = self.shadow.take().and_then(|shadow| shadow.decision());
-        self.decision.take().into_iter().chain(of_shadow).for_each(give_back);
+        give_back(&mut self.decision);
+        if let Some(shadow) = self.shadow.take() {
+            give_back(&mut shadow.decision());
+        }
     }
 }
 

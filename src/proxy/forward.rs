@@ -18,6 +18,7 @@ use super::address::address;
 use super::attempt::{Attempt, AttemptOutcome};
 use super::exchange::Exchange;
 use super::hedge::{self, Race};
+use super::intake::Intake;
 use super::provenance::Provenance;
 use super::reject::Error;
 use super::translated;
@@ -38,7 +39,7 @@ use crate::wire::refusal::{refuses, retry_after};
 use crate::wire::translate::status_of;
 
 /// A request as it is kept for as many attempts as it may take.
-pub(super) struct Outgoing {
+pub(super) struct Outgoing<'i> {
     /// The client's fields that every backend may see, with all that the backend that is tried now sees besides.
     pub(super) request: Message<RequestHead, SendBody>,
     /// These fields as they were before the last attempt, where that is at a backend of another dialect.
@@ -53,18 +54,18 @@ pub(super) struct Outgoing {
     pub(super) below: Box<str>,
     /// The same without credentials in the query, where there are some.
     pub(super) bare: Option<Box<str>>,
-    /// What is collected of the body.
-    pub(super) intake: super::intake::Intake,
+    /// What is collected of the body. It stays where it was read.
+    pub(super) intake: &'i Intake,
 }
 
-impl Outgoing {
+impl<'i> Outgoing<'i> {
     /// Of a client's cleaned fields, and what else an attempt takes.
     pub(super) fn new(
         fields: Fields,
         credential: Option<HeaderValue>,
         provenance: Option<Provenance>,
         below: Box<str>,
-        intake: super::intake::Intake,
+        intake: &'i Intake,
     ) -> Self {
         let head = RequestHead { fields, ..RequestHead::default() };
         let request = Message { head, body: SendBody::empty() };
@@ -100,21 +101,24 @@ pub(super) struct Asked {
 /// What came of an attempt.
 pub(super) enum Outcome {
     /// The answer to pass on.
-    Answer(UpstreamResponse, UsageEvent),
+    Answer(Box<UpstreamResponse>, UsageEvent),
     /// It is certain that nothing was done.
     Undone,
     /// It failed, and the work may have been done; what it said, if it said anything.
-    Failed(Option<UpstreamResponse>),
+    Failed(Option<Box<UpstreamResponse>>),
 }
 
 /// What came of sending: the inner error is the connection's, the outer one says that no head came in time.
-pub(super) type Came = Result<Result<UpstreamResponse, SendError>, TimedOut>;
+pub(super) type Came = Result<Result<Box<UpstreamResponse>, SendError>, TimedOut>;
 
 /// Candidates that were not tried yet, in the order of the decision.
 pub(super) type Waiting = SmallVec<[u16; 16]>;
 
 /// Tries the candidates one after another. The response that is returned is the one to pass on, whatever its status.
-pub(super) async fn attempts(outgoing: &mut Outgoing, x: &mut Exchange) -> Result<(UpstreamResponse, UsageEvent), Error> {
+pub(super) async fn attempts(
+    outgoing: &mut Outgoing<'_>,
+    x: &mut Exchange,
+) -> Result<(Box<UpstreamResponse>, UsageEvent), Error> {
     let Some(policy) = x.policy().map(Arc::clone) else { return Err(Error::NoRoute) };
     let mut waiting = to_be_tried(x);
     let mut tries = Tries::new();
@@ -215,7 +219,7 @@ fn occupy(x: &mut Exchange, index: usize) {
 }
 
 /// Begins an attempt at a candidate: addresses the request to it, and opens its books. `None` when there is no time left for it.
-pub(super) fn begin(outgoing: &mut Outgoing, x: &mut Exchange, index: usize) -> Result<Option<Asked>, Error> {
+pub(super) fn begin(outgoing: &mut Outgoing<'_>, x: &mut Exchange, index: usize) -> Result<Option<Asked>, Error> {
     let Some(deployment) = x.deployments.as_ref().and_then(|all| all.get(index)).cloned() else {
         return Err(Error::UnknownModel);
     };
@@ -258,7 +262,7 @@ pub(super) fn book(tries: &mut Tries, x: &mut Exchange, asked: &Asked, sent: Cam
     }
 }
 
-fn book_response(tries: &mut Tries, x: &mut Exchange, asked: &Asked, response: UpstreamResponse, now: Instant) -> Outcome {
+fn book_response(tries: &mut Tries, x: &mut Exchange, asked: &Asked, response: Box<UpstreamResponse>, now: Instant) -> Outcome {
     let Asked { backend, live, usage_event, .. } = asked;
     let status = response.head.status;
     let said = note_allowance(x, asked, &response.head, now);

@@ -48,7 +48,7 @@ pub(super) struct Race<'a> {
 
 /// Sends the request, and a second one if that is late. Gives who came in last of those that count: the one that answered, or else
 /// the one whose failure is not booked yet. It is the last in the exchange's list, and has its place.
-pub(super) async fn race(race: Race<'_>, outgoing: &mut Outgoing, x: &mut Exchange) -> (Asked, Came) {
+pub(super) async fn race(race: Race<'_>, outgoing: &mut Outgoing<'_>, x: &mut Exchange) -> (Asked, Came) {
     let Race { asked: first, second, policy, waiting, tries } = race;
     // The other attempt is addressed to somebody else while this one is sent.
     let request = copied(&outgoing.request);
@@ -95,7 +95,7 @@ fn join(
     candidate: u16,
     policy: &Policy,
     (waiting, tries): (&mut Waiting, &mut Tries),
-    outgoing: &mut Outgoing,
+    outgoing: &mut Outgoing<'_>,
     x: &mut Exchange,
 ) -> Option<(Asked, Permit)> {
     let index = usize::from(candidate);

@@ -215,18 +215,20 @@ impl Proxy {
 
     /// Answers one request. The record is written when the response body ends, or now if there is none.
     pub async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
-        for_hyper(self.answered(request.into()).await)
+        for_hyper(self.answered(&mut request.into()).await)
     }
 
     /// The same for a request that was read without hyper, and whose answer is written so.
-    pub fn answer(&self, request: Message<RequestHead, RequestBody>) -> Answering<Message<ResponseHead, Body>> {
+    ///
+    /// Not boxed: into a box it would be copied with all that it will ever hold, 3 KB before it holds anything.
+    pub fn answer(
+        &self,
+        request: Box<Message<RequestHead, RequestBody>>,
+    ) -> impl Future<Output = Message<ResponseHead, Body>> + Send + use<> {
         let proxy = self.clone();
-        // Written where it stays: boxed by value, all that it will ever hold would be copied there before it holds anything.
-        let answer = Box::write(Box::new_uninit(), async move {
-            let Message { head, body } = request;
-            proxy.answered(Received { head, body: Some(body), upgrade: None }).await
-        });
-        Box::into_pin(answer)
+        let Message { head, body } = *request;
+        let mut received = Received { head, body: Some(body), upgrade: None };
+        async move { proxy.answered(&mut received).await }
     }
 
     /// Whether a request with this head is refused whatever its body is. Nothing comes of asking.
@@ -239,10 +241,10 @@ impl Proxy {
         refused
     }
 
-    async fn answered(&self, mut request: Received) -> Message<ResponseHead, Body> {
+    async fn answered(&self, request: &mut Received) -> Message<ResponseHead, Body> {
         let mut x = Exchange::begin(&self.shared, &request.head, self.client);
         let has_body = request.body.as_ref().is_some_and(|body| !body.is_end_stream());
-        match answer(&mut request, &mut x).await {
+        match answer(request, &mut x).await {
             Ok(Answer::Own(response)) => {
                 x.status = response.status();
                 x.ended = Ended::Complete;
@@ -260,7 +262,7 @@ impl Proxy {
                     x.ended = Ended::Rejected;
                 }
                 self.shared.count_refusal(&error);
-                let closes = x.http1 && (error.closes() || (has_body && !Box::pin(intake::is_read(&mut request)).await));
+                let closes = x.http1 && (error.closes() || (has_body && !Box::pin(intake::is_read(request)).await));
                 let response = error.response(x.dialect(), closes).map(|bytes| Body::Fixed(Full::new(bytes)));
                 let mut response = Message::<ResponseHead, Body>::from(response);
                 x.tell_id(Name::XRequestId, &mut response.head.fields);
@@ -282,7 +284,7 @@ enum Answer {
     /// Windward, from its plan.
     Own(Response<Bytes>),
     /// A backend.
-    Backend(UpstreamResponse, forward::UsageEvent),
+    Backend(Box<UpstreamResponse>, forward::UsageEvent),
     /// Nobody any more: the connection was switched to another protocol, and a task of its own has the exchange.
     Tunnel(Response<()>, through::Tunnel),
 }
@@ -340,7 +342,7 @@ async fn answer(request: &mut Received, x: &mut Exchange) -> Result<Answer, Erro
     let credential = fields.value(headers::credential_field(x.dialect()));
     headers::clean_to_read(&mut fields, &plan.credential_fields);
     provenance::mark(&mut fields, request.head.version, x.id, &x.shared.pseudonym)?;
-    let mut outgoing = forward::Outgoing::new(fields, credential, provenance, below, intake);
+    let mut outgoing = forward::Outgoing::new(fields, credential, provenance, below, &intake);
     let (response, usage_event) = forward::attempts(&mut outgoing, x).await?;
     x.release_body();
     Ok(Answer::Backend(response, usage_event))
@@ -390,28 +392,43 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
     if turn.is_some() && x.shadow.is_none() {
         x.shadow = shadow::decided(x, &deployments, &question, waiting);
     }
-    let outcome = match turn {
-        None => Ok(InTime::serve(Decision::pinned())),
-        Some(turn) => with_scratch(|scratch| decide_in_time(&policy, demand.streamed, &x.candidates, turn, waiting, scratch)),
-    };
+    let (streamed, candidates, decided) = (demand.streamed, &x.candidates, &mut x.decision);
+    // Put where it stays: moved from one hand to the next, it was copied five times.
+    let otherwise = with_scratch(|scratch| {
+        let InTime { outcome, reserve, strain } = match turn {
+            None => InTime::serve(Decision::pinned()),
+            Some(turn) => decide_in_time(&policy, streamed, candidates, turn, waiting, scratch)?,
+        };
+        let otherwise = match outcome {
+            Outcome::Serve(decision) => {
+                *decided = Some(decision);
+                None
+            }
+            Outcome::Hold(span) => Some(Ok(span)),
+            Outcome::Shed => Some(Err(Error::Shed)),
+        };
+        Ok((otherwise, reserve, strain))
+    });
     x.turn = turn;
     x.deployments = Some(deployments);
-    let InTime { outcome, reserve, strain } = outcome.map_err(|why| Error::no_candidate(why, x, now))?;
+    let (otherwise, reserve, strain) = otherwise.map_err(|why| Error::no_candidate(why, x, now))?;
     x.strain = strain;
-    if let Outcome::Serve(decision) = outcome {
-        x.decision = Some(decision);
-        return Ok(None);
+    if otherwise.is_some() {
+        x.reserve = reserve;
     }
-    x.reserve = reserve;
-    if let Outcome::Hold(span) = outcome { Ok(Some(span)) } else { Err(Error::Shed) }
+    otherwise.transpose()
 }
 
 /// Where Azure says that it worked.
 const MS_REGION: HeaderName = HeaderName::from_static("x-ms-region");
 
 /// The backend's response with Windward's fields, its body metered.
-fn passed_on(response: UpstreamResponse, usage_event: forward::UsageEvent, mut x: Box<Exchange>) -> Message<ResponseHead, Body> {
-    let UpstreamResponse { mut head, body, .. } = response;
+fn passed_on(
+    response: Box<UpstreamResponse>,
+    usage_event: forward::UsageEvent,
+    mut x: Box<Exchange>,
+) -> Message<ResponseHead, Body> {
+    let UpstreamResponse { mut head, body, .. } = *response;
     headers::strip_hop_by_hop(&mut head.fields, x.takes_trailers);
     x.provider_request_id = Exchange::provider_id(&head.fields);
     let by_azure = x.serving.as_ref().is_some_and(|(backend, _)| backend.dialect == Dialect::AzureOpenai);
@@ -458,9 +475,7 @@ impl<B: Into<RequestBody>> tower::Service<Request<B>> for Proxy {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (proxy, request) = (self.clone(), Received::from(request));
-        // As above.
-        let answer = Box::write(Box::new_uninit(), async move { Ok(for_hyper(proxy.answered(request).await)) });
-        Box::into_pin(answer)
+        let (proxy, mut request) = (self.clone(), Received::from(request));
+        Box::pin(async move { Ok(for_hyper(proxy.answered(&mut request).await)) })
     }
 }

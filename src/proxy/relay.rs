@@ -134,27 +134,29 @@ impl Metered {
         };
         let edit = translated.map(Edit::Translate).or_else(|| strip.map(Edit::Strip));
         let timeouts = exchange.serving.as_ref().map(|(backend, _)| backend.timeouts).unwrap_or_default();
-        // Its head came just now.
-        let now = exchange.attempts.last().map_or(exchange.begun, |attempt| attempt.ended);
-        let mut metered = Box::new(Self {
-            upstream_done: upstream.is_end_stream(),
-            deadline: exchange.begun + timeouts.total,
-            idle: timeouts.idle,
-            progress: now,
-            waits: false,
-            held_up: Duration::ZERO,
-            upstream,
-            exchange,
-            meter,
-            edit,
-            held: None,
-            ready: VecDeque::new(),
-            trailers: None,
-            unread: None,
-            wait: None,
-            said_done: false,
-            ended: None,
-        });
+        // Written where it stays, as the exchange is: named before, it would be copied. Its head came just now.
+        let mut metered = Box::write(
+            Box::new_uninit(),
+            Self {
+                upstream_done: upstream.is_end_stream(),
+                deadline: exchange.begun + timeouts.total,
+                idle: timeouts.idle,
+                progress: exchange.attempts.last().map_or(exchange.begun, |attempt| attempt.ended),
+                waits: false,
+                held_up: Duration::ZERO,
+                upstream,
+                exchange,
+                meter,
+                edit,
+                held: None,
+                ready: VecDeque::new(),
+                trailers: None,
+                unread: None,
+                wait: None,
+                said_done: false,
+                ended: None,
+            },
+        );
         if metered.upstream_done {
             metered.release_held();
             if metered.is_through() {

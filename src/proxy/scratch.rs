@@ -23,14 +23,14 @@ thread_local! {
 }
 
 /// Decides with this worker's room for it.
-pub(super) fn with_scratch<T>(decide: impl Fn(&Scratch) -> T) -> T {
+pub(super) fn with_scratch<T>(mut decide: impl FnMut(&Scratch) -> T) -> T {
     // It is only not there while the thread ends.
-    SCRATCH.try_with(&decide).unwrap_or_else(|_| decide(&Scratch::default()))
+    SCRATCH.try_with(&mut decide).unwrap_or_else(|_| decide(&Scratch::default()))
 }
 
-/// Nobody looks at a decision any more.
-pub(super) fn give_back(decision: Decision) {
-    if decision.order.spilled() || decision.verdicts.spilled() {
+/// Nobody looks at a decision any more. One that lies where it is stays there.
+pub(super) fn give_back(decision: &mut Option<Decision>) {
+    if let Some(decision) = decision.take_if(|it| it.order.spilled() || it.verdicts.spilled()) {
         let _ = SCRATCH.try_with(|scratch| scratch.give_back(decision));
     }
 }

@@ -137,10 +137,10 @@ fn below(request: &Received, backend: &Backend, x: &Exchange) -> String {
 
 /// Books how the attempt went, for the record and for the backend's health.
 fn booked(
-    sent: Result<Result<UpstreamResponse, SendError>, Late>,
+    sent: Result<Result<Box<UpstreamResponse>, SendError>, Late>,
     backend: &Backend,
     x: &mut Exchange,
-) -> Result<UpstreamResponse, Error> {
+) -> Result<Box<UpstreamResponse>, Error> {
     let (now, live) = (x.shared.clock.monotonic(), Arc::clone(x.snapshot.live(backend.id)));
     let mut its_fault = true;
     let (outcome, result) = match sent {

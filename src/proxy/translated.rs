@@ -139,7 +139,7 @@ impl Exchange {
 }
 
 /// Makes the request what a backend of another dialect is to get, but for its credential.
-pub(super) fn speak(outgoing: &mut Outgoing, x: &Exchange, backend: &Backend, deployment: &Deployment) -> Result<(), Error> {
+pub(super) fn speak(outgoing: &mut Outgoing<'_>, x: &Exchange, backend: &Backend, deployment: &Deployment) -> Result<(), Error> {
     let translation = x.translated.as_ref().and_then(|translated| translated.translation);
     let (Some(translation), Some(body)) = (translation, &outgoing.intake.translated) else {
         return Err(x.untranslatable().unwrap_or(Error::UnknownModel));

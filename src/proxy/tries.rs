@@ -19,7 +19,7 @@ pub(super) struct Tries {
 }
 
 /// A refusal, and whose it is. Boxed, because it is rare, and every future that waits for an attempt has room for one.
-type Refusal = (UpstreamResponse, Option<(Arc<Backend>, Option<usize>)>);
+type Refusal = (Box<UpstreamResponse>, Option<(Arc<Backend>, Option<usize>)>);
 
 impl Tries {
     /// None yet.
@@ -42,7 +42,7 @@ impl Tries {
     }
 
     /// The backend that is tried now refused the work. Of all refusals one is kept, for the client to see.
-    pub(super) fn refused(&mut self, refusal: UpstreamResponse, x: &Exchange) {
+    pub(super) fn refused(&mut self, refusal: Box<UpstreamResponse>, x: &Exchange) {
         if outranks(refusal.head.status, self.refusal.as_ref().map(|kept| kept.0.head.status)) {
             self.refusal = Some(Box::new((refusal, x.serving.clone())));
         }

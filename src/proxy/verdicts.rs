@@ -48,12 +48,8 @@ pub(super) fn candidates_used<'l>(
             None => exclusion(policy, x.streamed, candidate, x.spent).unwrap_or(Verdict::KeptFree),
         };
         let intensity = x.snapshot.intensity(x.snapshot.plan.backend(candidate.backend), x.wall);
-        let (coefficients, prices) = (coefficients(x, index), prices(x, index));
-        let mut used = x.snapshot.candidate_used(candidate, verdict, (intensity, x.wall), coefficients, prices, policy);
-        if let Some(said) = said {
-            used.leave_out(said);
-        }
-        used
+        let counted_by = (coefficients(x, index), prices(x, index));
+        x.snapshot.candidate_used(candidate, verdict, (intensity, x.wall), counted_by, policy, said)
     };
     // Without a policy there is no decision, and the list is not asked for.
     x.policy()

@@ -70,7 +70,7 @@ pub trait Answers: Clone + Send + 'static {
     /// Answers a request that was read without hyper, and so will its answer be written.
     fn answer_plain(
         &mut self,
-        request: Message<RequestHead, RequestBody>,
+        request: Box<Message<RequestHead, RequestBody>>,
     ) -> impl Future<Output = Message<ResponseHead, Self::Body>> + Send;
 
     /// Whether a request with this head is refused whatever its body is, so that nobody need wait for that. Nothing comes of asking.
@@ -93,8 +93,8 @@ where
         response
     }
 
-    async fn answer_plain(&mut self, request: Message<RequestHead, RequestBody>) -> Message<ResponseHead, B> {
-        let (head, body) = self.answer(request.into()).await.into_parts();
+    async fn answer_plain(&mut self, request: Box<Message<RequestHead, RequestBody>>) -> Message<ResponseHead, B> {
+        let (head, body) = self.answer((*request).into()).await.into_parts();
         Message { head: head_of(head), body }
     }
 }
@@ -114,7 +114,7 @@ impl Answers for Lean {
 
     fn answer_plain(
         &mut self,
-        request: Message<RequestHead, RequestBody>,
+        request: Box<Message<RequestHead, RequestBody>>,
     ) -> impl Future<Output = Message<ResponseHead, proxy::Body>> + Send {
         self.0.answer(request)
     }

@@ -87,7 +87,6 @@ struct Awaited {
 }
 
 /// What comes next.
-#[expect(clippy::large_enum_variant, reason = "nearly always it is the large one, which a box would only cost an allocation")]
 enum Next {
     Request(Plain<RequestBody>),
     /// A message for the longer way.
@@ -154,7 +153,8 @@ impl<IO> Link<IO> {
     fn look(&mut self) -> Option<Next> {
         let (begun, ended) = self.state().requests();
         self.timers.received(begun, ended);
-        match self.reader.look(&self.input) {
+        let mut room = Whole::default();
+        match self.reader.look(&self.input, &mut room) {
             Look::More { head } => {
                 self.wait(head);
                 None
@@ -162,12 +162,12 @@ impl<IO> Link<IO> {
             Look::Other => Some(Next::Longer),
             Look::Whole(whole) if whole.length() == self.input.len() => {
                 let message = Bytes::from(std::mem::take(&mut self.input));
-                Some(self.made(&whole, &message))
+                Some(self.made(whole, &message))
             }
             Look::Whole(whole) => {
                 let rest = self.input.split_off(whole.length());
                 let message = Bytes::from(std::mem::replace(&mut self.input, rest));
-                Some(self.made(&whole, &message))
+                Some(self.made(whole, &message))
             }
         }
     }
@@ -176,11 +176,12 @@ impl<IO> Link<IO> {
     fn look_at(&mut self, bytes: &[u8]) -> Option<Next> {
         let (begun, ended) = self.state().requests();
         self.timers.received(begun, ended);
-        match self.reader.look(bytes) {
+        let mut room = Whole::default();
+        match self.reader.look(bytes, &mut room) {
             Look::Whole(whole) => {
                 let (message, rest) = bytes.split_at(whole.length().min(bytes.len()));
                 self.input.extend_from_slice(rest);
-                Some(self.made(&whole, &Bytes::copy_from_slice(message)))
+                Some(self.made(whole, &Bytes::copy_from_slice(message)))
             }
             look => {
                 self.input.extend_from_slice(bytes);
@@ -309,7 +310,7 @@ impl<IO: AsyncRead + AsyncWrite + SeesEnd + Unpin> Link<IO> {
     async fn answered<S: Answers>(
         &mut self,
         service: &mut S,
-        request: Message<RequestHead, RequestBody>,
+        request: Box<Message<RequestHead, RequestBody>>,
     ) -> Option<Message<ResponseHead, S::Body>> {
         let mut answer = pin!(service.answer_plain(request));
         poll_fn(|cx| match answer.as_mut().poll(cx) {

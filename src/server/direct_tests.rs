@@ -184,7 +184,7 @@ impl<A: Answers> Answers for Refusing<A> {
         self.0.answer(request).await
     }
 
-    async fn answer_plain(&mut self, request: Message<RequestHead, RequestBody>) -> Message<ResponseHead, A::Body> {
+    async fn answer_plain(&mut self, request: Box<Message<RequestHead, RequestBody>>) -> Message<ResponseHead, A::Body> {
         self.0.answer_plain(request).await
     }
 

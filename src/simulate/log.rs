@@ -263,7 +263,8 @@ impl Written<'_> {
                 None => exclusion(policy, true, candidate, decided.spent).unwrap_or(Verdict::KeptFree),
             };
             let (_, intensity) = self.at(candidate.backend.index());
-            self.snapshot.candidate_used(candidate, verdict, (intensity, self.over.wall), self.coefficients(index), None, policy)
+            let counted_by = (self.coefficients(index), None);
+            self.snapshot.candidate_used(candidate, verdict, (intensity, self.over.wall), counted_by, policy, None)
         });
         let reason = match &decided.outcome {
             Outcome::Serve(decision) => decision.reason.as_str(),

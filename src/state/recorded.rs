@@ -8,24 +8,28 @@ use crate::cost::TokenPrices;
 use crate::decide::{Candidate, Verdict};
 use crate::grid::{self, Freshness, Intensity, Quality};
 use crate::policy::{Objective, Policy};
-use crate::record::{CandidateUsed, CarbonUsed, Text};
+use crate::record::{CandidateUsed, CarbonUsed, DecisionUsed, Text};
 use crate::tables::Coefficients;
 use crate::units::{Grams, Millis};
 
 impl Snapshot {
-    /// A candidate with the numbers that led to its verdict. `intensity` is that of its grid at the decision, which was at `wall`.
+    /// A candidate with the numbers that led to its verdict. `intensity` is that of its grid at the decision, which was at `wall`. What is
+    /// `said` of all of them is left out, as [`DecisionUsed::said_once`] does: afterwards, each would be copied for it.
     pub fn candidate_used<'a>(
         &'a self,
         candidate: &Candidate,
         verdict: Verdict,
         (intensity, wall): (Option<Intensity<'_>>, Timestamp),
-        coefficients: Option<&'a Coefficients>,
-        prices: Option<TokenPrices>,
+        (coefficients, prices): (Option<&'a Coefficients>, Option<TokenPrices>),
         policy: &Policy,
+        said: Option<&DecisionUsed<'_>>,
     ) -> CandidateUsed<'a> {
         let (backend, estimate) = (self.plan.backend(candidate.backend), &candidate.estimate);
         let some = |grams: Grams| Some(grams).filter(|grams| *grams > Grams::ZERO);
         let paced = policy.budget.is_some_and(|budget| budget.per_output_token.is_some());
+        let unsaid = |tokens: u32, said: Option<u32>| Some(tokens).filter(|tokens| said != Some(*tokens));
+        let said_table = said.and_then(|said| said.coefficient.as_deref());
+        let table = coefficients.map(|table| &*table.id).filter(|id| said_table != Some(*id));
         CandidateUsed {
             backend: Text::from(&*backend.name),
             region: None,
@@ -35,10 +39,10 @@ impl Snapshot {
             first_token_ms: Some(estimate.first_token),
             queue_ms: Some(estimate.queue.rounded()).filter(|queue| *queue > Millis::ZERO),
             total_ms: Some(estimate.total),
-            input_tokens: Some(estimate.prompt_tokens),
+            input_tokens: unsaid(estimate.prompt_tokens, said.and_then(|said| said.input_tokens)),
             cached_input_tokens: Some(estimate.cached_tokens).filter(|cached| *cached > 0),
-            output_tokens: Some(estimate.output_tokens),
-            coefficient: coefficients.map(|table| Text::from(&*table.id)),
+            output_tokens: unsaid(estimate.output_tokens, said.and_then(|said| said.output_tokens)),
+            coefficient: table.map(Text::from),
             pue: Some(backend.pue),
             intensity_g_per_kwh: estimate.intensity,
             // How old the mean of a year is says nothing.

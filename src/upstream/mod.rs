@@ -68,7 +68,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
 }
 
-/// The head of a response, and the way to the rest.
+/// The head of a response, and the way to the rest. Those who send give it boxed: it goes through ten hands, and was copied by each.
 #[derive(Debug)]
 pub struct UpstreamResponse {
     /// Status and fields, hop-by-hop fields included; `Content-Length` stands once at most and never beside `Transfer-Encoding`.
@@ -125,7 +125,7 @@ impl Upstreams {
         &'a self,
         backend: &'a Arc<Backend>,
         request: impl Into<Box<Request<SendBody>>>,
-    ) -> impl Future<Output = Result<UpstreamResponse, SendError>> + Send {
+    ) -> impl Future<Output = Result<Box<UpstreamResponse>, SendError>> + Send {
         let request = request.into();
         async move {
             match backend.protocol {
@@ -152,7 +152,7 @@ impl Upstreams {
         backend: &Arc<Backend>,
         request: &Message<RequestHead, SendBody>,
         within: Duration,
-    ) -> Result<Result<UpstreamResponse, SendError>, TimedOut> {
+    ) -> Result<Result<Box<UpstreamResponse>, SendError>, TimedOut> {
         let until = tokio::time::Instant::now() + within;
         let Message { head: RequestHead { method, target, fields, .. }, body } = request;
         if backend.protocol == Protocol::Http1 && !body.is_stream() && !fields.has(Name::Upgrade) {
@@ -175,7 +175,7 @@ impl Upstreams {
         backend: &Arc<Backend>,
         request: Whole<'_>,
         until: Option<tokio::time::Instant>,
-    ) -> Result<Result<UpstreamResponse, SendError>, TimedOut> {
+    ) -> Result<Result<Box<UpstreamResponse>, SendError>, TimedOut> {
         let is_direct = |parked: &Parked| matches!(parked, Parked::Direct(_));
         for _ in 0..MAX_STALE {
             let Some(Parked::Direct(mut connection)) = pool::take(&self.shared, backend, self.now(), is_direct) else { break };
@@ -212,14 +212,18 @@ impl Upstreams {
         head: Head,
         connection: Box<Direct>,
         connect: Option<Duration>,
-    ) -> UpstreamResponse {
+    ) -> Box<UpstreamResponse> {
         let Head { head, body, keeps_alive } = head;
         let keep = if keeps_alive { h1::keep(backend.keep_idle, &head.fields) } else { Duration::ZERO };
         let home = body::Home { shared: Arc::clone(&self.shared), backend: Arc::clone(backend), keep };
-        UpstreamResponse { head, body: UpstreamBody::direct(connection, body, home), upgrade: None, connect }
+        Box::new(UpstreamResponse { head, body: UpstreamBody::direct(connection, body, home), upgrade: None, connect })
     }
 
-    async fn send_by_hyper(&self, backend: &Arc<Backend>, mut request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {
+    async fn send_by_hyper(
+        &self,
+        backend: &Arc<Backend>,
+        mut request: Request<SendBody>,
+    ) -> Result<Box<UpstreamResponse>, SendError> {
         h1::frame(&mut request);
         let asked = Asked { upgrade: request.headers().contains_key(UPGRADE) };
         for _ in 0..MAX_STALE {
@@ -258,7 +262,7 @@ impl Upstreams {
         slot: Box<h1::Slot>,
         asked: Asked,
         connect: Option<Duration>,
-    ) -> Result<UpstreamResponse, SendError> {
+    ) -> Result<Box<UpstreamResponse>, SendError> {
         let invalid = |why: &'static str| Err(SendError::lost(SendErrorKind::InvalidHead, why));
         if slot.was_flooded() {
             return invalid("there is no end of informational responses");
@@ -275,7 +279,8 @@ impl Upstreams {
             slot.spawn(&self.shared.tasks);
             let (head, incoming) = response.into_parts();
             let head = head_of(head);
-            return Ok(UpstreamResponse { head, body: UpstreamBody::detached(incoming), upgrade: Some(upgrade), connect });
+            let body = UpstreamBody::detached(incoming);
+            return Ok(Box::new(UpstreamResponse { head, body, upgrade: Some(upgrade), connect }));
         }
         let (head, incoming) = response.into_parts();
         let head = head_of(head);
@@ -287,10 +292,10 @@ impl Upstreams {
             let upload = Arc::clone(slot.upload());
             UpstreamBody::spawned(incoming, upload, slot.spawn(&self.shared.tasks))
         };
-        Ok(UpstreamResponse { head, body, upgrade: None, connect })
+        Ok(Box::new(UpstreamResponse { head, body, upgrade: None, connect }))
     }
 
-    async fn send_h2(&self, backend: &Arc<Backend>, mut request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {
+    async fn send_h2(&self, backend: &Arc<Backend>, mut request: Request<SendBody>) -> Result<Box<UpstreamResponse>, SendError> {
         let mut stale = 0;
         loop {
             let started = self.now();
@@ -310,7 +315,7 @@ impl Upstreams {
                 Ok((response, cancel)) => {
                     let (head, incoming) = response.into_parts();
                     let body = UpstreamBody::stream(incoming, lease, cancel);
-                    return Ok(UpstreamResponse { head: head_of(head), body, upgrade: None, connect: took });
+                    return Ok(Box::new(UpstreamResponse { head: head_of(head), body, upgrade: None, connect: took }));
                 }
                 Err(failed) => {
                     let (mut unsent, error) = given_back(failed, lease.upload(), !fresh)?;

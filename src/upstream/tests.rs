@@ -109,7 +109,7 @@ impl World {
         (Self::new(tcp(Names::of_this_system(), || Ok(())), backend_at("127.0.0.1", port)), listener)
     }
 
-    async fn send(&self, request: Request<SendBody>) -> Result<UpstreamResponse, SendError> {
+    async fn send(&self, request: Request<SendBody>) -> Result<Box<UpstreamResponse>, SendError> {
         within(self.upstreams.send(&self.backend, request)).await
     }
 

@@ -3,14 +3,15 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::framing::{Look, Reader};
+use crate::wire::framing::{Look, Reader, Whole};
 
 const UNKNOWN: HeaderName = HeaderName::from_static("x-unknown");
 
 /// The fields of a request as it is read.
 fn received(lines: &str) -> Fields {
     let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
-    let Look::Whole(whole) = Reader::new(1 << 16, 0).look(text.as_bytes()) else { panic!("{text}") };
+    let mut room = Whole::default();
+    let Look::Whole(whole) = Reader::new(1 << 16, 0).look(text.as_bytes(), &mut room) else { panic!("{text}") };
     whole.request::<Bytes>(&text.into()).unwrap().request.head.fields
 }
 

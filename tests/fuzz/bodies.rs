@@ -30,7 +30,7 @@ use windward::record::AccessRecord;
 use windward::report::{Summary, summarise};
 use windward::state::Snapshot;
 use windward::wire::Operation;
-use windward::wire::framing::{Framing, Look, Reader, Then};
+use windward::wire::framing::{Framing, Look, Reader, Then, Whole};
 use windward::wire::request::RequestScan;
 use windward::wire::response::{Head, Invalid, head, head_end, keep_trailers};
 use windward::wire::splice::{apply, edits, length_change};
@@ -341,12 +341,12 @@ fn plain<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Option<(Request<Bytes>, 
     let (mut reader, mut kept) = (Reader::new(64 << 10, usize::MAX), Vec::new());
     for piece in pieces {
         kept.extend_from_slice(piece);
-        match reader.look(&kept) {
+        match reader.look(&kept, &mut Whole::default()) {
             Look::More { .. } => {}
             Look::Other => return None,
             Look::Whole(whole) => {
                 let request = whole.request(&Bytes::copy_from_slice(&kept[..whole.length()]))?.request;
-                return Some((request.into(), whole.length()));
+                return Some(((*request).into(), whole.length()));
             }
         }
     }

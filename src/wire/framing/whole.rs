@@ -36,16 +36,15 @@ struct Limits {
 }
 
 /// What begins the bytes that were looked at.
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly always it is the large one, which a box would only cost an allocation")]
-pub enum Look {
+#[derive(Clone, Copy, Debug)]
+pub enum Look<'r> {
     /// Part of a head; or, if `head`, a whole one without all of its body.
     More {
         /// Whether the head is there.
         head: bool,
     },
     /// A request.
-    Whole(Whole),
+    Whole(&'r Whole),
     /// What is none of these: a refused head, an unusual framing, a long body.
     Other,
 }
@@ -63,8 +62,8 @@ pub struct Whole {
 /// A request and what it says of its connection.
 #[derive(Debug)]
 pub struct Plain<B> {
-    /// The request. Its fields and its body are slices of the message.
-    pub request: Message<RequestHead, B>,
+    /// The request. Its fields and its body are slices of the message. Boxed, because it goes through many hands.
+    pub request: Box<Message<RequestHead, B>>,
     /// Whether another may follow.
     pub keeps_alive: bool,
 }
@@ -101,23 +100,29 @@ impl Reader {
         self
     }
 
-    /// Looks at bytes that begin with a message: all that came of it, and at every call more than at the one before.
-    pub fn look(&mut self, bytes: &[u8]) -> Look {
+    /// Looks at bytes that begin with a message: all that came of it, and at every call more than at the one before. A request is noted
+    /// in `room`, an empty one.
+    pub fn look<'r>(&mut self, bytes: &[u8], room: &'r mut Whole) -> Look<'r> {
         let Some(kept) = &mut self.kept else {
-            let mut whole = Whole::default();
-            return match whole.advance(bytes, self.limits) {
+            return match room.advance(bytes, self.limits) {
                 Err(Unfit) => Look::Other,
-                Ok(true) => Look::Whole(whole),
+                Ok(true) => Look::Whole(room),
                 Ok(false) => {
-                    let head = whole.head_length > 0;
-                    self.kept = Some(Box::new(whole));
+                    let head = room.head_length > 0;
+                    self.kept = Some(Box::new(std::mem::take(room)));
                     Look::More { head }
                 }
             };
         };
         match kept.advance(bytes, self.limits) {
             Ok(false) => Look::More { head: kept.head_length > 0 },
-            Ok(true) => self.kept.take().map_or(Look::Other, |whole| Look::Whole(*whole)),
+            Ok(true) => match self.kept.take() {
+                Some(whole) => {
+                    *room = *whole;
+                    Look::Whole(room)
+                }
+                None => Look::Other,
+            },
             Err(Unfit) => Look::Other,
         }
     }
@@ -165,7 +170,7 @@ impl Whole {
     pub fn request<B: From<Bytes>>(&self, message: &Bytes) -> Option<Plain<B>> {
         let body = message.get(self.head_length..self.length).map(|_| message.slice(self.head_length..self.length))?;
         let (head, keeps_alive) = self.read_head(message)?;
-        Some(Plain { request: Message { head, body: B::from(body) }, keeps_alive })
+        Some(Plain { request: Box::new(Message { head, body: B::from(body) }), keeps_alive })
     }
 
     /// The head, as slices of the message, and whether another message may follow.
@@ -208,7 +213,7 @@ mod tests {
         let (mut reader, mut kept) = (Reader::new(1 << 10, usize::MAX), Vec::new());
         for piece in pieces {
             kept.extend_from_slice(piece);
-            match reader.look(&kept) {
+            match reader.look(&kept, &mut Whole::default()) {
                 Look::More { .. } => {}
                 Look::Other => return Err("other"),
                 Look::Whole(whole) => {
@@ -226,7 +231,7 @@ mod tests {
     fn a_request_is_what_was_sent_wherever_it_was_cut() {
         for size in 1..=POST.len() {
             let (plain, rest) = read(format!("\r\n{POST}GET").as_bytes().chunks(size)).unwrap();
-            let Message { head, body } = plain.request;
+            let Message { head, body } = *plain.request;
             assert_eq!(
                 (head.method.as_str(), head.target.to_string().as_str(), &body[..]),
                 ("POST", "/v1/x?y=z", b"hello".as_slice())
@@ -241,7 +246,8 @@ mod tests {
     #[test]
     fn nothing_is_copied() {
         let bytes = Bytes::copy_from_slice(POST.as_bytes());
-        let Look::Whole(whole) = Reader::new(1 << 10, usize::MAX).look(&bytes) else { panic!("it is whole") };
+        let mut room = Whole::default();
+        let Look::Whole(whole) = Reader::new(1 << 10, usize::MAX).look(&bytes, &mut room) else { panic!("it is whole") };
         let request = whole.request::<Bytes>(&bytes).unwrap().request;
         let range = bytes.as_ptr_range();
         assert!(range.contains(&request.body.as_ptr()) && range.contains(&request.head.fields.get(Name::Host).unwrap().as_ptr()));
@@ -289,12 +295,15 @@ mod tests {
     fn a_head_without_its_body_says_so() {
         let head = POST.len() - 5;
         let mut reader = Reader::new(1 << 10, usize::MAX);
-        assert!(matches!(reader.look(&POST.as_bytes()[..head - 1]), Look::More { head: false }));
-        assert!(matches!(reader.look(&POST.as_bytes()[..head]), Look::More { head: true }));
-        assert!(matches!(reader.look(&POST.as_bytes()[..head + 4]), Look::More { head: true }));
-        assert!(matches!(reader.look(POST.as_bytes()), Look::Whole(_)));
+        assert!(matches!(reader.look(&POST.as_bytes()[..head - 1], &mut Whole::default()), Look::More { head: false }));
+        assert!(matches!(reader.look(&POST.as_bytes()[..head], &mut Whole::default()), Look::More { head: true }));
+        assert!(matches!(reader.look(&POST.as_bytes()[..head + 4], &mut Whole::default()), Look::More { head: true }));
+        assert!(matches!(reader.look(POST.as_bytes(), &mut Whole::default()), Look::Whole(_)));
         assert!(reader.kept.is_none(), "between two requests nothing is held");
         let mut reader = Reader::new(1 << 10, 4);
-        assert!(matches!(reader.look(&POST.as_bytes()[..head]), Look::Other), "it is longer than will be taken");
+        assert!(
+            matches!(reader.look(&POST.as_bytes()[..head], &mut Whole::default()), Look::Other),
+            "it is longer than will be taken"
+        );
     }
 }
