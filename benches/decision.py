@@ -7,7 +7,8 @@
 
 Each cell is the share of the oracle's saving that the policy captures, and the share of requests that missed a budget, failed or were
 shed, in all and of each class; beside it the misses of the carbon-blind policy, and how much of the traffic moved between regions in a
-minute. Without WINDWARD_DATA the grids are made up. With --ablations the same for the policy without each of its parts, a column for each scenario. Nothing is asserted: the simulation's own tests do that.
+minute. Where the policies are told figures that are not true, the last column is an oracle that plans by the same figures: its own share
+and movement are what could be had. Without WINDWARD_DATA the grids are made up. With --ablations the same for the policy without each of its parts, a column for each scenario. Nothing is asserted: the simulation's own tests do that.
 """
 import argparse
 import json
@@ -96,11 +97,23 @@ def runs_of(binary, path, more, args):
 
 
 def found(path):
-    """The runs, each with what the oracle moved on the same seed."""
+    """The runs, each with what the oracle did on the same seed."""
     with open(path) as file:
         result = json.load(file)
-    moved = {best["seed"]: best.get("movement_percent", float("nan")) for best in result["oracle"]}
-    return [run | {"oracle_moved": moved[run["seed"]], "classes": result["classes"]} for run in result["runs"]]
+    oracle = {best["seed"]: best for best in result["oracle"]}
+    return [run | {"oracle": oracle[run["seed"]], "classes": result["classes"]} for run in result["runs"]]
+
+
+def of_told(runs):
+    """What an oracle saves and moves that is told what the policies are told, and how much of that these runs make."""
+    told = [(run, run["oracle"]["told"]) for run in runs if run["oracle"].get("told")]
+    if not told:
+        return "-"
+    shares = [one["percent_of_best"] for _, one in told]
+    part = mean(100 * run["percent_of_best"] / one["percent_of_best"] for run, one in told)
+    times = mean(run["score"]["movement_percent"] / one["movement_percent"] for run, one in told)
+    moved = mean(one["movement_percent"] for _, one in told)
+    return f"{mean(shares):.1f} ({min(shares):.1f}..{max(shares):.1f}), of which {part:.1f}; {moved:.1f} ({times:.2f})"
 
 
 def by_class(runs):
@@ -146,8 +159,8 @@ def main():
     args = parser.parse_args()
     if args.ablations:
         return ablations(args)
-    print(f"| world | scenario | % of the oracle's saving (range over {args.seeds} seeds) | missed % | of them by class | least_latency missed % | moved % a minute (times the oracle's) |")
-    print("|---|---|---|---|---|---|---|")
+    print(f"| world | scenario | % of the oracle's saving (range over {args.seeds} seeds) | missed % | of them by class | least_latency missed % | moved % a minute (times the oracle's) | an oracle told the same: % of the saving, of which so many % were made; moved % (times that) |")
+    print("|---|---|---|---|---|---|---|---|")
     for world in args.worlds.split(","):
         for scenario in (args.scenarios or SCENARIOS).split(","):
             runs = run(args.binary, world, scenario, args)
@@ -155,9 +168,9 @@ def main():
             shares = [run["percent_of_best"] for run in of(args.policy)]
             row = f"{mean(shares):.1f} ({min(shares):.1f}..{max(shares):.1f})"
             missed = [mean(100 * run["score"]["missed"] / run["score"]["requests"] for run in of(policy)) for policy in (args.policy, "least_latency")]
-            times = mean(run["score"]["movement_percent"] / run["oracle_moved"] for run in of(args.policy))
+            times = mean(run["score"]["movement_percent"] / run["oracle"]["movement_percent"] for run in of(args.policy))
             moved = mean(run["score"]["movement_percent"] for run in of(args.policy))
-            print(f"| {world} | {scenario} | {row} | {missed[0]:.2f} | {by_class(of(args.policy))} | {missed[1]:.2f} | {moved:.1f} ({times:.2f}) |", flush=True)
+            print(f"| {world} | {scenario} | {row} | {missed[0]:.2f} | {by_class(of(args.policy))} | {missed[1]:.2f} | {moved:.1f} ({times:.2f}) | {of_told(of(args.policy))} |", flush=True)
 
 
 if __name__ == "__main__":

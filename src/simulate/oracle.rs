@@ -5,6 +5,11 @@
 //! and its prompts 85 % of the time of its readers; a region is open to a kind of requests if an unqueued one would meet the budget to
 //! the first token in 99 of 100 cases. Bursts within a step and what is left over from the step before are ignored, so it is a bound
 //! rather than a plan.
+//!
+//! Where a scenario tells the router wrong figures, no router can be held against one that knows the true ones. So there it is asked a
+//! second time, by what a router is told of grids and machines ([`Told`]) and with all the rest known as before: that plan is the best by
+//! these figures, and is judged by the true ones. It is no bound in the strict sense, as somebody may be wrong by luck the right way, and
+//! one who knew how wrong figures are would trust them less where they differ little.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,6 +19,7 @@ use fastrand::Rng;
 use super::conditions;
 use super::score::{MOVEMENT_WINDOW, movement};
 use super::simplex::{Column, Programme};
+use super::told::Told;
 use super::traffic::{Ask, Course};
 use super::truth::truth;
 use super::world::World;
@@ -49,11 +55,23 @@ pub struct Best {
     pub grams_without_lengths: f64,
     /// The share of requests, in percent, that it moves to another region from one minute to the next, as a mean.
     pub movement_percent: f64,
+    /// An oracle that is told what a router is told; `None` where that is true.
+    pub told: Option<Planned>,
+}
+
+/// A plan, judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Planned {
+    /// Grams of the scored requests, in truth.
+    pub grams: f64,
+    /// The share of requests, in percent, that it moves to another region from one minute to the next, as a mean.
+    pub movement_percent: f64,
 }
 
 /// What it has found so far.
 #[derive(Clone, Debug, Default)]
 struct Found {
+    /// In truth, whatever it planned by.
     grams: f64,
     /// Requests that could not be served in their step.
     overflow: f64,
@@ -67,19 +85,29 @@ struct Bin {
     requests: f64,
     prompt: f64,
     output: f64,
-    /// By region.
+    /// By region, in truth.
     grams: Vec<f64>,
+    /// By region, as it is planned by.
+    believed: Vec<f64>,
 }
 
 /// Class, residency, kind of prompt and of answer.
 type Kind = (u8, bool, u8, u8);
 
-/// The best that could have been done on a course.
-pub fn best(scenario: &Scenario, world: &World, course: &Course) -> Best {
-    let with = |lengths| found(Oracle { scenario, world, course, lengths, open: HashMap::new(), prompts: mean_prompts(course) });
-    let (grams_without_lengths, Found { grams, overflow, windows }) = (with(false).grams, with(true));
+/// The best that could have been done on a course, and the best by what is `told`, where that is not true.
+pub fn best(scenario: &Scenario, world: &World, course: &Course, told: Option<&Told>) -> Best {
+    let prompts = mean_prompts(course);
+    let with = |lengths, told| found(Oracle { scenario, world, course, told, lengths, open: HashMap::new(), prompts });
+    let (grams_without_lengths, Found { grams, overflow, windows }) = (with(false, None).grams, with(true, None));
+    let told = told.map(|told| with(true, Some(told)));
     let requests = course.asks.iter().filter(|ask| ask.at >= scenario.warm_up).count();
-    Best { grams, overflow: overflow / requests.max(1) as f64, grams_without_lengths, movement_percent: movement(&windows) }
+    Best {
+        grams,
+        overflow: overflow / requests.max(1) as f64,
+        grams_without_lengths,
+        movement_percent: movement(&windows),
+        told: told.map(|told| Planned { grams: told.grams, movement_percent: movement(&told.windows) }),
+    }
 }
 
 /// Step by step.
@@ -105,6 +133,8 @@ struct Oracle<'a> {
     scenario: &'a Scenario,
     world: &'a World,
     course: &'a Course,
+    /// What it plans by; the truth where that is `None`.
+    told: Option<&'a Told>,
     /// Whether it knows how long answers will be.
     lengths: bool,
     /// Whether a region under such conditions is open to a class with such prompts.
@@ -133,9 +163,9 @@ impl Oracle<'_> {
         let mut columns = Vec::new();
         for (group, (kind, bin)) in bins.iter().enumerate() {
             for (region, (rooms, looks)) in rooms.iter().zip(&now).enumerate() {
-                let grams = bin.grams.get(region).copied().unwrap_or(0.0);
+                let cost = bin.believed.get(region).copied().unwrap_or(0.0);
                 if let Some(uses) = self.uses(*kind, bin, region, rooms, looks) {
-                    columns.push(Column { group, cost: grams, uses });
+                    columns.push(Column { group, cost, uses });
                 }
             }
         }
@@ -150,10 +180,10 @@ impl Oracle<'_> {
         let window = (STEP * step).as_millis() / MOVEMENT_WINDOW.as_millis();
         found.windows.resize_with(window as usize + 1, || vec![0.0; self.scenario.regions.len()]);
         for (column, share) in programme.columns.iter().zip(&solution.shares) {
-            found.grams += column.cost * share * scale;
             let region = column.uses.first().map(|(capacity, _)| capacity / 2);
-            let count = found.windows.last_mut().zip(region).and_then(|(window, region)| window.get_mut(region));
-            if let (Some(count), Some((_, bin))) = (count, bins.get(column.group)) {
+            let (Some(region), Some((_, bin))) = (region, bins.get(column.group)) else { continue };
+            found.grams += share * bin.grams.get(region).copied().unwrap_or(0.0);
+            if let Some(count) = found.windows.last_mut().and_then(|window| window.get_mut(region)) {
                 *count += share * bin.requests;
             }
         }
@@ -168,13 +198,16 @@ impl Oracle<'_> {
         for ask in asks {
             let output = if self.lengths { place(ask.output, OUTPUTS) } else { 0 };
             let kind = (ask.class, ask.resident, place(ask.prompt, PROMPTS), output);
-            let bin = bins.entry(kind).or_insert_with(|| Bin { grams: vec![0.0; self.scenario.regions.len()], ..Bin::default() });
+            let none = || vec![0.0; self.scenario.regions.len()];
+            let bin = bins.entry(kind).or_insert_with(|| Bin { grams: none(), believed: none(), ..Bin::default() });
             bin.requests += 1.0;
             bin.prompt += f64::from(ask.prompt);
             bin.output += f64::from(ask.output);
             let tokens = TokenCounts { input: u64::from(ask.prompt), cached: 0, output: u64::from(ask.output) };
-            for (region, grams) in bin.grams.iter_mut().enumerate() {
-                *grams += truth(self.scenario, self.world, self.course, ask, region, tokens).get();
+            for (region, (grams, believed)) in bin.grams.iter_mut().zip(&mut bin.believed).enumerate() {
+                let true_grams = truth(self.scenario, self.world, self.course, ask, region, tokens);
+                *grams += true_grams.get();
+                *believed += self.told.map_or(true_grams, |told| told.grams(self.scenario, ask, region, tokens)).get();
             }
         }
         let mut bins: Vec<(Kind, Bin)> = bins.into_iter().collect();
@@ -289,4 +322,74 @@ fn mean_prompts(course: &Course) -> [f64; 3] {
         }
     }
     sums.map(|(sum, count)| sum / f64::from(count.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::scenario::load;
+    use crate::config::{Env, Files};
+    use crate::simulate::players;
+    use crate::simulate::world::GridTrace;
+    use crate::units::GramsPerKwh;
+
+    struct NoFiles;
+
+    impl Files for NoFiles {
+        fn read(&self, _: &std::path::Path) -> std::io::Result<Vec<u8>> {
+            Err(std::io::ErrorKind::NotFound.into())
+        }
+    }
+
+    /// Four minutes, an hour of the grid each, of two regions with room for all: one at 100 and one at 300 g/kWh. `wrong` spoils what is
+    /// told of them.
+    fn best_of(wrong: impl Fn(&mut Course)) -> Best {
+        let text = "hours: 4\nwarm_up: 0s\ncarbon_hour: 60s\nregions:\n  - { name: a, grid_zone: DE, rtt: 5ms, replicas: 9 }\n  - { name: b, \
+                    grid_zone: FR, rtt: 5ms, replicas: 9 }\nclasses: [{ name: c, share: 1, first_token: 9s, per_output_token: 80ms \
+                    }]\npolicies: [{ name: p }]\ntraffic: { per_second: 2, resident: 0 }\n";
+        let scenario = load("s.yaml", text, &Env::default(), &NoFiles).unwrap_or_else(|errors| panic!("{errors}"));
+        let mut world = World::read(&scenario, &NoFiles).unwrap();
+        for (grid, intensity) in world.grids.iter_mut().zip([100.0, 300.0].map(GramsPerKwh::saturating)) {
+            *grid = GridTrace { hourly: vec![intensity; 5], before: Vec::new(), mean: intensity, recorded: false };
+        }
+        let mut course = Course::draw(&scenario, &world, 1);
+        wrong(&mut course);
+        let players = players(&scenario, &world).unwrap_or_else(|errors| panic!("{errors}"));
+        let told = Told::of(&scenario, &world, &course, &players[0]);
+        best(&scenario, &world, &course, told.as_ref())
+    }
+
+    #[test]
+    fn wrong_figures_that_leave_the_order_as_it_is_cost_nothing() {
+        assert_eq!(best_of(|_| ()).told, None, "nothing is wrong");
+        let best = best_of(|course| course.energy_factors = vec![2.0, 2.0]);
+        assert_eq!(best.told, Some(Planned { grams: best.grams, movement_percent: best.movement_percent }));
+    }
+
+    #[test]
+    fn who_is_told_of_each_region_what_is_so_of_the_other_goes_to_the_wrong_one() {
+        let best = best_of(|course| course.readings.swap(0, 1));
+        let told = best.told.unwrap();
+        assert!((told.grams / best.grams - 3.0).abs() < 1e-9, "{told:?} of {best:?}");
+        assert!(told.movement_percent < 1e-9 && best.movement_percent < 1e-9, "both stay where they are: {best:?}");
+        let by_energy = best_of(|course| course.energy_factors = vec![6.0, 1.0]).told.unwrap();
+        assert!(
+            (by_energy.grams / best.grams - 6.0).abs() < 1e-9,
+            "a region that is believed to be clean takes six times the energy"
+        );
+    }
+
+    #[test]
+    fn who_is_told_otherwise_every_other_hour_moves_with_it() {
+        let best = best_of(|course| {
+            for nth in [1, 3] {
+                let [a, b] = &mut course.readings[..] else { panic!("two regions") };
+                std::mem::swap(&mut a[nth], &mut b[nth]);
+            }
+        });
+        let told = best.told.unwrap();
+        assert!((told.movement_percent - 100.0).abs() < 1e-9 && best.movement_percent < 1e-9, "{best:?}");
+        // Two hours of four there where it is three times as dirty.
+        assert!((1.8..2.2).contains(&(told.grams / best.grams)), "{best:?}");
+    }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::Comparison;
+use super::oracle::{Best, Planned};
 use super::score::Score;
 use super::traffic::left_out;
 use super::world::World;
@@ -82,6 +83,9 @@ pub const COLUMNS: [&str; 12] = [
     "moved/min %",
 ];
 
+/// The row of an oracle that plans by what the router is told.
+const TOLD: &str = "(oracle told the same)";
+
 /// The comparison as a table with what it rests on.
 pub fn text(scenario: &Scenario, world: &World, comparison: &Comparison) -> String {
     let reference = reference(scenario);
@@ -91,11 +95,6 @@ pub fn text(scenario: &Scenario, world: &World, comparison: &Comparison) -> Stri
             comparison.runs.iter().filter(|run| run.policy == policy).map(|run| (run.seed, &run.finished.score)).collect();
         rows.push(Row { name: settings.name.to_string(), cells: cells(comparison, reference, &runs) });
     }
-    let requests = |seed: u64| {
-        let run = comparison.runs.iter().find(|run| run.seed == seed);
-        run.map_or(1.0, |run| run.finished.score.requests.max(1) as f64)
-    };
-    let best = Spread::of(comparison.best.iter().map(|(seed, best)| 1e3 * best.grams / requests(*seed)));
     let overflow = Spread::of(comparison.best.iter().map(|(_, best)| 100.0 * best.overflow));
     let without = Spread::of(
         comparison
@@ -103,16 +102,25 @@ pub fn text(scenario: &Scenario, world: &World, comparison: &Comparison) -> Stri
             .iter()
             .filter_map(|(seed, best)| of_best(comparison, reference, *seed, &served(best.grams_without_lengths))),
     );
-    let mut oracle = vec!["-".to_owned(); COLUMNS.len() - 1];
-    let moved = Spread::of(comparison.best.iter().map(|(_, best)| best.movement_percent));
-    if let [grams, share, .., movement] = &mut oracle[..] {
-        (*grams, *share) = (Spread::text(best, 2), "100".to_owned());
-        *movement = moved.map_or_else(String::new, |one| format!("{:.1}", one.mean));
-    }
-    rows.push(Row { name: "(oracle)".to_owned(), cells: oracle });
+    let own = |best: &Best| Some(Planned { grams: best.grams, movement_percent: best.movement_percent });
+    rows.extend(planned(comparison, reference, &own).map(|mut cells| {
+        if let Some(share) = cells.get_mut(1) {
+            "100".clone_into(share);
+        }
+        Row { name: "(oracle)".to_owned(), cells }
+    }));
+    let told = planned(comparison, reference, &|best| best.told);
+    let is_told = told.is_some();
+    rows.extend(told.map(|cells| Row { name: TOLD.to_owned(), cells }));
     let mut text = aligned(&rows);
     // Writing to a string cannot fail.
     let _ = writeln!(text, "\n{}", basis(scenario, world));
+    if is_told {
+        let _ = writeln!(
+            text,
+            "{TOLD} plans by the figures that the policies are told, not all of which are true, and knows the rest."
+        );
+    }
     if let Some(without) = without {
         let _ = writeln!(
             text,
@@ -136,6 +144,22 @@ pub fn text(scenario: &Scenario, world: &World, comparison: &Comparison) -> Stri
 /// The score of somebody who emitted so much and served all.
 fn served(grams: f64) -> Score {
     Score { grams, ..Score::default() }
+}
+
+/// The row of a plan that each seed's oracle made; `None` where none made it.
+fn planned(comparison: &Comparison, reference: Option<usize>, of: &dyn Fn(&Best) -> Option<Planned>) -> Option<Vec<String>> {
+    let requests = |seed: u64| {
+        let run = comparison.runs.iter().find(|run| run.seed == seed);
+        run.map_or(1.0, |run| run.finished.score.requests.max(1) as f64)
+    };
+    let plans: Vec<(u64, Planned)> = comparison.best.iter().filter_map(|(seed, best)| Some((*seed, of(best)?))).collect();
+    let grams = Spread::of(plans.iter().map(|(seed, plan)| 1e3 * plan.grams / requests(*seed)))?;
+    let share = plans.iter().filter_map(|(seed, plan)| of_best(comparison, reference, *seed, &served(plan.grams)));
+    let moved = Spread::of(plans.iter().map(|(_, plan)| plan.movement_percent))?;
+    let mut cells = vec![Spread::text(Some(grams), 2), Spread::text(Spread::of(share), 1)];
+    cells.resize(COLUMNS.len() - 2, "-".to_owned());
+    cells.push(format!("{:.1}", moved.mean));
+    Some(cells)
 }
 
 fn cells(comparison: &Comparison, reference: Option<usize>, runs: &[(u64, &Score)]) -> Vec<String> {
@@ -229,6 +253,11 @@ pub fn json(scenario: &Scenario, world: &World, comparison: &Comparison) -> Valu
                 "overflow": best.overflow,
                 "grams_without_lengths": best.grams_without_lengths,
                 "movement_percent": best.movement_percent,
+                "told": best.told.map(|told| json!({
+                    "grams": told.grams,
+                    "percent_of_best": of_best(comparison, reference, *seed, &served(told.grams)),
+                    "movement_percent": told.movement_percent,
+                })),
             })
         })
         .collect();
@@ -256,7 +285,6 @@ mod tests {
     use crate::config::{Env, Files};
     use crate::simulate::Run;
     use crate::simulate::engine::Finished;
-    use crate::simulate::oracle::Best;
     use crate::simulate::world::Arrival;
 
     struct NoFiles;
@@ -290,7 +318,8 @@ mod tests {
             took: Duration::ZERO,
         };
         let runs = vec![run(0, 1, 30.0, 2), run(0, 2, 20.0, 4), run(1, 1, 110.0, 1), run(1, 2, 110.0, 1)];
-        let best = |grams, overflow| Best { grams, overflow, grams_without_lengths: grams + 1.0, movement_percent: 4.0 };
+        let best =
+            |grams, overflow| Best { grams, overflow, grams_without_lengths: grams + 1.0, movement_percent: 4.0, told: None };
         (scenario, world, Comparison { runs, best: vec![(1, best(10.0, 0.0)), (2, best(10.0, 0.01))] })
     }
 
@@ -307,6 +336,23 @@ mod tests {
         An oracle that did not know how long answers will be would have saved 99.0 % of that.
         Of the requests 0.50 [0.00..1.00] % could not have been served in time by anybody.
         ");
+    }
+
+    #[test]
+    fn an_oracle_that_is_told_the_same_has_a_row_where_that_is_not_true() {
+        let (scenario, world, mut comparison) = compared();
+        assert!(json(&scenario, &world, &comparison)["oracle"][0]["told"].is_null());
+        for ((_, best), grams) in comparison.best.iter_mut().zip([30.0, 40.0]) {
+            best.told = Some(Planned { grams, movement_percent: grams / 4.0 });
+        }
+        let table = text(&scenario, &world, &comparison);
+        let row = table.lines().find(|line| line.starts_with(TOLD)).unwrap();
+        let cells: Vec<&str> = row[TOLD.len()..].split_whitespace().collect();
+        assert_eq!(cells[..4], ["35.00", "[30.00..40.00]", "75.0", "[70.0..80.0]"], "{row}");
+        assert_eq!((cells.len(), cells.last()), (13, Some(&"8.8")), "{row}");
+        assert!(table.contains("\n(oracle told the same) plans by the figures that the policies are told"), "{table}");
+        let told = &json(&scenario, &world, &comparison)["oracle"][1]["told"];
+        assert_eq!(*told, json!({ "grams": 40.0, "percent_of_best": 70.0, "movement_percent": 10.0 }));
     }
 
     #[test]

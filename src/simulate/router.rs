@@ -321,7 +321,8 @@ impl Router {
     }
 }
 
-fn simulated(intensity: GramsPerKwh, at: Timestamp) -> Reading {
+/// A reading of the feed, which is good for an hour of the grid.
+pub(super) fn simulated(intensity: GramsPerKwh, at: Timestamp) -> Reading {
     Reading {
         intensity,
         signal: Signal::Average,

@@ -8,7 +8,7 @@ use super::traffic::{Ask, Course};
 use super::world::World;
 use crate::config::scenario::Scenario;
 use crate::tables::TokenCounts;
-use crate::units::{Grams, Joules};
+use crate::units::{Grams, GramsPerKwh, Joules};
 
 /// The grid's clock.
 pub fn wall(scenario: &Scenario, at: Duration) -> Timestamp {
@@ -18,14 +18,24 @@ pub fn wall(scenario: &Scenario, at: Duration) -> Timestamp {
 
 /// What tokens emitted in a region at the time of a request, in truth.
 pub fn truth(scenario: &Scenario, world: &World, course: &Course, ask: &Ask, region: usize, tokens: TokenCounts) -> Grams {
-    let (Some(place), Some(grid)) = (scenario.regions.get(region), world.grids.get(region)) else { return Grams::ZERO };
+    let Some(grid) = world.grids.get(region) else { return Grams::ZERO };
+    let factor = course.energy_factors.get(region).copied().unwrap_or(1.0);
+    grams(scenario, region, tokens, factor, grid.at(hour(scenario, ask.at)))
+}
+
+/// The hour of the grid, counted from the scenario's first.
+pub(super) fn hour(scenario: &Scenario, at: Duration) -> usize {
+    (at.as_secs_f64() / scenario.carbon_hour.as_secs_f64().max(1e-9)) as usize
+}
+
+/// What tokens emit in a region whose machines take `factor` times the scenario's energy, at that intensity.
+pub(super) fn grams(scenario: &Scenario, region: usize, tokens: TokenCounts, factor: f64, intensity: GramsPerKwh) -> Grams {
+    let Some(place) = scenario.regions.get(region) else { return Grams::ZERO };
     let energy = scenario.energy;
     let joules =
         [energy.input * tokens.input.saturating_sub(tokens.cached), energy.cached * tokens.cached, energy.output * tokens.output];
-    let factor = course.energy_factors.get(region).copied().unwrap_or(1.0);
     let sum: f64 = joules.iter().map(|joules| joules.get()).sum();
-    let hour = (ask.at.as_secs_f64() / scenario.carbon_hour.as_secs_f64().max(1e-9)) as usize;
-    Joules::saturating(sum * factor) * place.pue * grid.at(hour)
+    Joules::saturating(sum * factor) * place.pue * intensity
 }
 
 /// How much of a prompt a region has at hand, because it served the turn before a short while ago. `last` says who served that, and

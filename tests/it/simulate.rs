@@ -221,7 +221,7 @@ fn nobody_emits_less_than_the_oracle_and_round_robin_saves_something() {
         let scenario = short(name, 4.0);
         let world = World::read(&scenario, &Disk).unwrap();
         let course = Course::draw(&scenario, &world, 5);
-        let best = best(&scenario, &world, &course);
+        let best = best(&scenario, &world, &course, None);
         assert!(best.overflow < 1e-9);
         assert!(best.grams <= best.grams_without_lengths * (1.0 + 1e-9), "to know more is no loss");
         let finished = played(&scenario, 5);
