@@ -51,7 +51,8 @@ pub struct Best {
     pub grams: f64,
     /// The share of requests that nobody could have served in their step.
     pub overflow: f64,
-    /// Grams of an oracle that knows everything but how long an answer will be, which a router cannot know either.
+    /// Grams of an oracle that knows everything but how long an answer will be, which a router cannot know either. It is no bound in the
+    /// strict sense: all of a class with prompts of a kind are one to it, and a router sees each prompt's own size.
     pub grams_without_lengths: f64,
     /// The share of requests, in percent, that it moves to another region from one minute to the next, as a mean.
     pub movement_percent: f64,
@@ -344,9 +345,9 @@ mod tests {
     /// Four minutes, an hour of the grid each, of two regions with room for all: one at 100 and one at 300 g/kWh. `wrong` spoils what is
     /// told of them.
     fn best_of(wrong: impl Fn(&mut Course)) -> Best {
-        let text = "hours: 4\nwarm_up: 0s\ncarbon_hour: 60s\nregions:\n  - { name: a, grid_zone: DE, rtt: 5ms, replicas: 9 }\n  - { name: b, \
-                    grid_zone: FR, rtt: 5ms, replicas: 9 }\nclasses: [{ name: c, share: 1, first_token: 9s, per_output_token: 80ms \
-                    }]\npolicies: [{ name: p }]\ntraffic: { per_second: 2, resident: 0 }\n";
+        let text = "hours: 4\nwarm_up: 0s\ncarbon_hour: 60s\nregions:\n  - { name: a, grid_zone: DE, rtt: 5ms, replicas: 9 }\n  - { \
+                    name: b, grid_zone: FR, rtt: 5ms, replicas: 9 }\nclasses: [{ name: c, share: 1, first_token: 9s, \
+                    per_output_token: 80ms }]\npolicies: [{ name: p }]\ntraffic: { per_second: 2, resident: 0 }\n";
         let scenario = load("s.yaml", text, &Env::default(), &NoFiles).unwrap_or_else(|errors| panic!("{errors}"));
         let mut world = World::read(&scenario, &NoFiles).unwrap();
         for (grid, intensity) in world.grids.iter_mut().zip([100.0, 300.0].map(GramsPerKwh::saturating)) {

@@ -252,6 +252,7 @@ pub fn json(scenario: &Scenario, world: &World, comparison: &Comparison) -> Valu
                 "grams": best.grams,
                 "overflow": best.overflow,
                 "grams_without_lengths": best.grams_without_lengths,
+                "percent_without_lengths": of_best(comparison, reference, *seed, &served(best.grams_without_lengths)),
                 "movement_percent": best.movement_percent,
                 "told": best.told.map(|told| json!({
                     "grams": told.grams,
@@ -373,6 +374,7 @@ mod tests {
         let value = json(&scenario, &world, &comparison);
         assert_eq!(value["runs"][0]["percent_of_best"], 80.0);
         assert_eq!(value["runs"][1]["percent_of_best"], 90.0);
+        assert_eq!(value["oracle"][0]["percent_without_lengths"], 99.0);
         assert_eq!((&value["reference"], &value["simulated"]), (&json!("fast"), &json!(true)));
         // Where there is nothing to save there is no share of it.
         assert_eq!(
