@@ -197,7 +197,8 @@ where
     let Setting { limits, held, .. } = setting;
     match version {
         Version::Http1 => {
-            match direct::serve(socket, prefix.bytes(), service.clone(), &limits, held, begun).await {
+            // Boxed, because it has room for an answer to come, and a connection that does not speak yet, or HTTP/2, needs none.
+            match Box::pin(direct::serve(socket, prefix.bytes(), service.clone(), &limits, held, begun)).await {
                 Left::Ended(outcome) => outcome,
                 // Boxed, because few connections come to this, and each would have room for it.
                 Left::Longer(socket, held, read) => Box::pin(http1(socket, held, read, service, limits)).await,

@@ -7,8 +7,8 @@
 //! its [`Guard`], with the bytes that were read.
 //!
 //! Against hyper behind the guard, each build in turn, that took 5,000 of 78,200 user instructions off a chat request
-//! (`benches/peers/instr.py`), and of the memory of an open stream one half (`benches/peers/compare.py --workloads rss`): there are
-//! no buffers for reading and for writing, and no second state machine with its channels.
+//! (`benches/peers/instr.py`), and of the memory of an open stream, as it was then, one half (`benches/peers/compare.py --workloads rss`):
+//! there are no buffers for reading and for writing, and no second state machine with its channels.
 //!
 //! One message at a time: what a client sends ahead of its answer is read only as far as it takes to see that it left, and looked at
 //! when the answer is written. While it waits, a connection holds no buffer.
