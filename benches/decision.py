@@ -12,6 +12,7 @@ that are not true, what one saves and moves that plans by the same figures. Neit
 """
 import argparse
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -104,14 +105,19 @@ def found(path):
     return [run | {"oracle": oracle[run["seed"]], "classes": result["classes"]} for run in result["runs"]]
 
 
+def ratio(of, to):
+    """How many times one figure is another; no number where one is not there, or is 0."""
+    return of / to if of is not None and to else math.nan
+
+
 def of_told(runs):
     """What an oracle saves and moves that is told what the policies are told, and how much of that these runs make."""
     told = [(run, run["oracle"]["told"]) for run in runs if run["oracle"].get("told")]
     if not told:
         return "-"
-    shares = [one["percent_of_best"] for _, one in told]
-    part = mean(100 * run["percent_of_best"] / one["percent_of_best"] for run, one in told)
-    times = mean(run["score"]["movement_percent"] / one["movement_percent"] for run, one in told)
+    shares = [math.nan if one["percent_of_best"] is None else one["percent_of_best"] for _, one in told]
+    part = mean(100 * ratio(run["percent_of_best"], one["percent_of_best"]) for run, one in told)
+    times = mean(ratio(run["score"]["movement_percent"], one["movement_percent"]) for run, one in told)
     moved = mean(one["movement_percent"] for _, one in told)
     return f"{mean(shares):.1f} ({min(shares):.1f}..{max(shares):.1f}), of which {part:.1f}; {moved:.1f} ({times:.2f})"
 
@@ -168,9 +174,10 @@ def main():
             shares = [run["percent_of_best"] for run in of(args.policy)]
             row = f"{mean(shares):.1f} ({min(shares):.1f}..{max(shares):.1f})"
             missed = [mean(100 * run["score"]["missed"] / run["score"]["requests"] for run in of(policy)) for policy in (args.policy, "least_latency")]
-            times = mean(run["score"]["movement_percent"] / run["oracle"]["movement_percent"] for run in of(args.policy))
+            times = mean(ratio(run["score"]["movement_percent"], run["oracle"].get("movement_percent")) for run in of(args.policy))
             moved = mean(run["score"]["movement_percent"] for run in of(args.policy))
-            blind = mean(run["oracle"]["percent_without_lengths"] for run in of(args.policy))
+            # Of an older build that is compared it is not known.
+            blind = mean(ratio(run["oracle"].get("percent_without_lengths"), 1) for run in of(args.policy))
             print(f"| {world} | {scenario} | {row} | {missed[0]:.2f} | {by_class(of(args.policy))} | {missed[1]:.2f} | {moved:.1f} ({times:.2f}) | {blind:.1f} | {of_told(of(args.policy))} |", flush=True)
 
 
