@@ -36,6 +36,16 @@ pub trait Files {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
 }
 
+/// There is no file: for a configuration that is made and not written by anybody, and names none.
+#[derive(Clone, Copy, Debug)]
+pub struct NoFiles;
+
+impl Files for NoFiles {
+    fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
 /// Fills the variables into every value below `node`.
 pub(super) fn expand(node: &mut Node, env: &Env, problems: &mut Problems) {
     let mut left = MAX_EXPANDED;

@@ -25,7 +25,7 @@ mod values;
 mod words;
 
 pub use check::{builtin_reading, model_json};
-pub use env::{Env, Files};
+pub use env::{Env, Files, NoFiles};
 pub use error::{ConfigErrors, Problem, Severity};
 pub use network::Network;
 pub use plan::{Balance, Boot, CarbonPlan, Limits, Listener, ListenerTls, LogTarget, PeersPlan, Plan, SourcePlan, boot_changes};

@@ -302,21 +302,12 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
     use crate::clock::{FastClock, RuntimeClock, SimulatedClock};
-    use crate::config::{self, Env, Files};
+    use crate::config::{self, Env, NoFiles};
     use crate::estimate::Size;
     use crate::state::Snapshot;
-
-    struct NoFiles;
-
-    impl Files for NoFiles {
-        fn read(&self, _: &Path) -> std::io::Result<Vec<u8>> {
-            Err(std::io::ErrorKind::NotFound.into())
-        }
-    }
 
     /// How many snapshots are published in three seconds of the runtime's time.
     async fn published(clock: Arc<dyn Clock>) -> usize {

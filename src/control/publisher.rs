@@ -116,14 +116,13 @@ impl Publisher {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::time::Duration;
 
     use jiff::Timestamp;
 
     use super::*;
     use crate::clock::SimulatedClock;
-    use crate::config::{Env, Files, SourcePlan};
+    use crate::config::{Env, NoFiles, SourcePlan};
     use crate::demand::Usual;
     use crate::estimate::Size;
     use crate::grid::{Basis, Quality, Signal};
@@ -152,14 +151,6 @@ mod tests {
             source: Arc::from("test"),
         };
         vec![(GridZone::new("SE-SE1"), reading.clone()), (GridZone::new("XX"), reading)]
-    }
-
-    struct NoFiles;
-
-    impl Files for NoFiles {
-        fn read(&self, _: &Path) -> std::io::Result<Vec<u8>> {
-            Err(std::io::ErrorKind::NotFound.into())
-        }
     }
 
     fn grams(state: &State) -> Option<f64> {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Env, Files};
+use crate::config::{self, Env, NoFiles};
 use crate::decide::decide;
 use crate::demand::Size;
 use crate::state::{self, Snapshot};
@@ -15,14 +15,6 @@ use crate::state::{self, Snapshot};
 const SAMPLE: &str = include_str!("../../tests/cases/log/sample.jsonl");
 const FULL: &str = include_str!("../../tests/cases/log/full.json");
 const PLAN: &str = include_str!("../../tests/cases/explain/windward.yaml");
-
-struct NoFiles;
-
-impl Files for NoFiles {
-    fn read(&self, _: &Path) -> std::io::Result<Vec<u8>> {
-        Err(std::io::ErrorKind::NotFound.into())
-    }
-}
 
 fn snapshot() -> Snapshot {
     let plan = config::load("windward.yaml", PLAN, &Env::default(), &NoFiles).unwrap().plan;

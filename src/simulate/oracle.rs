@@ -329,18 +329,10 @@ fn mean_prompts(course: &Course) -> [f64; 3] {
 mod tests {
     use super::*;
     use crate::config::scenario::load;
-    use crate::config::{Env, Files};
+    use crate::config::{Env, NoFiles};
     use crate::simulate::players;
     use crate::simulate::world::GridTrace;
     use crate::units::GramsPerKwh;
-
-    struct NoFiles;
-
-    impl Files for NoFiles {
-        fn read(&self, _: &std::path::Path) -> std::io::Result<Vec<u8>> {
-            Err(std::io::ErrorKind::NotFound.into())
-        }
-    }
 
     /// Four minutes, an hour of the grid each, of two regions with room for all: one at 100 and one at 300 g/kWh. `wrong` spoils what is
     /// told of them.

@@ -283,18 +283,10 @@ mod tests {
 
     use super::*;
     use crate::config::scenario::load;
-    use crate::config::{Env, Files};
+    use crate::config::{Env, NoFiles};
     use crate::simulate::Run;
     use crate::simulate::engine::Finished;
     use crate::simulate::world::Arrival;
-
-    struct NoFiles;
-
-    impl Files for NoFiles {
-        fn read(&self, _: &std::path::Path) -> std::io::Result<Vec<u8>> {
-            Err(std::io::ErrorKind::NotFound.into())
-        }
-    }
 
     fn compared() -> (Scenario, World, Comparison) {
         let text = "seeds: [1, 2]\nregions: [{ name: here, grid_zone: DE, rtt: 5ms, replicas: 1 }]\nclasses: [{ name: c, share: 1, \

@@ -2,7 +2,6 @@
 //! the choice by [`decide`], and what was learned and counted is in [`crate::live`]. Nothing here chooses anything; it calls what a
 //! request calls, in the order in which a request does.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use super::world::World;
 use crate::affinity::{Session, SessionKey};
 use crate::backend::BackendId;
 use crate::config::scenario::{Ablation, Class, Scenario, Settings};
-use crate::config::{self, ConfigErrors, Env, Files, Plan};
+use crate::config::{self, ConfigErrors, Env, NoFiles, Plan};
 use crate::control::pricing::{Pricer, Ticked};
 use crate::decide::{self, Candidate, Decision, NoCandidate, Scratch, Standing, Waiting};
 use crate::estimate::Demand;
@@ -382,14 +381,6 @@ pub fn plan(scenario: &Scenario, settings: &Settings, means: &[GramsPerKwh]) -> 
     let text = configuration(scenario, settings, means).to_string();
     let name = format!("(configuration of the policy {})", settings.name);
     config::load(&name, &text, &Env::default(), &NoFiles).map(|loaded| loaded.plan)
-}
-
-struct NoFiles;
-
-impl Files for NoFiles {
-    fn read(&self, _: &Path) -> std::io::Result<Vec<u8>> {
-        Err(std::io::ErrorKind::NotFound.into())
-    }
 }
 
 /// The configuration. JSON is YAML, and needs no quoting of one's own.

@@ -68,17 +68,9 @@ fn known(grid: &Grid, zone: Option<ZoneId>, now: Timestamp) -> GramsPerKwh {
 mod tests {
     use super::*;
     use crate::config::scenario::load;
-    use crate::config::{Env, Files};
+    use crate::config::{Env, NoFiles};
     use crate::simulate::players;
     use crate::simulate::truth::truth;
-
-    struct NoFiles;
-
-    impl Files for NoFiles {
-        fn read(&self, _: &std::path::Path) -> std::io::Result<Vec<u8>> {
-            Err(std::io::ErrorKind::NotFound.into())
-        }
-    }
 
     /// Six hours of two regions with what goes wrong in them, the truth, and what is told.
     fn told(wrong: &str) -> (Scenario, World, Course, Option<Told>) {

@@ -251,15 +251,7 @@ impl<'a> Kinds<'a> {
 mod tests {
     use super::*;
     use crate::config::scenario::load;
-    use crate::config::{Env, Files};
-
-    struct NoFiles;
-
-    impl Files for NoFiles {
-        fn read(&self, _: &std::path::Path) -> std::io::Result<Vec<u8>> {
-            Err(std::io::ErrorKind::NotFound.into())
-        }
-    }
+    use crate::config::{Env, NoFiles};
 
     fn read(more: &str) -> Scenario {
         let text = format!(

@@ -83,14 +83,6 @@ mod tests {
     use super::*;
     use crate::config::{self, Env};
 
-    struct NoFiles;
-
-    impl config::Files for NoFiles {
-        fn read(&self, _: &Path) -> std::io::Result<Vec<u8>> {
-            Err(std::io::ErrorKind::NotFound.into())
-        }
-    }
-
     #[test]
     fn the_configuration_is_one_that_serve_would_take() {
         let fleet = FleetPlan::shipped().unwrap();
@@ -98,7 +90,8 @@ mod tests {
         let listen = SocketAddr::from(([127, 0, 0, 1], 8080));
         let admin = SocketAddr::from(([127, 0, 0, 1], 9090));
         let text = configuration(&fleet, &addresses, listen, admin, Path::new("/a \"b\"/log"), Path::new("grid.csv"));
-        let loaded = config::load("demo.yaml", &text, &Env::default(), &NoFiles).unwrap_or_else(|errors| panic!("{errors}"));
+        let loaded =
+            config::load("demo.yaml", &text, &Env::default(), &config::NoFiles).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(loaded.plan.backends.len(), fleet.regions.len());
         assert!(loaded.plan.backends.iter().all(|backend| backend.simulated));
     }
