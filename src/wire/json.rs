@@ -1,6 +1,6 @@
 //! The few moves through JSON text that the scanners share: each goes forward over bytes and none builds anything.
 
-use memchr::{memchr2, memmem};
+use memchr::{memchr, memmem};
 use std::sync::LazyLock;
 
 /// JSON white space.
@@ -24,21 +24,29 @@ pub(super) fn after(text: &[u8], at: usize, byte: u8) -> Option<usize> {
 ///
 /// `escaped` carries over the cut whether the byte before it was a backslash that escapes the next one.
 pub(super) fn string_end(text: &[u8], mut at: usize, escaped: &mut bool) -> Option<usize> {
-    if *escaped && at < text.len() {
+    if *escaped {
+        if at >= text.len() {
+            return None;
+        }
         *escaped = false;
         at += 1;
     }
-    while let Some(found) = memchr2(b'"', b'\\', &text[at..]) {
-        if text[at + found] == b'"' {
-            return Some(at + found + 1);
-        }
-        at += found + 2;
-        if at > text.len() {
-            *escaped = true;
-            return None;
+    let inside = at;
+    while let Some(found) = memchr(b'"', &text[at..]) {
+        let quote = at + found;
+        at = quote + 1;
+        // Looked for from the quote, because there are far fewer of them than of backslashes: a prompt has one in each of its lines.
+        if !ends_escaping(&text[inside..quote]) {
+            return Some(at);
         }
     }
+    *escaped = ends_escaping(&text[inside..]);
     None
+}
+
+/// Whether the inside of a string ends in a backslash that escapes what comes after it.
+fn ends_escaping(inside: &[u8]) -> bool {
+    inside.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
 /// The kinds of the open arrays and objects, one bit each, so that a closing bracket is held against its opening one without a stack
@@ -227,6 +235,25 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn a_string_ends_at_its_first_quote_that_nothing_escapes_wherever_it_is_cut(
+            pieces in proptest::collection::vec("[\"\\\\a]{0,5}", 0..8),
+        ) {
+            let mut after_backslash = false;
+            let expected = pieces.concat().bytes().position(|byte| {
+                let ends = byte == b'"' && !after_backslash;
+                after_backslash = byte == b'\\' && !after_backslash;
+                ends
+            });
+            let (mut escaped, mut before) = (false, 0);
+            let found = pieces.iter().find_map(|piece| {
+                let end = string_end(piece.as_bytes(), 0, &mut escaped).map(|end| before + end - 1);
+                before += piece.len();
+                end
+            });
+            proptest::prop_assert_eq!(found, expected);
+        }
+
         #[test]
         fn whatever_the_bytes_are_members_lie_within_them(words in proptest::collection::vec(
             proptest::sample::select(vec!["{", "}", "[", "]", "\"", ":", ",", "\\", " ", "a", "1", "\u{e9}"]), 0..40,
