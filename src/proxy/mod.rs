@@ -12,6 +12,7 @@ mod backend_time;
 mod edit;
 mod evidence;
 mod exchange;
+mod fed;
 mod forward;
 mod headers;
 mod hedge;
@@ -69,6 +70,7 @@ use crate::wire::{Call, Operation};
 pub use attempt::{Attempt, AttemptOutcome};
 pub use exchange::Exchange;
 use exchange::Proof;
+pub use fed::{Appetite, Fed, Feeder, fed};
 use id::Id;
 use pool::{Claiming, Pool};
 pub use provenance::Client;
@@ -77,7 +79,7 @@ pub use reject::Error;
 use reject::SOON;
 pub use relay::{Body, Cut, Limited};
 use request_body::Received;
-pub use request_body::RequestBody;
+pub use request_body::{RequestBody, RequestBodyError};
 use scratch::with_scratch;
 
 /// What all workers of one proxy share.

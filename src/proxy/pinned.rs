@@ -93,7 +93,7 @@ pub(super) async fn of_call(request: &mut Received, below: &str, x: &mut Exchang
     if !read {
         return Ok(None);
     }
-    if let Some(RequestBody::Incoming(body)) = &mut request.body {
+    if let Some(body @ (RequestBody::Incoming(_) | RequestBody::Fed(_))) = &mut request.body {
         let chunks = intake::collect(body, |_| {}, x).await?;
         request.body = Some(RequestBody::Whole(chunks.concat().into()));
     }

@@ -110,14 +110,14 @@ async fn content(body: Option<RequestBody>, backend: &Backend, turn: &Arc<Turn>,
         return Err(Error::TooLarge { limit: limits.upload });
     }
     Ok(match body {
-        Some(RequestBody::Incoming(body)) if matches!(backend.credential, Credential::SigV4(_)) => {
+        Some(body @ (RequestBody::Incoming(_) | RequestBody::Fed(_))) if matches!(backend.credential, Credential::SigV4(_)) => {
             // Its signature covers all of it, and so it is collected first.
             let chunks = intake::collect(body, |_| {}, x).await?;
             SendBody::chunks(chunks.into_iter().collect())
         }
         None => SendBody::empty(),
         Some(RequestBody::Whole(bytes)) => SendBody::chunks(smallvec![bytes]),
-        Some(RequestBody::Incoming(body)) => SendBody::stream(Cleaned { body: Paced::new(body, &limits, turn), clean }),
+        Some(body) => SendBody::stream(Cleaned { body: Paced::new(body, &limits, turn), clean }),
     })
 }
 

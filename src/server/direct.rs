@@ -1,10 +1,10 @@
-//! An HTTP/1.1 connection without hyper, for requests that are there as a whole.
+//! An HTTP/1.1 connection without hyper, for requests that say how long they are.
 //!
 //! Nearly every request to an inference API is one: a head with a `Content-Length`, and a body of a few kilobytes behind it. For those
 //! there is nothing to coordinate: the request is made of the bytes that were read ([`wire::framing`](crate::wire::framing)), the
-//! response is written as it comes ([`wire::reply`](crate::wire::reply)), and meanwhile the socket is only watched. The first message
-//! that is anything else (an upload, a chunked body, an upgrade, a refusal) ends this: hyper has the connection from there on, behind
-//! its [`Guard`], with the bytes that were read.
+//! response is written as it comes ([`wire::reply`](crate::wire::reply)), and meanwhile the socket is only watched. Of a longer body the
+//! rest is read as it is asked for ([`feed`](super::feed)). The first message that is anything else (a chunked body, an upgrade, a
+//! refusal, a body that is late) ends this: hyper has the connection from there on, behind its [`Guard`], with the bytes that were read.
 //!
 //! Against hyper behind the guard, each build in turn, that took 5,000 of 78,200 user instructions off a chat request
 //! (`benches/peers/instr.py`), and of the memory of an open stream, as it was then, one half (`benches/peers/compare.py --workloads rss`):
@@ -27,18 +27,20 @@ use tokio::time::Instant;
 use super::accepted::SeesEnd;
 use super::connection::{Answers, Outcome};
 use super::detect::Prefix;
+use super::feed::{Doing, Rest};
 use super::guard::{Guard, Held, LOOK_EVERY, READ_AHEAD};
 use super::respond::{Occasion, Written};
 use super::timers::{Expired, Timers};
 use super::tracked::{ConnState, InProgress};
 use crate::config::Limits;
-use crate::proxy::RequestBody;
+use crate::proxy::{RequestBody, fed};
 use crate::upstream::LazyTimer;
 use crate::wire::framing::{Look, Plain, Reader, Whole};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 
-/// Read at once at most, into a buffer that all connections of a thread share.
-const READ: usize = 64 << 10;
+/// Read at once at most, into a buffer that all connections of a thread share, and out of which it is copied. The rest of a longer
+/// message is read into memory of its own: with 64 KiB here a request of 512 KB took 9 % more of the processor.
+const READ: usize = 16 << 10;
 /// A body whose end has not come so long after its head is left to hyper, and with it to the limits for bodies that are waited for:
 /// until then nobody has counted its bytes, of which there are few.
 const BODY_SOON: Duration = Duration::from_secs(1);
@@ -72,6 +74,8 @@ pub(super) struct Link<IO> {
     left_timer: LazyTimer,
     /// Of a head that waits for its body.
     body: Option<Awaited>,
+    /// Of a request that is answered before its body was read.
+    pub(super) rest: Option<Rest>,
     pub(super) write_timer: LazyTimer,
     pub(super) write_since: Option<Instant>,
     /// When the response that is written has had its time.
@@ -113,6 +117,7 @@ where
         timer: LazyTimer::default(),
         left_timer: LazyTimer::default(),
         body: None,
+        rest: None,
         write_timer: LazyTimer::default(),
         write_since: None,
         write_until: None,
@@ -133,8 +138,9 @@ where
         let method = request.head.method.clone();
         // Not a refusal: the client is gone, and with the future everything that was done for it.
         let Some(response) = link.answered(&mut service, request).await else { return Left::Ended(Outcome::Fine) };
-        let occasion = Occasion { method, keeps_alive: keeps_alive && !link.state().is_dismissed() };
-        let written = link.respond(response, occasion).await;
+        // An answer to the beginning of a body is the last: what is left of that would be taken for the next request.
+        let keeps_alive = keeps_alive && link.rest.is_none() && !link.state().is_dismissed();
+        let written = link.respond(response, Occasion { method, keeps_alive }).await;
         drop(progress);
         match written {
             Written::KeepsAlive if !link.state().is_dismissed() => link.news = !link.input.is_empty(),
@@ -160,11 +166,11 @@ impl<IO> Link<IO> {
                 None
             }
             Look::Other => Some(Next::Longer),
-            Look::Whole(whole) if whole.length() == self.input.len() => {
+            Look::Whole(whole) | Look::Long(whole) if whole.length() >= self.input.len() => {
                 let message = Bytes::from(std::mem::take(&mut self.input));
                 Some(self.made(whole, &message))
             }
-            Look::Whole(whole) => {
+            Look::Whole(whole) | Look::Long(whole) => {
                 let rest = self.input.split_off(whole.length());
                 let message = Bytes::from(std::mem::replace(&mut self.input, rest));
                 Some(self.made(whole, &message))
@@ -178,7 +184,7 @@ impl<IO> Link<IO> {
         self.timers.received(begun, ended);
         let mut room = Whole::default();
         match self.reader.look(bytes, &mut room) {
-            Look::Whole(whole) => {
+            Look::Whole(whole) | Look::Long(whole) => {
                 let (message, rest) = bytes.split_at(whole.length().min(bytes.len()));
                 self.input.extend_from_slice(rest);
                 Some(self.made(whole, &Bytes::copy_from_slice(message)))
@@ -190,7 +196,7 @@ impl<IO> Link<IO> {
                         self.wait(head);
                         None
                     }
-                    Look::Other | Look::Whole(_) => Some(Next::Longer),
+                    Look::Other | Look::Whole(_) | Look::Long(_) => Some(Next::Longer),
                 }
             }
         }
@@ -205,7 +211,16 @@ impl<IO> Link<IO> {
 
     fn made(&mut self, whole: &Whole, message: &Bytes) -> Next {
         self.body = None;
-        if let Some(plain) = whole.request(message) {
+        let made = whole.request(message, |there| {
+            let (length, unread) = (whole.body_length(), whole.body_length() - there.len());
+            if unread == 0 {
+                return RequestBody::Whole(there);
+            }
+            let (feeder, body) = fed(there, length as u64);
+            self.rest = Some(Rest::new(feeder, unread as u64));
+            RequestBody::Fed(body)
+        });
+        if let Some(plain) = made {
             return Next::Request(plain);
         }
         self.input.splice(..0, message.iter().copied());
@@ -281,8 +296,18 @@ impl<IO: AsyncRead + AsyncWrite + SeesEnd + Unpin> Link<IO> {
         if self.body.is_some() { Next::Longer } else { Next::Close }
     }
 
-    /// Watches a client that waits for its answer; ready when it has left.
+    /// Watches a client that takes its answer, and reads on for who reads its body; ready when it has left.
     pub(super) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while ready!(self.poll_client(cx)) == Doing::Sent {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<IO: AsyncRead + SeesEnd + Unpin> Link<IO> {
+    /// Watches a client that has sent its request; ready when it has left.
+    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.input.len() < READ_AHEAD {
             let mut scratch = SCRATCH.take();
             let read = read(&mut self.socket, cx, &mut scratch, READ_AHEAD - self.input.len());
@@ -299,13 +324,19 @@ impl<IO: AsyncRead + AsyncWrite + SeesEnd + Unpin> Link<IO> {
                 return left;
             }
         }
-        // The rest is left to the kernel, and behind it the end cannot be read.
+        self.poll_end(cx)
+    }
+
+    /// Looks for the end of a client behind what is left to the kernel, where it cannot be read.
+    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.socket.has_ended() {
             ready!(self.left_timer.poll(Instant::now() + LOOK_EVERY, cx));
         }
         Poll::Ready(())
     }
+}
 
+impl<IO: AsyncRead + AsyncWrite + SeesEnd + Unpin> Link<IO> {
     /// What the service answers; `None` when the client does not wait for it.
     async fn answered<S: Answers>(
         &mut self,
@@ -313,16 +344,23 @@ impl<IO: AsyncRead + AsyncWrite + SeesEnd + Unpin> Link<IO> {
         request: Box<Message<RequestHead, RequestBody>>,
     ) -> Option<Message<ResponseHead, S::Body>> {
         let mut answer = pin!(service.answer_plain(request));
-        poll_fn(|cx| match answer.as_mut().poll(cx) {
-            Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            Poll::Pending => self.poll_left(cx).map(|()| None),
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                    return Poll::Ready(Some(answer));
+                }
+                // What came is looked at before anybody else has a turn, while it is in the core's cache.
+                if ready!(self.poll_client(cx)) == Doing::Left {
+                    return Poll::Ready(None);
+                }
+            }
         })
         .await
     }
 
     /// Ends the connection as a [`Guard`] does: with patience for who is still sending.
     async fn close(self) -> Left<IO> {
-        let unread = !self.input.is_empty();
+        let unread = !self.input.is_empty() || self.rest.is_some();
         // Boxed: it is the end, and needs no place in every connection from its beginning on.
         let mut guard = Box::new(Guard::new(self.socket, Prefix::default(), self.held, None).having_unread(unread));
         // Whether the goodbye arrives is the client's business.
@@ -347,4 +385,4 @@ fn read<'a, IO: AsyncRead + Unpin>(
 
 #[cfg(test)]
 #[path = "direct_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -23,7 +23,7 @@ use crate::wire::fields::Name;
 
 /// What a body does, step by step.
 #[derive(Clone, Debug)]
-enum Step {
+pub(in crate::server) enum Step {
     Give(Bytes),
     Wait(Duration),
     Break,
@@ -78,15 +78,15 @@ impl Drop for Steps {
     }
 }
 
-struct Case {
-    client: DuplexStream,
+pub(in crate::server) struct Case {
+    pub(in crate::server) client: DuplexStream,
     serving: JoinHandle<Outcome>,
     alive: Arc<AtomicUsize>,
     state: Arc<ConnState>,
 }
 
 /// A connection whose every answer has a body of these steps, begun after the request's own body was read and its length said.
-fn case(steps: &[Step], room: usize) -> Case {
+pub(in crate::server) fn case(steps: &[Step], room: usize) -> Case {
     let (alive, steps) = (Arc::<AtomicUsize>::default(), VecDeque::from(steps.to_vec()));
     let count = Arc::clone(&alive);
     let service = tower::service_fn(move |request: Request<RequestBody>| {
@@ -103,7 +103,7 @@ fn case(steps: &[Step], room: usize) -> Case {
 }
 
 /// A connection to this service, whose bodies count themselves.
-fn served_by(service: impl Answers, room: usize, alive: Arc<AtomicUsize>) -> Case {
+pub(in crate::server) fn served_by(service: impl Answers, room: usize, alive: Arc<AtomicUsize>) -> Case {
     let (client, far) = tokio::io::duplex(room);
     let metrics = Arc::new(Metrics::default());
     let held = Held {
@@ -118,12 +118,12 @@ fn served_by(service: impl Answers, room: usize, alive: Arc<AtomicUsize>) -> Cas
 }
 
 impl Case {
-    async fn send(&mut self, text: &str) {
+    pub(in crate::server) async fn send(&mut self, text: &str) {
         self.client.write_all(text.as_bytes()).await.unwrap();
     }
 
     /// Reads until `end` has come.
-    async fn until(&mut self, end: &str) -> String {
+    pub(in crate::server) async fn until(&mut self, end: &str) -> String {
         let mut said = Vec::new();
         while !said.ends_with(end.as_bytes()) {
             said.push(self.client.read_u8().await.unwrap_or_else(|_| panic!("{:?}", String::from_utf8_lossy(&said))));
@@ -131,7 +131,7 @@ impl Case {
         String::from_utf8(said).unwrap()
     }
 
-    async fn rest(mut self) -> (String, Outcome, Arc<AtomicUsize>) {
+    pub(in crate::server) async fn rest(mut self) -> (String, Outcome, Arc<AtomicUsize>) {
         let mut said = Vec::new();
         let _ = self.client.read_to_end(&mut said).await;
         drop(self.client);

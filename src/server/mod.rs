@@ -13,6 +13,7 @@ mod descriptors;
 mod detect;
 mod direct;
 mod drain;
+mod feed;
 mod gateway;
 mod guard;
 mod listener;

@@ -338,14 +338,16 @@ fn by_hyper(bytes: &[u8]) -> (Vec<Option<Request<Bytes>>>, bool) {
 
 /// The request that bytes begin with, if it is one of those that are read without hyper; and its length.
 fn plain<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Option<(Request<Bytes>, usize)> {
-    let (mut reader, mut kept) = (Reader::new(64 << 10, usize::MAX), Vec::new());
+    // Bodies of more than a few bytes are long ones.
+    let (mut reader, mut kept) = (Reader::new(64 << 10, 8), Vec::new());
     for piece in pieces {
         kept.extend_from_slice(piece);
         match reader.look(&kept, &mut Whole::default()) {
             Look::More { .. } => {}
             Look::Other => return None,
-            Look::Whole(whole) => {
-                let request = whole.request(&Bytes::copy_from_slice(&kept[..whole.length()]))?.request;
+            Look::Long(whole) if whole.length() > kept.len() => {}
+            Look::Whole(whole) | Look::Long(whole) => {
+                let request = whole.request(&Bytes::copy_from_slice(&kept[..whole.length()]), |body| body)?.request;
                 return Some(((*request).into(), whole.length()));
             }
         }

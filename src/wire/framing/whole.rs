@@ -15,9 +15,10 @@ use super::refusal::Refusal;
 use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead};
 
-/// Bytes of a body that is waited for here: what can be read at once. Above that, the kernel's copies of a body cost more than all
-/// that is saved on its head.
-pub const MAX_WHOLE: usize = 64 << 10;
+/// Bytes of a body that is waited for: what can be read at once, with its head.
+pub const MAX_WHOLE: usize = 16 << 10;
+/// Bytes of the longest body: what can be counted on the way, with its head, on any machine. Longer ones do not come.
+const MAX_LONG: u64 = (u32::MAX / 2) as u64;
 /// Fields for which there is room without an allocation; the official SDKs send about 20.
 const INLINE_FIELDS: usize = 24;
 
@@ -45,11 +46,13 @@ pub enum Look<'r> {
     },
     /// A request.
     Whole(&'r Whole),
-    /// What is none of these: a refused head, an unusual framing, a long body.
+    /// The head of a request, and as much of its body as there is: it is too long to be waited for.
+    Long(&'r Whole),
+    /// What is none of these: a refused head, or an unusual framing.
     Other,
 }
 
-/// A message of which all is there, and where its parts are.
+/// A message of which all is there, or of a long one all but the end of its body, and where its parts are.
 #[derive(Clone, Debug, Default)]
 pub struct Whole {
     head: Head,
@@ -86,8 +89,7 @@ impl Notes for Places {
 }
 
 impl Reader {
-    /// For a connection whose heads have at most so many bytes, and whose bodies so many: a longer one is not waited for, whoever
-    /// refuses it.
+    /// For a connection whose heads have at most so many bytes, and whose bodies so many: a longer one is not waited for.
     pub fn new(head: usize, body: usize) -> Self {
         let head = Most { bytes: head.min(u32::MAX as usize), fields: super::USUAL_FIELDS };
         Self { limits: Limits { head, body: body.min(MAX_WHOLE) }, kept: None }
@@ -106,7 +108,7 @@ impl Reader {
         let Some(kept) = &mut self.kept else {
             return match room.advance(bytes, self.limits) {
                 Err(Unfit) => Look::Other,
-                Ok(true) => Look::Whole(room),
+                Ok(true) => room.seen(self.limits),
                 Ok(false) => {
                     let head = room.head_length > 0;
                     self.kept = Some(Box::new(std::mem::take(room)));
@@ -119,7 +121,7 @@ impl Reader {
             Ok(true) => match self.kept.take() {
                 Some(whole) => {
                     *room = *whole;
-                    Look::Whole(room)
+                    room.seen(self.limits)
                 }
                 None => Look::Other,
             },
@@ -145,32 +147,46 @@ impl From<Refusal> for Unfit {
 }
 
 impl Whole {
-    /// Reads on in the head, if there is more of it to read; whether all of the message is there.
+    const fn seen(&self, limits: Limits) -> Look<'_> {
+        if self.is_long(limits) { Look::Long(self) } else { Look::Whole(self) }
+    }
+
+    const fn is_long(&self, limits: Limits) -> bool {
+        self.length - self.head_length > limits.body
+    }
+
+    /// Reads on in the head, if there is more of it to read; whether there is as much of the message as is waited for.
     fn advance(&mut self, bytes: &[u8], limits: Limits) -> Result<bool, Unfit> {
         if self.head_length == 0 {
             let Some(head_length) = self.head.scan(bytes, limits.head, &mut self.fields)? else { return Ok(false) };
             match self.head.extent(bytes)? {
-                Extent::Length(body) if body <= limits.body as u64 && !self.head.http10 && !self.head.waits => {
+                Extent::Length(body) if body <= MAX_LONG && !self.head.http10 && !self.head.waits => {
                     self.head_length = head_length;
                     self.length = head_length + body as usize;
                 }
                 Extent::Length(_) | Extent::Chunked => return Err(Unfit),
             }
         }
-        Ok(bytes.len() >= self.length)
+        Ok(bytes.len() >= self.length || self.is_long(limits))
     }
 
-    /// Bytes of the message.
+    /// Bytes of the message, whether they are there or not.
     pub fn length(&self) -> usize {
         self.length
     }
 
     /// The request, of the bytes that were looked at; `None` for one that is left to the longer way after all: it asks for another
-    /// protocol, or has a target that is no path.
-    pub fn request<B: From<Bytes>>(&self, message: &Bytes) -> Option<Plain<B>> {
-        let body = message.get(self.head_length..self.length).map(|_| message.slice(self.head_length..self.length))?;
+    /// protocol, or has a target that is no path. `body` makes its body of what there is of it.
+    pub fn request<B>(&self, message: &Bytes, body: impl FnOnce(Bytes) -> B) -> Option<Plain<B>> {
+        let there = self.head_length..self.length.min(message.len());
+        let there = message.get(there.clone()).map(|_| message.slice(there))?;
         let (head, keeps_alive) = self.read_head(message)?;
-        Some(Plain { request: Box::new(Message { head, body: B::from(body) }), keeps_alive })
+        Some(Plain { request: Box::new(Message { head, body: body(there) }), keeps_alive })
+    }
+
+    /// Bytes of its body, whether they are there or not.
+    pub fn body_length(&self) -> usize {
+        self.length - self.head_length
     }
 
     /// The head, as slices of the message, and whether another message may follow.
@@ -216,9 +232,10 @@ mod tests {
             match reader.look(&kept, &mut Whole::default()) {
                 Look::More { .. } => {}
                 Look::Other => return Err("other"),
+                Look::Long(_) => return Err("long"),
                 Look::Whole(whole) => {
                     let rest = kept.split_off(whole.length());
-                    return Ok((whole.request(&kept.into()).ok_or("other after all")?, rest));
+                    return Ok((whole.request(&kept.into(), |body| body).ok_or("other after all")?, rest));
                 }
             }
         }
@@ -248,7 +265,7 @@ mod tests {
         let bytes = Bytes::copy_from_slice(POST.as_bytes());
         let mut room = Whole::default();
         let Look::Whole(whole) = Reader::new(1 << 10, usize::MAX).look(&bytes, &mut room) else { panic!("it is whole") };
-        let request = whole.request::<Bytes>(&bytes).unwrap().request;
+        let request = whole.request(&bytes, |body| body).unwrap().request;
         let range = bytes.as_ptr_range();
         assert!(range.contains(&request.body.as_ptr()) && range.contains(&request.head.fields.get(Name::Host).unwrap().as_ptr()));
         assert!(range.contains(&request.head.target.path().as_ptr()));
@@ -274,7 +291,7 @@ mod tests {
         for (line, fields) in [
             ("GET / HTTP/1.0", ""),
             ("POST / HTTP/1.1", "Transfer-Encoding: chunked\r\n"),
-            ("POST / HTTP/1.1", &*format!("Content-Length: {}\r\n", MAX_WHOLE + 1)),
+            ("POST / HTTP/1.1", &*format!("Content-Length: {}\r\n", MAX_LONG + 1)),
             ("GET / HTTP/1.1", "Content-Length: x\r\n"),
             ("POST / HTTP/1.1", "Expect: 100-continue\r\nContent-Length: 5\r\n"),
             ("GET /\0 HTTP/1.1", ""),
@@ -300,10 +317,18 @@ mod tests {
         assert!(matches!(reader.look(&POST.as_bytes()[..head + 4], &mut Whole::default()), Look::More { head: true }));
         assert!(matches!(reader.look(POST.as_bytes(), &mut Whole::default()), Look::Whole(_)));
         assert!(reader.kept.is_none(), "between two requests nothing is held");
+    }
+
+    #[test]
+    fn a_long_body_is_not_waited_for() {
+        let head = POST.len() - 5;
         let mut reader = Reader::new(1 << 10, 4);
-        assert!(
-            matches!(reader.look(&POST.as_bytes()[..head], &mut Whole::default()), Look::Other),
-            "it is longer than will be taken"
-        );
+        let mut room = Whole::default();
+        assert!(matches!(reader.look(&POST.as_bytes()[..head - 1], &mut room), Look::More { head: false }));
+        let message = Bytes::copy_from_slice(&POST.as_bytes()[..head + 2]);
+        let Look::Long(long) = reader.look(&message, &mut room) else { panic!("its head is there") };
+        let plain = long.request(&message, |body| body).unwrap();
+        assert_eq!((&plain.request.body[..], long.body_length(), long.length()), (b"he".as_slice(), 5, POST.len()));
+        assert!(reader.kept.is_none());
     }
 }
