@@ -23,24 +23,21 @@ pub(super) fn after(text: &[u8], at: usize, byte: u8) -> Option<usize> {
 /// The place after the closing quote of a string whose inside begins (or goes on) at `at`; `None` where the text ends first.
 ///
 /// `escaped` carries over the cut whether the byte before it was a backslash that escapes the next one.
-pub(super) fn string_end(text: &[u8], mut at: usize, escaped: &mut bool) -> Option<usize> {
-    if *escaped {
-        if at >= text.len() {
-            return None;
+#[inline]
+pub(super) fn string_end(text: &[u8], at: usize, escaped: &mut bool) -> Option<usize> {
+    let begin = at + usize::from(*escaped);
+    let inside = text.get(begin..)?;
+    let mut from = 0;
+    // The quote is looked for, and from there the backslashes, of which there are far more: a prompt has one in each of its lines.
+    while let Some(found) = memchr(b'"', &inside[from..]) {
+        let quote = from + found;
+        if inside.get(quote.wrapping_sub(1)) != Some(&b'\\') || !ends_escaping(&inside[..quote]) {
+            *escaped = false;
+            return Some(begin + quote + 1);
         }
-        *escaped = false;
-        at += 1;
+        from = quote + 1;
     }
-    let inside = at;
-    while let Some(found) = memchr(b'"', &text[at..]) {
-        let quote = at + found;
-        at = quote + 1;
-        // Looked for from the quote, because there are far fewer of them than of backslashes: a prompt has one in each of its lines.
-        if !ends_escaping(&text[inside..quote]) {
-            return Some(at);
-        }
-    }
-    *escaped = ends_escaping(&text[inside..]);
+    *escaped = ends_escaping(inside);
     None
 }
 
