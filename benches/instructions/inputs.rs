@@ -7,7 +7,7 @@ use windward::decide::{Candidate, Standing};
 use windward::estimate::Estimate;
 use windward::units::{Grams, GramsPerKwh, Joules, Millis};
 
-/// What a read of a socket gives at most, as hyper does it once a body is known to be long.
+/// Bytes of the pieces in which a long body is looked at: between the 16 KiB that are read with its head and the 256 KiB of later reads.
 pub const READ_BYTES: usize = 64 << 10;
 
 /// A chat request of so many bytes, as the official SDKs write it: the model comes behind the messages. `stream` asks for a stream

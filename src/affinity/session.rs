@@ -222,6 +222,19 @@ mod tests {
     }
 
     #[test]
+    fn prompts_that_say_the_same_in_another_order_are_others() {
+        let text: Vec<u8> = (0..SHORTEST).map(|at| (at / BLOCK) as u8).collect();
+        let one = names(scanned(&[&text]).unwrap());
+        // Two blocks of a stripe, those of two lanes in two stripes, two stripes.
+        for (a, b, length) in [(0, BLOCK, BLOCK), (BLOCK, STRIPE, BLOCK), (0, STRIPE, STRIPE)] {
+            let mut other = text.clone();
+            other[a..a + length].copy_from_slice(&text[b..b + length]);
+            other[b..b + length].copy_from_slice(&text[a..a + length]);
+            assert_ne!(names(scanned(&[&other]).unwrap()), one, "{a} {b} {length}");
+        }
+    }
+
+    #[test]
     fn what_is_called_the_same_is_the_same_for_one_client_and_one_model() {
         let called = |name: &str, model, client| Session::called(&KEY, name.as_bytes()).of(&KEY, model, client);
         assert_eq!(called("a", "m", "blue"), called("a", "m", "blue"));

@@ -1,8 +1,8 @@
 //! The body of a request that is read by whoever has its connection, while the request is answered.
 //!
-//! The two halves are mostly polled by the same task, one after the other, so that a piece goes from hand to hand without a wake; but the
-//! body may also go to the task of an HTTP/2 connection. A piece is only asked for when the one before it was taken: what a backend does
-//! not take stays with the client.
+//! The two halves of a body that is collected are polled by the same task, one after the other, so that a piece goes from hand to hand
+//! without a wake; one that is passed on as it comes is polled by whoever runs the connection to its backend. A piece is only asked for
+//! when the one before it was taken: what a backend does not take stays with the client.
 
 use std::io;
 use std::pin::Pin;
@@ -67,6 +67,11 @@ impl Feeder {
             slot.feeder = Some(cx.waker().clone());
         }
         Appetite::Sated
+    }
+
+    /// Whether anybody may still want a piece.
+    pub fn is_wanted(&self) -> bool {
+        !locked(&self.0).gone
     }
 
     /// Gives the next piece, or says why there is none; to be called by the task that looks at the body next, if it is the same.

@@ -467,7 +467,7 @@ fn decorate(fields: &mut Fields, version: Version, x: &Exchange) {
     fields.set_number(Name::XWindwardOverheadUs, x.overhead_us);
 }
 
-/// For requests as hyper has them, and for those that are there as a whole.
+/// For requests as hyper has them, and for those that are read without it.
 impl<B: Into<RequestBody>> tower::Service<Request<B>> for Proxy {
     type Response = Response<Body>;
     type Error = Infallible;

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use super::accepted::SeesEnd;
 use super::connection::{Answers, Outcome};
 use super::detect::Prefix;
-use super::feed::{Doing, Rest};
+use super::feed::{Doing, IN_A_TURN, Rest};
 use super::guard::{Guard, Held, LOOK_EVERY, READ_AHEAD};
 use super::respond::{Occasion, Written};
 use super::timers::{Expired, Timers};
@@ -138,12 +138,14 @@ where
         let method = request.head.method.clone();
         // Not a refusal: the client is gone, and with the future everything that was done for it.
         let Some(response) = link.answered(&mut service, request).await else { return Left::Ended(Outcome::Fine) };
-        // An answer to the beginning of a body is the last: what is left of that would be taken for the next request.
-        let keeps_alive = keeps_alive && link.rest.is_none() && !link.state().is_dismissed();
+        // An answer to the beginning of a body is the last, unless the body is read on meanwhile: what is left of it would be taken for
+        // the next request.
+        let may_end = link.rest.as_ref().is_none_or(Rest::may_end);
+        let keeps_alive = keeps_alive && may_end && !link.state().is_dismissed();
         let written = link.respond(response, Occasion { method, keeps_alive }).await;
         drop(progress);
         match written {
-            Written::KeepsAlive if !link.state().is_dismissed() => link.news = !link.input.is_empty(),
+            Written::KeepsAlive if link.rest.is_none() && !link.state().is_dismissed() => link.news = !link.input.is_empty(),
             Written::KeepsAlive | Written::Closes => return link.close().await,
             Written::Broken => return Left::Ended(Outcome::Fine),
         }
@@ -345,7 +347,7 @@ impl<IO: AsyncRead + AsyncWrite + SeesEnd + Unpin> Link<IO> {
     ) -> Option<Message<ResponseHead, S::Body>> {
         let mut answer = pin!(service.answer_plain(request));
         poll_fn(|cx| {
-            loop {
+            for _ in 0..IN_A_TURN {
                 if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
                     return Poll::Ready(Some(answer));
                 }
@@ -354,6 +356,8 @@ impl<IO: AsyncRead + AsyncWrite + SeesEnd + Unpin> Link<IO> {
                     return Poll::Ready(None);
                 }
             }
+            cx.waker().wake_by_ref();
+            Poll::Pending
         })
         .await
     }

@@ -18,11 +18,16 @@ use super::accepted::SeesEnd;
 use super::direct::Link;
 use crate::proxy::{Appetite, Feeder};
 
-/// Bytes of a piece at most; with twice as many 512 KB took as long. A backend that takes nothing of an upload leaves one of them here.
+/// Bytes of a piece at most; with twice as many 512 KB took as long.
 const PIECE: usize = 256 << 10;
-/// A piece that fills less than one part in so many of its memory is copied out of it: a client that sends a little now and then would
-/// hold so much more than it has sent.
-const WORTH: usize = 4;
+/// Pieces of one body in one turn. A client that sends as fast as it is read lets the other connections of its thread have theirs.
+pub(super) const IN_A_TURN: usize = 4;
+
+/// Whether a piece is worth the memory that it was read into. Else it is copied out of that: what is counted is bytes, and a client that
+/// sends a little now and then would hold much more than it has sent.
+const fn is_worth(bytes: usize, memory: usize) -> bool {
+    bytes >= memory / 4 * 3
+}
 
 thread_local! {
     /// What the next piece is read into: a connection that waits for one holds no memory for it.
@@ -52,6 +57,11 @@ impl Rest {
     pub(super) const fn new(feeder: Feeder, unread: u64) -> Self {
         Self { feeder, unread, broken: false }
     }
+
+    /// Whether it may still be read to its end.
+    pub(super) fn may_end(&self) -> bool {
+        !self.broken && self.feeder.is_wanted()
+    }
 }
 
 impl<IO: AsyncRead + SeesEnd + Unpin> Link<IO> {
@@ -59,7 +69,7 @@ impl<IO: AsyncRead + SeesEnd + Unpin> Link<IO> {
     pub(super) fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Doing> {
         let Some(rest) = &mut self.rest else { return self.poll_ahead(cx).map(|()| Doing::Left) };
         if rest.broken {
-            // Whoever answers has been told.
+            // Whoever answers has been told, and is heard to the end: what he did is booked.
             return Poll::Pending;
         }
         if rest.feeder.appetite(cx) != Appetite::Hungry {
@@ -99,7 +109,7 @@ fn read_piece<IO: AsyncRead + Unpin>(socket: &mut IO, cx: &mut Context<'_>, most
         return ended.map_or(Poll::Pending, |ended| ended.map_ok(|_| Bytes::new()));
     }
     // An end or an error comes again.
-    if spare.len() >= spare.capacity() / WORTH {
+    if is_worth(spare.len(), spare.capacity()) {
         return Poll::Ready(Ok(spare.freeze()));
     }
     let piece = Bytes::copy_from_slice(&spare);

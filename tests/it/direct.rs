@@ -86,7 +86,8 @@ fn requests_that_come_together_are_answered_in_order() {
 fn a_body_of_any_size_arrives_as_it_was_sent() {
     let peer = echo();
     let proxy = Harness::start(&[("a", peer.address, "")], "");
-    for size in [(64 << 10) - 1, 64 << 10, (64 << 10) + 1, 3 << 20] {
+    let (whole, piece) = (16 << 10, 256 << 10);
+    for size in [whole - 1, whole, whole + 1, 40_000, whole + piece, whole + piece + 1, 3 << 20] {
         let mut client = Client::connect(proxy.address);
         let message = call(size);
         let (head, body) = message.split_at(message.len() - size);
@@ -225,7 +226,9 @@ enum Phase {
 
 #[test]
 fn a_drain_lets_every_phase_end() {
-    for phase in [Phase::Idle, Phase::Head, Phase::Body, Phase::Waiting, Phase::Stream] {
+    let long = 100_000;
+    let phases = [Phase::Idle, Phase::Head, Phase::Body, Phase::Waiting, Phase::Stream].map(|phase| (phase, STREAM.len()));
+    for (phase, length) in [&phases[..], &[(Phase::Body, long), (Phase::Stream, long)]].concat() {
         let (go, wait) = channel::<()>();
         let wait = Mutex::new(wait);
         let peer = Peer::start(move |seen, stream| {
@@ -252,12 +255,13 @@ fn a_drain_lets_every_phase_end() {
         client.post("/v1/chat/completions", "", CALL);
         assert_eq!(client.answer().status, 200);
         peer.next();
-        let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: w\r\nx-phase: {phase:?}\r\ncontent-length: 27\r\n\r\n");
-        let message = [head.as_str(), STREAM].concat();
+        let head =
+            format!("POST /v1/chat/completions HTTP/1.1\r\nhost: w\r\nx-phase: {phase:?}\r\ncontent-length: {length}\r\n\r\n");
+        let message = [head.as_str(), STREAM, &" ".repeat(length - STREAM.len())].concat();
         let sent = match phase {
             Phase::Idle => 0,
             Phase::Head => 20,
-            Phase::Body => head.len() + 5,
+            Phase::Body => head.len() + length / 5,
             Phase::Waiting | Phase::Stream => message.len(),
         };
         client.send(&message.as_bytes()[..sent]);

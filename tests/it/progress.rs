@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender};
 
 use super::support::h2::{DATA, END_HEADERS, End, H2Client, HEADERS, block, call, frame};
@@ -78,8 +79,9 @@ fn take_by_http2(stream: TcpStream, say: &Sender<&'static str>) {
 
 #[test]
 fn an_upload_that_stalls_ends_by_its_own_limit_and_is_the_clients_fault() {
-    let begin: [fn(&mut Client); 2] = [
+    let begin: [fn(&mut Client); 3] = [
         |client| client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ncontent-length: 9\r\n\r\nabc"),
+        |client| client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ncontent-length: 100000\r\n\r\nabc"),
         |client| client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"),
     ];
     for http2 in [false, true] {
@@ -124,12 +126,18 @@ fn a_backend_that_answers_an_upload_which_stalls_is_not_the_one_who_is_idle() {
         }
     });
     let proxy = harness("limits: { body_progress: 3s }", address, "timeouts: { idle: 100ms }");
+    let framings = ["transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", "content-length: 100000\r\n\r\nabc"];
     at_once(|| {
-        let mut client = Client::connect(proxy.address);
-        client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n");
-        assert!(client.read_to_end().starts_with("HTTP/1.1 200 "));
+        let mut clients = framings.map(|framing| {
+            let mut client = Client::connect(proxy.address);
+            client.send(format!("POST /v1/files HTTP/1.1\r\nhost: w\r\n{framing}").as_bytes());
+            client
+        });
+        for client in &mut clients {
+            assert!(client.read_to_end().starts_with("HTTP/1.1 200 "));
+        }
     });
-    for record in (0..TIMES).map(|_| proxy.record()) {
+    for record in (0..TIMES * framings.len()).map(|_| proxy.record()) {
         assert_eq!((&record["ended"], &record["error"]), (&"client_gone".into(), &"body_timeout".into()), "{record}");
     }
     is_not_blamed(&proxy);
@@ -165,12 +173,14 @@ fn an_upload_over_its_limit_is_refused_before_it_is_read_or_ends_with_what_is_to
             assert_eq!((&record["ended"], &record["error"]), (&"rejected".into(), &"body_too_large".into()), "{record}");
             assert_eq!(record["attempts"].as_array().map_or(0, Vec::len), attempts, "{record}");
         };
-        let mut client = Client::connect(proxy.address);
         // Who waits for leave to send is not given it first.
-        client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\nexpect: 100-continue\r\ncontent-length: 1025\r\n\r\n");
-        let answer = client.read_to_end();
-        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
-        refused(0);
+        for fields in ["expect: 100-continue\r\ncontent-length: 1025", "content-length: 100000"] {
+            let mut client = Client::connect(proxy.address);
+            client.send(format!("POST /v1/files HTTP/1.1\r\nhost: w\r\n{fields}\r\n\r\n").as_bytes());
+            let answer = client.read_to_end();
+            assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
+            refused(0);
+        }
         let mut client = H2Client::connect(proxy.address);
         let declared = block(&[&fields[..], &[("content-length", "1025")]].concat());
         assert!(client.send(&frame(HEADERS, END_HEADERS, 1, &declared)));
@@ -209,6 +219,8 @@ fn a_call_whose_body_stalls_reaches_nobody() {
         "content-length: 100\r\n\r\n{\"model\"",
         "transfer-encoding: chunked\r\n\r\n100\r\n{\"model\"",
         "content-length: 9\r\n\r\n",
+        "content-length: 20000\r\n\r\n{\"model\"",
+        "content-length: 100000\r\n\r\n",
     ] {
         let mut client = Client::connect(proxy.address);
         client.send(format!("POST /v1/chat/completions HTTP/1.1\r\nhost: w\r\n{framing}").as_bytes());
@@ -289,15 +301,19 @@ fn a_client_that_does_not_read_has_the_time_of_its_exchange_and_no_more() {
 fn an_upload_without_an_end_ends_with_the_time_of_its_exchange() {
     let (address, said) = uploads(false);
     let proxy = harness("", address, "timeouts: { total: 1s }");
+    let chunk = [b"1000\r\n".as_slice(), &[b'x'; 0x1000], b"\r\n"].concat();
+    let framings = [
+        ("transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", chunk),
+        ("content-length: 2000000000\r\n\r\nabc", vec![b'x'; 0x1000]),
+    ];
+    let turn = AtomicUsize::new(0);
     at_once(|| {
+        let (begin, piece) = framings[turn.fetch_add(1, Relaxed) % framings.len()].clone();
         let mut client = Client::connect(proxy.address);
-        client.send(b"POST /v1/files HTTP/1.1\r\nhost: w\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n");
+        client.send(format!("POST /v1/files HTTP/1.1\r\nhost: w\r\n{begin}").as_bytes());
         let mut sending = client.stream.try_clone().unwrap();
-        let sending = std::thread::spawn(move || {
-            // Until the proxy takes no more.
-            let piece = [b"1000\r\n".as_slice(), &[b'x'; 0x1000], b"\r\n"].concat();
-            while sending.write_all(&piece).is_ok() {}
-        });
+        // Until the proxy takes no more.
+        let sending = std::thread::spawn(move || while sending.write_all(&piece).is_ok() {});
         let answer = client.answer();
         assert_eq!((answer.status, answer.field("connection")), (504, Some("close")));
         let _ = client.stream.shutdown(Shutdown::Both);

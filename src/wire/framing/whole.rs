@@ -1,4 +1,4 @@
-//! Requests that are there as a whole, made into what the proxy works with in the pass that checks them.
+//! Requests that say how long they are, made into what the proxy works with in the pass that checks them.
 //!
 //! [`Framing`](super::Framing) says where a message ends and leaves it to another to read it. For the plain call, which nearly all
 //! are, that was two readers and a state machine between them. Here the same pass notes where the fields are; whatever it does not
@@ -15,9 +15,9 @@ use super::refusal::Refusal;
 use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead};
 
-/// Bytes of a body that is waited for: what can be read at once, with its head.
+/// Bytes of a body that is waited for.
 pub const MAX_WHOLE: usize = 16 << 10;
-/// Bytes of the longest body: what can be counted on the way, with its head, on any machine. Longer ones do not come.
+/// Bytes of the longest body that is not left to the longer way: what can be counted, with its head, on any machine.
 const MAX_LONG: u64 = (u32::MAX / 2) as u64;
 /// Fields for which there is room without an allocation; the official SDKs send about 20.
 const INLINE_FIELDS: usize = 24;
