@@ -29,6 +29,7 @@ WORKLOADS = {
     "sse-unasked": Workload("plain", args="--workload sse-unasked --events 100 --conns 32 --rate 0"),
     "sse-paced": Workload("plain", args=f"{SSE} --conns 200 --rate 0 --delay-us 5000 --warmup 1.5",
                           slow=f"{SSE} --conns 4 --rate 0 --delay-us 5000 --warmup 4"),
+    "mid": Workload("plain", args="--workload mid --conns 32 --rate 0"),
     "big": Workload("plain", args="--workload big --conns 8 --rate 0", slow="--workload big --conns 4 --rate 0"),
     "tls": Workload("tls", args=f"{CHAT} --rate 4000 --tls"),
     "tls-sat": Workload("tls", args=f"{CHAT} --rate 0 --tls"),

@@ -27,7 +27,7 @@ build() { # FLAG OF THE COMPILER, TARGET FOLDER
 
 build "-Cprofile-generate=$out/counts" "$out/counting"
 benches/peers/compare.py --proxies "windward=$out/counting/$host/release/windward" --rounds 1 --duration 3 \
-    --workloads chat,chat-sat,sse,sse-unasked,sse-paced,big,tls-sat,tls-sse,h2-sat,uptls-sat
+    --workloads chat,chat-sat,sse,sse-unasked,sse-paced,mid,big,tls-sat,tls-sse,h2-sat,uptls-sat
 "$tool" merge -o "$out/counts.profdata" "$out/counts"
 build "-Cprofile-use=$out/counts.profdata" "$out/build"
 cp "$out/build/$host/release/windward" "$out/windward"

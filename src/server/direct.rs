@@ -65,7 +65,7 @@ pub(super) struct Link<IO> {
     pub(super) socket: IO,
     held: Held,
     /// Read and not yet made a request of; mostly nothing.
-    input: Vec<u8>,
+    pub(super) input: Vec<u8>,
     /// Whether that was not looked at yet.
     news: bool,
     reader: Reader,

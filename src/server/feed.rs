@@ -23,6 +23,10 @@ const PIECE: usize = 256 << 10;
 /// Pieces of one body in one turn. A client that sends as fast as it is read lets the other connections of its thread have theirs.
 pub(super) const IN_A_TURN: usize = 4;
 
+/// So many bytes more are asked for than belong to the body. A read that finds less than it asked for has found all there is, and with
+/// the body alone it would take another to find that out; of 32 KB requests that is one call in six.
+const BEYOND: u64 = 1;
+
 /// Whether a piece is worth the memory that it was read into. Else it is copied out of that: what is counted is bytes, and a client that
 /// sends a little now and then would hold much more than it has sent.
 const fn is_worth(bytes: usize, memory: usize) -> bool {
@@ -75,8 +79,12 @@ impl<IO: AsyncRead + SeesEnd + Unpin> Link<IO> {
         if rest.feeder.appetite(cx) != Appetite::Hungry {
             return self.poll_end(cx).map(|()| Doing::Left);
         }
-        let piece = match ready!(read_piece(&mut self.socket, cx, rest.unread)) {
+        let piece = match ready!(read_piece(&mut self.socket, cx, rest.unread.saturating_add(BEYOND))) {
             Ok(piece) if piece.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(mut piece) if piece.len() as u64 > rest.unread => {
+                self.input.extend_from_slice(&piece.split_off(rest.unread as usize));
+                Ok(piece)
+            }
             piece => piece,
         };
         rest.unread -= piece.as_ref().map_or(0, |piece| piece.len() as u64);

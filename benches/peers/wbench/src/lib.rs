@@ -370,6 +370,7 @@ pub fn body(workload: &str, events: u32, delay_us: u64, model: &str) -> Vec<u8> 
     };
     let target = match workload {
         "big" => 512 * 1024,
+        "mid" => 32 * 1024,
         _ => 1500,
     };
     let head = format!(
