@@ -25,13 +25,19 @@ macro_rules! quantity {
 
             #[doc = concat!("A value in ", $unit, "; `None` unless it is finite and not negative.")]
             pub const fn new(value: f64) -> Option<Self> {
-                if value.is_finite() && value >= 0.0 { Some(Self(value)) } else { None }
+                // Of the two zeros the positive one.
+                if value.is_finite() && value >= 0.0 { Some(Self(value + 0.0)) } else { None }
             }
 
             #[doc = concat!("A value in ", $unit, "; what is not finite or negative becomes the nearest value that is allowed.")]
             pub const fn saturating(value: f64) -> Self {
                 // Two comparisons without a branch: no number is above zero, and what is not below the largest one is that.
                 let value = if value > 0.0 { value } else { 0.0 };
+                Self::bounded(value)
+            }
+
+            /// Of what cannot be negative or no number at all: a sum of quantities, or a product of two.
+            const fn bounded(value: f64) -> Self {
                 Self(if value < f64::MAX { value } else { f64::MAX })
             }
 
@@ -44,7 +50,7 @@ macro_rules! quantity {
         impl Add for $name {
             type Output = Self;
             fn add(self, other: Self) -> Self {
-                Self::saturating(self.0 + other.0)
+                Self::bounded(self.0 + other.0)
             }
         }
 
@@ -126,7 +132,7 @@ impl Sub for Grams {
 impl Mul<GramsPerKwh> for Joules {
     type Output = Grams;
     fn mul(self, intensity: GramsPerKwh) -> Grams {
-        Grams::saturating(self.0 / JOULES_PER_KWH * intensity.0)
+        Grams::bounded(self.0 / JOULES_PER_KWH * intensity.0)
     }
 }
 
@@ -134,7 +140,7 @@ impl Mul<u64> for JoulesPerToken {
     type Output = Joules;
     /// That many tokens' energy.
     fn mul(self, tokens: u64) -> Joules {
-        Joules::saturating(self.0 * tokens as f64)
+        Joules::bounded(self.0 * tokens as f64)
     }
 }
 
@@ -168,7 +174,7 @@ impl Mul<Pue> for Joules {
     type Output = Self;
     /// What the building drew for this much at its machines.
     fn mul(self, pue: Pue) -> Self {
-        self * pue.0
+        Self::bounded(self.0 * pue.0)
     }
 }
 
@@ -190,13 +196,21 @@ impl Millis {
     /// To the nearest whole microsecond.
     #[must_use]
     pub fn rounded(self) -> Self {
-        Self::saturating((self.0 * 1e3).round_ties_even() / 1e3)
+        Self::bounded(whole(self.0 * 1e3) / 1e3)
     }
 
     /// The same span as a `Duration`, at most about 584 million years.
     pub fn to_duration(self) -> Duration {
         Duration::try_from_secs_f64(self.0 / 1e3).unwrap_or(Duration::MAX)
     }
+}
+
+/// The nearest whole number, of two the even one, for a number that is not negative: what `round_ties_even` gives, which is a call into a
+/// library on processors of which no more is taken for granted than that they are of this architecture.
+const fn whole(value: f64) -> f64 {
+    // From here on there is no number between two whole ones, so a sum is rounded to one.
+    const ALL_WHOLE: f64 = (1_u64 << (f64::MANTISSA_DIGITS - 1)) as f64;
+    if value < ALL_WHOLE { value + ALL_WHOLE - ALL_WHOLE } else { value }
 }
 
 #[cfg(test)]
@@ -239,6 +253,24 @@ mod tests {
         assert_eq!(Millis::from(Duration::from_nanos(1_234_567_999)).get(), 1234.567);
         assert_eq!(Millis::saturating(2.0 / 3.0).rounded().get(), 0.667);
         assert_eq!(Millis::from(Duration::MAX).to_duration().as_secs(), Duration::MAX.as_secs());
+    }
+
+    #[test]
+    fn a_span_is_rounded_as_the_library_does() {
+        let numbers = (0..2000).map(|n| f64::from(n) / 4.0);
+        let limits = [4_503_599_627_370_495.5, 4_503_599_627_370_496.0, 4_503_599_627_370_497.0, f64::MAX, f64::INFINITY];
+        for value in numbers.chain([0.499_999_999_999_999_94, 2.5_f64.next_up(), 3.5_f64.next_down()]).chain(limits) {
+            assert_eq!(whole(value).to_bits(), value.round_ties_even().to_bits(), "{value}");
+        }
+    }
+
+    #[test]
+    fn no_quantity_is_the_negative_zero() {
+        for zero in [Grams::new(-0.0).unwrap(), Grams::saturating(-0.0), serde_json::from_str("-0.0").unwrap()] {
+            assert!((zero + zero).get().is_sign_positive() && zero.get().is_sign_positive());
+        }
+        let most = Joules::saturating(f64::MAX);
+        assert_eq!((most + most, most * Pue::MAX), (most, most), "no sum or product is infinite");
     }
 
     #[test]
