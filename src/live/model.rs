@@ -71,6 +71,12 @@ pub struct ModelLive {
     looked_ms: AtomicU64,
 }
 
+/// A number that is not negative to the nearest whole one, of two the larger: what `round` gives, which is a call into a library. A half
+/// itself would take the number just below it for 1.
+const fn rounded(value: f64) -> u32 {
+    (value + 0.5_f64.next_down()) as u32
+}
+
 /// What a limit is made of, beside what was learned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Capacity {
@@ -200,8 +206,9 @@ impl ModelLive {
 
     /// Requests that it takes at once, of `declared`, before its tokens come too slowly or it refuses.
     pub fn limit(&self, declared: u32) -> u32 {
+        let limit = self.limit.get();
         // At least one, or it could never show that it has become better.
-        (self.limit.get().min(f64::from(declared)).round() as u32).max(1).min(declared)
+        if limit < f64::from(declared) { rounded(limit).max(1).min(declared) } else { declared }
     }
 
     /// Moves the limit to where it should be by now, `seconds` after the last time: up slowly and only where it is used, down fast.
@@ -384,6 +391,20 @@ mod tests {
         assert!(f64::from(model.limit(100)) >= f64::from(grown) * 0.8 - 1.0);
         (0..60).for_each(|_| model.adapt_limit(capacity(50), 1.0));
         assert_eq!(model.limit(100), 3);
+    }
+
+    #[test]
+    fn a_limit_is_rounded_as_the_library_does() {
+        let halves = (0..400).map(|n| f64::from(n) / 2.0);
+        let near = [0.5, 2.5, 1e6 + 0.5].into_iter().flat_map(|n: f64| [n.next_down(), n.next_up()]);
+        for value in halves.chain(near).chain([f64::from(u32::MAX) - 0.5, f64::INFINITY, f64::NAN]) {
+            assert_eq!(rounded(value), value.round() as u32, "{value}");
+        }
+        let model = ModelLive::new(Prior::default());
+        for (limit, requests) in [(0.2, 1), (7.5, 8), (99.6, 100), (1e9, 100), (f64::NAN, 100)] {
+            model.limit.set(limit);
+            assert_eq!((model.limit(100), model.limit(0)), (requests, 0), "{limit}");
+        }
     }
 
     #[test]

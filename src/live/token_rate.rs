@@ -92,7 +92,7 @@ impl TokenRate {
     /// Milliseconds for each token at `load`, the share of the declared capacity in use; beyond 1 it goes on as it was.
     pub(super) fn at(&self, load: f64) -> Millis {
         let place = (load * BUCKETS as f64 - 0.5).max(0.0);
-        let below = (place as usize).min(BUCKETS - 1);
+        let below = (place as u32 as usize).min(BUCKETS - 1);
         let (low, high) = (self.filled(below), self.filled((below + 1).min(BUCKETS - 1)));
         let beyond = (load - middle(BUCKETS - 1)).max(0.0) * PRIOR_SLOPE;
         let shape = if beyond > 0.0 { high + beyond } else { low + (high - low) * (place - below as f64).min(1.0) };
