@@ -15,6 +15,7 @@ mod hedges;
 mod kept;
 mod margin;
 mod model;
+mod now;
 mod others;
 mod pace;
 mod quota;
@@ -36,6 +37,8 @@ pub use hedges::HedgeBudget;
 pub use kept::{KeptFlow, KeptModel};
 pub use margin::Margin;
 pub use model::{Capacity, ModelLive, Prior};
+pub use now::Now;
+use now::millis_after;
 pub use others::Heard;
 use others::Others;
 pub use retries::{RetryBudget, RetryLimits};
@@ -327,18 +330,21 @@ impl Live {
     pub fn millis(&self, now: Instant) -> u64 {
         millis_after(self.origin, now)
     }
+
+    /// A moment as this backend's statistics count it, and all others that began with them.
+    pub fn now(&self, at: Instant) -> Now {
+        Now::new(at, self.origin)
+    }
+
+    /// Milliseconds since the statistics began.
+    pub fn millis_at(&self, now: &Now) -> u64 {
+        now.since(self.origin)
+    }
 }
 
 /// How long a supplier is left alone that says so, or one second.
 fn left_alone_ms(retry_after: Option<Duration>) -> u64 {
     retry_after.unwrap_or(Duration::from_secs(1)).min(LONGEST_RETRY_AFTER).as_millis() as u64
-}
-
-/// Milliseconds from `origin` to `now`.
-fn millis_after(origin: Instant, now: Instant) -> u64 {
-    let since = now.saturating_duration_since(origin);
-    // Not `as_millis`, whose 128 bits are several times dearer.
-    since.as_secs().saturating_mul(1000).saturating_add(u64::from(since.subsec_millis()))
 }
 
 /// One request counted in at a backend.

@@ -25,7 +25,7 @@ use crate::decide::{Candidate, Standing};
 use crate::demand::Usual;
 use crate::estimate::{Demand, Size, Terms, estimate};
 use crate::grid::{Grid, Intensity, ZoneId};
-use crate::live::{Flow, Live, Load, Margin, ModelLive, Remedy};
+use crate::live::{Flow, Live, Load, Margin, ModelLive, Now, Remedy};
 use crate::pins::Pins;
 use crate::policy::{Policy, PolicyId};
 use crate::route::{Deployment, FlowId};
@@ -225,6 +225,12 @@ impl Snapshot {
         self.margins.get(id.index())
     }
 
+    /// A moment to ask all backends about.
+    pub fn now(&self, at: Instant) -> Now {
+        // Without any there is nobody to be asked.
+        self.live.first().map_or_else(|| Now::new(at, at), |first| first.now(at))
+    }
+
     /// How large a request of that flow is expected to be.
     pub fn size(&self, flow: FlowId, demand: &Demand) -> Size {
         self.flow(flow).map_or_else(|| Flow::default().size(demand), |flow| flow.size(demand))
@@ -254,16 +260,16 @@ impl Snapshot {
     pub fn candidate(&self, deployment: &Deployment, inside: bool, question: &Question<'_>) -> Option<Candidate> {
         let live = self.live(deployment.backend);
         let learned = live.model(&deployment.model)?;
-        let now_ms = live.millis(question.now);
+        let now_ms = live.millis_at(&question.now);
         learned.doubt(now_ms);
-        Some(self.judged(deployment, inside, question, learned, (live.load(), now_ms)))
+        Some(self.judged(deployment, inside, question, (live, learned), (live.load(), now_ms)))
     }
 
     /// The same as it would be with nothing ahead of the request: what a price is made of.
     pub fn prospect(&self, deployment: &Deployment, inside: bool, question: &Question<'_>) -> Option<Candidate> {
         let live = self.live(deployment.backend);
-        let (learned, now_ms) = (live.model(&deployment.model)?, live.millis(question.now));
-        Some(self.judged(deployment, inside, question, learned, (Load::default(), now_ms)))
+        let (learned, now_ms) = (live.model(&deployment.model)?, live.millis_at(&question.now));
+        Some(self.judged(deployment, inside, question, (live, learned), (Load::default(), now_ms)))
     }
 
     fn judged(
@@ -271,11 +277,11 @@ impl Snapshot {
         deployment: &Deployment,
         inside: bool,
         question: &Question<'_>,
-        learned: &ModelLive,
+        (live, learned): (&Live, &ModelLive),
         (load, now_ms): (Load, u64),
     ) -> Candidate {
         let Question { model, size, policy, warm, now: _, wall, turn } = question;
-        let (backend, live) = (self.plan.backend(deployment.backend), self.live(deployment.backend));
+        let backend = self.plan.backend(deployment.backend);
         let terms = Terms {
             coefficients: deployment.coefficients.as_deref().unwrap_or_else(|| self.plan.energy.find(model)),
             prices: deployment.prices.as_ref(),
@@ -289,7 +295,7 @@ impl Snapshot {
         let in_flight = if is_full { u32::MAX } else { estimate.in_flight };
         // Two that come back at once are not let in by the same turns.
         let own_turn = turn.wrapping_add(deployment.backend.0.into());
-        let no_token = self.token(backend.id).is_some_and(|token| !token.is_good(*wall));
+        let no_token = self.token(deployment.backend).is_some_and(|token| !token.is_good(*wall));
         let by_health = if no_token {
             Standing::Ejected
         } else if !live.is_left_alone(now_ms, own_turn) {
@@ -355,8 +361,8 @@ pub struct Question<'a> {
     pub policy: &'a Policy,
     /// Who has something of the prompt.
     pub warm: Warm,
-    /// Now, for what backends did lately.
-    pub now: Instant,
+    /// Now, for what backends did lately ([`Snapshot::now`]).
+    pub now: Now,
     /// Now, for how old a reading is.
     pub wall: Timestamp,
     /// The rotation's state.

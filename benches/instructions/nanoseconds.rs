@@ -55,7 +55,8 @@ fn estimated(snapshot: &Snapshot, scratch: &Scratch) -> usize {
     let demand = Demand { body_bytes: 1536, max_output_tokens: None, streamed: true, embeddings: false };
     let deployments = route.candidates("m");
     let size = snapshot.size(deployments[0].flow, &demand);
-    let (policy, warm, now, wall) = (&*route.policy, Warm::default(), SystemClock.monotonic(), SystemClock.wall());
+    let (policy, warm, wall) = (&*route.policy, Warm::default(), SystemClock.wall());
+    let now = snapshot.now(SystemClock.monotonic());
     let question = Question { model: "m", size, policy, warm, now, wall, turn: 3 };
     let all: SmallVec<[Candidate; 32]> = deployments.iter().filter_map(|one| snapshot.candidate(one, true, &question)).collect();
     decide_with(policy, true, &all, 3, scratch).map_or(0, |decision| {

@@ -273,7 +273,8 @@ impl Flowing {
         let mean = |sum: f64| (sum / rate.requests).round().clamp(0.0, f64::from(u32::MAX)) as u32;
         let size = Size { prompt_tokens: mean(rate.prompt_tokens), output_tokens: mean(rate.output_tokens).max(1) };
         let streamed = rate.streamed * 2.0 >= rate.requests;
-        let question = Question { model: &self.model, size, policy: &self.policy, warm: Warm::default(), now, wall, turn: 0 };
+        let (warm, now) = (Warm::default(), snapshot.now(now));
+        let question = Question { model: &self.model, size, policy: &self.policy, warm, now, wall, turn: 0 };
         for deployment in self.deployments.iter() {
             let inside = !self.outside.contains(&deployment.backend);
             let Some(candidate) = snapshot.prospect(deployment, inside, &question) else { continue };

@@ -134,7 +134,7 @@ pub fn answer<'a>(
     let asking = Asking { snapshot, deployments, streamed: question.streamed };
     // Nothing was served yet.
     let warm = Warm::default();
-    let of_all = state::Question { model: question.model, size, policy, warm, now, wall, turn: 0 };
+    let of_all = state::Question { model: question.model, size, policy, warm, now: snapshot.now(now), wall, turn: 0 };
     let candidates = asking.candidates(&of_all, |id| may_serve(route, own, id)).ok_or_else(|| no_model(route, question.model))?;
     let decided = asking.decide(&of_all, &candidates);
     let shadow = route.shadow.as_ref().and_then(|shadow| {

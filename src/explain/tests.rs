@@ -85,6 +85,7 @@ fn the_answer_is_what_the_proxy_decides() {
         let explanation = answer(&snapshot, &question, now, wall).unwrap();
         let size = Size { prompt_tokens: 1000, output_tokens: 250 };
         let warm = crate::affinity::Warm::default();
+        let now = snapshot.now(now);
         let of_all = state::Question { model: question.model, size, policy: &route.policy, warm, now, wall, turn: 0 };
         let candidates: Vec<_> =
             route.candidates(question.model).iter().map(|one| snapshot.candidate(one, true, &of_all).unwrap()).collect();

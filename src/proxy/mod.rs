@@ -369,7 +369,8 @@ fn decide_candidates(x: &mut Exchange, keeper: Option<BackendId>) -> Result<Opti
     let flow = deployments.first().map(|deployment| deployment.flow).unwrap_or_default();
     let size = snapshot.size(flow, &demand);
     let warm = snapshot.warm(x.session.as_ref(), &policy, demand.body_bytes, now);
-    let question = Question { model, size, policy: &policy, warm, now, wall: x.wall, turn: turn.unwrap_or_default() };
+    let (since, wall, turns) = (snapshot.now(now), x.wall, turn.unwrap_or_default());
+    let question = Question { model, size, policy: &policy, warm, now: since, wall, turn: turns };
     // Put where they stay.
     x.candidates.begin(deployments.len());
     for deployment in deployments.iter() {

@@ -47,7 +47,8 @@ pub(super) fn decided(
         Some(Some(narrowed)) => narrowed,
         Some(None) => return Some(Box::new(Shadowed { candidates: Candidates::default(), outcome: None })),
     };
-    let warm = x.demand.map_or_else(Warm::default, |it| x.snapshot.warm(x.session.as_ref(), policy, it.body_bytes, question.now));
+    let now = question.now.at();
+    let warm = x.demand.map_or_else(Warm::default, |it| x.snapshot.warm(x.session.as_ref(), policy, it.body_bytes, now));
     let question = Question { policy, warm, ..*question };
     let inside = |id: BackendId| !outside.contains(&id) && x.suits_who_asks(id);
     let mut candidates = Candidates::with_room_for(deployments.len());

@@ -164,7 +164,8 @@ impl Router {
                 flow.asked(size, demand.streamed);
             }
             let warm = snapshot.warm(session.as_ref(), &route.policy, demand.body_bytes, at.now);
-            let question = Question { model: MODEL, size, policy: &route.policy, warm, now: at.now, wall: at.wall, turn };
+            let now = snapshot.now(at.now);
+            let question = Question { model: MODEL, size, policy: &route.policy, warm, now, wall: at.wall, turn };
             candidates.extend(all.filter_map(|one| snapshot.candidate(one, inside(one), &question)));
             for candidate in &mut candidates {
                 let price = snapshot.prices.get(candidate.backend.index()).copied().unwrap_or(Grams::ZERO);

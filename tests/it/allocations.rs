@@ -114,7 +114,7 @@ fn what_is_estimated_and_decided_for_a_request_allocates_nothing() {
             let size = snapshot.size(deployments[0].flow, &demand);
             let policy = &*route.policy;
             let warm = snapshot.warm(Some(&session), policy, demand.body_bytes, now);
-            let question = Question { model: "m", size, policy, warm, now, wall, turn: 3 };
+            let question = Question { model: "m", size, policy, warm, now: snapshot.now(now), wall, turn: 3 };
             let inside = |id: &BackendId| !route.outside.contains(id);
             let all = deployments.iter().filter_map(|one| snapshot.candidate(one, inside(&one.backend), &question));
             // The proxy has room of its own for these.

@@ -300,7 +300,7 @@ impl World {
             size,
             policy: &route.policy,
             warm: Warm::default(),
-            now: self.clock.monotonic(),
+            now: snapshot.now(self.clock.monotonic()),
             wall: self.clock.wall(),
             turn: self.turn,
         };
