@@ -135,6 +135,15 @@ impl Live {
         self.models.get(index).map(|(_, model)| model)
     }
 
+    /// The same, where it is known which of them it is in the order of their names. Letters need only be compared where a reload has kept
+    /// these statistics: else the two names are one.
+    pub fn model_at(&self, place: u16, name: &Arc<str>) -> Option<&ModelLive> {
+        match self.models.get(usize::from(place)) {
+            Some((own, model)) if Arc::ptr_eq(own, name) => Some(model),
+            _ => self.model(name),
+        }
+    }
+
     /// Requests that this process sent and that have not yet finished.
     pub fn in_flight(&self) -> u32 {
         self.counts.in_flight.load(Relaxed)
@@ -395,6 +404,20 @@ mod tests {
         drop(first);
         drop(second);
         assert_eq!((live.in_flight(), live.pending_prompt_tokens()), (0, 0));
+    }
+
+    #[test]
+    fn a_model_is_found_by_its_place_or_else_by_its_name() {
+        let names: [Arc<str>; 3] = ["b", "c", "a"].map(Arc::from);
+        let live = Live::new(SystemClock.monotonic(), names.clone().map(|name| (name, Prior::default())));
+        for (name, place) in names.iter().zip([1, 2, 0]) {
+            let (known, anew) = (live.model(name).unwrap(), Arc::from(&**name));
+            assert!(Arc::ptr_eq(&live.models[usize::from(place)].0, name));
+            for place in [place, 0, 2, 9] {
+                assert!([name, &anew].into_iter().all(|name| std::ptr::eq(live.model_at(place, name).unwrap(), known)));
+            }
+        }
+        assert!(live.model_at(0, &Arc::from("d")).is_none());
     }
 
     #[test]

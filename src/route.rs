@@ -16,6 +16,8 @@ pub struct Deployment {
     /// The client's name for the model; the key of what was learned about it in [`crate::live::Live`]. `*` when the backend lists no
     /// models and takes any name.
     pub model: Arc<str>,
+    /// Its place among the models that the backend lists, in the order of their names.
+    pub place: u16,
     /// Its name there, as a JSON string with quotes, when it differs.
     pub upstream_model_json: Option<bytes::Bytes>,
     /// Its name there as one segment of a path, where the dialect has the model in the path; `None` for `*`.

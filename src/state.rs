@@ -259,7 +259,7 @@ impl Snapshot {
     /// may be used where it is.
     pub fn candidate(&self, deployment: &Deployment, inside: bool, question: &Question<'_>) -> Option<Candidate> {
         let live = self.live(deployment.backend);
-        let learned = live.model(&deployment.model)?;
+        let learned = live.model_at(deployment.place, &deployment.model)?;
         let now_ms = live.millis_at(&question.now);
         learned.doubt(now_ms);
         Some(self.judged(deployment, inside, question, (live, learned), (live.load(), now_ms)))
@@ -268,7 +268,7 @@ impl Snapshot {
     /// The same as it would be with nothing ahead of the request: what a price is made of.
     pub fn prospect(&self, deployment: &Deployment, inside: bool, question: &Question<'_>) -> Option<Candidate> {
         let live = self.live(deployment.backend);
-        let (learned, now_ms) = (live.model(&deployment.model)?, live.millis_at(&question.now));
+        let (learned, now_ms) = (live.model_at(deployment.place, &deployment.model)?, live.millis_at(&question.now));
         Some(self.judged(deployment, inside, question, (live, learned), (Load::default(), now_ms)))
     }
 

@@ -241,6 +241,16 @@ fn put(out: &mut String, text: std::fmt::Arguments<'_>) {
 }
 
 #[test]
+fn a_deployment_says_where_its_model_is_among_the_names_of_its_backend() {
+    let backend = |name, models| format!("  - {{ name: {name}, url: 'http://127.0.0.1:1/v1', grid_zone: FR{models} }}\n");
+    let backends = backend("a", ", models: [n, o, m]") + &backend("b", ", models: { o: x, n: y }") + &backend("c", "");
+    let text = format!("routes: [{{ name: r, backends: [a, b, c] }}]\nbackends:\n{backends}");
+    let plan = load("places.yaml", &text).unwrap().plan;
+    let places = |model: &str| plan.routes[0].candidates(model).iter().map(|it| (it.backend.0, it.place)).collect::<Vec<_>>();
+    assert_eq!(["m", "n", "o"].map(places), [vec![(0, 0), (2, 0)], vec![(0, 1), (1, 0), (2, 0)], vec![(0, 2), (1, 1), (2, 0)]]);
+}
+
+#[test]
 fn bad_files_are_explained() {
     let mut wrong = Vec::new();
     for case in cases("bad") {

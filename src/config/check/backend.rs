@@ -48,8 +48,8 @@ pub(super) struct Meant {
     pub(super) pass_through: Option<Mark>,
     /// `None` when it takes any model.
     pub(super) models: Option<Vec<Model>>,
-    /// Where each of them is in that list.
-    pub(super) by_name: HashMap<Arc<str>, usize>,
+    /// Where each of them is in that list, and in the order of their names.
+    pub(super) by_name: HashMap<Arc<str>, (usize, u16)>,
     /// Set for all its models.
     pub(super) energy: Option<Arc<Coefficients>>,
     /// What tokens cost where a model says nothing of its own.
@@ -174,8 +174,9 @@ impl Check<'_> {
             simulated: file.simulated.unwrap_or(false),
             origin,
         };
-        let listed = models.iter().flatten().enumerate();
-        let by_name = listed.map(|(index, model)| (Arc::clone(&model.client), index)).collect();
+        let mut listed: Vec<_> = models.iter().flatten().map(|model| Arc::clone(&model.client)).enumerate().collect();
+        listed.sort_by(|(_, one), (_, other)| one.cmp(other));
+        let by_name = listed.into_iter().zip(0..).map(|((index, name), place)| (name, (index, place))).collect();
         Meant { backend, mark: file.name.mark, pass_through, models, by_name, energy, prices }
     }
 

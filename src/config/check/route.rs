@@ -374,6 +374,7 @@ fn deployment(
         return Some(Deployment {
             backend,
             model: Arc::from("*"),
+            place: 0,
             upstream_model_json: None,
             upstream_segment: None,
             base_path: None,
@@ -384,10 +385,12 @@ fn deployment(
             flow,
         });
     };
-    let served = models.get(*meant.by_name.get(model?)?)?;
+    let (index, place) = *meant.by_name.get(model?)?;
+    let served = models.get(index)?;
     Some(Deployment {
         backend,
         model: Arc::clone(&served.client),
+        place,
         upstream_model_json: served.upstream_json.clone(),
         upstream_segment: served.upstream_segment.clone(),
         base_path: served.base_path.clone(),
