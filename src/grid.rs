@@ -215,11 +215,16 @@ impl Zone {
     /// Without a reading that is young enough.
     #[cold]
     fn assumed(&self, zone: ZoneId, now: Timestamp) -> Option<Intensity<'_>> {
-        let of_year = || self.yearly.as_ref().map(|yearly| Intensity::of(zone, Freshness::Assumed, yearly));
         let of_hour = self.latest.as_ref().zip(self.usual.at(now.as_second()));
-        of_hour.map_or_else(of_year, |(last, (value, quality))| {
-            Some(Intensity { value, quality, ..Intensity::of(zone, Freshness::Assumed, last) })
-        })
+        of_hour.map_or_else(
+            || self.of_year(zone),
+            |(last, (value, quality))| Some(Intensity { value, quality, ..Intensity::of(zone, Freshness::Assumed, last) }),
+        )
+    }
+
+    /// Without any reading.
+    fn of_year(&self, zone: ZoneId) -> Option<Intensity<'_>> {
+        self.yearly.as_ref().map(|yearly| Intensity::of(zone, Freshness::Assumed, yearly))
     }
 }
 
@@ -243,7 +248,8 @@ impl Grid {
         match &known.latest {
             Some(reading) if now <= reading.valid_until => Some(Intensity::of(zone, Freshness::Fresh, reading)),
             Some(reading) if age(reading, now) <= self.max_age => Some(known.blended(zone, reading, now)),
-            _ => known.assumed(zone, now),
+            Some(_) => known.assumed(zone, now),
+            None => known.of_year(zone),
         }
     }
 
