@@ -116,6 +116,10 @@ pub fn estimate(size: Size, backend: &Backend, model: &ModelLive, load: Load, te
     let tokens = TokenCounts { input: prompt_tokens.into(), cached: cached_tokens.into(), output: output_tokens.into() };
     let energy = terms.coefficients.best_guess(tokens);
     let limit = model.limit(declared);
+    // Where capacity is not scarce nothing is multiplied.
+    let scarce = terms.price_per_output_token;
+    let price =
+        if scarce > Grams::ZERO { scarce * (f64::from(output_tokens) * ramp(in_flight, limit, declared)) } else { Grams::ZERO };
     Estimate {
         prompt_tokens,
         known_tokens,
@@ -131,7 +135,7 @@ pub fn estimate(size: Size, backend: &Backend, model: &ModelLive, load: Load, te
         cost: terms.prices.map(|prices| prices.of(tokens)),
         in_flight,
         limit,
-        price: terms.price_per_output_token * (f64::from(output_tokens) * ramp(in_flight, limit, declared)),
+        price,
     }
 }
 
