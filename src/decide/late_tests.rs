@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::tests::{any_candidates, candidate, decided, green, policy};
+use super::weighing::rank_of;
 use super::*;
 use crate::policy::{Objective, OnNoCandidate};
 
@@ -10,6 +11,15 @@ use crate::policy::{Objective, OnNoCandidate};
 fn a_candidate_stays_small() {
     assert!(size_of::<Candidate>() <= 128, "{} bytes", size_of::<Candidate>());
     assert!(size_of::<NoCandidate>() <= 16);
+}
+
+#[test]
+fn numbers_are_put_in_the_order_that_they_have() {
+    let numbers =
+        [f64::NEG_INFINITY, -1.0, -0.0, 0.0, f64::MIN_POSITIVE, 0.5, 1.0, 1.0_f64.next_up(), f64::MAX, f64::INFINITY, f64::NAN];
+    for (a, b) in numbers.iter().flat_map(|a| numbers.iter().map(move |b| (*a, *b))) {
+        assert_eq!(rank_of(a).cmp(&rank_of(b)), a.total_cmp(&b), "{a} and {b}");
+    }
 }
 
 #[test]
