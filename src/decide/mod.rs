@@ -158,8 +158,9 @@ fn decide_within(
             *slot = verdict;
         }
     };
+    let parts = weighing.parts(chosen);
     for (place, index) in punctual.iter().enumerate().filter(|_| !last_resort) {
-        set(*index, if place < tied { Verdict::Tied } else { weighing.compare(*index, chosen) });
+        set(*index, if place < tied { Verdict::Tied } else { weighing.compare(*index, chosen, &parts) });
     }
     set(chosen, Verdict::Chosen);
     if standing == Standing::Ready {

@@ -60,6 +60,13 @@ pub(super) struct Eligible {
     pub(super) standing: Standing,
 }
 
+/// What a candidate's cost is made of, beside the price of capacity: worked out once of the chosen one, whom all others are compared with.
+pub(super) struct Parts {
+    grams: Option<Grams>,
+    waiting: Grams,
+    money: Option<Grams>,
+}
+
 /// What came of putting the candidates within the budget in order.
 pub(super) struct Ranking {
     /// Who would lead with carbon switched off; `None` for the same that leads now.
@@ -189,7 +196,9 @@ impl Weighing<'_> {
 
     /// Who would lead by latency: the first that [`Self::rank_by_latency`] gives, without the order of the others.
     fn fastest(&self, order: &[u16]) -> Option<u16> {
-        let best = order.iter().map(|index| self.latency(*index)).reduce(f64::min)?;
+        // Latencies are numbers, and need none of the care that `f64::min` takes: one waits for the other here.
+        let less = |best: f64, other: f64| if other < best { other } else { best };
+        let best = order.iter().map(|index| self.latency(*index)).reduce(less)?;
         let limit = (best + best * TIE).min(f64::MAX);
         let tied = || order.iter().copied().filter(|index| self.latency(*index) <= limit);
         let idlest = tied().min_by(|a, b| self.by_load(*a, *b))?;
@@ -275,8 +284,14 @@ impl Weighing<'_> {
         self.policy.grams_for_waiting(estimate.first_token)
     }
 
-    /// Why a candidate within the budget and outside the tie came behind the chosen one.
-    pub(super) fn compare(&self, index: u16, chosen: u16) -> Verdict {
+    /// What the chosen one is compared by.
+    pub(super) fn parts(&self, index: u16) -> Parts {
+        let estimate = &self.at(index).estimate;
+        Parts { grams: estimate.emissions, waiting: self.price_of_waiting(estimate), money: self.worth_of_money(estimate) }
+    }
+
+    /// Why a candidate within the budget and outside the tie came behind the chosen one, whose parts are `those`.
+    pub(super) fn compare(&self, index: u16, chosen: u16, those: &Parts) -> Verdict {
         let (it, that) = (&self.at(index).estimate, &self.at(chosen).estimate);
         let slower = Verdict::Slower { by: Millis::saturating(self.latency(index) - self.latency(chosen)) };
         match self.policy.objective {
@@ -285,25 +300,25 @@ impl Weighing<'_> {
             Objective::LeastLatency => return slower,
             Objective::ListedOrder | Objective::RoundRobin | Objective::Weighted => return Verdict::LaterInOrder,
         }
-        let (grams, chosen_grams) = match (it.emissions, that.emissions) {
+        let (grams, chosen_grams) = match (it.emissions, those.grams) {
             (Some(grams), Some(chosen_grams)) => (grams, chosen_grams),
             (None, Some(_)) => return Verdict::UnknownCarbon,
             (_, None) => return slower,
         };
-        let (Some(money), Some(chosen_money)) = (self.worth_of_money(it), self.worth_of_money(that)) else {
+        let (Some(money), Some(chosen_money)) = (self.worth_of_money(it), those.money) else {
             return dearer(it, that).unwrap_or(slower);
         };
         // The largest part of the difference is the reason.
         let more = [
             (grams - chosen_grams).get(),
-            (self.price_of_waiting(it) - self.price_of_waiting(that)).get(),
+            (self.price_of_waiting(it) - those.waiting).get(),
             (it.price - that.price).get(),
             (money - chosen_money).get(),
         ];
-        if more[3] > more[0].max(more[1]).max(more[2]) {
+        if more[..3].iter().all(|other| more[3] > *other) {
             return dearer(it, that).unwrap_or(slower);
         }
-        if more[0] >= more[1].max(more[2]) {
+        if more[0] >= more[1] && more[0] >= more[2] {
             Verdict::Dirtier { by: Grams::saturating(more[0]) }
         } else if more[1] >= more[2] {
             Verdict::Slower { by: Millis::saturating(it.first_token.get() - that.first_token.get()) }
