@@ -290,7 +290,7 @@ impl FirstToken {
         if let Some(factor) = known(own) {
             return factor;
         }
-        let waiting = 1.0 + queue / base.max(0.1);
+        let waiting = if queue > 0.0 { 1.0 + queue / base.max(0.1) } else { 1.0 };
         (0..own).rev().find_map(known).map_or(UNKNOWN * waiting, |lower| lower.max(waiting))
     }
 }
