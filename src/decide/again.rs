@@ -19,7 +19,8 @@ pub fn next(policy: &Policy, streamed: bool, candidates: &[Candidate], waiting: 
     };
     let those = || waiting.iter().enumerate().filter_map(|(place, index)| Some((place, at(*index)?)));
     let alike = || those().filter(|(_, candidate)| candidate.standing == first.standing);
-    let in_time = alike().find(|(_, candidate)| late(Some(left), 0.0, streamed, candidate).is_none());
+    let span = |candidate: &Candidate| left.of(streamed, candidate.estimate.prompt_tokens);
+    let in_time = alike().find(|(_, candidate)| late(span(candidate), 0.0, streamed, candidate).is_none());
     let least_late = |(_, a): &(usize, &Candidate), (_, b): &(usize, &Candidate)| {
         lateness(left, streamed, a).total_cmp(&lateness(left, streamed, b))
     };

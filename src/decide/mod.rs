@@ -124,7 +124,13 @@ fn decide_within(
     // Looked for only where dollars count.
     let priced = policy.counts_money() && candidates.iter().any(|candidate| candidate.estimate.cost.is_some());
     let mut those_late = scratch.late.list(candidates.len());
-    those_late.extend(candidates.iter().map(|candidate| late(budget, strain, streamed, candidate)));
+    // A prompt is as long for one candidate as for the other, so that what the budget is for it is found once.
+    let mut found: Option<(u32, Option<Millis>)> = None;
+    let mut span = |prompt_tokens: u32| match found {
+        Some((of, span)) if of == prompt_tokens => span,
+        _ => found.insert((prompt_tokens, budget.and_then(|budget| budget.of(streamed, prompt_tokens)))).1,
+    };
+    those_late.extend(candidates.iter().map(|it| late(span(it.estimate.prompt_tokens), strain, streamed, it)));
     let weighing = Weighing { policy, budget, streamed, candidates, turn, priced, late: those_late, scratch };
     let Eligible { mut order, within, standing } = match weighing.eligible() {
         Ok(eligible) => eligible,
@@ -173,7 +179,8 @@ fn decide_within(
 /// What keeps a candidate from being weighed at all: its standing, or what is left of the latency budget when `spent` of it is over. With
 /// it a refused request can be logged with a verdict for every candidate, too.
 pub fn exclusion(policy: &Policy, streamed: bool, candidate: &Candidate, spent: Millis) -> Option<Verdict> {
-    let left = || policy.budget.map(|budget| budget.after(spent, streamed, candidate.estimate.prompt_tokens));
+    let prompt_tokens = candidate.estimate.prompt_tokens;
+    let left = || policy.budget?.after(spent, streamed, prompt_tokens).of(streamed, prompt_tokens);
     excluded(candidate, || late(left(), 0.0, streamed, candidate))
 }
 
@@ -187,13 +194,13 @@ fn excluded(candidate: &Candidate, late: impl FnOnce() -> Option<Verdict>) -> Op
     }
 }
 
-/// Why a candidate would miss the budget, if it would: its first token (or its end) comes too late, or there are as many requests as
-/// it can give tokens to in time. A limit counts as if it were higher by the share `strain` of it.
-fn late(budget: Option<LatencyBudget>, strain: f64, streamed: bool, candidate: &Candidate) -> Option<Verdict> {
+/// Why a candidate would miss the budget, if it would: its first token (or its end) comes later than `span`, or there are as many
+/// requests as it can give tokens to in time. A limit counts as if it were higher by the share `strain` of it.
+fn late(span: Option<Millis>, strain: f64, streamed: bool, candidate: &Candidate) -> Option<Verdict> {
     let estimate = &candidate.estimate;
     let crowded = (estimate.in_flight >= strained(estimate.limit, strain))
         .then(|| Verdict::Crowded { by: (estimate.in_flight - estimate.limit).saturating_add(1) });
-    over_budget(budget, streamed, candidate).map(|by| Verdict::OverBudget { by }).or(crowded)
+    over(span, streamed, candidate).map(|by| Verdict::OverBudget { by }).or(crowded)
 }
 
 /// A limit that is higher by the share `strain` of it.
@@ -203,9 +210,13 @@ fn strained(limit: u32, strain: f64) -> u32 {
 
 /// By how much a candidate would miss the budget, if it would.
 fn over_budget(budget: Option<LatencyBudget>, streamed: bool, candidate: &Candidate) -> Option<Millis> {
-    let budget = budget?.of(streamed, candidate.estimate.prompt_tokens)?;
-    let latency = latency(streamed, candidate);
-    (latency > budget).then(|| Millis::saturating(latency.get() - budget.get()))
+    over(budget?.of(streamed, candidate.estimate.prompt_tokens), streamed, candidate)
+}
+
+/// By how much it would be later than `span`, if it would.
+fn over(span: Option<Millis>, streamed: bool, candidate: &Candidate) -> Option<Millis> {
+    let (span, latency) = (span?, latency(streamed, candidate));
+    (latency > span).then(|| Millis::saturating(latency.get() - span.get()))
 }
 
 /// What the client waits for.
