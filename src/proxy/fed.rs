@@ -69,11 +69,6 @@ impl Feeder {
         Appetite::Sated
     }
 
-    /// Whether anybody may still want a piece.
-    pub fn is_wanted(&self) -> bool {
-        !locked(&self.0).gone
-    }
-
     /// Gives the next piece, or says why there is none; to be called by the task that looks at the body next, if it is the same.
     pub fn give(&self, piece: io::Result<Bytes>, cx: &Context<'_>) {
         let mut slot = locked(&self.0);

@@ -36,9 +36,6 @@ use crate::wire::fields::{Fields, Name};
 use crate::wire::message::{Message, RequestHead, ResponseHead};
 use crate::wire::query::without_credentials;
 
-/// Bytes of a body that is not worth being passed on as it comes.
-const SHORT: u64 = 64 << 10;
-
 /// Sends the request as it comes to `home`, or whoever keeps what it is about.
 pub(super) async fn stream(request: &mut Received, home: BackendId, x: &mut Exchange) -> Result<Answer, Error> {
     let snapshot = Arc::clone(&x.snapshot);
@@ -113,10 +110,8 @@ async fn content(body: Option<RequestBody>, backend: &Backend, turn: &Arc<Turn>,
         return Err(Error::TooLarge { limit: limits.upload });
     }
     Ok(match body {
-        // A signature covers all of it; and one that is mostly here goes out with its head.
-        Some(body @ (RequestBody::Incoming(_) | RequestBody::Fed(_)))
-            if matches!(backend.credential, Credential::SigV4(_)) || is_short(&body) =>
-        {
+        Some(body @ (RequestBody::Incoming(_) | RequestBody::Fed(_))) if matches!(backend.credential, Credential::SigV4(_)) => {
+            // Its signature covers all of it, and so it is collected first.
             let chunks = intake::collect(body, |_| {}, x).await?;
             SendBody::chunks(chunks.into_iter().collect())
         }
@@ -124,11 +119,6 @@ async fn content(body: Option<RequestBody>, backend: &Backend, turn: &Arc<Turn>,
         Some(RequestBody::Whole(bytes)) => SendBody::chunks(smallvec![bytes]),
         Some(body) => SendBody::stream(Cleaned { body: Paced::new(body, &limits, turn), clean }),
     })
-}
-
-/// Whether a body is being read that will be here in a moment.
-fn is_short(body: &RequestBody) -> bool {
-    matches!(body, RequestBody::Fed(body) if body.size_hint().lower() <= SHORT)
 }
 
 /// The path below the route's prefix, with the query that the backend is to see.

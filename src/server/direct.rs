@@ -138,14 +138,13 @@ where
         let method = request.head.method.clone();
         // Not a refusal: the client is gone, and with the future everything that was done for it.
         let Some(response) = link.answered(&mut service, request).await else { return Left::Ended(Outcome::Fine) };
-        // An answer to the beginning of a body is the last, unless the body is read on meanwhile: what is left of it would be taken for
-        // the next request.
-        let may_end = link.rest.as_ref().is_none_or(Rest::may_end);
-        let keeps_alive = keeps_alive && may_end && !link.state().is_dismissed();
+        // An answer to the beginning of a body is the last: what is left of that would be taken for the next request, and nobody knows yet
+        // whether anything will be.
+        let keeps_alive = keeps_alive && link.rest.is_none() && !link.state().is_dismissed();
         let written = link.respond(response, Occasion { method, keeps_alive }).await;
         drop(progress);
         match written {
-            Written::KeepsAlive if link.rest.is_none() && !link.state().is_dismissed() => link.news = !link.input.is_empty(),
+            Written::KeepsAlive if !link.state().is_dismissed() => link.news = !link.input.is_empty(),
             Written::KeepsAlive | Written::Closes => return link.close().await,
             Written::Broken => return Left::Ended(Outcome::Fine),
         }

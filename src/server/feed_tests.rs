@@ -132,9 +132,26 @@ async fn a_body_may_be_answered_while_it_comes() {
         read.read_exact(&mut back).await.unwrap();
         assert!(back == piece);
     }
-    // It was read to its end, so that another may follow.
-    case.send(&[head(5), "hello".to_owned()].concat()).await;
-    assert!(case.until("hello").await.contains("200 OK"));
+    // Though it was read to its end: when the answer began nobody knew that it would be.
+    assert_eq!(case.rest().await.1, Outcome::Fine);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_body_is_no_request() {
+    let parked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let park = Arc::clone(&parked);
+    let service = tower::service_fn(move |request: Request<RequestBody>| {
+        park.lock().unwrap().push(request.into_body());
+        async { Ok::<_, Infallible>(Response::new(proxy::Body::Fixed(Full::from("no")))) }
+    });
+    let mut case = served_by(service, 1 << 20, Arc::default());
+    let within = [head(5), "hello".to_owned()].concat();
+    case.send(&[head(LONG), within.clone()].concat()).await;
+    let said = case.until("no").await;
+    assert!(said.contains("connection: close"), "{said}");
+    case.send(&within).await;
+    let (said, ..) = case.rest().await;
+    assert_eq!((said.as_str(), parked.lock().unwrap().len()), ("", 1), "though somebody still holds it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,7 +169,7 @@ async fn a_client_that_sends_a_little_now_and_then_holds_little_more_than_it_sen
     assert!(read_piece(&mut far, &mut cx, 10).is_pending());
     client.write_all(b"one two").await.unwrap();
     let Poll::Ready(Ok(piece)) = read_piece(&mut far, &mut cx, 3) else { panic!("something is there") };
-    assert_eq!(piece, "one", "and no more than belongs to it");
+    assert_eq!(piece, "one", "and no more than was asked for");
     drop(client);
     assert!(matches!(read_piece(&mut far, &mut cx, 10), Poll::Ready(Ok(piece)) if piece == " two"));
     assert!(matches!(read_piece(&mut far, &mut cx, 10), Poll::Ready(Ok(piece)) if piece.is_empty()), "the end");
