@@ -144,6 +144,7 @@ impl Bench {
             let size = if cut == Cut::EveryByte { 1 } else { case.raw.len().max(1) };
             // Who is refused may not get rid of the rest.
             let _ = case.raw.chunks(size).try_for_each(|piece| stream.write_all(piece));
+            let _ = say.lock().unwrap().send(());
             if !case.later.is_empty() {
                 let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
                 let _ = stream.write_all(&case.later);
@@ -170,6 +171,8 @@ impl Bench {
             got.fits(want, ask)?;
         }
         let _ = self.backend.next();
+        // What comes behind an answer has to be there before the next one is asked for: nobody could tell it from that.
+        self.gone_on.recv_timeout(PATIENCE).map_err(|_| "the backend could not answer")?;
         if !case.later.is_empty() {
             self.go_on.send(()).unwrap();
             self.gone_on.recv_timeout(PATIENCE).map_err(|_| "the backend could not go on")?;
