@@ -14,7 +14,6 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
-use smallvec::SmallVec;
 use windward::affinity::Warm;
 use windward::clock::{Clock, SystemClock};
 use windward::decide::{Candidate, Scratch, decide_with};
@@ -43,14 +42,15 @@ fn main() {
             }
         });
         let snapshot = Snapshot::first(Arc::new(plan(count)), SystemClock.monotonic());
+        let mut room = Vec::with_capacity(count);
         measure(&format!("estimates and a decision among {count}"), || {
-            let _ = black_box(estimated(black_box(&snapshot), &scratch));
+            let _ = black_box(estimated(black_box(&snapshot), &mut room, &scratch));
         });
     }
 }
 
-/// What a request does from its size to its decision. Both clocks are read, as they are for it.
-fn estimated(snapshot: &Snapshot, scratch: &Scratch) -> usize {
+/// What a request does from its size to its decision. Both clocks are read, as they are for it, and candidates are put where they stay.
+fn estimated(snapshot: &Snapshot, room: &mut Vec<Candidate>, scratch: &Scratch) -> usize {
     let route = &snapshot.plan.routes[0];
     let demand = Demand { body_bytes: 1536, max_output_tokens: None, streamed: true, embeddings: false };
     let deployments = route.candidates("m");
@@ -58,8 +58,9 @@ fn estimated(snapshot: &Snapshot, scratch: &Scratch) -> usize {
     let (policy, warm, wall) = (&*route.policy, Warm::default(), SystemClock.wall());
     let now = snapshot.now(SystemClock.monotonic());
     let question = Question { model: "m", size, policy, warm, now, wall, turn: 3 };
-    let all: SmallVec<[Candidate; 32]> = deployments.iter().filter_map(|one| snapshot.candidate(one, true, &question)).collect();
-    decide_with(policy, true, &all, 3, scratch).map_or(0, |decision| {
+    room.clear();
+    room.extend(deployments.iter().filter_map(|one| snapshot.candidate(one, true, &question)));
+    decide_with(policy, true, room, 3, scratch).map_or(0, |decision| {
         let tried = decision.order.len();
         scratch.give_back(decision);
         tried
