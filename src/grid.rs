@@ -222,7 +222,7 @@ impl Zone {
         )
     }
 
-    /// Without any reading.
+    /// Without a reading that is young enough, or a mean of them.
     fn of_year(&self, zone: ZoneId) -> Option<Intensity<'_>> {
         self.yearly.as_ref().map(|yearly| Intensity::of(zone, Freshness::Assumed, yearly))
     }

@@ -135,11 +135,11 @@ impl Live {
         self.models.get(index).map(|(_, model)| model)
     }
 
-    /// The same, where it is known which of them it is in the order of their names. Letters need only be compared where a reload has kept
-    /// these statistics: else the two names are one.
+    /// The same, where it is known which of them it is in the order of their names. Letters are compared only where the two names are not
+    /// one, as after a reload that has kept these statistics.
     pub fn model_at(&self, place: u16, name: &Arc<str>) -> Option<&ModelLive> {
         match self.models.get(usize::from(place)) {
-            Some((own, model)) if Arc::ptr_eq(own, name) => Some(model),
+            Some((own, model)) if Arc::ptr_eq(own, name) || own == name => Some(model),
             _ => self.model(name),
         }
     }

@@ -31,13 +31,14 @@ macro_rules! quantity {
 
             #[doc = concat!("A value in ", $unit, "; what is not finite or negative becomes the nearest value that is allowed.")]
             pub const fn saturating(value: f64) -> Self {
-                // Two comparisons without a branch: no number is above zero, and what is not below the largest one is that.
+                // Two comparisons without a branch: NaN is not above zero, and what is not below the largest one is that.
                 let value = if value > 0.0 { value } else { 0.0 };
                 Self::bounded(value)
             }
 
-            /// Of what cannot be negative or no number at all: a sum of quantities, or a product of two.
+            /// Of what is neither negative nor NaN: a sum of quantities, or a product of two.
             const fn bounded(value: f64) -> Self {
+                debug_assert!(value >= 0.0);
                 Self(if value < f64::MAX { value } else { f64::MAX })
             }
 

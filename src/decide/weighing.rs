@@ -44,7 +44,7 @@ pub(super) struct Keyed {
     index: u16,
 }
 
-/// A number that is to others of its kind as `value` is to theirs by [`f64::total_cmp`], and how that finds it.
+/// The bits of `value` as an integer; integers made so are in the order of [`f64::total_cmp`], which makes them in the same way.
 pub(super) const fn rank_of(value: f64) -> i64 {
     let bits = value.to_bits().cast_signed();
     bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
@@ -196,7 +196,7 @@ impl Weighing<'_> {
 
     /// Who would lead by latency: the first that [`Self::rank_by_latency`] gives, without the order of the others.
     fn fastest(&self, order: &[u16]) -> Option<u16> {
-        // Latencies are numbers, and need none of the care that `f64::min` takes: one waits for the other here.
+        // `f64::min` also looks for NaN, which no latency is, and each comparison here waits for the one before it.
         let less = |best: f64, other: f64| if other < best { other } else { best };
         let best = order.iter().map(|index| self.latency(*index)).reduce(less)?;
         let limit = (best + best * TIE).min(f64::MAX);

@@ -92,6 +92,7 @@ impl TokenRate {
     /// Milliseconds for each token at `load`, the share of the declared capacity in use; beyond 1 it goes on as it was.
     pub(super) fn at(&self, load: f64) -> Millis {
         let place = (load * BUCKETS as f64 - 0.5).max(0.0);
+        // By way of 32 bits, which a processor makes of a number in one step.
         let below = (place as u32 as usize).min(BUCKETS - 1);
         let (low, high) = (self.filled(below), self.filled((below + 1).min(BUCKETS - 1)));
         let beyond = (load - middle(BUCKETS - 1)).max(0.0) * PRIOR_SLOPE;

@@ -176,7 +176,8 @@ impl Check<'_> {
         };
         let mut listed: Vec<_> = models.iter().flatten().map(|model| Arc::clone(&model.client)).enumerate().collect();
         listed.sort_by(|(_, one), (_, other)| one.cmp(other));
-        let by_name = listed.into_iter().zip(0..).map(|((index, name), place)| (name, (index, place))).collect();
+        let places = (0..u16::MAX).chain(std::iter::repeat(u16::MAX));
+        let by_name = listed.into_iter().zip(places).map(|((index, name), place)| (name, (index, place))).collect();
         Meant { backend, mark: file.name.mark, pass_through, models, by_name, energy, prices }
     }
 
