@@ -42,7 +42,7 @@ fn main() {
             }
         });
         let snapshot = Snapshot::first(Arc::new(plan(count)), SystemClock.monotonic());
-        let mut room = Vec::with_capacity(count);
+        let mut room = Vec::new();
         measure(&format!("estimates and a decision among {count}"), || {
             let _ = black_box(estimated(black_box(&snapshot), &mut room, &scratch));
         });
