@@ -8,8 +8,7 @@ pub(super) const BEGINNINGS: usize = 7;
 const LONGEST: usize = SHORTEST << (BEGINNINGS - 1);
 /// Bytes that are taken in at once.
 const BLOCK: usize = 16;
-/// Blocks of a prompt that are taken in side by side. One after another each would wait for the multiplication before it, and a prompt's
-/// name was a twentieth of what a request of 512 KB cost.
+/// Blocks of a prompt that are taken in side by side. One after another each would wait for the multiplication before it.
 const LANES: usize = 4;
 /// A block for each of them.
 const STRIPE: usize = LANES * BLOCK;

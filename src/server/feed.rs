@@ -2,8 +2,9 @@
 //!
 //! hyper, behind its guard, reads 64 KiB of a body and lets others go before the next. Of several long bodies that come at once each read
 //! pushes the others out of the core's second cache (1 to 2 MiB), so that all of them come from memory when they are sent. Here what has
-//! arrived is read at once, into memory of which each piece has its own, and up to 1 MiB sent before anybody else has a turn: in the same rounds, 193 us
-//! of the processor for 512 KB where hyper took 226 (lowest fifths of 14; `benches/peers`, builds without LTO, nginx 156).
+//! arrived is read at once, into memory of which each piece has its own, and up to 1 MiB sent before anybody else has a turn. Beside the
+//! build before it, with its profile, 512 KB take 0.78 of the processor's time and 32 KB 0.95, medians of six rounds
+//! (`benches/peers/compare.py --proxies windward,windward=OLD --base windward=OLD --workloads mid,big`).
 
 use std::cell::Cell;
 use std::io;
@@ -18,7 +19,7 @@ use super::accepted::SeesEnd;
 use super::direct::Link;
 use crate::proxy::{Appetite, Feeder};
 
-/// Bytes of a piece at most; with twice as many 512 KB took as long.
+/// Bytes of a piece at most: what a second cache has room for twice over, read and to be sent.
 const PIECE: usize = 256 << 10;
 /// Pieces of one body in one turn. A client that sends as fast as it is read lets the other connections of its thread have theirs.
 pub(super) const IN_A_TURN: usize = 4;
